@@ -1,0 +1,2 @@
+/* avx2.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* isa.c */
+typedef int empty_translation_unit;

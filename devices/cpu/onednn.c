@@ -1,0 +1,2 @@
+/* onednn.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* ref.c */
+typedef int empty_translation_unit;

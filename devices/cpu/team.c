@@ -1,0 +1,2 @@
+/* team.c */
+typedef int empty_translation_unit;

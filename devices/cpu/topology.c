@@ -1,0 +1,2 @@
+/* topology.c */
+typedef int empty_translation_unit;

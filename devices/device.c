@@ -1,0 +1,2 @@
+/* device.c */
+typedef int empty_translation_unit;

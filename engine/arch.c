@@ -1,0 +1,2 @@
+/* arch.c */
+typedef int empty_translation_unit;

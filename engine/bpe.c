@@ -1,0 +1,2 @@
+/* bpe.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* executor.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* forward.c */
+typedef int empty_translation_unit;

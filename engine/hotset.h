@@ -1,0 +1,330 @@
+/* hotset.h - the one public header of Hotset: run GGUF language models, placed where they run best.
+ *
+ * Life:    model -> plan -> engine -> session. Children borrow their parents: free children first.
+ *          Every *_free accepts NULL. On failure *out is NULL.
+ * Threads: model, tokenizer and plan are immutable after creation and may be shared between threads;
+ *          make one call at a time on an engine and all of its sessions.
+ * Errors:  functions that can fail return hotset_status (0 is success, failures are negative); `err` may be
+ *          NULL and otherwise receives the status, a one-line message and, for files, the byte offset.
+ * Options: structs with a default function; a NULL pointer or a zero field means the default. There are no
+ *          environment variables and no global state. The library never prints and never exits.
+ * Units:   bytes, seconds, bytes/s, FLOP/s. Text is UTF-8 and need not end with NUL where a length is given.
+ */
+#ifndef HOTSET_H
+#define HOTSET_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define HOTSET_API     __attribute__((visibility("default")))
+#define HOTSET_CHECKED __attribute__((warn_unused_result))
+#else
+#define HOTSET_API
+#define HOTSET_CHECKED
+#endif
+
+#define HOTSET_VERSION_MAJOR 0
+#define HOTSET_VERSION_MINOR 1
+#define HOTSET_VERSION_PATCH 0
+
+/* ---- Status and errors ------------------------------------------------------------------------------ */
+
+#define HOTSET_STATUS_MAP(X)                                                                                 \
+    X(OK, 0, "success")                                                                                      \
+    X(E_ARGUMENT, -1, "invalid argument")                                                                    \
+    X(E_MEMORY, -2, "out of host memory")                                                                    \
+    X(E_IO, -3, "I/O error")                                                                                 \
+    X(E_FORMAT, -4, "malformed file")                                                                        \
+    X(E_UNSUPPORTED, -5, "not supported")                                                                    \
+    X(E_NOFIT, -6, "does not fit")                                                                           \
+    X(E_DEVICE, -7, "device failure")                                                                        \
+    X(E_FULL, -8, "context full")                                                                            \
+    X(E_CANCELLED, -9, "cancelled")
+
+typedef enum hotset_status {
+#define HOTSET_STATUS_ENUM(name, value, text) HOTSET_##name = value,
+    HOTSET_STATUS_MAP(HOTSET_STATUS_ENUM)
+#undef HOTSET_STATUS_ENUM
+} hotset_status;
+
+/* Filled by the callee on failure; left alone on success. `message` says what, where and which limit. */
+typedef struct hotset_error {
+    hotset_status status;
+    uint64_t offset_bytes; /* position in the file, or 0 where that means nothing */
+    char message[240];
+} hotset_error;
+
+/* A short constant text for a status, never NULL. */
+HOTSET_API const char *hotset_status_text(hotset_status status);
+/* "major.minor.patch" of the library that is running. */
+HOTSET_API const char *hotset_version(void);
+
+/* ---- Callbacks -------------------------------------------------------------------------------------- */
+
+/* Log levels are defined by how often a message can come. */
+typedef enum hotset_log_level {
+    HOTSET_LOG_WARNING = 0, /* something the user should know */
+    HOTSET_LOG_OBJECT,      /* once per model, plan, engine or session */
+    HOTSET_LOG_STEP         /* once per evaluated step */
+} hotset_log_level;
+typedef void hotset_log_fn(void *cookie, hotset_log_level level, const char *message);
+/* Receives a piece of UTF-8 text, not NUL-terminated. */
+typedef void hotset_text_fn(void *cookie, const char *text, size_t text_bytes);
+/* Asked between the steps of a long call; true stops the call with HOTSET_E_CANCELLED. */
+typedef bool hotset_cancel_fn(void *cookie);
+/* Receives the logits of one position: [vocab_n], borrowed for the length of the call. */
+typedef void hotset_logits_fn(void *cookie, size_t position, const float *logits, size_t logit_n);
+
+/* ---- Model ------------------------------------------------------------------------------------------ */
+
+typedef struct hotset_model hotset_model;
+typedef struct hotset_tokenizer hotset_tokenizer;
+
+/* Plain numbers that describe a model. Counts are per layer where a file may vary them by layer: then the
+ * largest value stands here. */
+typedef struct hotset_shape {
+    char architecture[32]; /* general.architecture */
+    char name[64];         /* general.name, cut to fit; may be empty */
+    char activation[16];   /* FFN activation in use: silu, gelu, relu, relu2 ... */
+    uint32_t layer_n;
+    uint32_t embd_n;     /* width of the residual stream */
+    uint32_t head_n;     /* query heads */
+    uint32_t head_kv_n;  /* key/value heads */
+    uint32_t key_n;      /* width of one key head */
+    uint32_t value_n;    /* width of one value head */
+    uint32_t ff_n;       /* FFN neurons of a layer, or of one expert */
+    uint32_t expert_n;   /* 0: dense FFN */
+    uint32_t expert_used_n;
+    uint32_t vocab_n;
+    uint32_t context_train_n; /* context length of the training */
+    uint32_t window_n;        /* sliding attention window in tokens, 0: none */
+    bool gated;               /* FFN has a gate matrix */
+    bool tied;                /* output head shares the embedding matrix */
+    uint64_t parameter_n;
+    uint64_t weight_bytes; /* all tensors as stored in the file */
+} hotset_shape;
+
+typedef struct hotset_model_options {
+    const char *activation; /* FFN activation instead of the file's (silu, gelu, relu, relu2 ...); NULL: the file's */
+} hotset_model_options;
+
+/* Opens and checks a GGUF model (all parts of a split one when given the first). Weights stay in the mapped
+ * file: nothing is copied. Errors: E_IO, E_FORMAT, E_UNSUPPORTED (architecture, tensor type), E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_model_open(hotset_model **out, const char *path,
+                                                          const hotset_model_options *options, hotset_error *err);
+HOTSET_API void hotset_model_free(hotset_model *model);
+/* Borrowed from the model. */
+HOTSET_API const hotset_shape *hotset_model_shape(const hotset_model *model);
+/* The model's tokenizer, borrowed; NULL when the file has none (then `why`, if not NULL, says why). */
+HOTSET_API const hotset_tokenizer *hotset_model_tokenizer(const hotset_model *model, hotset_error *why);
+/* The chat template of the file (tokenizer.chat_template), borrowed; NULL when there is none. */
+HOTSET_API const char *hotset_model_chat_template(const hotset_model *model, size_t *text_bytes);
+
+/* ---- Tokenizer -------------------------------------------------------------------------------------- */
+
+enum {
+    HOTSET_TOKENIZE_BOS = 1,     /* add BOS (and EOS) where the file asks for them */
+    HOTSET_TOKENIZE_SPECIAL = 2, /* recognise special tokens written out in the text */
+};
+
+/* Opens only the tokenizer of a GGUF file, which may hold no tensors. Errors: as hotset_model_open. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_tokenizer_open(hotset_tokenizer **out, const char *path,
+                                                              hotset_error *err);
+HOTSET_API void hotset_tokenizer_free(hotset_tokenizer *tokenizer);
+HOTSET_API size_t hotset_tokenizer_vocab_n(const hotset_tokenizer *tokenizer);
+/* Token ids, or -1 where the file names none. */
+HOTSET_API int32_t hotset_tokenizer_bos(const hotset_tokenizer *tokenizer);
+HOTSET_API int32_t hotset_tokenizer_eos(const hotset_tokenizer *tokenizer);
+/* True for EOS, EOT and the other tokens that end a generation. */
+HOTSET_API bool hotset_tokenizer_is_end(const hotset_tokenizer *tokenizer, int32_t token);
+
+/* Text to tokens. `*token_n` receives the number of tokens of the whole text, also when it exceeds
+ * `token_max`; then only the first `token_max` are written (call again with enough room). `tokens` may be
+ * NULL when token_max is 0. Invalid UTF-8 is tokenized as U+FFFD (BPE) or byte by byte (SentencePiece).
+ * Errors: E_ARGUMENT, E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_tokenize(const hotset_tokenizer *tokenizer, const char *text,
+                                                        size_t text_bytes, unsigned flags, int32_t *tokens,
+                                                        size_t token_max, size_t *token_n, hotset_error *err);
+/* The bytes of one token as they appear in running text; special tokens give their name only with
+ * `special`. Returns the number of bytes, of which at most `text_max` are written. */
+HOTSET_API size_t hotset_token_text(const hotset_tokenizer *tokenizer, int32_t token, bool special, char *text,
+                                    size_t text_max);
+
+/* Tokens to text, piece by piece, never half a UTF-8 character. Zero-initialise before the first token:
+ * `hotset_text_stream s = {0};`. */
+typedef struct hotset_text_stream {
+    unsigned char pending[4]; /* bytes of an unfinished character */
+    unsigned char pending_n;
+    bool started; /* the space that SentencePiece puts before the first word has been dealt with */
+    bool special; /* set by the caller: write special tokens by name */
+} hotset_text_stream;
+/* Appends one token; calls `write` zero or one time with whole characters. */
+HOTSET_API void hotset_text_stream_push(hotset_text_stream *stream, const hotset_tokenizer *tokenizer, int32_t token,
+                                        hotset_text_fn *write, void *cookie);
+/* Ends the text: an unfinished character is written as U+FFFD. */
+HOTSET_API void hotset_text_stream_finish(hotset_text_stream *stream, hotset_text_fn *write, void *cookie);
+
+/* ---- Plan ------------------------------------------------------------------------------------------- */
+
+typedef struct hotset_plan hotset_plan;
+
+typedef enum hotset_memory_mode {
+    HOTSET_MEMORY_AUTO = 0, /* mapped when the weights take more than 70 % of the available memory, else copied */
+    HOTSET_MEMORY_MAPPED,   /* weights are read from the mapped file */
+    HOTSET_MEMORY_COPIED    /* weights are copied to huge pages, the file's pages are released */
+} hotset_memory_mode;
+
+typedef enum hotset_state_type { HOTSET_STATE_F16 = 0, HOTSET_STATE_F32 } hotset_state_type;
+
+typedef struct hotset_plan_options {
+    uint32_t context_n; /* tokens per session; 0: the training context, at most 4096 */
+    uint32_t session_n; /* sessions that can be open at once; 0: 1 */
+    uint32_t batch_n;   /* rows evaluated in one step (prefill chunk); 0: 256 */
+    uint32_t thread_n;  /* 0: one per physical core that this process may use */
+    hotset_state_type state_type;
+    hotset_memory_mode memory;
+    const char *isa;         /* at most this instruction set: scalar, avx2, avx512; NULL: the best there is */
+    uint64_t host_bytes_max; /* limit for all host memory of the plan; 0: what is available now */
+} hotset_plan_options;
+
+/* Bytes of host memory, all of them known before anything is allocated. */
+typedef struct hotset_footprint {
+    uint64_t weights_mapped_bytes; /* read from the file's pages (page cache) */
+    uint64_t weights_copied_bytes; /* anonymous copies */
+    uint64_t state_bytes;          /* KV state of all sessions */
+    uint64_t scratch_bytes;        /* activations and workspace of the largest step */
+    uint64_t table_bytes;          /* schedules, rotary tables, row tables */
+    uint64_t total_bytes;          /* copied + state + scratch + table: what is resident beyond the file */
+} hotset_footprint;
+
+HOTSET_API hotset_plan_options hotset_plan_default_options(void);
+/* The plan "everything on the CPU". Errors: E_ARGUMENT, E_NOFIT (bytes needed and available in the message),
+ * E_UNSUPPORTED (isa that this machine lacks), E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *model,
+                                                        const hotset_plan_options *options, hotset_error *err);
+HOTSET_API void hotset_plan_free(hotset_plan *plan);
+HOTSET_API hotset_footprint hotset_plan_footprint(const hotset_plan *plan);
+/* The options with every default filled in. `isa` is borrowed from the plan. */
+HOTSET_API hotset_plan_options hotset_plan_resolved(const hotset_plan *plan);
+
+/* ---- Engine ----------------------------------------------------------------------------------------- */
+
+typedef struct hotset_engine hotset_engine;
+
+typedef struct hotset_engine_options {
+    hotset_log_fn *log; /* NULL: silent */
+    void *log_cookie;
+    hotset_cancel_fn *cancel; /* asked while weights are copied and between steps; NULL: never */
+    void *cancel_cookie;
+    const char *trace_path; /* write a Chrome trace of every step here; NULL: none */
+} hotset_engine_options;
+
+HOTSET_API hotset_engine_options hotset_engine_default_options(void);
+/* Opens an engine that does what the plan says, or fails before anything is allocated. The plan must have been
+ * made for this model. Errors: E_ARGUMENT, E_NOFIT, E_MEMORY, E_DEVICE (a kernel's self-test failed), E_CANCELLED. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *model,
+                                                           const hotset_plan *plan,
+                                                           const hotset_engine_options *options, hotset_error *err);
+HOTSET_API void hotset_engine_free(hotset_engine *engine);
+
+typedef struct hotset_engine_stats {
+    uint64_t step_n;                  /* steps evaluated since the engine was opened */
+    uint64_t row_n;                   /* rows (tokens) in them */
+    double step_s;                    /* time spent in them */
+    double open_s;                    /* time that hotset_engine_open took */
+    uint64_t weight_bytes_per_token;  /* all weight bytes that one decoded token multiplies with (MoE: used experts) */
+    uint64_t touched_bytes_per_token; /* the same less what skipping left out, mean over the decoded tokens */
+} hotset_engine_stats;
+HOTSET_API hotset_engine_stats hotset_engine_get_stats(const hotset_engine *engine);
+
+/* What the devices of an engine reach at best right now, measured with all of its threads. */
+typedef struct hotset_limits {
+    double read_anonymous_bytes_per_s; /* plain read loop over anonymous huge pages */
+    double read_mapped_bytes_per_s;    /* the same over the mapped model file; 0 when nothing is mapped */
+    double int8_op_per_s;              /* 8-bit multiply-accumulate, 2 operations each, from registers */
+    double float_flop_per_s;           /* float32 fused multiply-add, 2 operations each, from registers */
+} hotset_limits;
+/* Takes about `seconds` (0: 0.5). Errors: E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_engine_measure(hotset_engine *engine, double seconds,
+                                                              hotset_limits *out, hotset_error *err);
+
+/* ---- Session: one growing text ---------------------------------------------------------------------- */
+
+typedef struct hotset_session hotset_session;
+
+/* Errors: E_FULL when the plan's number of sessions is open already, E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_session_open(hotset_session **out, hotset_engine *engine,
+                                                            hotset_error *err);
+HOTSET_API void hotset_session_free(hotset_session *session);
+/* Makes the session's text equal `tokens`, evaluating only what follows the longest common prefix (the last
+ * token at least, so that logits exist). Errors: E_ARGUMENT (no tokens, token id out of range), E_FULL (more tokens
+ * than the context holds; nothing was evaluated), E_CANCELLED and E_DEVICE (the tokens evaluated so far stay). */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_session_sync(hotset_session *session, const int32_t *tokens,
+                                                            size_t token_n);
+/* Appends tokens; `each`, if not NULL, receives the logits of every one of them in order. Errors: as sync. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_session_append(hotset_session *session, const int32_t *tokens,
+                                                              size_t token_n, hotset_logits_fn *each, void *cookie);
+/* Forgets all tokens from position `token_n` on. */
+HOTSET_API void hotset_session_truncate(hotset_session *session, size_t token_n);
+/* The logits after the last token: [vocab_n], borrowed until the next call on the session; NULL when no token
+ * has been evaluated since opening or truncating. */
+HOTSET_API const float *hotset_session_logits(const hotset_session *session, size_t *logit_n);
+/* Tokens evaluated so far; borrowed until the next call on the session. */
+HOTSET_API const int32_t *hotset_session_tokens(const hotset_session *session, size_t *token_n);
+/* Detail of the last failure on this session; status OK when there was none. */
+HOTSET_API const hotset_error *hotset_session_error(const hotset_session *session);
+
+/* ---- Sampling --------------------------------------------------------------------------------------- */
+
+typedef struct hotset_sampler hotset_sampler;
+
+typedef struct hotset_logit_bias {
+    int32_t token;
+    float bias; /* added to the token's logit; -INFINITY forbids it */
+} hotset_logit_bias;
+
+/* Steps in this order: logit bias, repetition penalty, temperature, top-k, top-p, min-p, draw. */
+typedef struct hotset_sampler_options {
+    float temperature;      /* 0: greedy (the largest logit, the smallest id among equals) */
+    uint32_t top_k;         /* keep the k most likely tokens; 0: all */
+    float top_p;            /* keep the smallest set with this probability; 0 or 1: all */
+    float min_p;            /* drop tokens less likely than this share of the most likely; 0: none */
+    float repeat_penalty;   /* divide positive, multiply negative logits of recent tokens; 0 or 1: off */
+    uint32_t repeat_last_n; /* how many recent tokens count; 0: 64 */
+    const hotset_logit_bias *bias; /* copied; NULL: none */
+    size_t bias_n;
+    uint64_t seed; /* of the generator (xoshiro256** seeded by splitmix64): same seed, same logits, same token */
+} hotset_sampler_options;
+
+HOTSET_API hotset_sampler_options hotset_sampler_default_options(void);
+/* Errors: E_ARGUMENT (a value out of range, a biased token outside the vocabulary), E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_sampler_open(hotset_sampler **out, const hotset_sampler_options *options,
+                                                            size_t vocab_n, hotset_error *err);
+HOTSET_API void hotset_sampler_free(hotset_sampler *sampler);
+/* Picks a token from logits [vocab_n] of the size given at opening. NaN logits count as forbidden. Cannot fail.
+ * Does not remember the token: call accept. */
+HOTSET_API int32_t hotset_sampler_pick(hotset_sampler *sampler, const float *logits);
+/* Remembers a token (of the prompt or picked) for the repetition penalty. */
+HOTSET_API void hotset_sampler_accept(hotset_sampler *sampler, int32_t token);
+
+/* ---- Inspection ------------------------------------------------------------------------------------- */
+
+typedef struct hotset_inspect_options {
+    bool json;    /* one JSON object instead of text for people */
+    bool tensors; /* list every tensor */
+} hotset_inspect_options;
+/* Describes a file (GGUF: container, keys, tensors, model shape) through `write`. Errors: as hotset_model_open;
+ * an architecture that cannot be run is described, not refused. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_inspect(const char *path, const hotset_inspect_options *options,
+                                                       hotset_text_fn *write, void *cookie, hotset_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

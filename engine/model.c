@@ -1,0 +1,2 @@
+/* model.c */
+typedef int empty_translation_unit;

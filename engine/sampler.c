@@ -1,0 +1,2 @@
+/* sampler.c */
+typedef int empty_translation_unit;

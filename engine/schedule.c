@@ -1,0 +1,2 @@
+/* schedule.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* session.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* spm.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* state.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* tokenizer.c */
+typedef int empty_translation_unit;

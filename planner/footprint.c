@@ -1,0 +1,2 @@
+/* footprint.c */
+typedef int empty_translation_unit;

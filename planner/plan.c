@@ -1,0 +1,2 @@
+/* plan.c */
+typedef int empty_translation_unit;

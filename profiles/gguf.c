@@ -1,0 +1,2 @@
+/* gguf.c */
+typedef int empty_translation_unit;

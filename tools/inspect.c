@@ -1,0 +1,2 @@
+/* inspect.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* logits.c */
+typedef int empty_translation_unit;

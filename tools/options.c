@@ -1,0 +1,2 @@
+/* options.c */
+typedef int empty_translation_unit;

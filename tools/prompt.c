@@ -1,0 +1,2 @@
+/* prompt.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* run.c */
+typedef int empty_translation_unit;

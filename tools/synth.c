@@ -1,0 +1,2 @@
+/* synth.c */
+typedef int empty_translation_unit;

@@ -1,0 +1,2 @@
+/* synth_weights.c */
+typedef int empty_translation_unit;

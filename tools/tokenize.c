@@ -1,0 +1,2 @@
+/* tokenize.c */
+typedef int empty_translation_unit;
