@@ -80,9 +80,40 @@ check_text() {
     LC_ALL=C grep -P '^[^:]*:[0-9]+: .*[^\x00-\x7F]' "$work/all" | sed -E 's/^([^:]*:[0-9]+):.*/\1: character outside ASCII in code/'
 }
 
+check_heads() {
+    local file
+    for file in "${sources[@]}"; do
+        [[ $(head -n 1 "$file") == "/* ${file##*/} - "* ]] || echo "$file:1: the first line does not say what the file is for"
+    done
+}
+
+# The map in README.md names every file, and no file that is not there.
+check_map() {
+    local file stem
+    for file in "${sources[@]}" "${files[@]}"; do
+        case $file in
+            tests/*) ;;
+            *.c | *.h | *.sh)
+                stem=${file##*/}
+                grep -qE "(^|[ /])${stem%.*}\.(\{[a-z,]*\b${file##*.}\b|${file##*.}\b)" README.md ||
+                    echo "README.md:1: the map lacks $file"
+                ;;
+        esac
+    done | sort -u
+    awk '/^```/ { if (inside) exit; code = !code } /^profiles\/ / && code { inside = 1 }
+        inside && /^[a-z]/ { folder = $1; next }
+        inside { for (i = 1; i <= NF && $i ~ /\.(\{h,c\}|[ch]|sh)$/; i++) print FNR, folder $i }' README.md |
+        while read -r line file; do
+            for stem in "${file/\{h,c\}/h}" "${file/\{h,c\}/c}"; do
+                [ -f "$stem" ] || echo "README.md:$line: the map names $stem, which is not there"
+            done
+        done | sort -u
+}
+
 # calls FILE NAMES MESSAGE: calls of these functions in bare code; members of the same name are somebody else's.
 calls() {
-    grep -E "^[^:]*:[0-9]+: (.*[^A-Za-z0-9_.>])?($2) *\(" "$1" | sed -E "s/^([^:]*:[0-9]+): .*/\1: $3 ($2)/"
+    NAMES=$2 MESSAGE=$3 perl -ne '
+        print "$1: $ENV{MESSAGE}: $2\n" if /^([^:]*:\d+): .*?(?<![\w.>])($ENV{NAMES}) *\(/' "$1"
 }
 
 check_banned() {
@@ -136,7 +167,7 @@ function_lengths >"$work/functions"
 wc -l "${sources[@]}" | awk '$2 != "total" { print $1, $2 }' | sort -rn >"$work/lengths"
 
 status=0
-for check in format includes headers_alone text banned lengths symbols; do
+for check in format includes headers_alone text heads map banned lengths symbols; do
     "check_$check" >"$work/findings"
     if [ -s "$work/findings" ]; then
         status=1

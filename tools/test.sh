@@ -43,19 +43,18 @@ step() {
     printf '\n'
 }
 
-# How many tests ran, and how many of them said SKIP: those are listed at the end.
+# How many programs ctest ran and how many tests the suites among them, and how many of those said SKIP.
 test_counts() {
-    local passed skipped
-    passed=$(sed -nE 's/.*Synthesis: Tested: ([0-9]+) .*/\1/p' "$1" | awk '{ n += $1 } END { print n + 0 }')
-    skipped=$(grep -c '\[SKIP\]' "$1")
-    printf '   %s programs, %s tests of suites, %s skipped' "$(grep -c '^Test Pass\|^Test Fail' "$1")" "$passed" "$skipped"
+    awk '/^Command: / { programs++ } /Synthesis: Tested: / { sub(/.*Tested: /, ""); tests += $1 } /^\[SKIP\]|^SKIP/ { skipped++ }
+        END { printf "   %d programs, %d tests in suites, %d skipped", programs, tests, skipped
+              if (skipped) printf " (see %s)", FILENAME }' "$1"
 }
 
 # build_and_test NAME FOLDER COMPILER OPTION...: one build of everything, and all of its tests.
 build_and_test() {
     local name=$1 folder=$2 compiler=$3
     shift 3
-    step "$name: configure" env CC="$compiler" cmake -S . -B "$folder" -G Ninja -DHOTSET_WERROR=ON "$@"
+    step "$name: configure" env CC="$compiler" cmake -S . -B "$folder" -G Ninja -DHOTSET_WERROR=ON -DHOTSET_TESTS=ON "$@"
     step "$name: build" ninja -C "$folder"
     step "$name: tests" ctest --test-dir "$folder" --output-on-failure --no-tests=error
 }
