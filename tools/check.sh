@@ -64,7 +64,7 @@ check_includes() {
 }
 
 check_headers_alone() {
-    local header flags=(-I. -D_GNU_SOURCE -Wall -Wextra -Werror -fsyntax-only)
+    local header flags=(-I. -D_GNU_SOURCE -Wall -Wextra -Werror -Wno-psabi -fsyntax-only)
     for header in "${headers[@]}"; do
         echo "#include \"$header\"" | gcc -std=gnu11 "${flags[@]}" -x c - 2>&1
     done | grep -E ': (fatal )?error:'
@@ -117,7 +117,7 @@ calls() {
 }
 
 check_banned() {
-    calls "$work/all" 'strcpy|strcat|sprintf|vsprintf|gets|atoi|atol|atof|strtok|alloca' 'unbounded or unchecked call'
+    calls "$work/all" 'strcpy|sprintf|vsprintf|gets|atoi|atol|atof|strtok' 'unbounded or unchecked call'
     calls "$work/library" 'printf|vprintf|puts|putchar|perror' 'the library does not print'
     grep -E '\<(stdout|stderr)\>' "$work/library" | sed -E 's/^([^:]*:[0-9]+): .*/\1: the library does not print/'
     calls "$work/library" 'exit|_exit|quick_exit|abort' 'the library does not end the program'
