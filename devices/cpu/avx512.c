@@ -4,4 +4,5 @@
 void cpu_kernels_avx512(cpu_kernels *k) {
     k->isa = "avx512";
     avx512_gemv(k);
+    avx512_gemm(k);
 }

@@ -26,6 +26,14 @@
 void avx512_gemv(cpu_kernels *k);
 void avx512_gemm(cpu_kernels *k);
 
+enum { BLOCK = 32, SUPERBLOCK = 256, Q4_0_BYTES = 18, Q8_0_BYTES = 34, Q4_K_BYTES = 144, Q6_K_BYTES = 210 };
+enum { LINE = 64 };
+
+/* Into the second level of cache: the first one's miss buffers are too few. Any address may be named. */
+INLINE void prefetch(const uint8_t *p, size_t ahead) {
+    _mm_prefetch((const char *)((uintptr_t)p + ahead), _MM_HINT_T1);
+}
+
 /* Scalars at any address; the compiler folds them into broadcasting loads. */
 INLINE int16_t read_i16(const void *p) {
     int16_t v;
@@ -69,6 +77,11 @@ INLINE float quantise(int8_t *q, const float *x, size_t n) {
         _mm_storeu_si128((void *)(q + i), _mm512_cvtsepi32_epi8(v));
     }
     return a / 127;
+}
+INLINE int sum_i8(const int8_t *q, size_t n) {
+    int sum = 0;
+    for (size_t i = 0; i < n; i++) sum += q[i];
+    return sum;
 }
 
 #endif

@@ -11,13 +11,7 @@
  */
 #include "devices/cpu/avx512.h"
 
-enum { BLOCK = 32, SUPERBLOCK = 256, Q4_0_BYTES = 18, Q8_0_BYTES = 34, Q4_K_BYTES = 144, Q6_K_BYTES = 210 };
-enum { LINE = 64, ROWS_AHEAD = 8, Q4_K_BYTES_AHEAD = 8192 };
-
-/* Into the second level: the first one's miss buffers are too few. Any address may be named. */
-INLINE void prefetch(const uint8_t *p, size_t ahead) {
-    _mm_prefetch((const char *)((uintptr_t)p + ahead), _MM_HINT_T1);
-}
+enum { ROWS_AHEAD = 8, Q4_K_BYTES_AHEAD = 8192 };
 
 /* ---- Q8_0: two blocks per step ----------------------------------------------------------------------- */
 
@@ -164,12 +158,6 @@ typedef struct act_k {
 
 static size_t bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(act_k); }
 
-static int16_t sum_i8(const int8_t *q, size_t n) {
-    int sum = 0;
-    for (size_t i = 0; i < n; i++) sum += q[i];
-    return (int16_t)sum;
-}
-
 /* A 64-byte load of Q4_K holds groups 0 and 2 in its low nibbles, 1 and 3 in its high ones; x stands
  * likewise. Sums of the groups stand against the words {sc0-3, m0-3, sc4-7, m4-7}, zero where those are
  * scales. */
@@ -182,7 +170,7 @@ static void pack_q4_k(void *act, const float *x, size_t k) {
         a->d = quantise(q, x + i, SUPERBLOCK);
         for (size_t j = 0; j < 8; j++) {
             memcpy(a->x + j * BLOCK, q + order[j] * BLOCK, BLOCK);
-            a->sums[j < 4 ? 4 + j : 8 + j] = sum_i8(q + j * BLOCK, BLOCK);
+            a->sums[j < 4 ? 4 + j : 8 + j] = (int16_t)sum_i8(q + j * BLOCK, BLOCK);
         }
     }
 }
