@@ -93,6 +93,8 @@ typedef struct gguf_string {
 } gguf_string;
 
 bool gguf_string_is(gguf_string s, const char *text);
+/* Precision for "%.*s" in messages: names in a file may be longer than any message. */
+int gguf_shown_bytes(gguf_string s);
 
 typedef struct gguf_key {
     gguf_string name;
@@ -119,9 +121,14 @@ typedef struct gguf_tensor {
 
 typedef struct gguf gguf;
 
+/* What general.alignment may be; any number in this range, not only powers of two. */
+enum { GGUF_ALIGNMENT_DEFAULT = 32, GGUF_ALIGNMENT_MAX = 16 << 20 };
+
 /* Opens a file; given the first part NAME-00001-of-0000N.gguf of a split one (split.count > 1) opens all parts
- * and joins their tensors. Keys are those of the first part. Errors: E_IO, E_FORMAT, E_UNSUPPORTED (version, unknown
- * tensor type, big endian), E_MEMORY. */
+ * and joins their tensors. Keys are those of the first part. Checks everything in the header, including that the data of all tensors lie in
+ * the file and do not overlap, and reads no weights. Errors, which begin with the name of the file: E_IO, E_FORMAT,
+ * E_UNSUPPORTED (version, unknown tensor type, big endian, arrays of arrays), E_ARGUMENT (a later part of a split
+ * file), E_MEMORY. */
 HOTSET_CHECKED hotset_status gguf_open(gguf **out, const char *path, hotset_error *err);
 /* The same from memory that the caller keeps (for tests and fuzzing); split files are refused. */
 HOTSET_CHECKED hotset_status gguf_open_memory(gguf **out, const void *data, uint64_t bytes, hotset_error *err);
@@ -142,6 +149,8 @@ uint64_t gguf_tensor_n(const gguf *g);
 const gguf_tensor *gguf_tensor_at(const gguf *g, uint64_t i);
 const gguf_tensor *gguf_find_tensor(const gguf *g, const char *name); /* NULL when absent; hashed */
 
+/* The value of a key that has been found, by the rules of gguf_get_u32; with key = NULL *out keeps its value. */
+HOTSET_CHECKED hotset_status gguf_key_u32(const gguf_key *key, uint32_t *out, hotset_error *err);
 /* Typed values. When the key is absent *out keeps its value (the caller's default), *found (may be NULL) is false
  * and the call succeeds. E_FORMAT names the key when its value has another kind or does not fit *out. Any integer
  * kind is taken where it fits; floats take F32 and F64; bool takes BOOL only. */
@@ -158,6 +167,8 @@ double gguf_item_f64(const gguf_key *key, uint64_t i);
 /* Walks an array of strings: start with *cursor = 0 and call item_n times. */
 gguf_string gguf_next_string(const gguf_key *key, uint64_t *cursor);
 const char *gguf_kind_name(gguf_kind kind);
+/* Bytes of an item as stored; of a string its length field, the least that it takes. The kind is not an array. */
+uint32_t gguf_kind_bytes(gguf_kind kind);
 
 /* ---- Writing (v3) ----------------------------------------------------------------------------------- */
 
