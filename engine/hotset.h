@@ -291,28 +291,31 @@ typedef struct hotset_logit_bias {
     float bias; /* added to the token's logit; -INFINITY forbids it */
 } hotset_logit_bias;
 
-/* Steps in this order: logit bias, repetition penalty, temperature, top-k, top-p, min-p, draw. */
+/* Steps in this order: logit bias, repetition penalty, temperature, top-k, top-p, min-p, draw. One draw of the
+ * generator per pick, none when greedy; engine/sampler.c defines every step. */
 typedef struct hotset_sampler_options {
     float temperature;      /* 0: greedy (the largest logit, the smallest id among equals) */
     uint32_t top_k;         /* keep the k most likely tokens; 0: all */
     float top_p;            /* keep the smallest set with this probability; 0 or 1: all */
     float min_p;            /* drop tokens less likely than this share of the most likely; 0: none */
     float repeat_penalty;   /* divide positive, multiply negative logits of recent tokens; 0 or 1: off */
-    uint32_t repeat_last_n; /* how many recent tokens count; 0: 64 */
-    const hotset_logit_bias *bias; /* copied; NULL: none */
+    uint32_t repeat_last_n; /* how many recent tokens count, at most 1048576; 0: 64 */
+    const hotset_logit_bias *bias; /* copied; NULL: none; biases of the same token add up */
     size_t bias_n;
     uint64_t seed; /* of the generator (xoshiro256** seeded by splitmix64): same seed, same logits, same token */
 } hotset_sampler_options;
 
+/* Greedy, nothing else. */
 HOTSET_API hotset_sampler_options hotset_sampler_default_options(void);
 /* Errors: E_ARGUMENT (a value out of range, a biased token outside the vocabulary), E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_sampler_open(hotset_sampler **out, const hotset_sampler_options *options,
                                                             size_t vocab_n, hotset_error *err);
 HOTSET_API void hotset_sampler_free(hotset_sampler *sampler);
-/* Picks a token from logits [vocab_n] of the size given at opening. NaN logits count as forbidden. Cannot fail.
- * Does not remember the token: call accept. */
+/* Picks a token from logits [vocab_n] of the size given at opening. NaN and -INFINITY forbid a token; when all are
+ * forbidden, biases and penalties are ignored and the largest logit wins (token 0 when there is none). Cannot fail,
+ * allocates nothing. Does not remember the token: call accept. */
 HOTSET_API int32_t hotset_sampler_pick(hotset_sampler *sampler, const float *logits);
-/* Remembers a token (of the prompt or picked) for the repetition penalty. */
+/* Remembers a token (of the prompt or picked) for the repetition penalty; ids outside the vocabulary are ignored. */
 HOTSET_API void hotset_sampler_accept(hotset_sampler *sampler, int32_t token);
 
 /* ---- Inspection ------------------------------------------------------------------------------------- */
