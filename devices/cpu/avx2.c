@@ -1,2 +1,4 @@
-/* avx2.c */
-typedef int empty_translation_unit;
+/* avx2.c - kernels for AVX2, FMA and F16C. */
+#include "devices/cpu/kernels.h"
+
+void cpu_kernels_avx2(cpu_kernels *k) { k->isa = "avx2"; }

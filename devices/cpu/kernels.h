@@ -6,8 +6,8 @@
  *
  * Activations. Quantised products take 8-bit activations. The rule is the same in every implementation and for
  * decode and prefill, so that all of them agree: per block of B consecutive values (B = 32 for Q4_0, Q8_0; 256 for
- * Q4_K, Q6_K), a = max|x|, d = a / 127, q = round-to-nearest-even(x * (127 / a)) in float (a = 0: all q = 0);
- * non-finite values are the caller's bug. Float weights (F32, F16, BF16) take float activations unchanged. Each
+ * Q4_K, Q6_K), a = max|x|, d = a / 127, q = round-to-nearest-even(x * (127 / a)) in float (all q = 0 where
+ * a = 0 or 127 / a overflows); non-finite values are the caller's bug. Float weights (F32, F16, BF16) take float activations unchanged. Each
  * implementation may pack these numbers as it likes ("packed activation", "panel").
  */
 #ifndef HOTSET_CPU_KERNELS_H
