@@ -392,7 +392,7 @@ static hotset_status part_read(part *p, hotset_error *err) {
 struct gguf {
     part *parts;
     uint32_t part_n;
-    gguf_tensor *tensors; /* of all parts; those of the only part when there is one */
+    gguf_tensor *tensors; /* of all parts */
     uint64_t tensor_n;
     name_table tensor_table;
 };
