@@ -146,8 +146,9 @@ HOTSET_API bool hotset_tokenizer_is_end(const hotset_tokenizer *tokenizer, int32
 
 /* Text to tokens. `*token_n` receives the number of tokens of the whole text, also when it exceeds
  * `token_max`; then only the first `token_max` are written (call again with enough room). `tokens` may be
- * NULL when token_max is 0. Invalid UTF-8 is tokenized as U+FFFD (BPE) or byte by byte (SentencePiece).
- * Errors: E_ARGUMENT, E_MEMORY. */
+ * NULL when token_max is 0. Invalid UTF-8 is tokenized as U+FFFD (BPE) or byte by byte (SentencePiece). Tokens that
+ * the file calls user-defined are recognised with any flags.
+ * Errors: E_ARGUMENT (also more than 1 GiB of text), E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_tokenize(const hotset_tokenizer *tokenizer, const char *text,
                                                         size_t text_bytes, unsigned flags, int32_t *tokens,
                                                         size_t token_max, size_t *token_n, hotset_error *err);
@@ -161,10 +162,11 @@ HOTSET_API size_t hotset_token_text(const hotset_tokenizer *tokenizer, int32_t t
 typedef struct hotset_text_stream {
     unsigned char pending[4]; /* bytes of an unfinished character */
     unsigned char pending_n;
-    bool started; /* the space that SentencePiece puts before the first word has been dealt with */
+    bool started; /* the space that SentencePiece puts before the first word has been dealt with; set it to go on in
+                     the middle of a text. Special tokens clear it: such a space follows each of them too */
     bool special; /* set by the caller: write special tokens by name */
 } hotset_text_stream;
-/* Appends one token; calls `write` zero or one time with whole characters. */
+/* Appends one token; calls `write` with whole characters, at most once for a token of up to 300 bytes. */
 HOTSET_API void hotset_text_stream_push(hotset_text_stream *stream, const hotset_tokenizer *tokenizer, int32_t token,
                                         hotset_text_fn *write, void *cookie);
 /* Ends the text: an unfinished character is written as U+FFFD. */
