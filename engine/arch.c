@@ -15,6 +15,7 @@ const arch_tensor arch_tensors[] = {
     VECTOR(OUTPUT_NORM, "output_norm.weight", EMBD, ALWAYS),
     VECTOR(OUTPUT_NORM_BIAS, "output_norm.bias", EMBD, IF_NORM_BIAS),
     MATRIX(OUTPUT, "output.weight", EMBD, VOCAB, OPTIONAL, OUTPUT), /* absent: tied to the embedding */
+    VECTOR(OUTPUT_BIAS, "output.bias", VOCAB, OPTIONAL),
     VECTOR(ROPE_FREQS, "rope_freqs.weight", PAIRS, OPTIONAL),
 
     VECTOR(ATTN_NORM, "attn_norm.weight", EMBD, ALWAYS),

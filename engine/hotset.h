@@ -146,8 +146,9 @@ HOTSET_API bool hotset_tokenizer_is_end(const hotset_tokenizer *tokenizer, int32
 
 /* Text to tokens. `*token_n` receives the number of tokens of the whole text, also when it exceeds
  * `token_max`; then only the first `token_max` are written (call again with enough room). `tokens` may be
- * NULL when token_max is 0. Invalid UTF-8 is tokenized as U+FFFD (BPE) or byte by byte (SentencePiece).
- * Errors: E_ARGUMENT, E_MEMORY. */
+ * NULL when token_max is 0. Invalid UTF-8 is tokenized as U+FFFD (BPE) or byte by byte (SentencePiece). Tokens that
+ * the file calls user-defined are recognised with any flags.
+ * Errors: E_ARGUMENT (also more than 1 GiB of text), E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_tokenize(const hotset_tokenizer *tokenizer, const char *text,
                                                         size_t text_bytes, unsigned flags, int32_t *tokens,
                                                         size_t token_max, size_t *token_n, hotset_error *err);
@@ -161,10 +162,11 @@ HOTSET_API size_t hotset_token_text(const hotset_tokenizer *tokenizer, int32_t t
 typedef struct hotset_text_stream {
     unsigned char pending[4]; /* bytes of an unfinished character */
     unsigned char pending_n;
-    bool started; /* the space that SentencePiece puts before the first word has been dealt with */
+    bool started; /* the space that SentencePiece puts before the first word has been dealt with; set it to go on in
+                     the middle of a text. Special tokens clear it: such a space follows each of them too */
     bool special; /* set by the caller: write special tokens by name */
 } hotset_text_stream;
-/* Appends one token; calls `write` zero or one time with whole characters. */
+/* Appends one token; calls `write` with whole characters, at most once for a token of up to 300 bytes. */
 HOTSET_API void hotset_text_stream_push(hotset_text_stream *stream, const hotset_tokenizer *tokenizer, int32_t token,
                                         hotset_text_fn *write, void *cookie);
 /* Ends the text: an unfinished character is written as U+FFFD. */
@@ -289,28 +291,31 @@ typedef struct hotset_logit_bias {
     float bias; /* added to the token's logit; -INFINITY forbids it */
 } hotset_logit_bias;
 
-/* Steps in this order: logit bias, repetition penalty, temperature, top-k, top-p, min-p, draw. */
+/* Steps in this order: logit bias, repetition penalty, temperature, top-k, top-p, min-p, draw. One draw of the
+ * generator per pick, none when greedy; engine/sampler.c defines every step. */
 typedef struct hotset_sampler_options {
     float temperature;      /* 0: greedy (the largest logit, the smallest id among equals) */
     uint32_t top_k;         /* keep the k most likely tokens; 0: all */
     float top_p;            /* keep the smallest set with this probability; 0 or 1: all */
     float min_p;            /* drop tokens less likely than this share of the most likely; 0: none */
     float repeat_penalty;   /* divide positive, multiply negative logits of recent tokens; 0 or 1: off */
-    uint32_t repeat_last_n; /* how many recent tokens count; 0: 64 */
-    const hotset_logit_bias *bias; /* copied; NULL: none */
+    uint32_t repeat_last_n; /* how many recent tokens count, at most 1048576; 0: 64 */
+    const hotset_logit_bias *bias; /* copied; NULL: none; biases of the same token add up */
     size_t bias_n;
     uint64_t seed; /* of the generator (xoshiro256** seeded by splitmix64): same seed, same logits, same token */
 } hotset_sampler_options;
 
+/* Greedy, nothing else. */
 HOTSET_API hotset_sampler_options hotset_sampler_default_options(void);
 /* Errors: E_ARGUMENT (a value out of range, a biased token outside the vocabulary), E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_sampler_open(hotset_sampler **out, const hotset_sampler_options *options,
                                                             size_t vocab_n, hotset_error *err);
 HOTSET_API void hotset_sampler_free(hotset_sampler *sampler);
-/* Picks a token from logits [vocab_n] of the size given at opening. NaN logits count as forbidden. Cannot fail.
- * Does not remember the token: call accept. */
+/* Picks a token from logits [vocab_n] of the size given at opening. NaN and -INFINITY forbid a token; when all are
+ * forbidden, biases and penalties are ignored and the largest logit wins (token 0 when there is none). Cannot fail,
+ * allocates nothing. Does not remember the token: call accept. */
 HOTSET_API int32_t hotset_sampler_pick(hotset_sampler *sampler, const float *logits);
-/* Remembers a token (of the prompt or picked) for the repetition penalty. */
+/* Remembers a token (of the prompt or picked) for the repetition penalty; ids outside the vocabulary are ignored. */
 HOTSET_API void hotset_sampler_accept(hotset_sampler *sampler, int32_t token);
 
 /* ---- Inspection ------------------------------------------------------------------------------------- */

@@ -7,7 +7,7 @@
 #include "devices/cpu/ops.h"
 #include "devices/cpu/selftest.h"
 
-enum { MEASURE_BYTES = 256 << 20, READ_PIECE_BYTES = 1 << 20, PEAK_ITERATIONS = 20000 };
+enum { MEASURE_BYTES = 256 << 20, READ_PIECE_BYTES = 1 << 20, PEAK_ITERATIONS = 20000, TOUCH_BYTES = 2 << 20, PAGE_BYTES = 4096 };
 
 typedef struct cpu_device {
     device base;
@@ -50,13 +50,30 @@ static hotset_status buffer_make(device *d, device_memory memory, void *host, ui
     return HOTSET_OK;
 }
 
+typedef struct touch_job {
+    uint8_t *pages;
+    uint64_t bytes;
+    _Atomic uint64_t next;
+} touch_job;
+
+/* Backs the pages now, on all threads: first touch is slow, and a step must not wait for it. */
+static void touch_share(void *cookie, uint32_t thread_i) {
+    (void)thread_i;
+    touch_job *job = cookie;
+    for (uint64_t at; (at = atomic_fetch_add(&job->next, TOUCH_BYTES)) < job->bytes;)
+        for (uint64_t i = at; i < job->bytes && i < at + TOUCH_BYTES; i += PAGE_BYTES)
+            ((volatile uint8_t *)job->pages)[i] = 0;
+}
+
 static hotset_status cpu_buffer_alloc(device *d, device_memory memory, uint64_t bytes, device_buffer **out,
                                       hotset_error *err) {
     *out = NULL;
     void *pages = pages_alloc(bytes);
     if (!pages)
         return hotset_fail(err, HOTSET_E_MEMORY, "out of host memory for a buffer of %llu bytes", (unsigned long long)bytes);
-    hotset_status status = buffer_make(d, memory, pages, bytes, out, err);
+    touch_job job = {.pages = pages, .bytes = bytes};
+    hotset_status status = team_run(cpu_of(d)->team, touch_share, &job, err);
+    if (!status) status = buffer_make(d, memory, pages, bytes, out, err);
     if (status) pages_free(pages, bytes);
     return status;
 }
