@@ -622,5 +622,7 @@ Test(tokenizer, the_bundled_model) {
     cr_assert(hotset_tokenizer_is_end(t, 0));
     EXPECT(t, "", HOTSET_TOKENIZE_BOS, 0);
     EXPECT(t, "<|endoftext|>", HOTSET_TOKENIZE_SPECIAL, 0);
+    EXPECT(t, "It was the best of times, it was the worst of times, in 1775.", 0, 776, 330, 262, 1101, 285,
+           1753, 12, 322, 330, 262, 3665, 285, 1753, 12, 296, 1732, 23, 23, 21, 14);
     hotset_tokenizer_free(t);
 }
