@@ -1,2 +1,62 @@
-/* isa.c */
-typedef int empty_translation_unit;
+/* isa.c - which instruction set this processor and operating system have, and the table of kernels for it. */
+#include "devices/cpu/kernels.h"
+
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+/* Bits of CPUID leaf 1 (ecx), leaf 7 (ebx, ecx) and XCR0; Intel SDM volume 2 (CPUID) and volume 1,
+ * chapter 13. */
+enum { LEAF1_FMA = 1 << 12, LEAF1_OSXSAVE = 1 << 27, LEAF1_AVX = 1 << 28, LEAF1_F16C = 1 << 29 };
+enum { LEAF7_AVX2 = 1 << 5, LEAF7_F = 1 << 16, LEAF7_DQ = 1 << 17, LEAF7_BW = 1 << 30 };
+#define LEAF7_VL (1u << 31)
+enum { LEAF7_ECX_VBMI = 1 << 1, LEAF7_ECX_VNNI = 1 << 11 };
+enum { XCR0_XMM_YMM = 0x06, XCR0_OPMASK_ZMM = 0xe0 };
+
+static bool has_all(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
+
+/* The register state that the operating system saves. Only where OSXSAVE is set. */
+static uint32_t read_xcr0(void) {
+    uint32_t low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+cpu_isa cpu_isa_detect(void) {
+    uint32_t eax, ebx, ecx, edx;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return CPU_ISA_SCALAR;
+    if (!has_all(ecx, LEAF1_FMA | LEAF1_OSXSAVE | LEAF1_AVX | LEAF1_F16C)) return CPU_ISA_SCALAR;
+    const uint32_t xcr0 = read_xcr0();
+    if (!has_all(xcr0, XCR0_XMM_YMM)) return CPU_ISA_SCALAR;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !has_all(ebx, LEAF7_AVX2)) return CPU_ISA_SCALAR;
+    const bool avx512 = has_all(ebx, LEAF7_F | LEAF7_DQ | LEAF7_BW | LEAF7_VL) &&
+                        has_all(ecx, LEAF7_ECX_VBMI | LEAF7_ECX_VNNI) && has_all(xcr0, XCR0_OPMASK_ZMM);
+    return avx512 ? CPU_ISA_AVX512 : CPU_ISA_AVX2;
+}
+#else
+cpu_isa cpu_isa_detect(void) { return CPU_ISA_SCALAR; }
+#endif
+
+static const char *const isa_names[CPU_ISA_COUNT] = {"scalar", "avx2", "avx512"};
+
+const char *cpu_isa_name(cpu_isa isa) { return isa_names[isa]; }
+
+bool cpu_isa_by_name(const char *name, cpu_isa *out) {
+    for (int i = 0; i < CPU_ISA_COUNT; i++) {
+        if (strcmp(name, isa_names[i]) == 0) {
+            *out = (cpu_isa)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+void cpu_kernels_init(cpu_kernels *k, cpu_isa isa) {
+    cpu_kernels_ref(k);
+#if defined(__x86_64__)
+    if (isa >= CPU_ISA_AVX2) cpu_kernels_avx2(k);
+    if (isa >= CPU_ISA_AVX512) cpu_kernels_avx512(k);
+#endif
+    k->isa = cpu_isa_name(isa);
+}

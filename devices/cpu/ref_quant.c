@@ -1,0 +1,402 @@
+/* ref_quant.c - what weights and their products mean, in plain C: halves, blocks, the references in double,
+ * and the portable products.
+ *
+ * All quantised types become one form here: groups of 32 weights with their small integers, one scale per
+ * half group and one minimum. Every scale is exact in a float (11 bits of a half times at most 8), so this
+ * loses nothing.
+ */
+#include "devices/cpu/ref.h"
+#include "devices/quant.h"
+
+#include <assert.h>
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+enum { GROUP = 32, BLOCK_GROUPS_MAX = 8 };
+
+typedef struct weight_group { /* weight i is scale[i / 16] * q[i] - min */
+    float scale[2], min;
+    int8_t q[GROUP];
+} weight_group;
+
+typedef struct act_group { /* activation i is d * q[i] */
+    float d;
+    int32_t sum; /* of q */
+    int8_t q[GROUP];
+} act_group;
+
+/* ---- Halves ------------------------------------------------------------------------------------------ */
+
+static float float_of_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static uint32_t bits_of_float(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+float ref_f16_to_f32(uint16_t h) {
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = h & 0x7fff;
+    if (rest < 0x0400)
+        return float_of_bits(sign | bits_of_float((float)rest * 0x1p-24f)); /* zero, subnormal */
+    if (rest < 0x7c00) return float_of_bits(sign | ((rest << 13) + 0x38000000));
+    return float_of_bits(sign | 0x7f800000 | (rest & 0x3ff) << 13);
+}
+
+uint16_t ref_f32_to_f16(float x) {
+    const uint32_t bits = bits_of_float(x), rest = bits & 0x7fffffff;
+    const uint16_t sign = (uint16_t)(bits >> 16 & 0x8000);
+    if (rest > 0x7f800000) return (uint16_t)(sign | 0x7e00 | (rest >> 13 & 0x1ff));
+    if (rest >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* 65520 and more round to infinity */
+    if (rest < 0x38800000) {
+        /* Below 2^-14 a half counts in units of 2^-24, which is what a float in [0.5, 1) does: the sum
+         * rounds. */
+        const float rounded = float_of_bits(rest) + 0.5f;
+        return (uint16_t)(sign | (bits_of_float(rounded) - bits_of_float(0.5f)));
+    }
+    return (uint16_t)(sign | (rest - 0x38000000 + 0xfff + (rest >> 13 & 1)) >> 13);
+}
+
+float ref_bf16_to_f32(uint16_t h) { return float_of_bits((uint32_t)h << 16); }
+
+uint16_t ref_f32_to_bf16(float x) {
+    const uint32_t bits = bits_of_float(x);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* ---- Blocks to groups -------------------------------------------------------------------------------- */
+
+static void unpack_q4_0(weight_group *g, const uint8_t *w) {
+    quant_q4_0 b;
+    memcpy(&b, w, sizeof b);
+    g->scale[0] = g->scale[1] = ref_f16_to_f32(b.d);
+    g->min = 0;
+    for (int i = 0; i < 16; i++) {
+        g->q[i] = (int8_t)((b.q[i] & 15) - 8);
+        g->q[i + 16] = (int8_t)((b.q[i] >> 4) - 8);
+    }
+}
+
+static void unpack_q8_0(weight_group *g, const uint8_t *w) {
+    quant_q8_0 b;
+    memcpy(&b, w, sizeof b);
+    g->scale[0] = g->scale[1] = ref_f16_to_f32(b.d);
+    g->min = 0;
+    memcpy(g->q, b.q, GROUP);
+}
+
+static void unpack_q4_k(weight_group *g, const uint8_t *w) {
+    quant_q4_k b;
+    memcpy(&b, w, sizeof b);
+    const float d = ref_f16_to_f32(b.d), dmin = ref_f16_to_f32(b.dmin);
+    const uint8_t *s = b.scales;
+    for (int j = 0; j < 8; j++) {
+        const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4;
+        const int min = j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4;
+        g[j].scale[0] = g[j].scale[1] = d * (float)scale;
+        g[j].min = dmin * (float)min;
+        const uint8_t *q = b.q + j / 2 * GROUP;
+        for (int i = 0; i < GROUP; i++) g[j].q[i] = (int8_t)(j % 2 ? q[i] >> 4 : q[i] & 15);
+    }
+}
+
+static void unpack_q6_k(weight_group *g, const uint8_t *w) {
+    quant_q6_k b;
+    memcpy(&b, w, sizeof b);
+    const float d = ref_f16_to_f32(b.d);
+    for (int j = 0; j < 8; j++) {
+        g[j].scale[0] = d * (float)b.scales[2 * j];
+        g[j].scale[1] = d * (float)b.scales[2 * j + 1];
+        g[j].min = 0;
+        const int low_shift = j % 4 / 2 * 4, high_shift = j % 4 * 2;
+        const uint8_t *ql = b.ql + j / 4 * 64 + j % 2 * GROUP, *qh = b.qh + j / 4 * GROUP;
+        for (int i = 0; i < GROUP; i++)
+            g[j].q[i] = (int8_t)(((ql[i] >> low_shift & 15) | (qh[i] >> high_shift & 3) << 4) - 32);
+    }
+}
+
+typedef struct quant_form {
+    void (*unpack)(weight_group *g, const uint8_t *w); /* one block */
+    size_t group_n, block_bytes;
+} quant_form;
+
+static const quant_form form_q4_0 = {unpack_q4_0, 1, sizeof(quant_q4_0)};
+static const quant_form form_q8_0 = {unpack_q8_0, 1, sizeof(quant_q8_0)};
+static const quant_form form_q4_k = {unpack_q4_k, 8, sizeof(quant_q4_k)};
+static const quant_form form_q6_k = {unpack_q6_k, 8, sizeof(quant_q6_k)};
+
+static const quant_form *form_of(gguf_type type) {
+    switch (type) {
+    case GGUF_Q4_0: return &form_q4_0;
+    case GGUF_Q8_0: return &form_q8_0;
+    case GGUF_Q4_K: return &form_q4_k;
+    case GGUF_Q6_K: return &form_q6_k;
+    default: return NULL;
+    }
+}
+
+/* ---- Dequantisation ---------------------------------------------------------------------------------- */
+
+static void dequant_blocks(float *x, const uint8_t *w, size_t k, const quant_form *form) {
+    weight_group g[BLOCK_GROUPS_MAX];
+    for (; k > 0; k -= form->group_n * GROUP, w += form->block_bytes) {
+        form->unpack(g, w);
+        for (size_t j = 0; j < form->group_n; j++, x += GROUP) {
+            for (int i = 0; i < GROUP; i++) x[i] = g[j].scale[i / 16] * (float)g[j].q[i] - g[j].min;
+        }
+    }
+}
+
+static void dequant_q4_0(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q4_0); }
+static void dequant_q8_0(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q8_0); }
+static void dequant_q4_k(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q4_k); }
+static void dequant_q6_k(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q6_k); }
+
+static void dequant_f32(float *x, const uint8_t *w, size_t k) { memcpy(x, w, k * sizeof *x); }
+
+static void dequant_f16(float *x, const uint8_t *w, size_t k) {
+    for (size_t i = 0; i < k; i++) {
+        uint16_t h;
+        memcpy(&h, w + 2 * i, sizeof h);
+        x[i] = ref_f16_to_f32(h);
+    }
+}
+
+static void dequant_bf16(float *x, const uint8_t *w, size_t k) {
+    for (size_t i = 0; i < k; i++) {
+        uint16_t h;
+        memcpy(&h, w + 2 * i, sizeof h);
+        x[i] = ref_bf16_to_f32(h);
+    }
+}
+
+typedef void dequant_fn(float *x, const uint8_t *w, size_t k);
+
+static dequant_fn *dequant_of(gguf_type type) {
+    switch (type) {
+    case GGUF_F32: return dequant_f32;
+    case GGUF_F16: return dequant_f16;
+    case GGUF_BF16: return dequant_bf16;
+    case GGUF_Q4_0: return dequant_q4_0;
+    case GGUF_Q8_0: return dequant_q8_0;
+    case GGUF_Q4_K: return dequant_q4_k;
+    case GGUF_Q6_K: return dequant_q6_k;
+    default: return NULL;
+    }
+}
+
+/* ---- Dot products ------------------------------------------------------------------------------------ */
+
+/* Eight partial sums, so that the order is fixed and still fit for vectors. */
+static double dot_float(const float *a, const float *b, size_t n) {
+    double part[8] = {0};
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        for (size_t j = 0; j < 8; j++) part[j] += (double)a[i + j] * (double)b[i + j];
+    }
+    for (size_t j = 0; i < n; i++, j++) part[j] += (double)a[i] * (double)b[i];
+    return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+}
+
+static int32_t dot_half_group(const int8_t *a, const int8_t *b) {
+    int32_t sum = 0;
+    for (int i = 0; i < GROUP / 2; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+static double dot_group(const weight_group *w, const act_group *x) {
+    const double low = (double)w->scale[0] * dot_half_group(w->q, x->q);
+    const double high = (double)w->scale[1] * dot_half_group(w->q + GROUP / 2, x->q + GROUP / 2);
+    return (double)x->d * (low + high - (double)w->min * x->sum);
+}
+
+/* Rounds to nearest even by adding 1.5 * 2^23: below 2^22 the sum's low bits are the integer. */
+static int32_t round_to_int(float x) {
+    return (int32_t)(bits_of_float(x + 0x1.8p23f) - bits_of_float(0x1.8p23f));
+}
+
+/* One block of activations by the rule of kernels.h. */
+static void quantise_block(act_group *a, const float *x, size_t group_n) {
+    float max = 0;
+    for (size_t i = 0; i < group_n * GROUP; i++) max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+    const float d = max / 127.0f;
+    float inverse = 127.0f / max;
+    if (!(inverse <= FLT_MAX)) inverse = 0;
+    for (size_t j = 0; j < group_n; j++, x += GROUP) {
+        a[j].d = d;
+        a[j].sum = 0;
+        for (int i = 0; i < GROUP; i++) {
+            a[j].q[i] = (int8_t)round_to_int(x[i] * inverse);
+            a[j].sum += a[j].q[i];
+        }
+    }
+}
+
+static double dot_blocks(const uint8_t *w, const act_group *x, size_t block_n, const quant_form *form) {
+    weight_group g[BLOCK_GROUPS_MAX];
+    double sum = 0;
+    for (size_t b = 0; b < block_n; b++, w += form->block_bytes) {
+        form->unpack(g, w);
+        for (size_t j = 0; j < form->group_n; j++) sum += dot_group(&g[j], x++);
+    }
+    return sum;
+}
+
+/* ---- The references ---------------------------------------------------------------------------------- */
+
+void ref_gemv_float(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const float *x, size_t k,
+                    gguf_type type) {
+    const quant_form *form = form_of(type);
+    dequant_fn *dequant = dequant_of(type);
+    assert(dequant);
+    const size_t block_n = form ? form->group_n * GROUP : 1, block_bytes = form ? form->block_bytes
+                                                                           : type == GGUF_F32 ? 4
+                                                                                              : 2;
+    for (size_t r = 0; r < row_n; r++, w += row_bytes) {
+        float piece[BLOCK_GROUPS_MAX * GROUP];
+        double sum = 0;
+        for (size_t i = 0; i < k;) {
+            const size_t n = k - i < COUNT_OF(piece) ? k - i : COUNT_OF(piece);
+            dequant(piece, w + i / block_n * block_bytes, n);
+            sum += dot_float(piece, x + i, n);
+            i += n;
+        }
+        y[r] = (float)sum;
+    }
+}
+
+void ref_gemv_int(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const float *x, size_t k,
+                  gguf_type type) {
+    const quant_form *form = form_of(type);
+    assert(form);
+    const size_t block_n = form->group_n * GROUP;
+    for (size_t r = 0; r < row_n; r++, w += row_bytes) {
+        act_group a[BLOCK_GROUPS_MAX];
+        double sum = 0;
+        for (size_t b = 0; b < k / block_n; b++) {
+            quantise_block(a, x + b * block_n, form->group_n);
+            sum += dot_blocks(w + b * form->block_bytes, a, 1, form);
+        }
+        y[r] = (float)sum;
+    }
+}
+
+/* ---- Portable products of quantised types ------------------------------------------------------------
+ * Packed activation: act_group[k / 32]. Panel: one after the other. Tile: weight_group[k / 32] per row. */
+
+enum { TILE_ROWS = 16, PANEL_COLS = 16 };
+
+static size_t act_bytes(size_t k) { return k / GROUP * sizeof(act_group); }
+
+static void act_pack(act_group *a, const float *x, size_t k, size_t group_n) {
+    for (size_t j = 0; j < k / GROUP; j += group_n) quantise_block(a + j, x + j * GROUP, group_n);
+}
+
+static void act_pack_32(void *act, const float *x, size_t k) { act_pack(act, x, k, 1); }
+static void act_pack_256(void *act, const float *x, size_t k) { act_pack(act, x, k, 8); }
+
+static size_t panel_bytes(size_t k) { return PANEL_COLS * act_bytes(k); }
+
+static void panel_pack_32(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    for (size_t c = 0; c < col_n; c++) act_pack((act_group *)panel + c * (k / GROUP), x + c * x_stride, k, 1);
+}
+
+static void panel_pack_256(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    for (size_t c = 0; c < col_n; c++) act_pack((act_group *)panel + c * (k / GROUP), x + c * x_stride, k, 8);
+}
+
+static size_t tile_bytes(size_t k) { return TILE_ROWS * (k / GROUP) * sizeof(weight_group); }
+
+static void tile_mul(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    const size_t group_n = k / GROUP;
+    for (size_t c = 0; c < PANEL_COLS; c++) {
+        for (size_t r = 0; r < TILE_ROWS; r++) {
+            const weight_group *w = (const weight_group *)tile + r * group_n;
+            const act_group *x = (const act_group *)panel + c * group_n;
+            double sum = 0;
+            for (size_t j = 0; j < group_n; j++) sum += dot_group(w + j, x + j);
+            y[c * y_stride + r] = (float)sum;
+        }
+    }
+}
+
+/* The slots that differ by type. */
+#define QUANT_SLOTS(type)                                                                                    \
+    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
+                            size_t k) {                                                                      \
+        for (size_t r = 0; r < row_n; r++)                                                                   \
+            y[r] =                                                                                           \
+                (float)dot_blocks(w + r * row_bytes, act, k / (form_##type.group_n * GROUP), &form_##type);  \
+    }                                                                                                        \
+    static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
+        weight_group *g = tile;                                                                              \
+        for (size_t r = 0; r < row_n; r++) {                                                                 \
+            const uint8_t *block = w + r * row_bytes;                                                        \
+            for (size_t j = 0; j < k / GROUP; j += form_##type.group_n, block += form_##type.block_bytes)    \
+                form_##type.unpack(g + r * (k / GROUP) + j, block);                                          \
+        }                                                                                                    \
+    }
+QUANT_SLOTS(q4_0)
+QUANT_SLOTS(q8_0)
+QUANT_SLOTS(q4_k)
+QUANT_SLOTS(q6_k)
+
+/* ---- Portable products of float types ----------------------------------------------------------------
+ * Packed activation: the floats. Panel and tile: rows of floats. */
+
+static size_t float_act_bytes(size_t k) { return k * sizeof(float); }
+static void float_act_pack(void *act, const float *x, size_t k) { memcpy(act, x, k * sizeof *x); }
+static size_t float_panel_bytes(size_t k) { return PANEL_COLS * k * sizeof(float); }
+static size_t float_tile_bytes(size_t k) { return TILE_ROWS * k * sizeof(float); }
+
+static void float_panel_pack(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    for (size_t c = 0; c < col_n; c++) memcpy((float *)panel + c * k, x + c * x_stride, k * sizeof *x);
+}
+
+static void float_tile_mul(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    for (size_t c = 0; c < PANEL_COLS; c++) {
+        for (size_t r = 0; r < TILE_ROWS; r++)
+            y[c * y_stride + r] =
+                (float)dot_float((const float *)tile + r * k, (const float *)panel + c * k, k);
+    }
+}
+
+#define FLOAT_SLOTS(type, TYPE)                                                                              \
+    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
+                            size_t k) {                                                                      \
+        ref_gemv_float(y, w, row_bytes, row_n, act, k, GGUF_##TYPE);                                         \
+    }                                                                                                        \
+    static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
+        for (size_t r = 0; r < row_n; r++) dequant_##type((float *)tile + r * k, w + r * row_bytes, k);      \
+    }
+FLOAT_SLOTS(f32, F32)
+FLOAT_SLOTS(f16, F16)
+FLOAT_SLOTS(bf16, BF16)
+
+#define QUANT_MATMUL(type, block)                                                                            \
+    (cpu_matmul) {                                                                                           \
+        act_bytes, act_pack_##block, gemv_##type, TILE_ROWS, PANEL_COLS, panel_bytes, panel_pack_##block,    \
+            tile_bytes, tile_unpack_##type, tile_mul                                                         \
+    }
+#define FLOAT_MATMUL(type)                                                                                   \
+    (cpu_matmul) {                                                                                           \
+        float_act_bytes, float_act_pack, gemv_##type, TILE_ROWS, PANEL_COLS, float_panel_bytes,              \
+            float_panel_pack, float_tile_bytes, tile_unpack_##type, float_tile_mul                           \
+    }
+
+void ref_products_init(cpu_kernels *k) {
+    for (int type = 0; type < GGUF_TYPE_MAX; type++) k->dequant[type] = dequant_of((gguf_type)type);
+    k->matmul[GGUF_F32] = FLOAT_MATMUL(f32);
+    k->matmul[GGUF_F16] = FLOAT_MATMUL(f16);
+    k->matmul[GGUF_BF16] = FLOAT_MATMUL(bf16);
+    k->matmul[GGUF_Q4_0] = QUANT_MATMUL(q4_0, 32);
+    k->matmul[GGUF_Q8_0] = QUANT_MATMUL(q8_0, 32);
+    k->matmul[GGUF_Q4_K] = QUANT_MATMUL(q4_k, 256);
+    k->matmul[GGUF_Q6_K] = QUANT_MATMUL(q6_k, 256);
+}
