@@ -1,2 +1,242 @@
-/* executor.c */
-typedef int empty_translation_unit;
+/* executor.c - plans for the CPU, opening an engine from a plan, and running its steps. */
+#include "engine/executor.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- What a plan needs to know ---- */
+
+/* Host memory that sessions take besides their state: tokens and a copy of the last logits. */
+static uint64_t session_bytes(const hotset_shape *s, uint32_t context_n) {
+    return (uint64_t)context_n * sizeof(int32_t) + (uint64_t)s->vocab_n * sizeof(float);
+}
+
+static uint64_t table_slab_bytes(uint32_t batch_n) {
+    return round_up(device_step_bytes(batch_n), FOOTPRINT_ALIGN) + FOOTPRINT_ALIGN;
+}
+
+/* The ledger's numbers for resolved options. */
+static hotset_status gather(const hotset_model *m, const device *d, const hotset_plan_options *o,
+                            planner_facts *facts, hotset_error *err) {
+    weights w = {0};
+    state kv = {0};
+    forward_place place = {.model = m, .weights = &w, .state = &kv};
+    uint64_t workspace_bytes = 0, list_bytes = 0;
+    hotset_status status = weights_describe(&w, m, err);
+    if (!status)
+        status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, err);
+    if (!status) status = schedule_workspace_bytes(&place, d, o->batch_n, &workspace_bytes, err);
+    if (!status) status = schedule_list_bytes(&place, o->batch_n, &list_bytes, err);
+    footprint_widths widths = forward_widths(m);
+    facts->shape = &m->shape;
+    facts->weights_bytes = weights_copied_bytes(m);
+    facts->state_bytes = kv.slot_bytes;
+    facts->scratch_bytes = footprint_scratch_layout(&widths, o->batch_n, workspace_bytes).bytes;
+    facts->table_bytes = weights_table_bytes(m) + table_slab_bytes(o->batch_n) + list_bytes +
+                         o->session_n * session_bytes(&m->shape, o->context_n);
+    state_free(&kv);
+    weights_free(&w);
+    return status;
+}
+
+hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *m, const hotset_plan_options *options,
+                              hotset_error *err) {
+    *out = NULL;
+    hotset_plan_options o = options ? *options : hotset_plan_default_options();
+    device_cpu_facts host;
+    HOTSET_TRY(device_cpu_get_facts(&host, err));
+    HOTSET_TRY(plan_resolve(&o, &m->shape, host.thread_n, host.isa_best, err));
+    device *d;
+    HOTSET_TRY(device_cpu_open(&d, &(device_cpu_options){o.thread_n, o.isa}, err));
+    o.isa = device_cpu_isa(d);
+    planner_facts facts = {.memory_free_bytes = host.memory_free_bytes};
+    hotset_status status = gather(m, d, &o, &facts, err);
+    if (!status) status = plan_make(out, &o, &facts, err);
+    d->api->close(d);
+    return status;
+}
+
+/* ---- Opening ---- */
+
+hotset_engine_options hotset_engine_default_options(void) { return (hotset_engine_options){0}; }
+
+void engine_log(const hotset_engine *e, hotset_log_level level, const char *format, ...) {
+    if (!e->options.log) return;
+    char message[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    e->options.log(e->options.log_cookie, level, message);
+}
+
+static void trace_cpu(void *cookie, const device_op *op, uint32_t row_n, double begin_s, double end_s) {
+    hotset_engine *e = cookie;
+    trace_op(e->trace, e->device->name, op, row_n, begin_s, end_s);
+}
+
+static hotset_status open_trace(hotset_engine *e, hotset_error *err) {
+    if (!e->options.trace_path) return HOTSET_OK;
+    HOTSET_TRY(trace_open(&e->trace, e->options.trace_path, err));
+    e->device->api->set_trace(e->device, trace_cpu, e);
+    return HOTSET_OK;
+}
+
+static hotset_status open_device(hotset_engine *e, hotset_error *err) {
+    const hotset_plan_options *o = &e->plan.options;
+    uint64_t capacity_bytes, free_bytes;
+    HOTSET_TRY(device_cpu_open(&e->device, &(device_cpu_options){o->thread_n, o->isa}, err));
+    HOTSET_TRY(e->device->api->memory(e->device, &capacity_bytes, &free_bytes, err));
+    if (e->plan.footprint.total_bytes > free_bytes)
+        return hotset_fail(err, HOTSET_E_NOFIT,
+                           "host memory: the plan needs %llu bytes, there are %llu free of %llu",
+                           (unsigned long long)e->plan.footprint.total_bytes, (unsigned long long)free_bytes,
+                           (unsigned long long)capacity_bytes);
+    return e->device->api->queue_open(e->device, DEVICE_QUEUE_COMPUTE, &e->queue, err);
+}
+
+static hotset_status load_weights(hotset_engine *e, hotset_error *err) {
+    bool copied = e->plan.options.memory == HOTSET_MEMORY_COPIED;
+    double begin_s = base_now_s();
+    weights_progress progress = {e->options.cancel, e->options.cancel_cookie};
+    HOTSET_TRY(weights_load(&e->weights, e->device, e->queue, e->model, copied, &progress, err));
+    if (copied)
+        engine_log(e, HOTSET_LOG_OBJECT,
+                   "copied %.1f MiB of weights to memory in %.2f s; the file's pages were released",
+                   (double)e->plan.footprint.weights_copied_bytes / (1 << 20), base_now_s() - begin_s);
+    else
+        engine_log(e, HOTSET_LOG_OBJECT, "%.1f MiB of weights are read from the mapped file",
+                   (double)e->plan.footprint.weights_mapped_bytes / (1 << 20));
+    return HOTSET_OK;
+}
+
+static hotset_status open_steps(hotset_engine *e, hotset_error *err) {
+    const hotset_plan_options *o = &e->plan.options;
+    const device_interface *api = e->device->api;
+    HOTSET_TRY(state_layout(&e->state, e->model, o->context_n, o->session_n,
+                            o->state_type == HOTSET_STATE_F16, err));
+    HOTSET_TRY(state_alloc(&e->state, e->device, err));
+    HOTSET_TRY(
+        api->buffer_alloc(e->device, DEVICE_MEMORY_PINNED, table_slab_bytes(o->batch_n), &e->tables, err));
+    e->step = (device_ref){e->tables, 0};
+    e->done = (device_ref){e->tables, round_up(device_step_bytes(o->batch_n), FOOTPRINT_ALIGN)};
+    forward_place place = {.model = e->model, .weights = &e->weights, .state = &e->state, .done = e->done};
+    uint64_t workspace_bytes;
+    HOTSET_TRY(schedule_workspace_bytes(&place, e->device, o->batch_n, &workspace_bytes, err));
+    footprint_widths widths = forward_widths(e->model);
+    e->layout = footprint_scratch_layout(&widths, o->batch_n, workspace_bytes);
+    assert(e->layout.bytes == e->plan.footprint.scratch_bytes);
+    assert(e->state.slot_bytes * o->session_n == e->plan.footprint.state_bytes);
+    HOTSET_TRY(api->buffer_alloc(e->device, DEVICE_MEMORY_PINNED, e->layout.bytes, &e->scratch, err));
+    place.scratch = (device_ref){e->scratch, 0};
+    place.layout = e->layout;
+    return schedule_build(&e->schedule, e->device, &place, e->step, o->batch_n, err);
+}
+
+hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *m, const hotset_plan *p,
+                                 const hotset_engine_options *options, hotset_error *err) {
+    *out = NULL;
+    double begin_s = base_now_s();
+    if (memcmp(&p->shape, &m->shape, sizeof p->shape))
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "the plan was made for another model (%s %s)",
+                           p->shape.architecture, p->shape.name);
+    hotset_engine *e;
+    HOTSET_TRY(base_calloc(&e, 1, sizeof *e, "the engine", err));
+    e->model = m;
+    e->plan = *p;
+    e->plan.options.isa = e->plan.isa;
+    e->options = options ? *options : hotset_engine_default_options();
+    hotset_status status =
+        base_calloc(&e->slot_used, p->options.session_n, sizeof *e->slot_used, "the sessions", err);
+    if (!status) status = open_device(e, err);
+    if (!status) status = load_weights(e, err);
+    if (!status) status = open_steps(e, err);
+    if (!status) status = open_trace(e, err);
+    if (status) {
+        hotset_engine_free(e);
+        return status;
+    }
+    e->stats.weight_bytes_per_token = e->stats.touched_bytes_per_token = model_bytes_per_token(m);
+    e->stats.open_s = base_now_s() - begin_s;
+    *out = e;
+    return HOTSET_OK;
+}
+
+void hotset_engine_free(hotset_engine *e) {
+    if (!e) return;
+    hotset_error err = {0};
+    if (trace_close(e->trace, &err)) engine_log(e, HOTSET_LOG_WARNING, "%s", err.message);
+    schedule_free(&e->schedule);
+    if (e->device) {
+        const device_interface *api = e->device->api;
+        api->buffer_free(e->scratch);
+        api->buffer_free(e->tables);
+        state_free(&e->state);
+        weights_free(&e->weights);
+        api->queue_close(e->queue);
+        api->close(e->device);
+    }
+    free(e->slot_used);
+    free(e);
+}
+
+hotset_engine_stats hotset_engine_get_stats(const hotset_engine *e) { return e->stats; }
+
+hotset_status hotset_engine_measure(hotset_engine *e, double seconds, hotset_limits *out, hotset_error *err) {
+    const weights *w = &e->weights;
+    device_ref largest = {0};
+    for (uint32_t i = 0; i < w->part_n; i++)
+        if (!largest.buffer || w->part[i]->bytes > largest.buffer->bytes)
+            largest = (device_ref){w->part[i], 0};
+    /* released pages of a copied model would be read from disk: only what is in use is measured */
+    bool mapped = e->plan.options.memory == HOTSET_MEMORY_MAPPED;
+    return e->device->api->measure(e->device, mapped ? &largest : NULL, largest.buffer->bytes,
+                                   seconds > 0 ? seconds : 0.5, out, err);
+}
+
+/* ---- Steps ---- */
+
+static uint32_t write_step(hotset_engine *e, const engine_row *rows, uint32_t row_n, device_step *step) {
+    device_row *row = device_step_rows(step);
+    int32_t *output = device_step_outputs(step, e->plan.options.batch_n);
+    uint32_t output_n = 0;
+    for (uint32_t i = 0; i < row_n; i++) {
+        row[i] = (device_row){rows[i].token, (int32_t)rows[i].position, (int32_t)rows[i].slot, 0};
+        if (rows[i].wants_logits) output[output_n++] = (int32_t)i;
+    }
+    *step = (device_step){.row_n = row_n};
+    return output_n;
+}
+
+static hotset_status submit(hotset_engine *e, device_list *list, hotset_error *err) {
+    e->epoch++;
+    HOTSET_TRY(e->device->api->submit(e->queue, list, e->epoch, err));
+    return e->device->api->queue_wait(e->queue, e->done, e->epoch, err);
+}
+
+hotset_status engine_step(hotset_engine *e, const engine_row *rows, uint32_t row_n, engine_logits_fn *each,
+                          void *cookie, hotset_error *err) {
+    assert(row_n >= 1 && row_n <= e->plan.options.batch_n);
+    double begin_s = base_now_s();
+    device_step *step = e->step.buffer->host;
+    uint32_t output_n = write_step(e, rows, row_n, step);
+    const int32_t *output = device_step_outputs(step, e->plan.options.batch_n);
+    HOTSET_TRY(submit(e, schedule_find(&e->schedule, row_n)->body, err));
+    for (uint32_t from = 0; from < output_n; from += e->layout.output_n) {
+        step->output_from = from;
+        step->output_n = (uint32_t)min_u64(output_n - from, e->layout.output_n);
+        HOTSET_TRY(submit(e, schedule_find(&e->schedule, step->output_n)->head, err));
+        const float *logits =
+            (const float *)(const void *)((const uint8_t *)e->scratch->host + e->layout.logits);
+        for (uint32_t i = 0; i < step->output_n; i++)
+            each(cookie, (uint32_t)output[from + i], logits + (size_t)i * e->model->shape.vocab_n);
+    }
+    e->stats.step_n++;
+    e->stats.row_n += row_n;
+    e->stats.step_s += base_now_s() - begin_s;
+    engine_log(e, HOTSET_LOG_STEP, "step of %u rows: %.3f ms", row_n, (base_now_s() - begin_s) * 1e3);
+    return HOTSET_OK;
+}

@@ -1,2 +1,32 @@
-/* state.c */
-typedef int empty_translation_unit;
+/* state.c - the layout of the key/value state. */
+#include "engine/state.h"
+
+#include <stdlib.h>
+
+#include "planner/footprint.h"
+
+hotset_status state_layout(state *s, const hotset_model *m, uint32_t context_n, uint32_t slot_n, bool f16,
+                           hotset_error *err) {
+    *s = (state){.context_n = context_n, .slot_n = slot_n, .f16 = f16};
+    uint32_t layer_n = m->shape.layer_n;
+    HOTSET_TRY(base_calloc(&s->key, 2 * (uint64_t)layer_n, sizeof *s->key, "the layout of the state", err));
+    s->value = s->key + layer_n;
+    for (uint32_t i = 0; i < layer_n; i++) {
+        uint32_t heads = m->layer[i].head_kv_n, item = f16 ? 2 : 4;
+        s->key[i] = s->slot_bytes;
+        s->slot_bytes += footprint_state_bytes(heads, context_n, m->shape.key_n, item);
+        s->value[i] = s->slot_bytes;
+        s->slot_bytes += footprint_state_bytes(heads, context_n, m->shape.value_n, item);
+    }
+    return HOTSET_OK;
+}
+
+hotset_status state_alloc(state *s, device *d, hotset_error *err) {
+    return d->api->buffer_alloc(d, DEVICE_MEMORY_DEVICE, s->slot_bytes * s->slot_n, &s->buffer, err);
+}
+
+void state_free(state *s) {
+    if (s->buffer) s->buffer->owner->api->buffer_free(s->buffer);
+    free(s->key);
+    *s = (state){0};
+}

@@ -220,7 +220,7 @@ static hotset_status read_key(cursor *c, gguf_key *key) {
     if (key->kind == GGUF_KIND_ARRAY) {
         HOTSET_TRY(take_kind(c, &key->item_kind));
         if (key->item_kind == GGUF_KIND_ARRAY)
-            return fail(c, HOTSET_E_UNSUPPORTED, c->at, "arrays of arrays are not supported");
+            return fail(c, HOTSET_E_UNSUPPORTED, c->at - 4, "arrays of arrays are not supported");
         HOTSET_TRY(take(c, &key->item_n, sizeof key->item_n, "its number of items"));
     }
     key->offset_bytes = c->at;
@@ -392,7 +392,7 @@ static hotset_status part_read(part *p, hotset_error *err) {
 struct gguf {
     part *parts;
     uint32_t part_n;
-    gguf_tensor *tensors; /* of all parts; those of the only part when there is one */
+    gguf_tensor *tensors; /* of all parts */
     uint64_t tensor_n;
     name_table tensor_table;
 };

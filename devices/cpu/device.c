@@ -1,2 +1,405 @@
-/* device.c */
-typedef int empty_translation_unit;
+/* device.c - the CPU as a device: slabs of host memory, lists that a thread team walks, limits measured. */
+#include "devices/device.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "devices/cpu/ops.h"
+#include "devices/cpu/selftest.h"
+
+enum {
+    MEASURE_BYTES = 256 << 20,
+    READ_PIECE_BYTES = 1 << 20,
+    PEAK_ITERATIONS = 20000,
+    TOUCH_BYTES = 2 << 20,
+    PAGE_BYTES = 4096
+};
+
+typedef struct cpu_device {
+    device base;
+    cpu_kernels kernels;
+    cpu_topology topology;
+    team *team;
+    device_trace_fn *trace;
+    void *trace_cookie;
+    hotset_error failure; /* sticky */
+} cpu_device;
+
+struct device_queue {
+    cpu_device *cpu;
+};
+
+struct device_list {
+    cpu_device *cpu;
+    uint32_t op_n, row_max;
+    device_ref step, workspace;
+    cpu_op *op; /* [op_n] */
+};
+
+static cpu_device *cpu_of(device *d) { return (cpu_device *)(void *)d; }
+
+/* ---- Memory ---- */
+
+static hotset_status cpu_memory(device *d, uint64_t *capacity_bytes, uint64_t *free_bytes,
+                                hotset_error *err) {
+    (void)d;
+    *capacity_bytes = cpu_memory_total_bytes();
+    *free_bytes = cpu_memory_free_bytes();
+    return *capacity_bytes ? HOTSET_OK : hotset_fail(err, HOTSET_E_DEVICE, "cannot read /proc/meminfo");
+}
+
+static hotset_status buffer_make(device *d, device_memory memory, void *host, uint64_t bytes,
+                                 device_buffer **out, hotset_error *err) {
+    device_buffer *b;
+    HOTSET_TRY(base_calloc(&b, 1, sizeof *b, "a buffer", err));
+    *b = (device_buffer){d, memory, bytes, host};
+    *out = b;
+    return HOTSET_OK;
+}
+
+typedef struct touch_job {
+    uint8_t *pages;
+    uint64_t bytes;
+    _Atomic uint64_t next;
+} touch_job;
+
+/* Backs the pages now, on all threads: first touch is slow, and a step must not wait for it. */
+static void touch_share(void *cookie, uint32_t thread_i) {
+    (void)thread_i;
+    touch_job *job = cookie;
+    for (uint64_t at; (at = atomic_fetch_add(&job->next, TOUCH_BYTES)) < job->bytes;)
+        for (uint64_t i = at; i < job->bytes && i < at + TOUCH_BYTES; i += PAGE_BYTES)
+            ((volatile uint8_t *)job->pages)[i] = 0;
+}
+
+static hotset_status cpu_buffer_alloc(device *d, device_memory memory, uint64_t bytes, device_buffer **out,
+                                      hotset_error *err) {
+    *out = NULL;
+    void *pages = pages_alloc(bytes);
+    if (!pages)
+        return hotset_fail(err, HOTSET_E_MEMORY, "out of host memory for a buffer of %llu bytes",
+                           (unsigned long long)bytes);
+    touch_job job = {.pages = pages, .bytes = bytes};
+    hotset_status status = team_run(cpu_of(d)->team, touch_share, &job, err);
+    if (!status) status = buffer_make(d, memory, pages, bytes, out, err);
+    if (status) pages_free(pages, bytes);
+    return status;
+}
+
+static hotset_status cpu_buffer_wrap(device *d, const void *host, uint64_t bytes, device_buffer **out,
+                                     hotset_error *err) {
+    *out = NULL;
+    return buffer_make(d, DEVICE_MEMORY_MAPPED, (void *)(uintptr_t)host, bytes, out, err);
+}
+
+static void cpu_buffer_free(device_buffer *b) {
+    if (b && b->memory != DEVICE_MEMORY_MAPPED) pages_free(b->host, b->bytes);
+    free(b);
+}
+
+/* ---- Queues: the CPU works while the caller waits, so a queue is always drained ---- */
+
+static hotset_status cpu_queue_open(device *d, device_queue_kind kind, device_queue **out,
+                                    hotset_error *err) {
+    (void)kind;
+    *out = NULL;
+    device_queue *q;
+    HOTSET_TRY(base_calloc(&q, 1, sizeof *q, "a queue", err));
+    q->cpu = cpu_of(d);
+    *out = q;
+    return HOTSET_OK;
+}
+
+static void cpu_queue_close(device_queue *q) { free(q); }
+
+static hotset_status cpu_failure(const cpu_device *cpu, hotset_error *err) {
+    if (cpu->failure.status == HOTSET_OK) return HOTSET_OK;
+    return hotset_fail(err, cpu->failure.status, "%s", cpu->failure.message);
+}
+
+typedef struct copy_job {
+    uint8_t *to;
+    const uint8_t *from;
+    uint64_t bytes;
+    _Atomic uint64_t next;
+} copy_job;
+
+/* Threads copy pieces in turn: first touch of anonymous memory is slow on one core. */
+static void copy_share(void *cookie, uint32_t thread_i) {
+    (void)thread_i;
+    copy_job *job = cookie;
+    for (uint64_t at; (at = atomic_fetch_add(&job->next, READ_PIECE_BYTES)) < job->bytes;)
+        memcpy(job->to + at, job->from + at, (size_t)min_u64(READ_PIECE_BYTES, job->bytes - at));
+}
+
+static hotset_status cpu_copy_async(device_queue *q, device_ref to, device_ref from, uint64_t bytes,
+                                    hotset_error *err) {
+    HOTSET_TRY(cpu_failure(q->cpu, err));
+    copy_job job = {.to = cpu_at(to), .from = cpu_at(from), .bytes = bytes};
+    if (bytes > READ_PIECE_BYTES) return team_run(q->cpu->team, copy_share, &job, err);
+    copy_share(&job, 0);
+    return HOTSET_OK;
+}
+
+static hotset_status cpu_queue_wait(device_queue *q, device_ref counter, uint64_t value, hotset_error *err) {
+    _Atomic uint64_t *word = cpu_at(counter);
+    while (atomic_load_explicit(word, memory_order_acquire) < value)
+        atomic_signal_fence(memory_order_seq_cst);
+    return cpu_failure(q->cpu, err);
+}
+
+static hotset_status cpu_queue_signal(device_queue *q, device_ref counter, uint64_t value,
+                                      hotset_error *err) {
+    _Atomic uint64_t *word = cpu_at(counter);
+    atomic_store_explicit(word, value, memory_order_release);
+    return cpu_failure(q->cpu, err);
+}
+
+static hotset_status cpu_queue_drain(device_queue *q, hotset_error *err) { return cpu_failure(q->cpu, err); }
+
+/* ---- Lists ---- */
+
+static uint64_t list_workspace_bytes(const cpu_device *cpu, const device_op *op) {
+    cpu_scratch s = cpu_op_scratch(&cpu->kernels, op);
+    return s.shared_bytes + s.thread_bytes * team_thread_n(cpu->team);
+}
+
+static uint64_t cpu_workspace_bytes(const device *d, const device_op *op) {
+    return list_workspace_bytes((const cpu_device *)(const void *)d, op);
+}
+
+static void cpu_list_free(device_list *l) {
+    if (!l) return;
+    free(l->op);
+    free(l);
+}
+
+static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t op_n, device_ref step,
+                                     uint32_t row_max, device_ref workspace, device_list **out,
+                                     hotset_error *err) {
+    *out = NULL;
+    cpu_device *cpu = cpu_of(d);
+    for (uint32_t i = 0; i < op_n; i++) {
+        HOTSET_TRY(cpu_op_check(&cpu->kernels, &ops[i], err));
+        if (list_workspace_bytes(cpu, &ops[i]) > workspace.buffer->bytes - workspace.offset)
+            return hotset_fail(err, HOTSET_E_ARGUMENT, "%s of layer %u needs %llu bytes of workspace",
+                               ops[i].name, ops[i].layer_i,
+                               (unsigned long long)list_workspace_bytes(cpu, &ops[i]));
+    }
+    device_list *l;
+    HOTSET_TRY(base_calloc(&l, 1, sizeof *l, "a list of operations", err));
+    *l = (device_list){.cpu = cpu, .op_n = op_n, .row_max = row_max, .step = step, .workspace = workspace};
+    l->op = aligned_alloc(_Alignof(cpu_op), sizeof *l->op * (op_n ? op_n : 1));
+    if (!l->op) {
+        cpu_list_free(l);
+        return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for a list of %u operations", op_n);
+    }
+    for (uint32_t i = 0; i < op_n; i++) l->op[i] = (cpu_op){.op = ops[i]};
+    *out = l;
+    return HOTSET_OK;
+}
+
+typedef struct list_walk {
+    device_list *list;
+    uint64_t epoch;
+} list_walk;
+
+static void walk(void *cookie, uint32_t thread_i) {
+    const list_walk *job = cookie;
+    device_list *l = job->list;
+    cpu_device *cpu = l->cpu;
+    device_step *step = cpu_at(l->step);
+    cpu_worker w = {
+        .kernels = &cpu->kernels,
+        .team = cpu->team,
+        .thread_i = thread_i,
+        .thread_n = team_thread_n(cpu->team),
+        .step = step,
+        .row = device_step_rows(step),
+        .output = device_step_outputs(step, l->row_max),
+        .workspace = cpu_at(l->workspace),
+        .epoch = job->epoch,
+    };
+    bool trace = cpu->trace && thread_i == 0;
+    for (uint32_t i = 0; i < l->op_n; i++) {
+        double begin_s = trace ? base_now_s() : 0;
+        cpu_op_run(&l->op[i], &w);
+        team_barrier(cpu->team);
+        if (trace)
+            cpu->trace(cpu->trace_cookie, &l->op[i].op, cpu_row_n(&l->op[i], &w), begin_s, base_now_s());
+    }
+}
+
+static hotset_status cpu_submit(device_queue *q, device_list *l, uint64_t epoch, hotset_error *err) {
+    HOTSET_TRY(cpu_failure(q->cpu, err));
+    for (uint32_t i = 0; i < l->op_n; i++)
+        for (uint32_t phase = 0; phase < CPU_OP_PHASES; phase++)
+            atomic_store_explicit(&l->op[i].next[phase], 0, memory_order_relaxed);
+    list_walk job = {l, epoch};
+    if (team_run(q->cpu->team, walk, &job, &q->cpu->failure)) return cpu_failure(q->cpu, err);
+    return HOTSET_OK;
+}
+
+static void cpu_set_trace(device *d, device_trace_fn *trace, void *cookie) {
+    cpu_of(d)->trace = trace;
+    cpu_of(d)->trace_cookie = cookie;
+}
+
+/* ---- Limits ---- */
+
+typedef struct read_job {
+    const cpu_kernels *kernels;
+    const uint8_t *from;
+    uint64_t bytes;
+    _Atomic uint64_t next, sum;
+} read_job;
+
+static void read_share(void *cookie, uint32_t thread_i) {
+    (void)thread_i;
+    read_job *job = cookie;
+    uint64_t sum = 0;
+    for (uint64_t at; (at = atomic_fetch_add(&job->next, READ_PIECE_BYTES)) < job->bytes;)
+        sum += job->kernels->read_sum(job->from + at, (size_t)min_u64(READ_PIECE_BYTES, job->bytes - at));
+    atomic_fetch_add(&job->sum, sum);
+}
+
+/* The best of the passes that fit into the time: a limit is what was reached, not what was usual. */
+static hotset_status read_rate(cpu_device *cpu, const uint8_t *from, uint64_t bytes, double seconds,
+                               double *out, hotset_error *err) {
+    double best = 0, end_s = base_now_s() + seconds;
+    do {
+        read_job job = {.kernels = &cpu->kernels, .from = from, .bytes = bytes};
+        double begin_s = base_now_s();
+        HOTSET_TRY(team_run(cpu->team, read_share, &job, err));
+        double rate = (double)bytes / (base_now_s() - begin_s);
+        if (rate > best) best = rate;
+    } while (base_now_s() < end_s);
+    *out = best;
+    return HOTSET_OK;
+}
+
+typedef struct peak_job {
+    double (*run)(size_t iterations, float *sink);
+    _Atomic uint64_t operations;
+} peak_job;
+
+static void peak_share(void *cookie, uint32_t thread_i) {
+    (void)thread_i;
+    peak_job *job = cookie;
+    float sink;
+    atomic_fetch_add(&job->operations, (uint64_t)job->run(PEAK_ITERATIONS, &sink));
+}
+
+static hotset_status peak_rate(cpu_device *cpu, double (*run)(size_t, float *), double seconds, double *out,
+                               hotset_error *err) {
+    double best = 0, end_s = base_now_s() + seconds;
+    do {
+        peak_job job = {.run = run};
+        double begin_s = base_now_s();
+        HOTSET_TRY(team_run(cpu->team, peak_share, &job, err));
+        double rate = (double)job.operations / (base_now_s() - begin_s);
+        if (rate > best) best = rate;
+    } while (base_now_s() < end_s);
+    *out = best;
+    return HOTSET_OK;
+}
+
+static hotset_status cpu_measure(device *d, const device_ref *mapped, uint64_t mapped_bytes, double seconds,
+                                 hotset_limits *out, hotset_error *err) {
+    cpu_device *cpu = cpu_of(d);
+    *out = (hotset_limits){0};
+    double share_s = seconds / 4;
+    uint8_t *pages = pages_alloc(MEASURE_BYTES);
+    if (!pages) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for measuring the read speed");
+    memset(pages, 1, MEASURE_BYTES);
+    hotset_status status =
+        read_rate(cpu, pages, MEASURE_BYTES, share_s, &out->read_anonymous_bytes_per_s, err);
+    pages_free(pages, MEASURE_BYTES);
+    if (!status && mapped) {
+        /* whole pages inside the range, as read_sum wants them */
+        uint64_t from = round_up((uintptr_t)cpu_at(*mapped), 4096) - (uintptr_t)cpu_at(*mapped);
+        uint64_t bytes =
+            mapped_bytes > from ? min_u64((mapped_bytes - from) / 4096 * 4096, MEASURE_BYTES) : 0;
+        if (bytes)
+            status = read_rate(cpu, (const uint8_t *)cpu_at(*mapped) + from, bytes, share_s,
+                               &out->read_mapped_bytes_per_s, err);
+    }
+    if (!status) status = peak_rate(cpu, cpu->kernels.peak_int8, share_s, &out->int8_op_per_s, err);
+    if (!status) status = peak_rate(cpu, cpu->kernels.peak_f32, share_s, &out->float_flop_per_s, err);
+    return status;
+}
+
+/* ---- Open and close ---- */
+
+static void cpu_close(device *d) {
+    if (!d) return;
+    cpu_device *cpu = cpu_of(d);
+    team_close(cpu->team);
+    cpu_topology_close(&cpu->topology);
+    free(cpu);
+}
+
+static const device_interface cpu_interface = {
+    .close = cpu_close,
+    .memory = cpu_memory,
+    .buffer_alloc = cpu_buffer_alloc,
+    .buffer_wrap = cpu_buffer_wrap,
+    .buffer_free = cpu_buffer_free,
+    .queue_open = cpu_queue_open,
+    .queue_close = cpu_queue_close,
+    .copy_async = cpu_copy_async,
+    .workspace_bytes = cpu_workspace_bytes,
+    .list_record = cpu_list_record,
+    .list_free = cpu_list_free,
+    .submit = cpu_submit,
+    .queue_wait = cpu_queue_wait,
+    .queue_signal = cpu_queue_signal,
+    .queue_drain = cpu_queue_drain,
+    .measure = cpu_measure,
+    .set_trace = cpu_set_trace,
+};
+
+static hotset_status choose_isa(const char *name, cpu_isa *out, hotset_error *err) {
+    *out = cpu_isa_detect();
+    cpu_isa wanted;
+    if (!name) return HOTSET_OK;
+    if (!cpu_isa_by_name(name, &wanted))
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "unknown instruction set '%s' (scalar, avx2 or avx512)",
+                           name);
+    if (wanted > *out)
+        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "this processor lacks %s: its best is %s",
+                           cpu_isa_name(wanted), cpu_isa_name(*out));
+    *out = wanted;
+    return HOTSET_OK;
+}
+
+hotset_status device_cpu_open(device **out, const device_cpu_options *options, hotset_error *err) {
+    *out = NULL;
+    cpu_isa isa;
+    HOTSET_TRY(choose_isa(options->isa, &isa, err));
+    cpu_device *cpu;
+    HOTSET_TRY(base_calloc(&cpu, 1, sizeof *cpu, "the CPU device", err));
+    cpu->base = (device){.api = &cpu_interface, .name = "cpu", .alignment = CPU_ALIGN};
+    cpu_kernels_init(&cpu->kernels, isa);
+    hotset_status status = cpu_topology_open(&cpu->topology, err);
+    if (!status) {
+        uint32_t thread_n = options->thread_n ? options->thread_n : cpu->topology.core_n;
+        status = team_open(&cpu->team, thread_n, &cpu->topology, err);
+    }
+    if (!status) status = cpu_selftest(&cpu->kernels, err);
+    if (status)
+        cpu_close(&cpu->base);
+    else
+        *out = &cpu->base;
+    return status;
+}
+
+const char *device_cpu_isa(const device *d) { return ((const cpu_device *)(const void *)d)->kernels.isa; }
+
+hotset_status device_cpu_get_facts(device_cpu_facts *out, hotset_error *err) {
+    cpu_topology topology;
+    HOTSET_TRY(cpu_topology_open(&topology, err));
+    *out = (device_cpu_facts){topology.core_n, cpu_memory_free_bytes(), cpu_isa_name(cpu_isa_detect())};
+    cpu_topology_close(&topology);
+    return HOTSET_OK;
+}

@@ -7,8 +7,8 @@
  * Activations. Quantised products take 8-bit activations. The rule is the same in every implementation and for
  * decode and prefill, so that all of them agree: per block of B consecutive values (B = 32 for Q4_0, Q8_0; 256 for
  * Q4_K, Q6_K), a = max|x|, d = a / 127, q = round-to-nearest-even(x * (127 / a)) in float (all q = 0 where
- * a = 0 or 127 / a overflows); non-finite values are the caller's bug. Float weights (F32, F16, BF16) take float activations unchanged. Each
- * implementation may pack these numbers as it likes ("packed activation", "panel").
+ * a = 0 or 127 / a overflows); non-finite values are the caller's bug. Float weights (F32, F16, BF16) take float
+ * activations unchanged. Each implementation may pack these numbers as it likes ("packed activation", "panel").
  */
 #ifndef HOTSET_CPU_KERNELS_H
 #define HOTSET_CPU_KERNELS_H
@@ -36,8 +36,8 @@ typedef struct cpu_matmul {
     size_t (*tile_bytes)(size_t k);
     /* Unpacks row_n <= tile_rows weight rows into a form fit for tile_mul. */
     void (*tile_unpack)(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k);
-    /* y[c * y_stride + r] = W[r] . x[c] for r < tile_rows, c < panel_cols: writes the whole rectangle, also where the
-     * tile or panel was packed with fewer rows (those values are unspecified but finite work: no traps). */
+    /* y[c * y_stride + r] = W[r] . x[c] for the rows and columns that the tile and the panel were packed with. What
+     * else of the rectangle r < tile_rows, c < panel_cols is written is unspecified: y must have room for all of it. */
     void (*tile_mul)(float *y, size_t y_stride, const void *tile, const void *panel, size_t k);
 } cpu_matmul;
 

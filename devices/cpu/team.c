@@ -1,2 +1,111 @@
-/* team.c */
-typedef int empty_translation_unit;
+/* team.c - OpenMP threads, pinned by hwloc's map of the cores, with a barrier of our own.
+ *
+ * libgomp keeps its threads between parallel regions, so a region costs a wake-up; inside one, threads meet
+ * at team_barrier, which spins for a bounded time (operations are microseconds apart) and then sleeps in the
+ * kernel, so that a busy machine is not made worse.
+ */
+#include "devices/cpu/team.h"
+
+#include <linux/futex.h>
+#include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { CACHE_LINE = 64, SPINS_BEFORE_SLEEP = 4096 };
+
+struct team {
+    uint32_t thread_n;
+    uint32_t core_n;
+    int *core_pu;
+    _Alignas(CACHE_LINE) _Atomic uint32_t arrived;
+    _Alignas(CACHE_LINE) _Atomic uint32_t phase; /* futex word: counts completed barriers */
+    _Atomic uint32_t sleepers;
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+}
+
+static void futex_wake_all(_Atomic uint32_t *word) {
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+static inline void cpu_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+}
+
+hotset_status team_open(team **out, uint32_t thread_n, const cpu_topology *topology, hotset_error *err) {
+    *out = NULL;
+    team *t = aligned_alloc(CACHE_LINE, round_up(sizeof *t, CACHE_LINE));
+    if (!t) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the thread team");
+    *t = (team){.thread_n = thread_n, .core_n = topology->core_n};
+    hotset_status status =
+        base_calloc(&t->core_pu, topology->core_n, sizeof *t->core_pu, "the thread team", err);
+    if (status) {
+        team_close(t);
+        return status;
+    }
+    for (uint32_t i = 0; i < topology->core_n; i++) t->core_pu[i] = topology->core_pu[i];
+    *out = t;
+    return HOTSET_OK;
+}
+
+void team_close(team *t) {
+    if (!t) return;
+    free(t->core_pu);
+    free(t);
+}
+
+uint32_t team_thread_n(const team *t) { return t->thread_n; }
+
+/* Puts the calling thread on its core, if it is not there already. */
+static void pin(const team *t, uint32_t thread_i) {
+    if (thread_i >= t->core_n || t->core_pu[thread_i] < 0) return;
+    cpu_set_t want, have;
+    CPU_ZERO(&want);
+    CPU_SET((size_t)t->core_pu[thread_i], &want);
+    if (!sched_getaffinity(0, sizeof have, &have) && CPU_EQUAL(&want, &have)) return;
+    sched_setaffinity(0, sizeof want, &want); /* a refusal costs speed, not correctness */
+}
+
+hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset_error *err) {
+    cpu_set_t caller;
+    bool restore = !sched_getaffinity(0, sizeof caller, &caller);
+    uint32_t got = 0;
+#pragma omp parallel num_threads((int)t->thread_n) shared(got)
+    {
+        uint32_t i = (uint32_t)omp_get_thread_num(), n = (uint32_t)omp_get_num_threads();
+        if (i == 0) got = n;
+        if (n == t->thread_n) {
+            pin(t, i);
+            fn(cookie, i);
+        }
+    }
+    if (restore) sched_setaffinity(0, sizeof caller, &caller);
+    if (got == t->thread_n) return HOTSET_OK;
+    return hotset_fail(err, HOTSET_E_DEVICE, "the system gave %u threads of the %u that the plan has", got,
+                       t->thread_n);
+}
+
+void team_barrier(team *t) {
+    if (t->thread_n == 1) return;
+    uint32_t phase = atomic_load_explicit(&t->phase, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->thread_n) {
+        atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&t->phase, phase + 1, memory_order_seq_cst);
+        if (atomic_load_explicit(&t->sleepers, memory_order_seq_cst)) futex_wake_all(&t->phase);
+        return;
+    }
+    for (int spin = 0; spin < SPINS_BEFORE_SLEEP; spin++) {
+        if (atomic_load_explicit(&t->phase, memory_order_acquire) != phase) return;
+        cpu_relax();
+    }
+    atomic_fetch_add_explicit(&t->sleepers, 1, memory_order_seq_cst);
+    while (atomic_load_explicit(&t->phase, memory_order_seq_cst) == phase) futex_wait(&t->phase, phase);
+    atomic_fetch_sub_explicit(&t->sleepers, 1, memory_order_relaxed);
+}

@@ -1,0 +1,214 @@
+/* attention.c - rotating and storing keys and values, and attention with streaming softmax over the stored
+ * ones.
+ *
+ * A row's positions are cut into runs of ATTEND_RUN. Each run gives (output, max, sum) per head, and runs are
+ * folded from the left: the result does not depend on how runs were shared out, so it is the same for any
+ * thread count.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "devices/cpu/ops.h"
+
+enum {
+    ATTEND_RUN = 256,       /* positions per run */
+    ATTEND_SPREAD_ROWS = 4, /* with at most so many rows the runs of one row are spread over threads */
+    PREPARE_HEADS = 8       /* heads per piece of work */
+};
+
+/* ---- q = rope(norm(q)); k = rope(norm(k)); state <- k, v ---- */
+
+static void *state_at(device_ref state, uint64_t slot_bytes, const device_row *row, uint32_t context_n,
+                      uint32_t head_i, uint32_t width, bool f16) {
+    uint64_t element = ((uint64_t)head_i * context_n + (uint64_t)row->position) * width;
+    return (uint8_t *)cpu_at(state) + slot_bytes * (uint64_t)row->slot + element * (f16 ? 2 : 4);
+}
+
+static void state_store(const cpu_worker *w, void *to, const float *x, uint32_t n, bool f16) {
+    if (f16)
+        w->kernels->f32_to_f16(to, x, n);
+    else
+        memcpy(to, x, n * sizeof *x);
+}
+
+static void rotate_head(const cpu_op *op, const cpu_worker *w, float *x, device_ref norm, uint32_t r) {
+    if (norm.buffer)
+        w->kernels->rmsnorm(x, x, cpu_floats(norm), op->op.prepare.key_n, op->op.prepare.epsilon);
+    if (op->op.prepare.rotary.ref.buffer)
+        w->kernels->rope(x, cpu_row(op->op.prepare.rotary, r), op->op.prepare.pair_n,
+                         op->op.prepare.adjacent);
+}
+
+static void prepare_head(const cpu_op *op, const cpu_worker *w, uint32_t r, uint32_t head) {
+    uint32_t head_n = op->op.prepare.head_n, key_n = op->op.prepare.key_n, value_n = op->op.prepare.value_n;
+    if (head < head_n) {
+        rotate_head(op, w, cpu_row(op->op.prepare.q, r) + (size_t)head * key_n, op->op.prepare.q_norm, r);
+        return;
+    }
+    head -= head_n;
+    float *k = cpu_row(op->op.prepare.k, r) + (size_t)head * key_n;
+    const float *v = cpu_row(op->op.prepare.v, r) + (size_t)head * value_n;
+    rotate_head(op, w, k, op->op.prepare.k_norm, r);
+    const device_row *row = &w->row[r];
+    bool f16 = op->op.prepare.state_f16;
+    uint32_t context_n = op->op.prepare.context_n;
+    state_store(
+        w,
+        state_at(op->op.prepare.key_state, op->op.prepare.key_slot_bytes, row, context_n, head, key_n, f16),
+        k, key_n, f16);
+    state_store(w,
+                state_at(op->op.prepare.value_state, op->op.prepare.value_slot_bytes, row, context_n, head,
+                         value_n, f16),
+                v, value_n, f16);
+}
+
+void cpu_prepare_run(cpu_op *op, const cpu_worker *w) {
+    uint32_t heads = op->op.prepare.head_n + op->op.prepare.head_kv_n, row_n = cpu_row_n(op, w);
+    uint32_t piece_n = (heads + PREPARE_HEADS - 1) / PREPARE_HEADS;
+    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * piece_n;) {
+        uint32_t r = item / piece_n, from = item % piece_n * PREPARE_HEADS;
+        for (uint32_t head = from; head < heads && head < from + PREPARE_HEADS; head++)
+            prepare_head(op, w, r, head);
+    }
+}
+
+/* ---- y = softmax(scale q k^T) v ---- */
+
+/* Result of one or more runs for the heads of one group, before division: views into memory of
+ * partial_floats(). */
+typedef struct partial {
+    float *out, *max, *sum;
+} partial;
+
+static uint32_t group_n(const device_op *op) { return op->attend.head_n / op->attend.head_kv_n; }
+
+static size_t partial_floats(const device_op *op) { return (size_t)group_n(op) * (op->attend.value_n + 2); }
+
+static partial partial_at(const device_op *op, float *memory) {
+    uint32_t g = group_n(op);
+    return (partial){memory, memory + (size_t)g * op->attend.value_n,
+                     memory + (size_t)g * op->attend.value_n + g};
+}
+
+static uint32_t run_n_max(const device_op *op) {
+    return (op->attend.context_n + ATTEND_RUN - 1) / ATTEND_RUN;
+}
+
+/* First position that a row sees. */
+static uint32_t first_seen(const device_op *op, const device_row *row) {
+    uint32_t n = (uint32_t)row->position + 1, window = op->attend.window_n;
+    return window && n > window ? n - window : 0;
+}
+
+/* Runs of a row: they begin at multiples of ATTEND_RUN from the first position seen. */
+static uint32_t row_run_n(const device_op *op, const device_row *row) {
+    return ((uint32_t)row->position + 1 - first_seen(op, row) + ATTEND_RUN - 1) / ATTEND_RUN;
+}
+
+cpu_scratch cpu_attend_scratch(const device_op *op) {
+    uint64_t spread_rows = op->row_max < ATTEND_SPREAD_ROWS ? op->row_max : ATTEND_SPREAD_ROWS;
+    uint64_t partials = spread_rows * op->attend.head_kv_n * run_n_max(op) * partial_floats(op);
+    uint64_t thread = (uint64_t)group_n(op) * ATTEND_RUN + 2 * partial_floats(op);
+    return (cpu_scratch){round_up(partials * sizeof(float), CPU_ALIGN),
+                         round_up(thread * sizeof(float), CPU_ALIGN)};
+}
+
+static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r, uint32_t head_kv,
+                           uint32_t run_i, partial p, float *scores) {
+    const device_row *row = &w->row[r];
+    uint32_t from = first_seen(op, row) + run_i * ATTEND_RUN, end = (uint32_t)row->position + 1;
+    device_row first = *row;
+    first.position = (int32_t)from;
+    bool f16 = op->attend.state_f16;
+    size_t item = f16 ? 2 : 4;
+    cpu_attend_args args = {
+        .q = cpu_row(op->attend.q, r) + (size_t)head_kv * group_n(op) * op->attend.key_n,
+        .head_n = group_n(op),
+        .key_n = op->attend.key_n,
+        .value_n = op->attend.value_n,
+        .key = state_at(op->attend.key_state, op->attend.key_slot_bytes, &first, op->attend.context_n,
+                        head_kv, op->attend.key_n, f16),
+        .value = state_at(op->attend.value_state, op->attend.value_slot_bytes, &first, op->attend.context_n,
+                          head_kv, op->attend.value_n, f16),
+        .key_stride = op->attend.key_n * item,
+        .value_stride = op->attend.value_n * item,
+        .row_n = end - from < ATTEND_RUN ? end - from : ATTEND_RUN,
+        .f16 = f16,
+        .scale = op->attend.scale,
+        .softcap = op->attend.softcap,
+        .scores = scores,
+        .out = p.out,
+        .max = p.max,
+        .sum = p.sum,
+    };
+    w->kernels->attend(&args);
+}
+
+/* into <- into merged with next: softmax over the union of their positions. */
+static void merge(const device_op *op, partial into, partial next) {
+    uint32_t n = op->attend.value_n;
+    for (uint32_t g = 0; g < group_n(op); g++) {
+        float max = fmaxf(into.max[g], next.max[g]);
+        float a = expf(into.max[g] - max), b = expf(next.max[g] - max);
+        for (uint32_t i = 0; i < n; i++)
+            into.out[(size_t)g * n + i] = into.out[(size_t)g * n + i] * a + next.out[(size_t)g * n + i] * b;
+        into.sum[g] = into.sum[g] * a + next.sum[g] * b;
+        into.max[g] = max;
+    }
+}
+
+static void write_output(const device_op *op, uint32_t r, uint32_t head_kv, partial p) {
+    uint32_t n = op->attend.value_n;
+    float *y = cpu_row(op->attend.y, r) + (size_t)head_kv * group_n(op) * n;
+    for (uint32_t g = 0; g < group_n(op); g++) {
+        float inverse = 1 / p.sum[g];
+        for (uint32_t i = 0; i < n; i++) y[(size_t)g * n + i] = p.out[(size_t)g * n + i] * inverse;
+    }
+}
+
+/* Many rows: each piece of work is all runs of one row and key/value head. */
+static void attend_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
+    const device_op *o = &op->op;
+    float *scratch = (float *)(void *)cpu_thread_scratch(w, cpu_attend_scratch(o));
+    float *scores = scratch + 2 * partial_floats(o);
+    partial whole = partial_at(o, scratch), next = partial_at(o, scratch + partial_floats(o));
+    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * o->attend.head_kv_n;) {
+        uint32_t r = item / o->attend.head_kv_n, head_kv = item % o->attend.head_kv_n;
+        attend_one_run(o, w, r, head_kv, 0, whole, scores);
+        for (uint32_t run = 1; run < row_run_n(o, &w->row[r]); run++) {
+            attend_one_run(o, w, r, head_kv, run, next, scores);
+            merge(o, whole, next);
+        }
+        write_output(o, r, head_kv, whole);
+    }
+}
+
+/* Few rows: runs are shared out, then folded in the same order as above. */
+static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
+    const device_op *o = &op->op;
+    float *partials = (float *)(void *)w->workspace;
+    float *scores = (float *)(void *)cpu_thread_scratch(w, cpu_attend_scratch(o));
+    uint32_t heads = o->attend.head_kv_n, run_max = 0;
+    for (uint32_t r = 0; r < row_n; r++) run_max = (uint32_t)max_u64(run_max, row_run_n(o, &w->row[r]));
+    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * heads * run_max;) {
+        uint32_t run = item % run_max, head_kv = item / run_max % heads, r = item / run_max / heads;
+        if (run >= row_run_n(o, &w->row[r])) continue;
+        attend_one_run(o, w, r, head_kv, run, partial_at(o, partials + item * partial_floats(o)), scores);
+    }
+    team_barrier(w->team);
+    for (uint32_t item; (item = cpu_take(op, 1)) < row_n * heads;) {
+        float *first = partials + (size_t)item * run_max * partial_floats(o);
+        uint32_t r = item / heads;
+        for (uint32_t run = 1; run < row_run_n(o, &w->row[r]); run++)
+            merge(o, partial_at(o, first), partial_at(o, first + run * partial_floats(o)));
+        write_output(o, r, item % heads, partial_at(o, first));
+    }
+}
+
+void cpu_attend_run(cpu_op *op, const cpu_worker *w) {
+    uint32_t row_n = cpu_row_n(op, w);
+    if (row_n <= ATTEND_SPREAD_ROWS)
+        attend_spread(op, w, row_n);
+    else
+        attend_rows(op, w, row_n);
+}

@@ -1,0 +1,108 @@
+/* avx2.h - what the AVX2 files share: who fills which slots, and small pieces on 8 floats and 32 bytes.
+ *
+ * Only files compiled with -mavx2 -mfma -mf16c may include this.
+ */
+#ifndef HOTSET_CPU_AVX2_H
+#define HOTSET_CPU_AVX2_H
+
+#include "devices/cpu/kernels.h"
+
+#include <float.h>
+#include <immintrin.h>
+#include <string.h>
+
+/* Each fills its slots: avx2_gemv.c act_* and gemv; avx2_gemm.c and avx2_sgemm.c panel_* and tile_*;
+ * avx2_attend.c attend. The rest is in avx2.c. */
+void cpu_avx2_gemv_init(cpu_kernels *k);
+void cpu_avx2_gemm_init(cpu_kernels *k);
+void cpu_avx2_sgemm_init(cpu_kernels *k);
+void cpu_avx2_attend_init(cpu_kernels *k);
+
+#define AVX2_INLINE static inline __attribute__((always_inline))
+#define AVX2_UNROLL _Pragma("GCC unroll 16")
+
+AVX2_INLINE __m256i load_256(const void *p) { return _mm256_loadu_si256(p); }
+AVX2_INLINE __m128i load_128(const void *p) { return _mm_loadu_si128(p); }
+
+/* A half at any address, in every lane. */
+AVX2_INLINE __m256 load_half(const uint8_t *p) {
+    int16_t h;
+    memcpy(&h, p, sizeof h);
+    return _mm256_cvtph_ps(_mm_set1_epi16(h));
+}
+
+AVX2_INLINE float sum_8(__m256 v) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+AVX2_INLINE float max_8(__m256 v) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+/* Eight weights, or state values, of a float type at any address. */
+AVX2_INLINE __m256 load_f32(const void *p) { return _mm256_loadu_ps(p); }
+AVX2_INLINE __m256 load_f16(const void *p) { return _mm256_cvtph_ps(load_128(p)); }
+AVX2_INLINE __m256 load_bf16(const void *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16));
+}
+
+/* The first n < 8 of them, zeros after: reads only those. */
+#define AVX2_LOAD_PART(load, p, n, item_bytes)                                                               \
+    ({                                                                                                       \
+        uint8_t part_[32] = {0};                                                                             \
+        memcpy(part_, (p), (n) * (item_bytes));                                                              \
+        load(part_);                                                                                         \
+    })
+
+/* ---- Activations to 8 bits, by the rule of kernels.h ---- */
+
+/* Scale of n values (a multiple of 32) and the factor that makes integers of them. */
+AVX2_INLINE float act_scale(const float *x, size_t n, __m256 *inverse) {
+    const __m256 magnitude = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    __m256 max[4];
+    for (size_t j = 0; j < 4; j++) max[j] = _mm256_setzero_ps();
+    for (size_t i = 0; i < n; i += 32) {
+        AVX2_UNROLL
+        for (size_t j = 0; j < 4; j++)
+            max[j] = _mm256_max_ps(max[j], _mm256_and_ps(_mm256_loadu_ps(x + i + 8 * j), magnitude));
+    }
+    const float a = max_8(_mm256_max_ps(_mm256_max_ps(max[0], max[1]), _mm256_max_ps(max[2], max[3])));
+    const float factor = 127.0f / a;
+    *inverse = _mm256_set1_ps(factor <= FLT_MAX ? factor : 0.0f);
+    return a / 127.0f;
+}
+
+/* 32 values to bytes in their order. */
+AVX2_INLINE __m256i act_bytes_32(const float *x, __m256 inverse) {
+    __m256i v[4];
+    AVX2_UNROLL
+    for (int j = 0; j < 4; j++) v[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * j), inverse));
+    const __m256i lanes = _mm256_packs_epi16(_mm256_packs_epi32(v[0], v[1]), _mm256_packs_epi32(v[2], v[3]));
+    return _mm256_permutevar8x32_epi32(lanes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+/* Sums of four neighbouring signed bytes, in 8 lanes. */
+AVX2_INLINE __m256i sum_quads(__m256i bytes) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+}
+
+/* ---- Q4_K scales ---- */
+
+/* The 12 bytes of 6-bit numbers as {scale 0-3, min 0-3, scale 4-7, min 4-7} bytes (layout: devices/quant.h).
+ */
+AVX2_INLINE __m128i q4_k_scales(const uint8_t *scales) {
+    uint64_t first;
+    uint32_t last;
+    memcpy(&first, scales, sizeof first);
+    memcpy(&last, scales + 8, sizeof last);
+    const uint64_t low = first & 0x3f3f3f3f3f3f3f3full;
+    const uint64_t nibbles = (last & 0x0f0f0f0fu) | (uint64_t)(last >> 4 & 0x0f0f0f0fu) << 32;
+    const uint64_t high = (first >> 2 & 0x3030303030303030ull) | nibbles;
+    return _mm_set_epi64x((long long)high, (long long)low);
+}
+
+#endif

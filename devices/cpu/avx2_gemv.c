@@ -1,0 +1,323 @@
+/* avx2_gemv.c - decode: rows of weights times one activation vector.
+ *
+ * Rows are walked one after the other: the hardware prefetcher follows one stream better than several in
+ * lockstep. vpmaddubsw wants one unsigned operand, so unsigned quants meet signed activations and the offset
+ * of the quants is paid once per vector, as sums of the activations that the packing leaves beside them.
+ */
+#include "devices/cpu/avx2.h"
+#include "devices/quant.h"
+
+#include <stddef.h>
+
+/* Asks for the lines of the step of `bytes` that comes 4 KiB later; harmless past the end of the weights. */
+AVX2_INLINE void prefetch_step(const uint8_t *w, size_t bytes) {
+    AVX2_UNROLL
+    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)w + 4096 + i, _MM_HINT_T0);
+}
+
+/* ---- Float types: the activations are the floats, with zeros up to a multiple of 8 ---- */
+
+static size_t act_bytes_float(size_t k) { return round_up(k, 8) * sizeof(float); }
+
+static void act_pack_float(void *act, const float *x, size_t k) {
+    memcpy(act, x, k * sizeof *x);
+    memset((float *)act + k, 0, (round_up(k, 8) - k) * sizeof *x);
+}
+
+#define FLOAT_GEMV(type, item_bytes)                                                                         \
+    static float dot_##type(const uint8_t *w, const float *x, size_t k) {                                    \
+        __m256 sum[4];                                                                                       \
+        for (size_t j = 0; j < 4; j++) sum[j] = _mm256_setzero_ps();                                         \
+        size_t i = 0;                                                                                        \
+        for (; i + 32 <= k; i += 32, w += 32 * (item_bytes)) {                                               \
+            AVX2_UNROLL                                                                                      \
+            for (size_t j = 0; j < 4; j++)                                                                   \
+                sum[j] = _mm256_fmadd_ps(load_##type(w + 8 * j * (item_bytes)),                              \
+                                         _mm256_load_ps(x + i + 8 * j), sum[j]);                             \
+        }                                                                                                    \
+        for (; i + 8 <= k; i += 8, w += 8 * (item_bytes))                                                    \
+            sum[0] = _mm256_fmadd_ps(load_##type(w), _mm256_load_ps(x + i), sum[0]);                         \
+        if (i < k)                                                                                           \
+            sum[1] = _mm256_fmadd_ps(AVX2_LOAD_PART(load_##type, w, k - i, item_bytes),                      \
+                                     _mm256_load_ps(x + i), sum[1]);                                         \
+        return sum_8(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_add_ps(sum[2], sum[3])));           \
+    }
+FLOAT_GEMV(f32, 4)
+FLOAT_GEMV(f16, 2)
+FLOAT_GEMV(bf16, 2)
+
+/* ---- Q8_0: bytes, then one scale per 32 ---- */
+
+static size_t act_bytes_q8_0(size_t k) { return k + k / 32 * sizeof(float); }
+
+static void act_pack_q8_0(void *act, const float *x, size_t k) {
+    uint8_t *q = act, *d = q + k;
+    for (size_t i = 0; i < k; i += 32, d += sizeof(float)) {
+        __m256 inverse;
+        const float scale = act_scale(x + i, 32, &inverse);
+        memcpy(d, &scale, sizeof scale);
+        _mm256_store_si256((__m256i *)(void *)(q + i), act_bytes_32(x + i, inverse));
+    }
+}
+
+/* |w| times x with the sign of w: |-128| is 128 unsigned and x is never -128, so nothing saturates (2 * 128 *
+ * 127). */
+AVX2_INLINE __m256i dot_bytes(__m256i w, __m256i x) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
+static float dot_q8_0(const uint8_t *w, const void *act, size_t k) {
+    const uint8_t *q = act;
+    const float *d = (const float *)(const void *)(q + k);
+    __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    size_t b = 0;
+    for (; b + 2 <= k / 32; b += 2, w += 2 * sizeof(quant_q8_0), q += 64) {
+        prefetch_step(w, 2 * sizeof(quant_q8_0));
+        AVX2_UNROLL
+        for (size_t j = 0; j < 2; j++) {
+            const uint8_t *block = w + j * sizeof(quant_q8_0);
+            const __m256i s = dot_bytes(load_256(block + 2), load_256(q + 32 * j));
+            const __m256 scale = _mm256_mul_ps(load_half(block), _mm256_broadcast_ss(d + b + j));
+            sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), scale, sum[j]);
+        }
+    }
+    if (b < k / 32) {
+        const __m256i s = dot_bytes(load_256(w + 2), load_256(q));
+        const __m256 scale = _mm256_mul_ps(load_half(w), _mm256_broadcast_ss(d + b));
+        sum[0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), scale, sum[0]);
+    }
+    return sum_8(_mm256_add_ps(sum[0], sum[1]));
+}
+
+/* ---- Q4_0: four blocks per step, two per register, one in each half ---- */
+
+enum { Q4_0_STEP = 4 * sizeof(quant_q4_0) };
+
+typedef struct act_q4_0 { /* of blocks 0 to 3; zeros in place of missing ones */
+    int8_t q[2][2][32];   /* [blocks 0 and 1 | 2 and 3][values 0-15 | 16-31 of each of the two] */
+    int32_t start[8]; /* -8 * the sum of the bytes that each 32-bit lane meets: the offset of the quants */
+    float d[8];       /* scale of the block that the lane belongs to: 0 2 0 2 1 3 1 3 */
+} act_q4_0;
+
+static size_t act_bytes_q4_0(size_t k) { return (k + 127) / 128 * sizeof(act_q4_0); }
+
+/* From lanes of 16 bits of blocks 0 | 1 and 2 | 3 to lanes of 32 bits of blocks 0 2 0 2 | 1 3 1 3. */
+AVX2_INLINE __m256i merge_pairs(__m256i a, __m256i b) {
+    const __m256i sums = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+}
+
+static void act_pack_q4_0(void *act, const float *x, size_t k) {
+    for (act_q4_0 *a = act; k > 0; a++) {
+        __m256i q[4], pairs[2];
+        float d[4] = {0};
+        for (int j = 0; j < 4; j++) q[j] = _mm256_setzero_si256();
+        for (int j = 0; j < 4 && k > 0; j++, x += 32, k -= 32) {
+            __m256 inverse;
+            d[j] = act_scale(x, 32, &inverse);
+            q[j] = act_bytes_32(x, inverse);
+        }
+        for (int j = 0; j < 2; j++) {
+            const __m256i low = _mm256_permute2x128_si256(q[2 * j], q[2 * j + 1], 0x20);
+            const __m256i high = _mm256_permute2x128_si256(q[2 * j], q[2 * j + 1], 0x31);
+            const __m256i one = _mm256_set1_epi8(1);
+            _mm256_store_si256((__m256i *)(void *)a->q[j][0], low);
+            _mm256_store_si256((__m256i *)(void *)a->q[j][1], high);
+            pairs[j] = _mm256_add_epi16(_mm256_maddubs_epi16(one, low), _mm256_maddubs_epi16(one, high));
+        }
+        const __m256i sums = merge_pairs(pairs[0], pairs[1]);
+        const __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(sums, 3));
+        _mm256_store_si256((__m256i *)(void *)a->start, start);
+        for (int i = 0; i < 8; i++) a->d[i] = d[i / 4 + i % 2 * 2];
+    }
+}
+
+/* The nibbles of two blocks times their activations: 16 lanes of 16 bits, each at most 4 * 15 * 127. */
+AVX2_INLINE __m256i dot_nibbles(const uint8_t *first, const uint8_t *second, const int8_t (*q)[32]) {
+    const __m256i mask = _mm256_set1_epi8(15),
+                  nibbles = _mm256_set_m128i(load_128(second + 2), load_128(first + 2));
+    const __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(nibbles, mask), load_256(q[0]));
+    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), mask);
+    return _mm256_add_epi16(low, _mm256_maddubs_epi16(high, load_256(q[1])));
+}
+
+AVX2_INLINE uint64_t half_bits(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return h;
+}
+
+AVX2_INLINE __m256 dot_q4_0_step(const uint8_t *w, const act_q4_0 *a, __m256 sum) {
+    enum { B = sizeof(quant_q4_0) };
+    const __m256i pairs_01 = dot_nibbles(w, w + B, a->q[0]),
+                  pairs_23 = dot_nibbles(w + 2 * B, w + 3 * B, a->q[1]);
+    const __m256i s = _mm256_add_epi32(merge_pairs(pairs_01, pairs_23), load_256(a->start));
+    const uint64_t halves =
+        half_bits(w) | half_bits(w + 2 * B) << 16 | half_bits(w + B) << 32 | half_bits(w + 3 * B) << 48;
+    const __m128d scales_0213 = _mm_castps_pd(_mm_cvtph_ps(_mm_cvtsi64_si128((long long)halves)));
+    const __m256 scale = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castpd128_pd256(scales_0213), 0x50));
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), _mm256_mul_ps(scale, _mm256_load_ps(a->d)), sum);
+}
+
+static float dot_q4_0(const uint8_t *w, const void *act, size_t k) {
+    const act_q4_0 *a = act;
+    __m256 sum = _mm256_setzero_ps();
+    for (; k >= 128; k -= 128, a++, w += Q4_0_STEP) {
+        prefetch_step(w, Q4_0_STEP);
+        sum = dot_q4_0_step(w, a, sum);
+    }
+    if (k > 0) {
+        uint8_t rest[Q4_0_STEP] = {0};
+        memcpy(rest, w, k / 32 * sizeof(quant_q4_0));
+        sum = dot_q4_0_step(rest, a, sum);
+    }
+    return sum_8(sum);
+}
+
+/* ---- Q4_K and Q6_K: one block of 256 per step ---- */
+
+typedef struct act_256 {
+    int8_t q[256];
+    int16_t sums[16]; /* Q4_K: {0, 0, 0, 0, s0-3, 0, 0, 0, 0, s4-7} with s the sums of 32, to meet
+                         q4_k_scales; Q6_K: minus the sums of 16 */
+    float d;
+    float unused[7]; /* keeps the next block aligned */
+} act_256;
+
+static size_t act_bytes_256(size_t k) { return k / 256 * sizeof(act_256); }
+
+/* Bytes and scale of one block; sum16[i] is the sum of the bytes 16i to 16i + 15. */
+static void act_pack_block(act_256 *a, int sum16[16], const float *x) {
+    __m256 inverse;
+    a->d = act_scale(x, 256, &inverse);
+    for (int j = 0; j < 8; j++) {
+        const __m256i q = act_bytes_32(x + 32 * j, inverse);
+        memcpy(a->q + 32 * j, &q, sizeof q);
+        int32_t quads[8];
+        const __m256i sums = sum_quads(q);
+        memcpy(quads, &sums, sizeof sums);
+        sum16[2 * j] = quads[0] + quads[1] + quads[2] + quads[3];
+        sum16[2 * j + 1] = quads[4] + quads[5] + quads[6] + quads[7];
+    }
+}
+
+static void act_pack_q4_k(void *act, const float *x, size_t k) {
+    for (act_256 *a = act; k > 0; k -= 256, x += 256, a++) {
+        int sum16[16];
+        act_pack_block(a, sum16, x);
+        memset(a->sums, 0, sizeof a->sums);
+        for (int j = 0; j < 8; j++)
+            a->sums[j / 4 * 8 + 4 + j % 4] = (int16_t)(sum16[2 * j] + sum16[2 * j + 1]);
+    }
+}
+
+static void act_pack_q6_k(void *act, const float *x, size_t k) {
+    for (act_256 *a = act; k > 0; k -= 256, x += 256, a++) {
+        int sum16[16];
+        act_pack_block(a, sum16, x);
+        for (int j = 0; j < 16; j++) a->sums[j] = (int16_t)-sum16[j];
+    }
+}
+
+/* Word `i` (a constant) of each half of a register in all words of that half. */
+#define SPREAD_WORD(v, i) _mm256_shuffle_epi8((v), _mm256_set1_epi16((short)(0x0100 + 0x0202 * (i))))
+
+static float dot_q4_k(const uint8_t *w, const void *act, size_t k) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    __m256 sum = _mm256_setzero_ps(), min_sum = _mm256_setzero_ps();
+    for (const act_256 *a = act; k > 0; k -= 256, a++, w += sizeof(quant_q4_k)) {
+        prefetch_step(w, sizeof(quant_q4_k));
+        const __m256i scales = _mm256_cvtepu8_epi16(q4_k_scales(w + offsetof(quant_q4_k, scales)));
+        const __m256i scales_03 = _mm256_permute4x64_epi64(scales, 0x00);
+        const __m256i scales_47 = _mm256_permute4x64_epi64(scales, 0xaa);
+        __m256i total = _mm256_setzero_si256();
+        AVX2_UNROLL
+        for (int j = 0; j < 4; j++) {
+            const __m256i nibbles = load_256(w + offsetof(quant_q4_k, q) + 32 * j);
+            const __m256i high_nibbles = _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), mask);
+            const __m256i even =
+                _mm256_maddubs_epi16(_mm256_and_si256(nibbles, mask), load_256(a->q + 64 * j));
+            const __m256i odd = _mm256_maddubs_epi16(high_nibbles, load_256(a->q + 64 * j + 32));
+            const __m256i s = j < 2 ? scales_03 : scales_47;
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(even, SPREAD_WORD(s, 2 * (j % 2))));
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(odd, SPREAD_WORD(s, 2 * (j % 2) + 1)));
+        }
+        const __m256i min_total = _mm256_madd_epi16(scales, load_256(a->sums));
+        const __m128 d = _mm_mul_ps(_mm_cvtph_ps(_mm_loadu_si32(w)), _mm_set1_ps(a->d));
+        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_broadcastss_ps(d), sum);
+        min_sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(min_total), _mm256_broadcastss_ps(_mm_movehdup_ps(d)),
+                                  min_sum);
+    }
+    return sum_8(_mm256_sub_ps(sum, min_sum));
+}
+
+/* Quants 32g to 32g + 31 of half h, unsigned 0 to 63 (layout: devices/quant.h). */
+AVX2_INLINE __m256i q6_k_quants(__m256i low, __m256i high, const int g) {
+    const __m256i low_mask = _mm256_set1_epi8(0x0f), high_mask = _mm256_set1_epi8(0x30);
+    const __m256i nibbles = _mm256_and_si256(g < 2 ? low : _mm256_srli_epi16(low, 4), low_mask);
+    const __m256i bits = g == 0   ? _mm256_slli_epi16(high, 4)
+                         : g == 1 ? _mm256_slli_epi16(high, 2)
+                         : g == 2 ? high
+                                  : _mm256_srli_epi16(high, 2);
+    return _mm256_or_si256(nibbles, _mm256_and_si256(bits, high_mask));
+}
+
+static float dot_q6_k(const uint8_t *w, const void *act, size_t k) {
+    /* Bytes 0 and 1 of the scales to the two halves of a register of words. */
+    const __m128i spread = _mm_set_epi64x(0x0101010101010101, 0);
+    __m256 sum = _mm256_setzero_ps();
+    for (const act_256 *a = act; k > 0; k -= 256, a++, w += sizeof(quant_q6_k)) {
+        prefetch_step(w, sizeof(quant_q6_k));
+        const __m128i scales = load_128(w + offsetof(quant_q6_k, scales));
+        /* The offset of the quants, 32 * scale * sum, starts the total. */
+        __m256i total =
+            _mm256_slli_epi32(_mm256_madd_epi16(_mm256_cvtepi8_epi16(scales), load_256(a->sums)), 5);
+        AVX2_UNROLL
+        for (int j = 0; j < 8; j++) {
+            const __m256i low = load_256(w + offsetof(quant_q6_k, ql) + j / 4 * 64 + j % 2 * 32);
+            const __m256i high = load_256(w + offsetof(quant_q6_k, qh) + j / 4 * 32);
+            const __m256i pairs =
+                _mm256_maddubs_epi16(q6_k_quants(low, high, j % 4), load_256(a->q + 32 * j));
+            const __m128i pick = _mm_add_epi8(spread, _mm_set1_epi8((char)(2 * j)));
+            total = _mm256_add_epi32(
+                total, _mm256_madd_epi16(pairs, _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, pick))));
+        }
+        const __m256 d = _mm256_mul_ps(load_half(w + offsetof(quant_q6_k, d)), _mm256_broadcast_ss(&a->d));
+        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), d, sum);
+    }
+    return sum_8(sum);
+}
+
+/* ---- The slots ---- */
+
+#define GEMV(type)                                                                                           \
+    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
+                            size_t k) {                                                                      \
+        for (size_t r = 0; r < row_n; r++) y[r] = dot_##type(w + r * row_bytes, act, k);                     \
+    }
+GEMV(f32)
+GEMV(f16)
+GEMV(bf16)
+GEMV(q8_0)
+GEMV(q4_0)
+GEMV(q4_k)
+GEMV(q6_k)
+
+static void set_slots(cpu_matmul *m, size_t (*act_bytes)(size_t),
+                      void (*act_pack)(void *, const float *, size_t),
+                      void (*gemv)(float *, const uint8_t *, size_t, size_t, const void *, size_t)) {
+    m->act_bytes = act_bytes;
+    m->act_pack = act_pack;
+    m->gemv = gemv;
+}
+
+void cpu_avx2_gemv_init(cpu_kernels *k) {
+    set_slots(&k->matmul[GGUF_F32], act_bytes_float, act_pack_float, gemv_f32);
+    set_slots(&k->matmul[GGUF_F16], act_bytes_float, act_pack_float, gemv_f16);
+    set_slots(&k->matmul[GGUF_BF16], act_bytes_float, act_pack_float, gemv_bf16);
+    set_slots(&k->matmul[GGUF_Q8_0], act_bytes_q8_0, act_pack_q8_0, gemv_q8_0);
+    set_slots(&k->matmul[GGUF_Q4_0], act_bytes_q4_0, act_pack_q4_0, gemv_q4_0);
+    set_slots(&k->matmul[GGUF_Q4_K], act_bytes_256, act_pack_q4_k, gemv_q4_k);
+    set_slots(&k->matmul[GGUF_Q6_K], act_bytes_256, act_pack_q6_k, gemv_q6_k);
+}

@@ -1,0 +1,400 @@
+/* matmul.c - products with weight matrices: dense (linear) and of the experts that a router chose.
+ *
+ * Few rows (decode): the activations are packed once, then pieces of weight rows are walked at memory speed.
+ * Many rows (prefill): activations are packed into panels; each tile of weight rows is unpacked once and
+ * multiplied with every panel. Both take activations by the same rule (kernels.h), so that they agree.
+ */
+#include <string.h>
+
+#include "devices/cpu/ops.h"
+
+enum {
+    TILE_ROWS_MIN = 4, /* from this many rows on unpacking a tile pays (measured: 2-4 on AVX2 and AVX-512) */
+    PIECE_BYTES = 64 << 10, /* weights per piece of work: long enough to stream, short enough to share out */
+    RECTANGLE_FLOATS = 64 * 64 /* the largest tile_rows x panel_cols */
+};
+
+/* ---- Packed activations ---- */
+
+/* The distinct packed forms of an operation's input: parts whose weight types take the same form share it. */
+typedef struct forms {
+    uint32_t n;
+    const cpu_matmul *form[DEVICE_LINEAR_MAX];
+    uint64_t offset[DEVICE_LINEAR_MAX]; /* in the shared scratch */
+    uint32_t of_part[DEVICE_LINEAR_MAX];
+    uint64_t bytes; /* of all of them */
+} forms;
+
+static bool same_form(const cpu_matmul *a, const cpu_matmul *b) {
+    return a->act_pack == b->act_pack && a->panel_pack == b->panel_pack && a->panel_cols == b->panel_cols;
+}
+
+static uint64_t act_stride(const cpu_matmul *m, uint32_t k) { return round_up(m->act_bytes(k), CPU_ALIGN); }
+static uint64_t panel_stride(const cpu_matmul *m, uint32_t k) {
+    return round_up(m->panel_bytes(k), CPU_ALIGN);
+}
+
+static forms forms_of(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n,
+                      uint64_t row_n, uint64_t panel_extra, bool tiles) {
+    forms f = {0};
+    for (uint32_t i = 0; i < part_n; i++) {
+        const cpu_matmul *m = &kernels->matmul[part[i].w.type];
+        uint32_t j = 0;
+        while (j < f.n && !same_form(f.form[j], m)) j++;
+        f.of_part[i] = j;
+        if (j < f.n) continue;
+        uint32_t k = part[i].w.in_n;
+        f.form[j] = m;
+        f.offset[j] = f.bytes;
+        f.bytes += tiles ? ((row_n + m->panel_cols - 1) / m->panel_cols + panel_extra) * panel_stride(m, k)
+                         : row_n * act_stride(m, k);
+        f.n++;
+    }
+    return f;
+}
+
+static uint64_t forms_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n,
+                                uint64_t row_max, uint64_t panel_extra) {
+    uint64_t few = forms_of(kernels, part, part_n, min_u64(row_max, TILE_ROWS_MIN - 1), 0, false).bytes;
+    if (row_max < TILE_ROWS_MIN) return few;
+    return max_u64(few, forms_of(kernels, part, part_n, row_max, panel_extra, true).bytes);
+}
+
+static uint64_t tile_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < part_n; i++)
+        bytes = max_u64(bytes, kernels->matmul[part[i].w.type].tile_bytes(part[i].w.in_n));
+    return round_up(bytes, CPU_ALIGN);
+}
+
+/* ---- Pieces of weight rows ---- */
+
+static uint32_t piece_rows(const device_matrix *m) {
+    uint64_t rows = PIECE_BYTES / m->row_bytes / 8 * 8;
+    return (uint32_t)(rows < 8 ? 8 : rows > CPU_GEMV_ROWS_MAX ? CPU_GEMV_ROWS_MAX : rows);
+}
+
+static uint32_t pieces(uint32_t row_n, uint32_t per_piece) { return (row_n + per_piece - 1) / per_piece; }
+
+/* Number `item` counts through the pieces of all parts; finds its part and leaves the piece's number in
+ * *item. */
+static uint32_t find_part(const uint32_t *piece_n, uint32_t part_n, uint32_t *item) {
+    uint32_t i = 0;
+    while (i + 1 < part_n && *item >= piece_n[i]) *item -= piece_n[i++];
+    return i;
+}
+
+/* y <- bias + product, or y += it. */
+static void finish(float *y, const float *product, const float *bias, uint32_t n, bool accumulate) {
+    if (bias && accumulate)
+        for (uint32_t i = 0; i < n; i++) y[i] += product[i] + bias[i];
+    else if (bias)
+        for (uint32_t i = 0; i < n; i++) y[i] = product[i] + bias[i];
+    else if (accumulate)
+        for (uint32_t i = 0; i < n; i++) y[i] += product[i];
+    else
+        memcpy(y, product, n * sizeof *y);
+}
+
+static const uint8_t *unit_data(const device_matrix *m, int32_t unit) {
+    if (!m->unit_n) return cpu_at(m->data);
+    const uint64_t *offset = cpu_at(m->unit_offset);
+    return (const uint8_t *)m->data.buffer->host + offset[unit];
+}
+
+static const float *unit_bias(const device_linear_part *part, int32_t unit) {
+    const float *bias = cpu_floats(part->bias);
+    return bias && part->w.unit_n ? bias + (size_t)unit * part->w.out_n : bias;
+}
+
+/* Rows [from, from + n) of one unit's matrix times one packed activation. */
+static void walk_piece(const cpu_worker *w, const device_linear_part *part, int32_t unit, uint32_t from,
+                       const void *act, float *y) {
+    float product[CPU_GEMV_ROWS_MAX];
+    const device_matrix *m = &part->w;
+    uint32_t per_piece = piece_rows(m), n = m->out_n - from < per_piece ? m->out_n - from : per_piece;
+    const float *bias = unit_bias(part, unit);
+    w->kernels->matmul[m->type].gemv(product, unit_data(m, unit) + m->row_bytes * from, m->row_bytes, n, act,
+                                     m->in_n);
+    finish(y + from, product, bias ? bias + from : NULL, n, part->accumulate);
+}
+
+/* One tile of weight rows, unpacked, times panels [0, panel_n); y_of(c) finds the output of column c. */
+typedef struct tile_job {
+    const cpu_worker *w;
+    const device_linear_part *part;
+    int32_t unit;
+    uint32_t from; /* first weight row */
+    const uint8_t *panels;
+    uint32_t col_n;
+    const uint32_t *use; /* column c's row number: use[c], or c when NULL */
+    uint32_t used_n;     /* experts: use = row * used_n + choice */
+    uint8_t *tile;
+    float *rectangle;
+} tile_job;
+
+static float *column_output(const tile_job *job, uint32_t c) {
+    if (!job->use) return cpu_row(job->part->y, c);
+    uint32_t use = job->use[c];
+    return cpu_row(job->part->y, use / job->used_n) + (size_t)(use % job->used_n) * job->part->w.out_n;
+}
+
+static void multiply_tile(const tile_job *job) {
+    const device_matrix *m = &job->part->w;
+    const cpu_matmul *mm = &job->w->kernels->matmul[m->type];
+    uint32_t n = m->out_n - job->from < mm->tile_rows ? m->out_n - job->from : (uint32_t)mm->tile_rows;
+    const float *bias = unit_bias(job->part, job->unit);
+    mm->tile_unpack(job->tile, unit_data(m, job->unit) + m->row_bytes * job->from, m->row_bytes, n, m->in_n);
+    for (uint32_t c = 0; c < job->col_n; c += (uint32_t)mm->panel_cols) {
+        const uint8_t *panel = job->panels + panel_stride(mm, m->in_n) * (c / mm->panel_cols);
+        mm->tile_mul(job->rectangle, mm->tile_rows, job->tile, panel, m->in_n);
+        for (uint32_t i = 0; i < mm->panel_cols && c + i < job->col_n; i++)
+            finish(column_output(job, c + i) + job->from, job->rectangle + i * mm->tile_rows,
+                   bias ? bias + job->from : NULL, n, job->part->accumulate);
+    }
+}
+
+/* ---- Linear ---- */
+
+cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op) {
+    uint64_t tile = op->row_max < TILE_ROWS_MIN ? 0
+                                                : tile_bytes_max(k, op->linear.part, op->linear.part_n) +
+                                                      RECTANGLE_FLOATS * sizeof(float);
+    return (cpu_scratch){forms_bytes_max(k, op->linear.part, op->linear.part_n, op->row_max, 0), tile};
+}
+
+static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
+    const device_linear_part *part = op->op.linear.part;
+    uint32_t part_n = op->op.linear.part_n, k = part[0].w.in_n;
+    forms f = forms_of(w->kernels, part, part_n, row_n, 0, false);
+    for (uint32_t item; (item = cpu_take(op, 0)) < f.n * row_n;) {
+        const cpu_matmul *m = f.form[item / row_n];
+        uint32_t r = item % row_n;
+        m->act_pack(w->workspace + f.offset[item / row_n] + act_stride(m, k) * r, cpu_row(op->op.linear.x, r),
+                    k);
+    }
+    team_barrier(w->team);
+    uint32_t piece_n[DEVICE_LINEAR_MAX], total = 0;
+    for (uint32_t i = 0; i < part_n; i++)
+        total += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
+    for (uint32_t item; (item = cpu_take(op, 1)) < total;) {
+        uint32_t i = find_part(piece_n, part_n, &item), j = f.of_part[i];
+        for (uint32_t r = 0; r < row_n; r++)
+            walk_piece(w, &part[i], 0, item * piece_rows(&part[i].w),
+                       w->workspace + f.offset[j] + act_stride(f.form[j], k) * r, cpu_row(part[i].y, r));
+    }
+}
+
+static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
+    const device_linear_part *part = op->op.linear.part;
+    uint32_t part_n = op->op.linear.part_n, k = part[0].w.in_n;
+    forms f = forms_of(w->kernels, part, part_n, row_n, 0, true);
+    uint32_t panel_n[DEVICE_LINEAR_MAX], total = 0;
+    for (uint32_t j = 0; j < f.n; j++) total += panel_n[j] = pieces(row_n, (uint32_t)f.form[j]->panel_cols);
+    for (uint32_t item; (item = cpu_take(op, 0)) < total;) {
+        uint32_t j = find_part(panel_n, f.n, &item), cols = (uint32_t)f.form[j]->panel_cols, r = item * cols;
+        f.form[j]->panel_pack(w->workspace + f.offset[j] + panel_stride(f.form[j], k) * item,
+                              cpu_row(op->op.linear.x, r), op->op.linear.x.stride,
+                              row_n - r < cols ? row_n - r : cols, k);
+    }
+    team_barrier(w->team);
+    uint8_t *scratch = cpu_thread_scratch(w, cpu_linear_scratch(w->kernels, &op->op));
+    uint32_t tile_n[DEVICE_LINEAR_MAX];
+    total = 0;
+    for (uint32_t i = 0; i < part_n; i++)
+        total += tile_n[i] = pieces(part[i].w.out_n, (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows);
+    for (uint32_t item; (item = cpu_take(op, 1)) < total;) {
+        uint32_t i = find_part(tile_n, part_n, &item);
+        tile_job job = {.w = w,
+                        .part = &part[i],
+                        .from = item * (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows,
+                        .panels = w->workspace + f.offset[f.of_part[i]],
+                        .col_n = row_n,
+                        .rectangle = (float *)(void *)scratch,
+                        .tile = scratch + RECTANGLE_FLOATS * sizeof(float)};
+        multiply_tile(&job);
+    }
+}
+
+void cpu_linear_run(cpu_op *op, const cpu_worker *w) {
+    uint32_t row_n = cpu_row_n(op, w);
+    if (row_n < TILE_ROWS_MIN)
+        linear_few_rows(op, w, row_n);
+    else
+        linear_many_rows(op, w, row_n);
+}
+
+/* ---- Experts ---- */
+
+/* The uses of experts by rows, sorted by expert: use = row * used_n + choice. Lies behind the packed
+ * activations in the shared scratch. */
+typedef struct groups {
+    uint32_t *start; /* [unit_n + 1]: uses of expert u are use[start[u]] ... */
+    uint32_t *panel; /* [unit_n + 1]: its first panel */
+    uint32_t *use;   /* [row_n * used_n] */
+} groups;
+
+static uint32_t experts_unit_n(const device_op *op) { return op->experts.part[0].w.unit_n; }
+
+/* Activation rows that the operation packs: one per row, or one per use. */
+static uint64_t experts_input_n(const device_op *op, uint64_t row_n) {
+    return op->experts.x_per_use ? row_n * op->experts.used_n : row_n;
+}
+
+static uint64_t experts_forms_bytes(const cpu_kernels *k, const device_op *op) {
+    uint64_t few = forms_of(k, op->experts.part, op->experts.part_n,
+                            experts_input_n(op, min_u64(op->row_max, TILE_ROWS_MIN - 1)), 0, false)
+                       .bytes;
+    if (op->row_max < TILE_ROWS_MIN) return few;
+    uint64_t uses = (uint64_t)op->row_max * op->experts.used_n;
+    return max_u64(few,
+                   forms_of(k, op->experts.part, op->experts.part_n, uses, experts_unit_n(op), true).bytes);
+}
+
+static groups groups_at(const cpu_kernels *k, const device_op *op, uint8_t *workspace) {
+    uint32_t *p = (uint32_t *)(void *)(workspace + experts_forms_bytes(k, op));
+    uint32_t unit_n = experts_unit_n(op);
+    return (groups){p, p + unit_n + 1, p + 2 * ((size_t)unit_n + 1)};
+}
+
+cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op) {
+    uint64_t shared = experts_forms_bytes(k, op), thread = 0;
+    if (op->row_max >= TILE_ROWS_MIN) {
+        uint64_t numbers =
+            2 * ((uint64_t)experts_unit_n(op) + 1) + (uint64_t)op->row_max * op->experts.used_n;
+        shared += numbers * sizeof(uint32_t);
+        uint64_t gathered = 64 * (uint64_t)op->experts.part[0].w.in_n; /* inputs of one panel */
+        thread = tile_bytes_max(k, op->experts.part, op->experts.part_n) +
+                 (RECTANGLE_FLOATS + gathered) * sizeof(float);
+    }
+    return (cpu_scratch){round_up(shared, CPU_ALIGN), round_up(thread, CPU_ALIGN)};
+}
+
+static int32_t *chosen(const device_op *op, uint32_t r) {
+    return (int32_t *)(void *)cpu_row(op->experts.id, r);
+}
+
+static const float *experts_input(const device_op *op, uint32_t use) {
+    uint32_t r = use / op->experts.used_n;
+    const float *x = cpu_row(op->experts.x, r);
+    return op->experts.x_per_use ? x + (size_t)(use % op->experts.used_n) * op->experts.part[0].w.in_n : x;
+}
+
+static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
+    const device_op *o = &op->op;
+    const device_linear_part *part = o->experts.part;
+    uint32_t part_n = o->experts.part_n, k = part[0].w.in_n, used_n = o->experts.used_n;
+    uint32_t input_n = (uint32_t)experts_input_n(o, row_n), per_row = input_n / row_n;
+    forms f = forms_of(w->kernels, part, part_n, input_n, 0, false);
+    for (uint32_t item; (item = cpu_take(op, 0)) < f.n * input_n;) {
+        uint32_t j = item / input_n, input = item % input_n;
+        f.form[j]->act_pack(w->workspace + f.offset[j] + act_stride(f.form[j], k) * input,
+                            experts_input(o, input / per_row * used_n + input % per_row), k);
+    }
+    team_barrier(w->team);
+    uint32_t piece_n[2], per_use = 0;
+    for (uint32_t i = 0; i < part_n; i++)
+        per_use += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
+    for (uint32_t item; (item = cpu_take(op, 1)) < row_n * used_n * per_use;) {
+        uint32_t use = item / per_use, piece = item % per_use, r = use / used_n;
+        uint32_t i = find_part(piece_n, part_n, &piece), j = f.of_part[i];
+        uint32_t input = o->experts.x_per_use ? use : r;
+        walk_piece(w, &part[i], chosen(o, r)[use % used_n], piece * piece_rows(&part[i].w),
+                   w->workspace + f.offset[j] + act_stride(f.form[j], k) * input,
+                   cpu_row(part[i].y, r) + (size_t)(use % used_n) * part[i].w.out_n);
+    }
+}
+
+/* Sorts the uses by expert (counting sort, so that rows keep their order) and gives each expert its panels.
+ */
+static void group_uses(const device_op *op, groups g, uint32_t row_n, uint32_t panel_cols) {
+    uint32_t unit_n = experts_unit_n(op), used_n = op->experts.used_n;
+    memset(g.start, 0, sizeof *g.start * ((size_t)unit_n + 1));
+    for (uint32_t r = 0; r < row_n; r++)
+        for (uint32_t j = 0; j < used_n; j++) g.start[chosen(op, r)[j] + 1]++;
+    g.panel[0] = 0;
+    for (uint32_t u = 0; u < unit_n; u++) {
+        g.panel[u + 1] = g.panel[u] + pieces(g.start[u + 1], panel_cols);
+        g.start[u + 1] += g.start[u];
+    }
+    for (uint32_t r = 0; r < row_n; r++)
+        for (uint32_t j = 0; j < used_n; j++) g.use[g.start[chosen(op, r)[j]]++] = r * used_n + j;
+    for (uint32_t u = unit_n; u > 0; u--)
+        g.start[u] = g.start[u - 1]; /* the fill moved each start to its end */
+    g.start[0] = 0;
+}
+
+/* The expert that panel number p belongs to. */
+static uint32_t panel_owner(const groups *g, uint32_t unit_n, uint32_t p) {
+    uint32_t low = 0, high = unit_n;
+    while (low + 1 < high) {
+        uint32_t middle = (low + high) / 2;
+        if (g->panel[middle] <= p)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void pack_expert_panel(const device_op *op, const groups *g, const cpu_matmul *m, uint32_t p,
+                              uint8_t *panels, float *gathered) {
+    uint32_t k = op->experts.part[0].w.in_n, cols = (uint32_t)m->panel_cols;
+    uint32_t u = panel_owner(g, experts_unit_n(op), p), from = g->start[u] + (p - g->panel[u]) * cols, n = 0;
+    for (; n < cols && from + n < g->start[u + 1]; n++)
+        memcpy(gathered + (size_t)n * k, experts_input(op, g->use[from + n]), k * sizeof(float));
+    m->panel_pack(panels + panel_stride(m, k) * p, gathered, k, n, k);
+}
+
+static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
+    const device_op *o = &op->op;
+    const device_linear_part *part = o->experts.part;
+    uint32_t part_n = o->experts.part_n, unit_n = experts_unit_n(o), k = part[0].w.in_n;
+    forms f = forms_of(w->kernels, part, part_n, (uint64_t)row_n * o->experts.used_n, unit_n, true);
+    groups g = groups_at(w->kernels, o, w->workspace);
+    uint8_t *scratch = cpu_thread_scratch(w, cpu_experts_scratch(w->kernels, o));
+    float *rectangle = (float *)(void *)scratch, *gathered = rectangle + RECTANGLE_FLOATS;
+    uint8_t *tile = (uint8_t *)(gathered + 64 * (size_t)k);
+    /* panels are numbered by one column count: forms of an operation that differ in it take turns */
+    for (uint32_t j = 0; j < f.n; j++) {
+        team_barrier(w->team);
+        if (w->thread_i == 0) {
+            group_uses(o, g, row_n, (uint32_t)f.form[j]->panel_cols);
+            atomic_store_explicit(&op->next[0], 0, memory_order_relaxed);
+            atomic_store_explicit(&op->next[1], 0, memory_order_relaxed);
+        }
+        team_barrier(w->team);
+        for (uint32_t p; (p = cpu_take(op, 0)) < g.panel[unit_n];)
+            pack_expert_panel(o, &g, f.form[j], p, w->workspace + f.offset[j], gathered);
+        team_barrier(w->team);
+        uint32_t tile_n[2] = {0, 0}, per_unit = 0;
+        for (uint32_t i = 0; i < part_n; i++)
+            if (f.of_part[i] == j)
+                per_unit += tile_n[i] =
+                    pieces(part[i].w.out_n, (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows);
+        for (uint32_t item; (item = cpu_take(op, 1)) < unit_n * per_unit;) {
+            uint32_t u = item / per_unit, tile_i = item % per_unit, i = find_part(tile_n, part_n, &tile_i);
+            uint32_t uses = g.start[u + 1] - g.start[u];
+            if (!uses) continue;
+            tile_job job = {.w = w,
+                            .part = &part[i],
+                            .unit = (int32_t)u,
+                            .from = tile_i * (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows,
+                            .panels = w->workspace + f.offset[j] + panel_stride(f.form[j], k) * g.panel[u],
+                            .col_n = uses,
+                            .use = g.use + g.start[u],
+                            .used_n = o->experts.used_n,
+                            .rectangle = rectangle,
+                            .tile = tile};
+            multiply_tile(&job);
+        }
+    }
+}
+
+void cpu_experts_run(cpu_op *op, const cpu_worker *w) {
+    uint32_t row_n = cpu_row_n(op, w);
+    if (row_n < TILE_ROWS_MIN)
+        experts_few_rows(op, w, row_n);
+    else
+        experts_many_rows(op, w, row_n);
+}

@@ -1,0 +1,74 @@
+/* ops.h - the CPU's operations: each walks its part of the work on every thread of the team. */
+#ifndef HOTSET_CPU_OPS_H
+#define HOTSET_CPU_OPS_H
+
+#include <stdatomic.h>
+
+#include "devices/cpu/kernels.h"
+#include "devices/cpu/team.h"
+#include "devices/device.h"
+
+enum { CPU_OP_PHASES = 2 };
+
+/* A recorded operation with its work counters, one per phase, reset before every submission. */
+typedef struct cpu_op {
+    device_op op;
+    _Alignas(64) _Atomic uint32_t next[CPU_OP_PHASES];
+} cpu_op;
+
+/* What one thread sees while the team walks a list. */
+typedef struct cpu_worker {
+    const cpu_kernels *kernels;
+    team *team;
+    uint32_t thread_i, thread_n;
+    const device_step *step;
+    const device_row *row;
+    const int32_t *output;
+    uint8_t *workspace;
+    uint64_t epoch;
+} cpu_worker;
+
+/* Scratch of an operation: `shared` bytes for all threads, then `thread` bytes for each. */
+typedef struct cpu_scratch {
+    uint64_t shared_bytes, thread_bytes;
+} cpu_scratch;
+
+/* Pure. */
+cpu_scratch cpu_op_scratch(const cpu_kernels *k, const device_op *op);
+/* Runs this thread's share. Every thread of the team calls it for the same op; the caller puts a barrier
+ * behind. */
+void cpu_op_run(cpu_op *op, const cpu_worker *w);
+/* E_UNSUPPORTED names the operation and the weight type that these kernels do not have. */
+HOTSET_CHECKED hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_error *err);
+
+/* matmul.c: the two operations that read weights. */
+cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op);
+cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op);
+void cpu_linear_run(cpu_op *op, const cpu_worker *w);
+void cpu_experts_run(cpu_op *op, const cpu_worker *w);
+
+/* attention.c */
+cpu_scratch cpu_attend_scratch(const device_op *op);
+void cpu_prepare_run(cpu_op *op, const cpu_worker *w);
+void cpu_attend_run(cpu_op *op, const cpu_worker *w);
+
+/* ---- Small helpers of all operations ---- */
+
+static inline void *cpu_at(device_ref r) { return (uint8_t *)r.buffer->host + r.offset; }
+static inline float *cpu_floats(device_ref r) { return r.buffer ? cpu_at(r) : NULL; }
+static inline float *cpu_row(device_rows rows, uint32_t r) {
+    return (float *)cpu_at(rows.ref) + (size_t)r * rows.stride;
+}
+/* Rows that this submission has for an operation. */
+static inline uint32_t cpu_row_n(const cpu_op *op, const cpu_worker *w) {
+    return op->op.outputs ? w->step->output_n : w->step->row_n;
+}
+/* The next piece of work of a phase: every number from 0 is handed out once. */
+static inline uint32_t cpu_take(cpu_op *op, uint32_t phase) {
+    return atomic_fetch_add_explicit(&op->next[phase], 1, memory_order_relaxed);
+}
+static inline uint8_t *cpu_thread_scratch(const cpu_worker *w, cpu_scratch s) {
+    return w->workspace + s.shared_bytes + s.thread_bytes * w->thread_i;
+}
+
+#endif

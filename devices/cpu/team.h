@@ -1,0 +1,35 @@
+/* team.h - the thread team of the CPU device: woken once per submission, with barriers of its own. */
+#ifndef HOTSET_CPU_TEAM_H
+#define HOTSET_CPU_TEAM_H
+
+#include "engine/base.h"
+
+/* Cores this process may use: physical cores in the affinity mask, no more than the cgroup's CPU quota
+ * allows. */
+typedef struct cpu_topology {
+    uint32_t core_n;
+    int *core_pu; /* [core_n] operating-system index of one hardware thread of each core, owned */
+} cpu_topology;
+HOTSET_CHECKED hotset_status cpu_topology_open(cpu_topology *out, hotset_error *err);
+void cpu_topology_close(cpu_topology *t);
+/* Memory that can be taken now: MemAvailable, inside the limits of the process's cgroups. 0 when unknown. */
+uint64_t cpu_memory_free_bytes(void);
+uint64_t cpu_memory_total_bytes(void);
+
+typedef struct team team;
+typedef void team_fn(void *cookie, uint32_t thread_i);
+
+/* thread_n from 1; threads beyond the cores of the topology stay unpinned. */
+HOTSET_CHECKED hotset_status team_open(team **out, uint32_t thread_n, const cpu_topology *topology,
+                                       hotset_error *err);
+void team_close(team *t);
+uint32_t team_thread_n(const team *t);
+/* Runs fn(cookie, i) on every thread of the team, the calling thread as number 0, and returns when all are
+ * done. The caller is pinned for the length of the call only. E_DEVICE when the system gives fewer threads
+ * than asked for. */
+HOTSET_CHECKED hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset_error *err);
+/* Waits until every thread of the team has come here; what was written before is visible after. Inside
+ * team_run only. */
+void team_barrier(team *t);
+
+#endif

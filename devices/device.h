@@ -1,0 +1,285 @@
+/* device.h - what the executor asks of a device: memory, queues, recorded lists of operations, counters.
+ *
+ * The interface is made for asynchronous devices; the CPU implements it first. Operations name their operands
+ * by buffer and offset, never by host pointer, and what changes from step to step (tokens, positions,
+ * sessions) lies in a step table in a buffer, so that a list is recorded once and replayed. A device finds
+ * the experts of a layer through a table unit -> byte offset (the unit's slot), never by computing an
+ * address.
+ *
+ * Threads: one call at a time per device and queue. Errors are sticky: after E_DEVICE every call on the
+ * device returns it, and only close and free still work.
+ */
+#ifndef HOTSET_DEVICE_H
+#define HOTSET_DEVICE_H
+
+#include "profiles/gguf.h"
+
+typedef struct device device;
+typedef struct device_queue device_queue;
+typedef struct device_list device_list;
+
+/* ---- Memory ----------------------------------------------------------------------------------------- */
+
+typedef enum device_memory {
+    DEVICE_MEMORY_DEVICE, /* the device's own; the host may be unable to read it */
+    DEVICE_MEMORY_PINNED, /* host memory that the device reads and writes directly */
+    DEVICE_MEMORY_MAPPED  /* existing host memory (a mapped file), read only */
+} device_memory;
+
+/* A slab. `host` is the host's address of the memory, NULL where the host cannot reach it. */
+typedef struct device_buffer {
+    device *owner;
+    device_memory memory;
+    uint64_t bytes;
+    void *host;
+} device_buffer;
+
+/* A place in a slab; buffer NULL: absent. */
+typedef struct device_ref {
+    device_buffer *buffer;
+    uint64_t offset;
+} device_ref;
+
+static inline device_ref device_ref_at(device_ref base, uint64_t more_bytes) {
+    return (device_ref){base.buffer, base.offset + more_bytes};
+}
+
+/* ---- The step table --------------------------------------------------------------------------------- */
+
+/* Rows of one step, written by the host into pinned memory before the list is submitted. */
+typedef struct device_row {
+    int32_t token;
+    int32_t position; /* in its session, 0 based; the row sees the session's positions 0 .. position */
+    int32_t slot;     /* which session's state */
+    int32_t reserved;
+} device_row;
+
+/* Layout of a step table for row_max rows: this header, device_row[row_max], int32_t output[row_max]: the
+ * indices of rows whose logits are wanted. A list that works on outputs takes output[output_from ... +
+ * output_n). */
+typedef struct device_step {
+    uint32_t row_n, output_from, output_n, reserved;
+} device_step;
+
+static inline uint64_t device_step_bytes(uint32_t row_max) {
+    return sizeof(device_step) + (uint64_t)row_max * (sizeof(device_row) + sizeof(int32_t));
+}
+static inline device_row *device_step_rows(device_step *step) { return (device_row *)(step + 1); }
+static inline int32_t *device_step_outputs(device_step *step, uint32_t row_max) {
+    return (int32_t *)(device_step_rows(step) + row_max);
+}
+
+/* ---- Operations ------------------------------------------------------------------------------------- */
+
+/* Float rows: row r stands at ref + r * stride floats. */
+typedef struct device_rows {
+    device_ref ref;
+    uint32_t stride;
+} device_rows;
+
+/* Weights [out_n][in_n] as in GGUF: rows of row_bytes. With unit_n > 0 it is unit_n such matrices (experts)
+ * of which number u begins at unit_offset[u] (uint64_t, bytes from data.buffer's start). */
+typedef struct device_matrix {
+    device_ref data;
+    gguf_type type;
+    uint32_t in_n, out_n;
+    uint64_t row_bytes;
+    uint32_t unit_n;
+    device_ref unit_offset;
+} device_matrix;
+
+typedef enum device_activation {
+    DEVICE_ACT_SILU,
+    DEVICE_ACT_GELU,
+    DEVICE_ACT_GELU_TANH,
+    DEVICE_ACT_RELU,
+    DEVICE_ACT_RELU2
+} device_activation;
+
+enum { DEVICE_LINEAR_MAX = 3 }; /* matrices that share an input: q, k, v */
+
+/* One matrix of a linear operation: y = W x + bias, or y += ... */
+typedef struct device_linear_part {
+    device_matrix w;
+    device_ref bias; /* [out_n] floats, or absent; for experts [unit_n][out_n] */
+    device_rows y;
+    bool accumulate;
+} device_linear_part;
+
+typedef enum device_op_kind {
+    DEVICE_OP_EMBED,    /* y[r] = scale * table[token of r] */
+    DEVICE_OP_ROTARY,   /* table of (cos, sin) for each row's position */
+    DEVICE_OP_NORM,     /* y = norm(x) */
+    DEVICE_OP_LINEAR,   /* y_i = W_i x + b_i, i < part_n */
+    DEVICE_OP_PREPARE,  /* q = rope(norm(q)); k = rope(norm(k)); state <- k, v */
+    DEVICE_OP_ATTEND,   /* y = softmax(q k^T) v over the row's session */
+    DEVICE_OP_ACTIVATE, /* h = act(gate) * up */
+    DEVICE_OP_ROUTE,    /* expert ids and weights from router logits */
+    DEVICE_OP_EXPERTS,  /* y[r][j] = W_e x + b_e for the j-th expert e chosen for row r */
+    DEVICE_OP_COMBINE,  /* y[r] += sum_j weight[r][j] x[r][j] */
+    DEVICE_OP_GATHER,   /* y[i] = x[output[output_from + i]] */
+    DEVICE_OP_WAIT,     /* until *counter >= the epoch of the submission */
+    DEVICE_OP_SIGNAL,   /* *counter = epoch */
+    DEVICE_OP_COUNT
+} device_op_kind;
+
+typedef struct device_op {
+    device_op_kind kind;
+    bool outputs;     /* rows are the step's outputs (after GATHER), not its rows */
+    uint32_t row_max; /* the most rows any submission will have */
+    const char *name; /* constant text for traces, e.g. "attn qkv" */
+    uint32_t layer_i;
+    union {
+        struct {
+            device_matrix table;
+            device_rows y;
+            float scale;
+        } embed;
+        struct {
+            device_ref inverse_frequency; /* [pair_n] doubles: radians per position */
+            uint32_t pair_n;
+            float magnitude; /* of (cos, sin); YaRN scales it */
+            device_rows y;   /* [2 * pair_n]: cos, sin of each pair */
+        } rotary;
+        struct {
+            device_rows x, y;
+            uint32_t n;
+            device_ref weight, bias; /* [n]; either may be absent */
+            bool layernorm;          /* else RMSNorm */
+            float epsilon;
+        } norm;
+        struct {
+            device_rows x;
+            uint32_t part_n;
+            device_linear_part part[DEVICE_LINEAR_MAX];
+        } linear;
+        struct {
+            device_rows q, k, v;
+            device_rows rotary; /* absent: no rotation */
+            uint32_t head_n, head_kv_n, key_n, value_n, pair_n;
+            bool adjacent;             /* rotated pairs are neighbours, else halves apart */
+            device_ref q_norm, k_norm; /* [key_n] per-head RMSNorm weights, or absent */
+            float epsilon;
+            device_ref key_state, value_state;
+            uint64_t key_slot_bytes, value_slot_bytes; /* from one session's state to the next */
+            uint32_t context_n; /* positions per session; state is [head_kv_n][context_n][key_n] */
+            bool state_f16;
+        } prepare;
+        struct {
+            device_rows q, y;
+            uint32_t head_n, head_kv_n, key_n, value_n;
+            uint32_t window_n; /* sees the last window_n positions; 0: all */
+            float scale, softcap;
+            device_ref key_state, value_state;
+            uint64_t key_slot_bytes, value_slot_bytes;
+            uint32_t context_n;
+            bool state_f16;
+        } attend;
+        struct {
+            device_rows gate, up, y; /* up absent: no gate matrix */
+            uint32_t n;
+            uint32_t
+                per_row; /* vectors per row (experts used), each `n` floats; rows of the step times this */
+            device_activation kind;
+        } activate;
+        struct {
+            device_rows logits; /* [unit_n] */
+            uint32_t unit_n, used_n;
+            bool softmax_after;     /* softmax over the chosen ones only */
+            bool normalise;         /* divide the chosen weights by their sum */
+            float scale;            /* multiply them by this */
+            device_rows id, weight; /* [used_n] int32_t and floats */
+        } route;
+        struct {
+            device_rows x; /* [in_n] per row, or [used_n][in_n] when x_per_use */
+            bool x_per_use;
+            uint32_t used_n;
+            device_rows id;
+            uint32_t part_n;
+            device_linear_part part[2]; /* y: [used_n][out_n] per row */
+        } experts;
+        struct {
+            device_rows x, weight, y;
+            uint32_t used_n, n;
+        } combine;
+        struct {
+            device_rows x, y;
+            uint32_t n;
+        } gather;
+        struct {
+            device_ref counter; /* uint64_t in pinned memory */
+        } counter;
+    };
+} device_op;
+
+/* ---- The interface ---------------------------------------------------------------------------------- */
+
+typedef enum device_queue_kind { DEVICE_QUEUE_COMPUTE, DEVICE_QUEUE_COPY } device_queue_kind;
+
+/* Busy time of one operation, for traces. */
+typedef void device_trace_fn(void *cookie, const device_op *op, uint32_t row_n, double begin_s, double end_s);
+
+typedef struct device_interface {
+    void (*close)(device *d);
+    /* Bytes the device has and bytes free now. */
+    hotset_status (*memory)(device *d, uint64_t *capacity_bytes, uint64_t *free_bytes, hotset_error *err);
+    hotset_status (*buffer_alloc)(device *d, device_memory memory, uint64_t bytes, device_buffer **out,
+                                  hotset_error *err);
+    /* Makes existing host memory a MAPPED buffer; the caller keeps the memory. */
+    hotset_status (*buffer_wrap)(device *d, const void *host, uint64_t bytes, device_buffer **out,
+                                 hotset_error *err);
+    void (*buffer_free)(device_buffer *b);
+    hotset_status (*queue_open)(device *d, device_queue_kind kind, device_queue **out, hotset_error *err);
+    void (*queue_close)(device_queue *q);
+    /* Either side may be in another device's or the host's memory where both can reach it. */
+    hotset_status (*copy_async)(device_queue *q, device_ref to, device_ref from, uint64_t bytes,
+                                hotset_error *err);
+    /* Scratch bytes that an operation needs beside its operands: a pure function of the op and the device. */
+    uint64_t (*workspace_bytes)(const device *d, const device_op *op);
+    /* Compiles ops for replay against one step table. The workspace is shared by all ops of the list. Checks
+     * types and alignments: E_UNSUPPORTED names the operation and type. */
+    hotset_status (*list_record)(device *d, const device_op *ops, uint32_t op_n, device_ref step,
+                                 uint32_t row_max, device_ref workspace, device_list **out,
+                                 hotset_error *err);
+    void (*list_free)(device_list *l);
+    /* Runs the list for what the step table now says. `epoch` grows by one with every submission. */
+    hotset_status (*submit)(device_queue *q, device_list *l, uint64_t epoch, hotset_error *err);
+    hotset_status (*queue_wait)(device_queue *q, device_ref counter, uint64_t value, hotset_error *err);
+    hotset_status (*queue_signal)(device_queue *q, device_ref counter, uint64_t value, hotset_error *err);
+    /* Until all that was submitted is done. */
+    hotset_status (*queue_drain)(device_queue *q, hotset_error *err);
+    hotset_status (*measure)(device *d, const device_ref *mapped, uint64_t mapped_bytes, double seconds,
+                             hotset_limits *out, hotset_error *err);
+    /* Calls `trace` for each operation of later submissions; NULL: stop. */
+    void (*set_trace)(device *d, device_trace_fn *trace, void *cookie);
+} device_interface;
+
+struct device {
+    const device_interface *api;
+    char name[32];      /* cpu, cuda0 ... */
+    uint64_t alignment; /* of tensors in slabs, bytes */
+};
+
+typedef struct device_cpu_options {
+    uint32_t thread_n;
+    const char *isa; /* NULL: the best */
+} device_cpu_options;
+
+/* Opens the CPU and tests its kernels against the references. Errors: E_UNSUPPORTED (isa), E_MEMORY,
+ * E_DEVICE. */
+HOTSET_CHECKED hotset_status device_cpu_open(device **out, const device_cpu_options *options,
+                                             hotset_error *err);
+/* The instruction set in use, constant text. */
+const char *device_cpu_isa(const device *d);
+
+/* What the host offers a plan. */
+typedef struct device_cpu_facts {
+    uint32_t thread_n;          /* physical cores inside the affinity mask and the CPU quota */
+    uint64_t memory_free_bytes; /* MemAvailable, inside the cgroup's limit */
+    const char *isa_best;
+} device_cpu_facts;
+HOTSET_CHECKED hotset_status device_cpu_get_facts(device_cpu_facts *out, hotset_error *err);
+
+const char *device_op_kind_name(device_op_kind kind);
+
+#endif

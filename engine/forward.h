@@ -1,0 +1,37 @@
+/* forward.h - the model's equations as a list of operations. */
+#ifndef HOTSET_FORWARD_H
+#define HOTSET_FORWARD_H
+
+#include "devices/device.h"
+#include "engine/model.h"
+#include "engine/state.h"
+#include "engine/weights.h"
+#include "planner/footprint.h"
+
+/* Where the operands of a step lie. */
+typedef struct forward_place {
+    const hotset_model *model;
+    const weights *weights;
+    const state *state;
+    device_ref scratch; /* of the layout below */
+    footprint_scratch layout;
+    device_ref done; /* counter that the last operation of each list signals */
+} forward_place;
+
+/* A list that grows; op_n operations in `op`. */
+typedef struct forward_list {
+    device_op *op; /* owned */
+    uint32_t op_n, op_max;
+    bool failed; /* out of memory */
+} forward_list;
+
+/* Widths of a model's activations, for the layout of the scratch slab. */
+footprint_widths forward_widths(const hotset_model *m);
+
+/* Tokens to the residual stream after the last layer, for steps of up to row_max rows. */
+void forward_body(forward_list *list, const forward_place *place, uint32_t row_max);
+/* The step's outputs to logits, for up to output_max of them. */
+void forward_head(forward_list *list, const forward_place *place, uint32_t output_max);
+void forward_list_free(forward_list *list);
+
+#endif

@@ -1,0 +1,82 @@
+/* model.h - a GGUF file understood: its numbers, and a view of every tensor by what it is for. */
+#ifndef HOTSET_MODEL_H
+#define HOTSET_MODEL_H
+
+#include "engine/arch.h"
+#include "engine/base.h"
+#include "profiles/gguf.h"
+
+/* Weights in the mapped file, or floats copied out of it. Absent: everything zero. */
+typedef struct model_tensor {
+    bool present;
+    gguf_type type;
+    uint32_t in_n, out_n; /* vector: in_n elements, out_n 1 */
+    uint64_t row_bytes;
+    uint32_t unit_n;            /* experts; 0: one plain matrix */
+    const uint8_t *data;        /* plain matrix: its first row */
+    const uint8_t *const *unit; /* [unit_n] first row of each expert, in the model's arena */
+    uint32_t part_i;            /* part of a split file that holds it */
+    const float *values;        /* vector: [in_n], in the model's arena */
+} model_tensor;
+
+typedef struct model_layer {
+    uint32_t head_n, head_kv_n;
+    uint32_t ff_n;     /* neurons of the dense FFN; 0 in a layer of experts */
+    uint32_t window_n; /* sliding window, 0: none */
+    bool experts;
+    model_tensor tensor[ARCH_ROLE_COUNT]; /* global roles stay absent */
+} model_layer;
+
+/* How positions are rotated: the angle of pair i at position p is p * inverse_frequency[i]. */
+typedef struct model_rotary {
+    uint32_t pair_n;
+    const double *inverse_frequency; /* [pair_n], in the model's arena */
+    float magnitude;                 /* of (cos, sin) */
+    bool adjacent;
+} model_rotary;
+
+typedef struct model_router {
+    uint32_t used_n;
+    bool softmax_after; /* gating function 3: softmax over the chosen ones */
+    bool normalise;
+    float scale;
+} model_router;
+
+struct hotset_model {
+    gguf *file;
+    arena arena;
+    const arch *arch;
+    hotset_shape shape;
+    arch_activation activation;
+    float norm_epsilon;
+    float attention_scale;
+    model_rotary rotary;
+    model_router router;
+    model_tensor tensor[ARCH_LAYER_ROLES]; /* global roles; OUTPUT of a tied model is the embedding */
+    model_layer *layer;                    /* [shape.layer_n] */
+    hotset_tokenizer *tokenizer;           /* NULL: none; then tokenizer_error says why */
+    hotset_error tokenizer_error;
+    const char *chat_template;
+    size_t chat_template_bytes;
+};
+
+/* Bytes of all rows of a tensor's matrix, or of one expert's. */
+static inline uint64_t model_unit_bytes(const model_tensor *t) { return t->row_bytes * t->out_n; }
+static inline uint64_t model_matrix_bytes(const model_tensor *t) {
+    return model_unit_bytes(t) * (t->unit_n ? t->unit_n : 1);
+}
+/* Weight bytes that decoding one token multiplies with: of a model of experts only the chosen ones'. */
+uint64_t model_bytes_per_token(const hotset_model *m);
+
+/* rotary.c: fills m->rotary from the file's keys. Linear, YaRN and Llama-3 scaling. */
+HOTSET_CHECKED hotset_status model_rotary_read(hotset_model *m, uint32_t rotated_n, hotset_error *err);
+
+/* Reads "{arch}.{key}"; absent keys leave *out. */
+HOTSET_CHECKED hotset_status model_key_u32(const hotset_model *m, const char *key, uint32_t *out, bool *found,
+                                           hotset_error *err);
+HOTSET_CHECKED hotset_status model_key_f32(const hotset_model *m, const char *key, float *out, bool *found,
+                                           hotset_error *err);
+HOTSET_CHECKED hotset_status model_key_string(const hotset_model *m, const char *key, gguf_string *out,
+                                              bool *found, hotset_error *err);
+
+#endif

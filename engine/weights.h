@@ -1,0 +1,48 @@
+/* weights.h - a model's tensors where the plan puts them: views of the mapped file, or copies in a slab. */
+#ifndef HOTSET_WEIGHTS_H
+#define HOTSET_WEIGHTS_H
+
+#include "devices/device.h"
+#include "engine/model.h"
+
+/* A tensor on the device: a matrix, or a vector of floats (then w.data and w.in_n only). */
+typedef struct weights_tensor {
+    bool present;
+    device_matrix w;
+} weights_tensor;
+
+typedef struct weights {
+    device *device;
+    device_buffer *copies; /* all matrices in copied mode, else NULL */
+    device_buffer **part;  /* [part_n] the file's mappings in mapped mode */
+    uint32_t part_n;
+    device_buffer *tables; /* vectors, rotary frequencies, tables unit -> offset */
+    uint64_t tables_used;
+    weights_tensor global[ARCH_LAYER_ROLES];
+    weights_tensor *layer; /* [layer_n][ARCH_ROLE_COUNT] */
+    device_ref rotary;     /* [pair_n] doubles */
+} weights;
+
+/* Bytes that the matrices take in copied mode, and that vectors and tables take in either. Pure. */
+uint64_t weights_copied_bytes(const hotset_model *m);
+uint64_t weights_table_bytes(const hotset_model *m);
+
+/* Fills in types and widths only, for what is computed before anything is loaded. Free as after loading. */
+HOTSET_CHECKED hotset_status weights_describe(weights *w, const hotset_model *m, hotset_error *err);
+
+/* Asked between tensors; may be NULL. */
+typedef struct weights_progress {
+    hotset_cancel_fn *cancel;
+    void *cookie;
+} weights_progress;
+
+/* Errors: E_MEMORY, E_CANCELLED. On failure free is still to be called. */
+HOTSET_CHECKED hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m,
+                                          bool copied, const weights_progress *progress, hotset_error *err);
+void weights_free(weights *w);
+
+static inline const weights_tensor *weights_of(const weights *w, uint32_t layer_i, arch_role role) {
+    return role < ARCH_LAYER_ROLES ? &w->global[role] : &w->layer[(size_t)layer_i * ARCH_ROLE_COUNT + role];
+}
+
+#endif

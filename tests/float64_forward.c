@@ -1,0 +1,551 @@
+/* float64_forward.c - the equations of the models, written down as plainly as they can be.
+ *
+ * Sources: RMSNorm, Zhang & Sennrich 2019; rotary embedding (RoPE), Su et al. 2021; gated FFN, Shazeer 2020;
+ * grouped queries, Ainslie et al. 2023; ReLU^2, So et al. 2021; sliding window, Jiang et al. 2023 (Mistral);
+ * experts, Jiang et al. 2024 (Mixtral); YaRN, Peng et al. 2023; and the model definitions of Hugging Face
+ * transformers for Llama, Qwen2, Qwen3, Qwen3-MoE and Arcee. Where GGUF adds a convention of its own, the
+ * comment says so.
+ */
+#include "tests/float64_forward.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const double pi = 3.14159265358979323846;
+
+static void give_up(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
+static void give_up(const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    fputs("float64 forward pass: ", stderr);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    abort();
+}
+
+static double *doubles(size_t n) {
+    double *x = calloc(n ? n : 1, sizeof(double));
+    if (!x) give_up("no memory for %zu doubles", n);
+    return x;
+}
+
+/* ---- Weights, from the definitions of the blocks ---------------------------------------------------- */
+
+static unsigned u16_at(const uint8_t *p) { return (unsigned)p[0] | (unsigned)p[1] << 8; }
+
+/* IEEE 754 binary16: sign, 5 bits of exponent (bias 15), 10 of fraction. */
+static double half_at(const uint8_t *p) {
+    unsigned bits = u16_at(p), exponent = bits >> 10 & 31, fraction = bits & 1023;
+    double sign = bits & 0x8000 ? -1 : 1;
+    if (exponent == 31) return fraction ? (double)NAN : sign * (double)INFINITY;
+    if (exponent == 0) return sign * ldexp(fraction, -24);
+    return sign * ldexp(1024 + fraction, (int)exponent - 25);
+}
+
+static double single_from(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static void q4_0_block(const uint8_t *b, double *x) {
+    double d = half_at(b);
+    for (size_t i = 0; i < 16; i++) {
+        x[i] = d * ((b[2 + i] & 15) - 8);
+        x[i + 16] = d * ((b[2 + i] >> 4) - 8);
+    }
+}
+
+static void q8_0_block(const uint8_t *b, double *x) {
+    double d = half_at(b);
+    for (size_t i = 0; i < 32; i++) x[i] = d * (int8_t)b[2 + i];
+}
+
+static void q4_k_block(const uint8_t *b, double *x) {
+    double d = half_at(b), d_min = half_at(b + 2);
+    const uint8_t *s = b + 4, *q = b + 16;
+    for (size_t group = 0; group < 8; group++) {
+        int scale, minimum;
+        if (group < 4) {
+            scale = s[group] & 63;
+            minimum = s[group + 4] & 63;
+        } else {
+            scale = (s[group + 4] & 15) | (s[group - 4] >> 6) << 4;
+            minimum = s[group + 4] >> 4 | (s[group] >> 6) << 4;
+        }
+        for (size_t i = 0; i < 32; i++) {
+            int byte = q[group / 2 * 32 + i];
+            x[group * 32 + i] = d * scale * (group % 2 ? byte >> 4 : byte & 15) - d_min * minimum;
+        }
+    }
+}
+
+static void q6_k_block(const uint8_t *b, double *x) {
+    const int8_t *scale = (const int8_t *)(b + 192);
+    double d = half_at(b + 208);
+    for (size_t i = 0; i < 256; i++) {
+        size_t half = i / 128, run = i % 128 / 32, l = i % 32; /* run: which quarter of the half */
+        int low = b[64 * half + 32 * (run % 2) + l] >> (run < 2 ? 0 : 4) & 15;
+        int high = b[128 + 32 * half + l] >> (2 * run) & 3;
+        x[i] = d * scale[i / 16] * ((low | high << 4) - 32);
+    }
+}
+
+void float64_row(const gguf_tensor *t, uint64_t row_i, double *out) {
+    const uint8_t *p = t->data + row_i * t->row_bytes;
+    const gguf_type_info *info = gguf_type_get(t->type);
+    for (uint64_t i = 0; i < t->dim[0]; i += info->block_n, p += info->block_bytes) {
+        switch ((int)t->type) {
+        case GGUF_F32: out[i] = single_from(u16_at(p) | (uint32_t)u16_at(p + 2) << 16); break;
+        case GGUF_F16: out[i] = half_at(p); break;
+        case GGUF_BF16: out[i] = single_from((uint32_t)u16_at(p) << 16); break;
+        case GGUF_Q8_0: q8_0_block(p, out + i); break;
+        case GGUF_Q4_0: q4_0_block(p, out + i); break;
+        case GGUF_Q4_K: q4_k_block(p, out + i); break;
+        case GGUF_Q6_K: q6_k_block(p, out + i); break;
+        default: give_up("no definition of %s", info->name);
+        }
+    }
+}
+
+/* ---- The model's description ------------------------------------------------------------------------ */
+
+typedef double activation_fn(double x);
+
+typedef struct model {
+    const gguf *file;
+    char architecture[32];
+    size_t layer_n, embd_n, vocab_n, key_n, value_n, rotated_n;
+    size_t window_n; /* 0: none */
+    double eps;
+    bool adjacent; /* rotate (x[2i], x[2i+1]), else (x[i], x[i + rotated_n/2]) */
+    activation_fn *activation;
+    double *rotation; /* [n][rotated_n / 2][cos, sin] */
+} model;
+
+/* A number of the key "{architecture}.NAME": the layer's item where the file gives an array. */
+static double number(const model *m, const char *name, size_t layer_i, double otherwise) {
+    char full[128];
+    snprintf(full, sizeof full, "%s.%s", m->architecture, name);
+    const gguf_key *key = gguf_find_key(m->file, full);
+    if (!key) return otherwise;
+    return gguf_item_f64(key, key->kind == GGUF_KIND_ARRAY ? layer_i : 0);
+}
+
+static size_t count(const model *m, const char *name, size_t layer_i, size_t otherwise) {
+    return (size_t)number(m, name, layer_i, (double)otherwise);
+}
+
+static bool text_is(const model *m, const char *name, const char *expected) {
+    char full[128];
+    gguf_string text = {0};
+    snprintf(full, sizeof full, "%s.%s", m->architecture, name);
+    return gguf_get_string(m->file, full, &text, NULL, NULL) == HOTSET_OK && gguf_string_is(text, expected);
+}
+
+/* "blk.LAYER.NAME", or NULL. */
+static const gguf_tensor *maybe(const model *m, size_t layer_i, const char *name) {
+    char full[128];
+    snprintf(full, sizeof full, "blk.%zu.%s", layer_i, name);
+    return gguf_find_tensor(m->file, full);
+}
+
+static const gguf_tensor *tensor(const model *m, size_t layer_i, const char *name) {
+    const gguf_tensor *t = maybe(m, layer_i, name);
+    if (!t) give_up("layer %zu lacks %s", layer_i, name);
+    return t;
+}
+
+static double silu(double x) { return x / (1 + exp(-x)); }
+static double gelu(double x) { return 0.5 * x * (1 + erf(x / sqrt(2))); }
+static double gelu_tanh(double x) { return 0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x * x * x))); }
+static double relu(double x) { return x > 0 ? x : 0; }
+static double relu2(double x) { return x > 0 ? x * x : 0; }
+
+static activation_fn *find_activation(const model *m, const char *override) {
+    static const struct {
+        const char *name;
+        activation_fn *function;
+    } known[] = {
+        {"silu", silu}, {"gelu", gelu}, {"gelu_pytorch_tanh", gelu_tanh}, {"relu", relu}, {"relu2", relu2}};
+    for (size_t i = 0; i < COUNT_OF(known); i++) {
+        if (override ? !strcmp(override, known[i].name) : text_is(m, "hidden_activation", known[i].name))
+            return known[i].function;
+    }
+    if (override) give_up("no activation %s", override);
+    return !strcmp(m->architecture, "arcee") ? relu2 : silu;
+}
+
+/* ---- Rotary embedding ------------------------------------------------------------------------------- */
+
+/* YaRN, section 3.2 and its published code: the pair (as a real number) that turns `turns` times in the
+ * original context. */
+static double yarn_pair(const model *m, double turns, double original_n, double base) {
+    return (double)m->rotated_n * log(original_n / (turns * 2 * pi)) / (2 * log(base));
+}
+
+/* The share of pair i that YaRN leaves as it was (1: turns often, position is fine-grained; 0: interpolated).
+ */
+static double yarn_kept(const model *m, size_t pair_i, double base) {
+    double context_n = number(m, "context_length", 0, 0);
+    double original_n = number(m, "rope.scaling.original_context_length", 0, context_n);
+    double low = floor(yarn_pair(m, number(m, "rope.scaling.yarn_beta_fast", 0, 32), original_n, base));
+    double high = ceil(yarn_pair(m, number(m, "rope.scaling.yarn_beta_slow", 0, 1), original_n, base));
+    low = fmax(low, 0);
+    high = fmin(high, (double)m->rotated_n - 1);
+    double ramp = ((double)pair_i - low) / fmax(high - low, 0.001);
+    return 1 - fmin(fmax(ramp, 0), 1);
+}
+
+/* GGUF: kind "none" ignores the factor; a factor without a kind, and the old key scale_linear, mean "linear".
+ */
+static double rope_factor(const model *m) {
+    if (text_is(m, "rope.scaling.type", "none")) return 1;
+    double factor = number(m, "rope.scaling.factor", 0, number(m, "rope.scale_linear", 0, 1));
+    return factor == 0 ? 1 : factor;
+}
+
+/* Fills m->rotation for positions 0 to n-1. rope_freqs.weight holds one divisor a pair (the factors of
+ * Llama 3.1, computed by the converter). GGUF: attn_factor multiplies YaRN's own 1 + 0.1 ln(factor); both
+ * scale cos and sin. */
+static void make_rotation(model *m, size_t n) {
+    size_t pair_n = m->rotated_n / 2;
+    double base = number(m, "rope.freq_base", 0, 10000), factor = rope_factor(m);
+    double magnitude = number(m, "rope.scaling.attn_factor", 0, 1);
+    bool yarn = text_is(m, "rope.scaling.type", "yarn");
+    if (yarn) magnitude *= 1 + 0.1 * log(factor);
+    const gguf_tensor *freqs = gguf_find_tensor(m->file, "rope_freqs.weight");
+    double *divisor = doubles(freqs ? freqs->dim[0] : pair_n);
+    for (size_t i = 0; i < pair_n; i++) divisor[i] = 1;
+    if (freqs) float64_row(freqs, 0, divisor);
+
+    m->rotation = doubles(n * pair_n * 2);
+    for (size_t i = 0; i < pair_n; i++) {
+        double frequency = pow(base, -2.0 * (double)i / (double)m->rotated_n) / divisor[i];
+        double kept = yarn ? yarn_kept(m, i, base) : 0;
+        frequency = kept * frequency + (1 - kept) * frequency / factor;
+        for (size_t position = 0; position < n; position++) {
+            double *cs = m->rotation + 2 * (position * pair_n + i);
+            cs[0] = magnitude * cos((double)position * frequency);
+            cs[1] = magnitude * sin((double)position * frequency);
+        }
+    }
+    free(divisor);
+}
+
+static void rotate(const model *m, double *head, size_t position) {
+    size_t pair_n = m->rotated_n / 2;
+    for (size_t i = 0; i < pair_n; i++) {
+        const double *cs = m->rotation + 2 * (position * pair_n + i);
+        size_t a = m->adjacent ? 2 * i : i, b = m->adjacent ? 2 * i + 1 : i + pair_n;
+        double xa = head[a], xb = head[b];
+        head[a] = xa * cs[0] - xb * cs[1];
+        head[b] = xa * cs[1] + xb * cs[0];
+    }
+}
+
+/* ---- Products and norms ----------------------------------------------------------------------------- */
+
+/* y [n][row_n] = x [n][dim 0] times rows first_row ... first_row + row_n - 1 of w. */
+static void product(const gguf_tensor *w, size_t first_row, size_t row_n, const double *x, size_t n,
+                    double *y) {
+    size_t k = w->dim[0];
+    double *row = doubles(k);
+    for (size_t r = 0; r < row_n; r++) {
+        float64_row(w, first_row + r, row);
+        for (size_t t = 0; t < n; t++) {
+            double sum = 0;
+            for (size_t i = 0; i < k; i++) sum += row[i] * x[t * k + i];
+            y[t * row_n + r] = sum;
+        }
+    }
+    free(row);
+}
+
+/* y [n][row_n] += b[first ... first + row_n - 1]; no bias tensor, no change. */
+static void add_bias(const gguf_tensor *b, size_t first, size_t row_n, double *y, size_t n) {
+    if (!b) return;
+    double *bias = doubles(b->dim[0]);
+    float64_row(b, 0, bias);
+    for (size_t t = 0; t < n; t++) {
+        for (size_t r = 0; r < row_n; r++) y[t * row_n + r] += bias[first + r];
+    }
+    free(bias);
+}
+
+/* y = x / sqrt(mean(x^2) + eps) * w, for each of row_n rows of the width of w. y may be x. */
+static void rms_norm(const gguf_tensor *w, double eps, const double *x, size_t row_n, double *y) {
+    size_t k = w->dim[0];
+    double *weight = doubles(k);
+    float64_row(w, 0, weight);
+    for (size_t r = 0; r < row_n; r++, x += k, y += k) {
+        double square = 0;
+        for (size_t i = 0; i < k; i++) square += x[i] * x[i];
+        double scale = 1 / sqrt(square / (double)k + eps);
+        for (size_t i = 0; i < k; i++) y[i] = x[i] * scale * weight[i];
+    }
+    free(weight);
+}
+
+/* ---- Attention -------------------------------------------------------------------------------------- */
+
+/* Rows [first, first + row_n) of q, k and v stacked: the matrix `name` of its own, or that part of attn_qkv.
+ */
+static double *project(const model *m, size_t layer_i, const char *name, size_t first, size_t row_n,
+                       const double *x, size_t n) {
+    char own[32], own_bias[32];
+    snprintf(own, sizeof own, "%s.weight", name);
+    snprintf(own_bias, sizeof own_bias, "%s.bias", name);
+    double *y = doubles(n * row_n);
+    const gguf_tensor *fused = maybe(m, layer_i, "attn_qkv.weight");
+    if (fused) {
+        product(fused, first, row_n, x, n, y);
+        add_bias(maybe(m, layer_i, "attn_qkv.bias"), first, row_n, y, n);
+    } else {
+        product(tensor(m, layer_i, own), 0, row_n, x, n, y);
+        add_bias(maybe(m, layer_i, own_bias), 0, row_n, y, n);
+    }
+    return y;
+}
+
+static void norm_and_rotate(const model *m, const gguf_tensor *norm, double *heads, size_t head_n, size_t n) {
+    if (norm) rms_norm(norm, m->eps, heads, n * head_n, heads);
+    for (size_t t = 0; t < n; t++) {
+        for (size_t h = 0; h < head_n; h++) rotate(m, heads + (t * head_n + h) * m->key_n, t);
+    }
+}
+
+/* One query head: out [value_n] = sum_j softmax_j(q . k_j / sqrt(key_n)) v_j over the positions j that
+ * `position` sees: j <= position and, with a window, position - j < window. Strides are in doubles. */
+static void attend(const model *m, const double *q, const double *k, size_t k_stride, const double *v,
+                   size_t v_stride, size_t position, double *out) {
+    size_t first = m->window_n && position + 1 > m->window_n ? position + 1 - m->window_n : 0;
+    double *score = doubles(position + 1), max = -INFINITY, sum = 0;
+    for (size_t j = first; j <= position; j++) {
+        for (size_t i = 0; i < m->key_n; i++) score[j] += q[i] * k[j * k_stride + i];
+        score[j] /= sqrt((double)m->key_n);
+        max = fmax(max, score[j]);
+    }
+    for (size_t j = first; j <= position; j++) sum += score[j] = exp(score[j] - max);
+    for (size_t j = first; j <= position; j++) {
+        for (size_t i = 0; i < m->value_n; i++) out[i] += score[j] / sum * v[j * v_stride + i];
+    }
+    free(score);
+}
+
+/* out [n][embd_n] from the normed residual x [n][embd_n]. */
+static void attention(const model *m, size_t layer_i, const double *x, size_t n, double *out) {
+    size_t head_n = count(m, "attention.head_count", layer_i, 0);
+    size_t kv_n = count(m, "attention.head_count_kv", layer_i, head_n);
+    size_t q_rows = head_n * m->key_n, k_rows = kv_n * m->key_n, v_rows = kv_n * m->value_n;
+    double *q = project(m, layer_i, "attn_q", 0, q_rows, x, n);
+    double *k = project(m, layer_i, "attn_k", q_rows, k_rows, x, n);
+    double *v = project(m, layer_i, "attn_v", q_rows + k_rows, v_rows, x, n);
+    norm_and_rotate(m, maybe(m, layer_i, "attn_q_norm.weight"), q, head_n, n);
+    norm_and_rotate(m, maybe(m, layer_i, "attn_k_norm.weight"), k, kv_n, n);
+
+    double *mixed = doubles(n * head_n * m->value_n);
+    for (size_t t = 0; t < n; t++) {
+        for (size_t h = 0; h < head_n; h++) {
+            size_t kv = h / (head_n / kv_n); /* consecutive query heads share a key/value head */
+            attend(m, q + t * q_rows + h * m->key_n, k + kv * m->key_n, k_rows, v + kv * m->value_n, v_rows,
+                   t, mixed + (t * head_n + h) * m->value_n);
+        }
+    }
+    product(tensor(m, layer_i, "attn_output.weight"), 0, m->embd_n, mixed, n, out);
+    add_bias(maybe(m, layer_i, "attn_output.bias"), 0, m->embd_n, out, n);
+    free(q), free(k), free(v), free(mixed);
+}
+
+/* ---- FFN -------------------------------------------------------------------------------------------- */
+
+/* One FFN: of a layer, or of one expert. */
+typedef struct bank {
+    const gguf_tensor *gate, *up, *down;                /* gate NULL: the activation is of up alone */
+    const gguf_tensor *gate_bias, *up_bias, *down_bias; /* NULL: none */
+    size_t gate_row, up_row, down_row;                  /* where this FFN begins in the tensor */
+    size_t neuron_n;
+} bank;
+
+static bank dense_bank(const model *m, size_t layer_i) {
+    bank b = {.gate = maybe(m, layer_i, "ffn_gate.weight"),
+              .up = tensor(m, layer_i, "ffn_up.weight"),
+              .down = tensor(m, layer_i, "ffn_down.weight"),
+              .gate_bias = maybe(m, layer_i, "ffn_gate.bias"),
+              .up_bias = maybe(m, layer_i, "ffn_up.bias"),
+              .down_bias = maybe(m, layer_i, "ffn_down.bias")};
+    b.neuron_n = b.down->dim[0];
+    return b;
+}
+
+/* Three ways to store experts: stacked per matrix; gate and up of an expert one after the other in one stack;
+ * every matrix a tensor of its own (the first Mixtral files). */
+static bank expert_bank(const model *m, size_t layer_i, size_t expert_i) {
+    bank b = {.down = maybe(m, layer_i, "ffn_down_exps.weight")};
+    if (!b.down) {
+        char name[3][64];
+        const char *const kind[3] = {"gate", "up", "down"};
+        for (size_t i = 0; i < 3; i++)
+            snprintf(name[i], sizeof name[i], "ffn_%s.%zu.weight", kind[i], expert_i);
+        b = (bank){.gate = tensor(m, layer_i, name[0]),
+                   .up = tensor(m, layer_i, name[1]),
+                   .down = tensor(m, layer_i, name[2])};
+        b.neuron_n = b.down->dim[0];
+        return b;
+    }
+    b.neuron_n = b.down->dim[0];
+    b.down_row = expert_i * m->embd_n;
+    const gguf_tensor *merged = maybe(m, layer_i, "ffn_gate_up_exps.weight");
+    if (merged) {
+        b.gate = b.up = merged;
+        b.gate_row = expert_i * 2 * b.neuron_n;
+        b.up_row = b.gate_row + b.neuron_n;
+    } else {
+        b.gate = maybe(m, layer_i, "ffn_gate_exps.weight");
+        b.up = tensor(m, layer_i, "ffn_up_exps.weight");
+        b.gate_row = b.up_row = expert_i * b.neuron_n;
+    }
+    return b;
+}
+
+/* out [n][embd_n] = down(act(gate x) * up x), or down(act(up x)) without a gate. */
+static void ffn(const model *m, const bank *b, const double *x, size_t n, double *out) {
+    double *up = doubles(n * b->neuron_n), *gate = doubles(n * b->neuron_n);
+    product(b->up, b->up_row, b->neuron_n, x, n, up);
+    add_bias(b->up_bias, 0, b->neuron_n, up, n);
+    if (b->gate) product(b->gate, b->gate_row, b->neuron_n, x, n, gate);
+    add_bias(b->gate_bias, 0, b->neuron_n, gate, n);
+    for (size_t i = 0; i < n * b->neuron_n; i++)
+        up[i] = b->gate ? m->activation(gate[i]) * up[i] : m->activation(up[i]);
+    product(b->down, b->down_row, m->embd_n, up, n, out);
+    add_bias(b->down_bias, 0, m->embd_n, out, n);
+    free(up), free(gate);
+}
+
+static void softmax(double *x, size_t n) {
+    double max = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n; i++) max = fmax(max, x[i]);
+    for (size_t i = 0; i < n; i++) sum += x[i] = exp(x[i] - max);
+    for (size_t i = 0; i < n; i++) x[i] /= sum;
+}
+
+/* Router logits [expert_n] to the weight of every expert, 0 for those not selected. The largest win, the
+ * first among equals. Mixtral and Qwen3-MoE divide the weights of the selected ones by their sum. */
+static void route(const model *m, double *weight, size_t expert_n) {
+    size_t used_n = count(m, "expert_used_count", 0, 0);
+    bool after = count(m, "expert_gating_func", 0, 1) == 3; /* GGUF: softmax over the selected ones only */
+    bool normalise = number(m, "expert_weights_norm", 0, 1) != 0;
+    double scale = number(m, "expert_weights_scale", 0, 0), sum = 0;
+    if (!after) softmax(weight, expert_n);
+    double *chosen = doubles(used_n);
+    size_t *index = calloc(used_n, sizeof *index);
+    if (!index) give_up("no memory for %zu experts", used_n);
+    for (size_t s = 0; s < used_n; s++) {
+        for (size_t e = 1; e < expert_n; e++) index[s] = weight[e] > weight[index[s]] ? e : index[s];
+        chosen[s] = weight[index[s]];
+        weight[index[s]] = -INFINITY;
+    }
+    if (after) softmax(chosen, used_n);
+    for (size_t s = 0; s < used_n; s++) sum += chosen[s];
+    for (size_t e = 0; e < expert_n; e++) weight[e] = 0;
+    for (size_t s = 0; s < used_n; s++)
+        weight[index[s]] =
+            chosen[s] / (normalise ? sum : 1) * (scale == 0 ? 1 : scale); /* GGUF: 0 means none */
+    free(chosen), free(index);
+}
+
+/* Every expert is computed for every row, and counts with its weight: 0 for most. */
+static void experts(const model *m, size_t layer_i, const double *x, size_t n, double *out) {
+    const gguf_tensor *router = tensor(m, layer_i, "ffn_gate_inp.weight");
+    size_t expert_n = router->dim[1];
+    double *weight = doubles(n * expert_n), *one = doubles(n * m->embd_n);
+    product(router, 0, expert_n, x, n, weight);
+    add_bias(maybe(m, layer_i, "ffn_gate_inp.bias"), 0, expert_n, weight, n);
+    for (size_t t = 0; t < n; t++) route(m, weight + t * expert_n, expert_n);
+    memset(out, 0, n * m->embd_n * sizeof *out);
+    for (size_t e = 0; e < expert_n; e++) {
+        bank b = expert_bank(m, layer_i, e);
+        ffn(m, &b, x, n, one);
+        for (size_t t = 0; t < n; t++) {
+            for (size_t i = 0; i < m->embd_n; i++)
+                out[t * m->embd_n + i] += weight[t * expert_n + e] * one[t * m->embd_n + i];
+        }
+    }
+    free(weight), free(one);
+}
+
+/* ---- The whole model -------------------------------------------------------------------------------- */
+
+static const gguf_tensor *global(const gguf *g, const char *name) {
+    const gguf_tensor *t = gguf_find_tensor(g, name);
+    if (!t) give_up("the file lacks %s", name);
+    return t;
+}
+
+size_t float64_vocab_n(const gguf *g) { return global(g, "token_embd.weight")->dim[1]; }
+
+static model describe(const gguf *g, const char *activation_override) {
+    model m = {.file = g, .embd_n = global(g, "token_embd.weight")->dim[0], .vocab_n = float64_vocab_n(g)};
+    static const char *const known[] = {"llama", "arcee", "qwen2", "qwen3", "qwen3moe"};
+    gguf_string name = {0};
+    if (gguf_get_string(g, "general.architecture", &name, NULL, NULL))
+        give_up("general.architecture is no text");
+    for (size_t i = 0; i < COUNT_OF(known); i++) {
+        if (gguf_string_is(name, known[i])) snprintf(m.architecture, sizeof m.architecture, "%s", known[i]);
+    }
+    if (!*m.architecture) give_up("unknown architecture %.*s", (int)name.bytes, name.data);
+    m.layer_n = count(&m, "block_count", 0, 0);
+    m.key_n = count(&m, "attention.key_length", 0, m.embd_n / count(&m, "attention.head_count", 0, 1));
+    m.value_n = count(&m, "attention.value_length", 0, m.embd_n / count(&m, "attention.head_count", 0, 1));
+    m.rotated_n = count(&m, "rope.dimension_count", 0, m.key_n);
+    m.window_n = count(&m, "attention.sliding_window", 0, 0);
+    m.eps = number(&m, "attention.layer_norm_rms_epsilon", 0, 0);
+    /* GGUF: converters permute Llama's q and k so that pairs are adjacent; Qwen's stay as they are. */
+    m.adjacent = strncmp(m.architecture, "qwen", 4) != 0;
+    m.activation = find_activation(&m, activation_override);
+    return m;
+}
+
+static void add(double *x, const double *y, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] += y[i];
+}
+
+void float64_forward(const gguf *g, const char *activation_override, const int32_t *tokens, size_t n,
+                     double *logits) {
+    model m = describe(g, activation_override);
+    make_rotation(&m, n);
+    const gguf_tensor *embedding = global(g, "token_embd.weight"),
+                      *head = gguf_find_tensor(g, "output.weight");
+    double *x = doubles(n * m.embd_n), *normed = doubles(n * m.embd_n), *part = doubles(n * m.embd_n);
+    for (size_t t = 0; t < n; t++) float64_row(embedding, (uint64_t)tokens[t], x + t * m.embd_n);
+    for (size_t l = 0; l < m.layer_n; l++) {
+        rms_norm(tensor(&m, l, "attn_norm.weight"), m.eps, x, n, normed);
+        attention(&m, l, normed, n, part);
+        add(x, part, n * m.embd_n);
+        rms_norm(tensor(&m, l, "ffn_norm.weight"), m.eps, x, n, normed);
+        if (maybe(&m, l, "ffn_gate_inp.weight")) {
+            experts(&m, l, normed, n, part);
+        } else {
+            bank b = dense_bank(&m, l);
+            ffn(&m, &b, normed, n, part);
+        }
+        add(x, part, n * m.embd_n);
+    }
+    rms_norm(global(g, "output_norm.weight"), m.eps, x, n, normed);
+    product(head ? head : embedding, 0, m.vocab_n, normed, n, logits);
+    free(x), free(normed), free(part), free(m.rotation);
+}
+
+double float64_relative_error(const float *a, const double *b, size_t n) {
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (!isfinite(a[i])) return INFINITY;
+        difference += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        size += b[i] * b[i];
+    }
+    return sqrt(difference / size);
+}

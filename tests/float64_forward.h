@@ -1,0 +1,23 @@
+/* float64_forward.h - the forward pass a second time, for tests: double precision, the whole text at once, no
+ * cache, no blocking, no threads, and nothing shared with the engine but the reader of the file.
+ *
+ * Architectures: llama (with Mixtral's experts), qwen2, qwen3, qwen3moe, arcee. A file that it cannot follow
+ * is the test's fault: it says why on stderr and aborts.
+ */
+#ifndef FLOAT64_FORWARD_H
+#define FLOAT64_FORWARD_H
+
+#include "profiles/gguf.h"
+
+/* Rows of the embedding matrix. */
+size_t float64_vocab_n(const gguf *g);
+/* Logits [n][vocab_n] of every position of `tokens` [n], from an empty context. `activation_override`
+ * replaces the file's FFN activation; NULL keeps it. */
+void float64_forward(const gguf *g, const char *activation_override, const int32_t *tokens, size_t n,
+                     double *logits);
+/* ||a - b|| / ||b|| over n values; infinite where a value of `a` is not finite. */
+double float64_relative_error(const float *a, const double *b, size_t n);
+/* Row `row_i` of a tensor (rows of all its matrices numbered through) as dim[0] doubles. */
+void float64_row(const gguf_tensor *t, uint64_t row_i, double *out);
+
+#endif

@@ -1,0 +1,403 @@
+/* test_kernels.c - every CPU kernel of every instruction set that this machine has, against the references,
+ * and the references against the documented formulas.
+ *
+ * Weights end at a page that must not be touched (or begin after one), outputs stand between canaries, so
+ * reading past a row traps and writing past a result is seen.
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "devices/cpu/kernels.h"
+#include "devices/quant.h"
+
+/* ---- Tables under test ---- */
+
+enum { TABLES_MAX = CPU_ISA_COUNT + 1 };
+
+void cpu_kernels_avx512_emulated(cpu_kernels *k); /* the AVX-512 sources through tests/emulate_avx512.h */
+
+static size_t kernel_tables(cpu_kernels *tables) {
+    size_t n = 0;
+    for (int isa = 0; isa <= (int)cpu_isa_detect(); isa++) cpu_kernels_init(&tables[n++], (cpu_isa)isa);
+    if (cpu_isa_detect() >= CPU_ISA_AVX2) {
+        cpu_kernels_init(&tables[n], CPU_ISA_AVX2);
+        cpu_kernels_avx512_emulated(&tables[n]);
+        tables[n++].isa = "avx512 emulated";
+    }
+    return n;
+}
+
+static const gguf_type all_types[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0,
+                                      GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
+
+typedef struct type_facts {
+    const char *name;
+    size_t block_n, block_bytes, act_n; /* act_n: activations per 8-bit scale; 0 for floats */
+} type_facts;
+
+static type_facts facts_of(gguf_type type) {
+    switch (type) {
+    case GGUF_F32: return (type_facts){"F32", 1, 4, 0};
+    case GGUF_F16: return (type_facts){"F16", 1, 2, 0};
+    case GGUF_BF16: return (type_facts){"BF16", 1, 2, 0};
+    case GGUF_Q8_0: return (type_facts){"Q8_0", 32, 34, 32};
+    case GGUF_Q4_0: return (type_facts){"Q4_0", 32, 18, 32};
+    case GGUF_Q4_K: return (type_facts){"Q4_K", 256, 144, 256};
+    case GGUF_Q6_K: return (type_facts){"Q6_K", 256, 210, 256};
+    default: abort();
+    }
+}
+
+/* ---- Random numbers (xorshift64*, Vigna 2016) ---- */
+
+typedef struct random_state {
+    uint64_t s;
+} random_state;
+
+static uint64_t random_u64(random_state *r) {
+    r->s ^= r->s >> 12;
+    r->s ^= r->s << 25;
+    r->s ^= r->s >> 27;
+    return r->s * 0x2545f4914f6cdd1dull;
+}
+
+static size_t random_below(random_state *r, size_t n) { return (size_t)(random_u64(r) >> 33) % n; }
+static float random_float(random_state *r) { return (float)(int64_t)(random_u64(r) >> 40) * 0x1p-23f - 1.0f; }
+
+static void random_floats(random_state *r, float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] = random_float(r);
+}
+
+/* ---- Memory between guards ---- */
+
+enum { PAGE = 4096, CANARY = 64 };
+
+typedef struct guarded {
+    uint8_t *map, *data;
+    size_t map_bytes;
+} guarded;
+
+/* `bytes` of memory whose end (or, with at_start, whose beginning) touches a page without access. */
+static guarded guarded_alloc(size_t bytes, size_t align, bool at_start) {
+    const size_t room = (size_t)round_up(bytes + align, PAGE);
+    guarded g = {.map_bytes = room + 2 * PAGE};
+    g.map = mmap(NULL, g.map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    cr_assert(g.map != MAP_FAILED);
+    cr_assert_eq(mprotect(g.map, PAGE, PROT_NONE), 0);
+    cr_assert_eq(mprotect(g.map + PAGE + room, PAGE, PROT_NONE), 0);
+    memset(g.map + PAGE, 0xff, room);
+    g.data =
+        at_start ? g.map + PAGE : g.map + PAGE + room - bytes / align * align - (bytes % align ? align : 0);
+    return g;
+}
+
+static void guarded_free(guarded *g) { munmap(g->map, g->map_bytes); }
+
+/* Floats with canaries on both sides. */
+static float *canary_alloc(size_t n) {
+    uint8_t *p = malloc(n * sizeof(float) + 2 * CANARY);
+    cr_assert(p);
+    memset(p, 0xa5, n * sizeof(float) + 2 * CANARY);
+    return (float *)(void *)(p + CANARY);
+}
+
+static void canary_check_free(float *x, size_t n, const char *what) {
+    uint8_t *p = (uint8_t *)x - CANARY;
+    for (size_t i = 0; i < CANARY; i++) {
+        cr_assert_eq(p[i], 0xa5, "%s wrote before its output", what);
+        cr_assert_eq(p[CANARY + n * sizeof(float) + i], 0xa5, "%s wrote after its output", what);
+    }
+    free(p);
+}
+
+/* ---- Weights ---- */
+
+typedef enum weight_mode {
+    WEIGHTS_RANDOM,
+    WEIGHTS_ZERO,
+    WEIGHTS_LOW,
+    WEIGHTS_HIGH,
+    WEIGHTS_TINY,
+    WEIGHTS_MODES
+} weight_mode;
+
+static void put_half(uint8_t *p, float x) {
+    const uint16_t h = ref_f32_to_f16(x);
+    memcpy(p, &h, sizeof h);
+}
+
+/* One block, every bit of which may vary; LOW and HIGH have all quants at an end of their range. */
+static void fill_block(uint8_t *w, gguf_type type, weight_mode mode, random_state *r) {
+    const type_facts f = facts_of(type);
+    const int fill = mode == WEIGHTS_LOW ? (type == GGUF_Q8_0 ? 0x80 : 0) : type == GGUF_Q8_0 ? 0x7f : 0xff;
+    for (size_t i = 0; i < f.block_bytes; i++)
+        w[i] = mode == WEIGHTS_LOW || mode == WEIGHTS_HIGH ? (uint8_t)fill : (uint8_t)random_u64(r);
+    float d = mode == WEIGHTS_ZERO ? 0 : mode == WEIGHTS_TINY ? 0x1.8p-23f : 0.01f * (1.5f + random_float(r));
+    if (random_u64(r) & 1) d = -d;
+    switch (type) {
+    case GGUF_F32: memcpy(w, &d, sizeof d); break;
+    case GGUF_F16: put_half(w, d); break;
+    case GGUF_BF16: {
+        const uint16_t h = ref_f32_to_bf16(d);
+        memcpy(w, &h, sizeof h);
+        break;
+    }
+    case GGUF_Q4_K: put_half(w, d), put_half(w + 2, 0.5f * d); break;
+    case GGUF_Q6_K:
+        put_half(w + 208, d);
+        if (mode == WEIGHTS_LOW || mode == WEIGHTS_HIGH)
+            memset(w + 192, mode == WEIGHTS_LOW ? 0x80 : 0x7f, 16);
+        break;
+    default: put_half(w, d);
+    }
+}
+
+static void fill_rows(uint8_t *w, gguf_type type, size_t row_bytes, size_t row_n, size_t k, weight_mode mode,
+                      random_state *r) {
+    const type_facts f = facts_of(type);
+    for (size_t i = 0; i < row_n; i++) {
+        for (size_t b = 0; b < k / f.block_n; b++)
+            fill_block(w + i * row_bytes + b * f.block_bytes, type, mode, r);
+    }
+}
+
+/* The value of weight i of a block, written down from the descriptions in devices/quant.h one weight at a
+ * time. */
+static double weight_of_block(const uint8_t *w, gguf_type type, size_t i) {
+    uint16_t h;
+    memcpy(&h, type == GGUF_Q6_K ? w + 208 : w, sizeof h);
+    const double d = (double)ref_f16_to_f32(h);
+    switch (type) {
+    case GGUF_F32: {
+        float x;
+        memcpy(&x, w, sizeof x);
+        return (double)x;
+    }
+    case GGUF_F16: return d;
+    case GGUF_BF16: return (double)ref_bf16_to_f32(h);
+    case GGUF_Q8_0: return d * (int8_t)w[2 + i];
+    case GGUF_Q4_0: return d * ((i < 16 ? w[2 + i] & 15 : w[2 + i - 16] >> 4) - 8);
+    case GGUF_Q4_K: {
+        uint16_t h_min;
+        memcpy(&h_min, w + 2, sizeof h_min);
+        const uint8_t *s = w + 4;
+        const size_t j = i / 32;
+        const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
+        const int min = j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | (s[j] >> 6) << 4;
+        const uint8_t q = w[16 + j / 2 * 32 + i % 32];
+        return d * scale * (j % 2 ? q >> 4 : q & 15) - (double)ref_f16_to_f32(h_min) * min;
+    }
+    case GGUF_Q6_K: {
+        const size_t half = i / 128, l = i % 32, run = i % 128 / 32;
+        const uint8_t ql = w[64 * half + l + (run % 2) * 32], qh = w[128 + 32 * half + l];
+        const int q = ((run < 2 ? ql & 15 : ql >> 4) | (qh >> (2 * run) & 3) << 4) - 32;
+        return d * (int8_t)w[192 + i / 16] * q;
+    }
+    default: abort();
+    }
+}
+
+static double weight_at(const uint8_t *row, gguf_type type, size_t i) {
+    const type_facts f = facts_of(type);
+    return weight_of_block(row + i / f.block_n * f.block_bytes, type, i % f.block_n);
+}
+
+/* Sum of |w x|: what errors of a product are measured against. */
+static double magnitude(const uint8_t *row, gguf_type type, const float *x, size_t k) {
+    double sum = 0;
+    for (size_t i = 0; i < k; i++) sum += fabs(weight_at(row, type, i) * (double)x[i]);
+    return sum;
+}
+
+static void reference(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const float *x, size_t k,
+                      gguf_type type) {
+    if (facts_of(type).act_n)
+        ref_gemv_int(y, w, row_bytes, row_n, x, k, type);
+    else
+        ref_gemv_float(y, w, row_bytes, row_n, x, k, type);
+}
+
+/* ---- The references themselves ---- */
+
+Test(kernels, dequantised_rows_follow_the_block_layouts) {
+    cpu_kernels tables[TABLES_MAX];
+    const size_t table_n = kernel_tables(tables);
+    random_state r = {1};
+    for (size_t t = 0; t < COUNT_OF(all_types) * table_n * WEIGHTS_MODES; t++) {
+        const gguf_type type = all_types[t % COUNT_OF(all_types)];
+        const cpu_kernels *kernels = &tables[t / COUNT_OF(all_types) % table_n];
+        const type_facts f = facts_of(type);
+        const size_t k = f.block_n * (f.block_n == 1 ? 77 : 3), bytes = k / f.block_n * f.block_bytes;
+        guarded w = guarded_alloc(bytes, 1, false);
+        fill_rows(w.data, type, bytes, 1, k, (weight_mode)(t / COUNT_OF(all_types) / table_n), &r);
+        float *x = canary_alloc(k);
+        kernels->dequant[type](x, w.data, k);
+        for (size_t i = 0; i < k; i++)
+            cr_assert_eq(x[i], (float)weight_at(w.data, type, i), "%s %s weight %zu: %g", kernels->isa,
+                         f.name, i, (double)x[i]);
+        canary_check_free(x, k, f.name);
+        guarded_free(&w);
+    }
+}
+
+/* The 8-bit rule of kernels.h, one value at a time. */
+static void quantised_values(double *out, const float *x, size_t k, size_t act_n) {
+    for (size_t b = 0; b < k; b += act_n) {
+        float a = 0;
+        for (size_t i = 0; i < act_n; i++) a = fmaxf(a, fabsf(x[b + i]));
+        const float factor = 127.0f / a;
+        for (size_t i = 0; i < act_n; i++) {
+            const float q = isfinite(factor) ? nearbyintf(x[b + i] * factor) : 0.0f;
+            out[b + i] = (double)q * (double)(a / 127.0f);
+        }
+    }
+}
+
+Test(kernels, references_are_sums_of_products) {
+    random_state r = {2};
+    for (size_t t = 0; t < COUNT_OF(all_types); t++) {
+        const gguf_type type = all_types[t];
+        const type_facts f = facts_of(type);
+        const size_t k = 512, row_n = 5, row_bytes = k / f.block_n * f.block_bytes;
+        uint8_t *w = malloc(row_bytes * row_n);
+        float x[512], y[5], y_int[5];
+        double x_int[512] = {0};
+        fill_rows(w, type, row_bytes, row_n, k, WEIGHTS_RANDOM, &r);
+        random_floats(&r, x, k);
+        ref_gemv_float(y, w, row_bytes, row_n, x, k, type);
+        if (f.act_n) {
+            quantised_values(x_int, x, k, f.act_n);
+            ref_gemv_int(y_int, w, row_bytes, row_n, x, k, type);
+        }
+        for (size_t i = 0; i < row_n; i++) {
+            const uint8_t *row = w + i * row_bytes;
+            const double scale = magnitude(row, type, x, k);
+            double sum = 0, sum_int = 0;
+            for (size_t j = 0; j < k; j++) {
+                sum += weight_at(row, type, j) * (double)x[j];
+                sum_int += weight_at(row, type, j) * x_int[j];
+            }
+            cr_assert_float_eq((double)y[i], sum, 1e-6 * scale, "%s row %zu", f.name, i);
+            if (f.act_n) cr_assert_float_eq((double)y_int[i], sum_int, 1e-6 * scale, "%s row %zu", f.name, i);
+        }
+        free(w);
+    }
+}
+
+/* ---- Products: decode ---- */
+
+typedef enum act_mode {
+    ACT_RANDOM,
+    ACT_ZERO,
+    ACT_MAX,
+    ACT_MIN,
+    ACT_ALTERNATE,
+    ACT_HALVES,
+    ACT_TINY,
+    ACT_MODES
+} act_mode;
+
+static void fill_activations(float *x, size_t k, act_mode mode, random_state *r) {
+    for (size_t i = 0; i < k; i++) {
+        switch (mode) {
+        case ACT_ZERO: x[i] = 0; break;
+        case ACT_MAX: x[i] = 3.0f; break;
+        case ACT_MIN: x[i] = -3.0f; break;
+        case ACT_ALTERNATE: x[i] = i & 1 ? -3.0f : 3.0f; break;
+        /* a = 127, so that the quotients are these numbers themselves: ties, which go to even */
+        case ACT_HALVES: x[i] = i % 32 == 0 ? 127.0f : (float)(int)random_below(r, 250) - 124.5f; break;
+        case ACT_TINY: x[i] = 0x1p-130f * random_float(r); break;
+        default: x[i] = random_float(r); break;
+        }
+    }
+}
+
+typedef struct product_case {
+    const cpu_kernels *kernels;
+    gguf_type type;
+    size_t k, row_n, gap_bytes; /* gap_bytes between rows */
+    weight_mode weights;
+    act_mode activations;
+    bool at_start; /* weights begin, not end, at the guard page */
+} product_case;
+
+static void check_values(const product_case *c, const float *y, const float *expected, const uint8_t *w,
+                         size_t row_bytes, const float *x, const char *what) {
+    for (size_t i = 0; i < c->row_n; i++) {
+        const double tolerance = 1e-5 * magnitude(w + i * row_bytes, c->type, x, c->k) + 1e-37;
+        cr_assert(fabs((double)y[i] - (double)expected[i]) <= tolerance,
+                  "%s %s %s: k %zu, row %zu of %zu, weights %d, activations %d: %.9g is not %.9g", what,
+                  c->kernels->isa, facts_of(c->type).name, c->k, i, c->row_n, (int)c->weights,
+                  (int)c->activations, (double)y[i], (double)expected[i]);
+    }
+}
+
+static void check_gemv(const product_case *c, random_state *r) {
+    const type_facts f = facts_of(c->type);
+    const cpu_matmul *m = &c->kernels->matmul[c->type];
+    const size_t row_bytes = c->k / f.block_n * f.block_bytes + c->gap_bytes;
+    guarded w = guarded_alloc(row_bytes * c->row_n - c->gap_bytes, 1, c->at_start);
+    guarded act = guarded_alloc(m->act_bytes(c->k), CPU_ALIGN, false);
+    guarded x = guarded_alloc(c->k * sizeof(float), sizeof(float), false);
+    float *values = (float *)(void *)x.data, *y = canary_alloc(c->row_n), expected[CPU_GEMV_ROWS_MAX];
+    fill_rows(w.data, c->type, row_bytes, c->row_n, c->k, c->weights, r);
+    fill_activations(values, c->k, c->activations, r);
+    m->act_pack(act.data, values, c->k);
+    m->gemv(y, w.data, row_bytes, c->row_n, act.data, c->k);
+    reference(expected, w.data, row_bytes, c->row_n, values, c->k, c->type);
+    check_values(c, y, expected, w.data, row_bytes, values, "gemv");
+    canary_check_free(y, c->row_n, f.name);
+    guarded_free(&w);
+    guarded_free(&act);
+    guarded_free(&x);
+}
+
+typedef void check_fn(const product_case *c, random_state *r);
+
+/* Calls `check` for every table and type over lengths, contents and row counts. */
+static void for_each_product(check_fn *check) {
+    cpu_kernels tables[TABLES_MAX];
+    const size_t table_n = kernel_tables(tables);
+    random_state r = {3};
+    for (size_t t = 0; t < table_n * COUNT_OF(all_types); t++) {
+        product_case c = {.kernels = &tables[t / COUNT_OF(all_types)],
+                          .type = all_types[t % COUNT_OF(all_types)]};
+        const size_t block_n = facts_of(c.type).block_n, short_n = block_n == 1 ? 70 : block_n == 32 ? 18 : 5;
+        for (size_t i = 1; i <= short_n; i++) {
+            c.k = i * block_n;
+            c.row_n = 1 + random_below(&r, 9);
+            c.gap_bytes = random_below(&r, 3) ? 0 : 1 + random_below(&r, 63);
+            c.weights = WEIGHTS_RANDOM;
+            c.activations = ACT_RANDOM;
+            c.at_start = i & 1;
+            check(&c, &r);
+        }
+        for (int mode = 0; mode < WEIGHTS_MODES * ACT_MODES; mode++) {
+            c.k = block_n == 1 ? 77 : 3 * block_n;
+            c.row_n = 3;
+            c.weights = (weight_mode)(mode % WEIGHTS_MODES);
+            c.activations = (act_mode)(mode / WEIGHTS_MODES);
+            check(&c, &r);
+        }
+        static const size_t long_k[] = {2048, 4096, 5632};
+        for (size_t i = 0; i < COUNT_OF(long_k); i++) {
+            c = (product_case){.kernels = c.kernels, .type = c.type, .k = long_k[i], .row_n = 2 + i};
+            check(&c, &r);
+        }
+        c = (product_case){.kernels = c.kernels, .type = c.type, .k = 256, .row_n = CPU_GEMV_ROWS_MAX};
+        check(&c, &r);
+    }
+}
+
+Test(kernels, gemv_equals_the_reference) { for_each_product(check_gemv); }
+
+Test(kernels, types_without_products_have_empty_slots) {
+    cpu_kernels tables[TABLES_MAX];
+    for (size_t t = kernel_tables(tables); t-- > 0;) {
+        cr_assert_null(tables[t].matmul[GGUF_I32].act_bytes);
+        cr_assert_null(tables[t].dequant[GGUF_I32]);
+    }
+}

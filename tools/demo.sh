@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Builds Hotset and shows it at work, offline, on the small model in tools/demo/. Usage: tools/demo.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. tools/packages.sh
+
+packages_install "${packages_build[@]}"
+mkdir -p build/logs
+echo "building in build/ (log: build/logs/demo.log)"
+if ! { cmake -S . -B build -G Ninja && ninja -C build hotset_command; } >build/logs/demo.log 2>&1; then
+    tail -n 40 build/logs/demo.log >&2
+    exit 1
+fi
+
+model=tools/demo/Gutenberg-7M-ReGLU-F16.gguf
+show() {
+    local word
+    printf '\n$'
+    for word in "$@"; do
+        case $word in *[!A-Za-z0-9_./-]*) printf " '%s'" "$word" ;; *) printf ' %s' "$word" ;; esac
+    done
+    printf '\n'
+    "$@"
+}
+PATH=$PWD/build:$PATH
+show hotset inspect $model
+show hotset tokenize $model --ids <<<"It is a truth universally acknowledged"
+show hotset bench $model -p 128 -n 64 -r 3
+show hotset run $model -p "The whale" -n 80 --seed 1

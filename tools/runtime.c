@@ -1,0 +1,167 @@
+/* runtime.c - common options, opening what they describe, Ctrl-C. */
+#include "tools/runtime.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tools/output.h"
+
+static const char *const isa_names[] = {NULL, "scalar", "avx2", "avx512"};
+
+#define FIELD(name) .offset = offsetof(common_options, name)
+enum { THREADS_MAX = 4096, TOKENS_MAX = INT32_MAX };
+
+const option_row common_rows[COMMON_ROW_N] = {
+    {"threads", 't', OPTION_UINT, FIELD(thread_n), 0, THREADS_MAX, "N", "threads; 0: one per physical core"},
+    {"isa", 0, OPTION_CHOICE, FIELD(isa), 0, 0, "best|scalar|avx2|avx512",
+     "use at most this instruction set"},
+    {"memory", 0, OPTION_CHOICE, FIELD(memory), 0, 0, "auto|mapped|copied",
+     "read weights from the mapped file, or copy them; auto maps\nwhen they take more than 70 % of the free "
+     "memory"},
+    {"mmap", 0, OPTION_FLAG, FIELD(mapped), 0, 0, NULL, "same as --memory mapped"},
+    {"ram", 0, OPTION_SIZE, FIELD(ram_bytes), 1, 0, "SIZE",
+     "refuse to use more memory than this, e.g. 12GiB"},
+    {"ctx", 'c', OPTION_UINT, FIELD(context_n), 0, TOKENS_MAX, "N",
+     "tokens of context; 0: chosen by the command"},
+    {"batch", 'b', OPTION_UINT, FIELD(batch_n), 0, TOKENS_MAX, "N", "tokens evaluated at once; 0: 256"},
+    {"kv-type", 0, OPTION_CHOICE, FIELD(state_type), 0, 0, "f16|f32", "number type of the attention state"},
+    {"activation", 0, OPTION_TEXT, FIELD(activation), 0, 0, "NAME",
+     "FFN activation instead of the file's: silu, gelu, relu, relu2"},
+    {"trace", 0, OPTION_TEXT, FIELD(trace_path), 0, 0, "FILE", "write a Chrome trace of every step"},
+    {"json", 0, OPTION_FLAG, FIELD(json), 0, 0, NULL, "results as one JSON object per line"},
+    {"quiet", 'q', OPTION_FLAG, FIELD(quiet), 0, 0, NULL, "only errors on standard error"},
+    {"verbose", 'v', OPTION_FLAG, FIELD(verbose), 0, 0, NULL, "tell more on standard error"},
+};
+
+int command_begin(const command_spec *spec, int argc, char **argv, void *values) {
+    char message[OPTION_MESSAGE_BYTES];
+    switch (options_parse(spec, argc, argv, values, message)) {
+    case OPTIONS_DONE: return -1;
+    case OPTIONS_HELP: options_help(spec, values, stdout); return 0;
+    case OPTIONS_WRONG: break;
+    }
+    say(spec->name, "%s; see hotset %s --help", message, spec->name);
+    return 2;
+}
+
+/* ---- Ctrl-C ---- */
+
+static volatile sig_atomic_t interrupted;
+static const int stop_signals[] = {SIGINT, SIGTERM, SIGHUP};
+
+static void on_signal(int signal_number) {
+    (void)signal_number;
+    interrupted = 1;
+}
+
+static void signals_set(void (*handler)(int)) {
+    /* SA_RESETHAND: the second signal meets the default action and ends the program */
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESETHAND};
+    for (size_t i = 0; i < sizeof stop_signals / sizeof stop_signals[0]; i++)
+        sigaction(stop_signals[i], &action, NULL);
+}
+
+void interrupt_catch(void) {
+    interrupted = 0;
+    signals_set(on_signal);
+}
+
+void interrupt_release(void) { signals_set(SIG_DFL); }
+
+bool interrupt_seen(void) { return interrupted; }
+
+static bool on_cancel(void *cookie) {
+    (void)cookie;
+    return interrupted;
+}
+
+/* ---- Model, plan, engine, session ---- */
+
+static void on_log(void *cookie, hotset_log_level level, const char *message) {
+    const runtime *rt = cookie;
+    bool wanted = level == HOTSET_LOG_WARNING ? !rt->options->quiet
+                                              : level == HOTSET_LOG_OBJECT && rt->options->verbose;
+    if (wanted) say(rt->command, "%s", message);
+}
+
+bool runtime_open_model(runtime *rt, const char *command, const char *path, const common_options *options,
+                        bool with_tokenizer) {
+    *rt = (runtime){.command = command, .path = path, .options = options};
+    hotset_error err = {0};
+    hotset_model_options model_options = {.activation = options->activation};
+    if (hotset_model_open(&rt->model, path, &model_options, &err)) {
+        say_failure(command, path, &err);
+        return false;
+    }
+    rt->shape = hotset_model_shape(rt->model);
+    if (!with_tokenizer) return true;
+    rt->tokenizer = hotset_model_tokenizer(rt->model, &err);
+    if (rt->tokenizer) return true;
+    say_failure(command, path, &err);
+    runtime_close(rt);
+    return false;
+}
+
+static hotset_plan_options plan_options(const common_options *o, uint64_t context_n) {
+    hotset_plan_options plan = hotset_plan_default_options();
+    plan.context_n = (uint32_t)context_n;
+    plan.session_n = 1;
+    plan.batch_n = (uint32_t)o->batch_n;
+    plan.thread_n = (uint32_t)o->thread_n;
+    plan.state_type = (hotset_state_type)o->state_type;
+    plan.memory = o->mapped ? HOTSET_MEMORY_MAPPED : (hotset_memory_mode)o->memory;
+    plan.isa = isa_names[o->isa];
+    plan.host_bytes_max = o->ram_bytes;
+    return plan;
+}
+
+bool runtime_open_session(runtime *rt, uint64_t context_n) {
+    hotset_error err = {0};
+    hotset_plan_options wanted = plan_options(rt->options, context_n);
+    hotset_engine_options engine_options = hotset_engine_default_options();
+    engine_options.log = on_log;
+    engine_options.log_cookie = rt;
+    engine_options.cancel = on_cancel;
+    engine_options.trace_path = rt->options->trace_path;
+    if (hotset_plan_cpu(&rt->plan, rt->model, &wanted, &err) == HOTSET_OK &&
+        hotset_engine_open(&rt->engine, rt->model, rt->plan, &engine_options, &err) == HOTSET_OK &&
+        hotset_session_open(&rt->session, rt->engine, &err) == HOTSET_OK)
+        return true;
+    say_failure(rt->command, rt->path, &err);
+    return false;
+}
+
+void runtime_close(runtime *rt) {
+    hotset_session_free(rt->session);
+    hotset_engine_free(rt->engine);
+    hotset_plan_free(rt->plan);
+    hotset_model_free(rt->model);
+    *rt = (runtime){0};
+}
+
+void runtime_fail(const runtime *rt) {
+    say_failure(rt->command, rt->path, hotset_session_error(rt->session));
+}
+
+int32_t *tokenize_text(const char *command, const hotset_tokenizer *tokenizer, const char *text,
+                       size_t text_bytes, unsigned flags, size_t *token_n) {
+    hotset_error err = {0};
+    size_t room =
+        text_bytes / 2 + 16; /* more than most texts need; the call below tells when it is too little */
+    for (;;) {
+        int32_t *tokens = malloc(room * sizeof *tokens);
+        if (!tokens) {
+            say(command, "out of memory for %zu tokens", room);
+            return NULL;
+        }
+        if (hotset_tokenize(tokenizer, text, text_bytes, flags, tokens, room, token_n, &err)) {
+            say(command, "%s", err.message);
+            free(tokens);
+            return NULL;
+        }
+        if (*token_n <= room) return tokens;
+        room = *token_n;
+        free(tokens);
+    }
+}

@@ -1,0 +1,61 @@
+/* runtime.h - what the commands that evaluate a model share: the common options, opening model, plan, engine
+ * and session by them, and Ctrl-C. */
+#ifndef HOTSET_TOOLS_RUNTIME_H
+#define HOTSET_TOOLS_RUNTIME_H
+
+#include "engine/hotset.h"
+#include "tools/options.h"
+
+typedef struct common_options {
+    uint64_t thread_n, context_n, batch_n; /* 0: the library's default */
+    uint64_t ram_bytes;
+    int isa;        /* words of the option table, in order */
+    int memory;     /* hotset_memory_mode */
+    int state_type; /* hotset_state_type */
+    bool mapped;    /* --mmap */
+    const char *activation, *trace_path;
+    bool json, quiet, verbose;
+} common_options;
+
+enum { COMMON_ROW_N = 13 };
+extern const option_row common_rows[COMMON_ROW_N];
+#define COMMON_TABLE(offset)                                                                                 \
+    { .title = "Common options", .rows = common_rows, .row_n = COMMON_ROW_N, .base = (offset) }
+
+/* Reads a command's arguments into *values. Returns -1 to go on, otherwise the exit status to end with: 0
+ * after printing the help, 2 after the line that says what is wrong. */
+int command_begin(const command_spec *spec, int argc, char **argv, void *values);
+
+/* Zero-initialise. All functions below that return bool or a pointer have printed an error line when they
+ * fail. */
+typedef struct runtime {
+    const char *command, *path;
+    const common_options *options;
+    hotset_model *model;
+    const hotset_shape *shape;         /* borrowed from the model */
+    const hotset_tokenizer *tokenizer; /* borrowed from the model; NULL unless asked for */
+    hotset_plan *plan;
+    hotset_engine *engine;
+    hotset_session *session;
+} runtime;
+
+bool runtime_open_model(runtime *rt, const char *command, const char *path, const common_options *options,
+                        bool with_tokenizer);
+/* Plan, engine and one session for `context_n` tokens; 0: the library's default. */
+bool runtime_open_session(runtime *rt, uint64_t context_n);
+void runtime_close(runtime *rt);
+/* The session's last failure. */
+void runtime_fail(const runtime *rt);
+
+/* The tokens of a text; free() them. */
+int32_t *tokenize_text(const char *command, const hotset_tokenizer *tokenizer, const char *text,
+                       size_t text_bytes, unsigned flags, size_t *token_n);
+
+/* From now on the first Ctrl-C (or SIGTERM, SIGHUP) only sets a flag, which stops the engine between two
+ * steps; the second one ends the program. Calling it again clears the flag. */
+void interrupt_catch(void);
+/* Ctrl-C ends the program again. */
+void interrupt_release(void);
+bool interrupt_seen(void);
+
+#endif

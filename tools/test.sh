@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Builds Hotset and runs its tests, on a fresh Debian 12 or anywhere that has the packages of tools/packages.sh.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+. tools/packages.sh
+
+usage() {
+    cat <<'EOF'
+Usage: tools/test.sh [--quick | --all]
+  (none)   gcc and clang builds with all tests, sanitizers, checks of the source, fuzz corpus: what CI runs
+  --quick  gcc build and its tests only
+  --all    also 10 minutes of fuzzing, valgrind, static analysis
+Builds in build/; the output of every step is kept in build/logs/.
+EOF
+}
+case ${1-} in
+    '') level=1 ;;
+    --quick) level=0 ;;
+    --all) level=2 ;;
+    --help | -h) usage && exit 0 ;;
+    *) usage >&2 && exit 2 ;;
+esac
+
+logs=build/logs
+mkdir -p "$logs"
+begin_all=$SECONDS
+
+# step NAME COMMAND...: runs a command with its output in a log file. The first one that fails ends the run.
+step() {
+    local name=$1 log begin=$SECONDS status=0
+    shift
+    log=$logs/${name//[^a-z0-9+]/-}.log
+    printf '%-28s' "$name"
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    if [ $status -ne 0 ]; then
+        printf 'FAILED after %s s\n\n' $((SECONDS - begin))
+        tail -n 60 "$log"
+        printf '\nFAILED: %s (exit status %s)\ncommand: %s\nlog: %s\n' "$name" $status "$*" "$log"
+        exit 1
+    fi
+    printf 'ok %4s s' $((SECONDS - begin))
+    if [ "$1" = ctest ]; then test_counts "$3/Testing/Temporary/LastTest.log"; fi
+    printf '\n'
+}
+
+# How many programs ctest ran and how many tests the suites among them, and how many of those said SKIP.
+test_counts() {
+    awk '/^Command: / { programs++ } /Synthesis: Tested: / { sub(/.*Tested: /, ""); tests += $1 } /^\[SKIP\]|^SKIP/ { skipped++ }
+        END { printf "   %d programs, %d tests in suites, %d skipped", programs, tests, skipped
+              if (skipped) printf " (see %s)", FILENAME }' "$1"
+}
+
+# build_and_test NAME FOLDER COMPILER OPTION...: one build of everything, and all of its tests.
+build_and_test() {
+    local name=$1 folder=$2 compiler=$3
+    shift 3
+    step "$name: configure" env CC="$compiler" cmake -S . -B "$folder" -G Ninja -DHOTSET_WERROR=ON -DHOTSET_TESTS=ON "$@"
+    step "$name: build" ninja -C "$folder"
+    step "$name: tests" ctest --test-dir "$folder" --output-on-failure --no-tests=error
+}
+
+step "packages" packages_install "${packages_build[@]}"
+build_and_test "gcc" build gcc
+if [ "$level" -ge 1 ]; then
+    step "packages for all checks" packages_install "${packages_test[@]}"
+    step "source checks" tools/check.sh
+    build_and_test "clang" build/clang clang
+    build_and_test "gcc asan+ubsan" build/asan gcc -DHOTSET_SANITIZE=address,undefined
+    # libgomp is not instrumented, and oneDNN brings it along: both give false races
+    build_and_test "clang tsan" build/tsan clang -DHOTSET_SANITIZE=thread -DHOTSET_ONEDNN=OFF -DHOTSET_TOOLS=OFF
+    step "fuzz corpus replay" tools/fuzz.sh 0
+fi
+if [ "$level" -ge 2 ]; then
+    step "packages for --all" packages_install "${packages_long[@]}"
+    step "fuzzing, 600 s" tools/fuzz.sh 600
+    step "valgrind, scalar kernels" valgrind --quiet --leak-check=full --errors-for-leak-kinds=definite \
+        --error-exitcode=9 build/hotset run tools/demo/Gutenberg-7M-ReGLU-F16.gguf \
+        -p "The whale" -n 4 --seed 1 --isa scalar --threads 2
+    if command -v clang-tidy >/dev/null; then
+        step "static analysis" bash -c "git ls-files 'profiles/*.c' 'planner/*.c' 'devices/*.c' 'engine/*.c' 'tools/*.c' |
+            xargs -P 2 -n 4 clang-tidy -p build/clang --quiet --checks='-*,clang-analyzer-*,bugprone-infinite-loop,bugprone-sizeof*' --warnings-as-errors='*'"
+    else
+        echo "static analysis                   SKIPPED: clang-tidy is not installed"
+    fi
+fi
+printf '\nall passed in %s s\n' $((SECONDS - begin_all))
