@@ -185,6 +185,8 @@ typedef struct gguf_writer gguf_writer;
  * half file. Order: keys and tensor descriptions in any order, then the data of each tensor in the order of
  * description, then commit. Errors are sticky: later calls return the first one. */
 HOTSET_CHECKED hotset_status gguf_writer_open(gguf_writer **out, const char *path, hotset_error *err);
+/* The file gets the magic "PWRI" instead of "GGUF"; before the first data. */
+void gguf_writer_set_powerinfer(gguf_writer *w);
 HOTSET_CHECKED hotset_status gguf_put_u32(gguf_writer *w, const char *name, uint32_t value,
                                           hotset_error *err);
 HOTSET_CHECKED hotset_status gguf_put_i32(gguf_writer *w, const char *name, int32_t value, hotset_error *err);
