@@ -40,6 +40,7 @@ struct gguf_writer {
     tensor_plan *tensors;
     uint64_t tensor_n, tensor_size;
     uint64_t alignment;
+    bool powerinfer; /* magic PWRI */
     bool header_done;
     uint64_t tensor_i;          /* the one whose data come next */
     uint64_t tensor_done_bytes; /* how much of them has come */
@@ -151,6 +152,11 @@ void gguf_writer_free(gguf_writer *w) {
     free(w->tensors);
     free(w->out.data);
     free(w);
+}
+
+void gguf_writer_set_powerinfer(gguf_writer *w) {
+    assert(!w->header_done);
+    w->powerinfer = true;
 }
 
 /* ---- Keys and descriptions -------------------------------------------------------------------------- */
@@ -342,7 +348,7 @@ static hotset_status end_header(gguf_writer *w, hotset_error *err) {
     w->header_done = true;
     HOTSET_TRY(check_names(w, err));
     text_buffer head = {0};
-    bool ok = append(&head, "GGUF", 4) && append_u32(&head, WRITE_VERSION) &&
+    bool ok = append(&head, w->powerinfer ? "PWRI" : "GGUF", 4) && append_u32(&head, WRITE_VERSION) &&
               append_u64(&head, w->tensor_n) && append_u64(&head, w->key_n) &&
               append(&head, w->keys.data, w->keys.used);
     uint64_t offset = 0, end = 0;

@@ -365,15 +365,19 @@ static void attention(const model *m, size_t layer_i, const double *x, size_t n,
 
 /* One FFN: of a layer, or of one expert. */
 typedef struct bank {
-    const gguf_tensor *gate, *up, *down; /* gate NULL: the activation is of up alone */
-    size_t gate_row, up_row, down_row;   /* where this FFN begins in the tensor */
+    const gguf_tensor *gate, *up, *down;                /* gate NULL: the activation is of up alone */
+    const gguf_tensor *gate_bias, *up_bias, *down_bias; /* NULL: none */
+    size_t gate_row, up_row, down_row;                  /* where this FFN begins in the tensor */
     size_t neuron_n;
 } bank;
 
 static bank dense_bank(const model *m, size_t layer_i) {
     bank b = {.gate = maybe(m, layer_i, "ffn_gate.weight"),
               .up = tensor(m, layer_i, "ffn_up.weight"),
-              .down = tensor(m, layer_i, "ffn_down.weight")};
+              .down = tensor(m, layer_i, "ffn_down.weight"),
+              .gate_bias = maybe(m, layer_i, "ffn_gate.bias"),
+              .up_bias = maybe(m, layer_i, "ffn_up.bias"),
+              .down_bias = maybe(m, layer_i, "ffn_down.bias")};
     b.neuron_n = b.down->dim[0];
     return b;
 }
@@ -412,10 +416,13 @@ static bank expert_bank(const model *m, size_t layer_i, size_t expert_i) {
 static void ffn(const model *m, const bank *b, const double *x, size_t n, double *out) {
     double *up = doubles(n * b->neuron_n), *gate = doubles(n * b->neuron_n);
     product(b->up, b->up_row, b->neuron_n, x, n, up);
+    add_bias(b->up_bias, 0, b->neuron_n, up, n);
     if (b->gate) product(b->gate, b->gate_row, b->neuron_n, x, n, gate);
+    add_bias(b->gate_bias, 0, b->neuron_n, gate, n);
     for (size_t i = 0; i < n * b->neuron_n; i++)
         up[i] = b->gate ? m->activation(gate[i]) * up[i] : m->activation(up[i]);
     product(b->down, b->down_row, m->embd_n, up, n, out);
+    add_bias(b->down_bias, 0, m->embd_n, out, n);
     free(up), free(gate);
 }
 
@@ -457,6 +464,7 @@ static void experts(const model *m, size_t layer_i, const double *x, size_t n, d
     size_t expert_n = router->dim[1];
     double *weight = doubles(n * expert_n), *one = doubles(n * m->embd_n);
     product(router, 0, expert_n, x, n, weight);
+    add_bias(maybe(m, layer_i, "ffn_gate_inp.bias"), 0, expert_n, weight, n);
     for (size_t t = 0; t < n; t++) route(m, weight + t * expert_n, expert_n);
     memset(out, 0, n * m->embd_n * sizeof *out);
     for (size_t e = 0; e < expert_n; e++) {

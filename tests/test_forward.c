@@ -1,0 +1,271 @@
+/* test_forward.c - the engine's logits against the float64 forward pass, feature by feature and type by type.
+ */
+#include "tests/float64_forward.h"
+#include "tests/rig.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { TOKEN_N = 27 }; /* more than any window below, no multiple of a tile */
+
+typedef struct variant {
+    const char *label;
+    tiny_model model;
+    const char *activation; /* override at opening */
+} variant;
+
+/* Relative error of one pass over a tiny model, batch_n rows at a time. */
+static double error_of(const tiny_model *model, const rig_options *options) {
+    rig r;
+    int32_t tokens[TOKEN_N];
+    rig_open_tiny(&r, model, options);
+    tiny_tokens(model->seed, (uint32_t)r.vocab_n, tokens, TOKEN_N);
+    float *logits = rig_append(&r, r.session, tokens, TOKEN_N);
+    double error = rig_error(&r, logits, tokens, TOKEN_N);
+    free(logits);
+    rig_close(&r);
+    return error;
+}
+
+/* F32 weights, F32 state, portable kernels: only the order of sums may differ from the float64 pass. */
+static void check_variants(const variant *v, size_t n) {
+    for (; n > 0; n--, v++) {
+        double error = error_of(&v->model, &(rig_options){.activation = v->activation});
+        cr_expect_lt(error, 1e-5, "%s: relative error %.3g", v->label, error);
+    }
+}
+
+/* ---- Features, with portable kernels ---------------------------------------------------------------- */
+
+Test(forward, attention_shapes) {
+    static const variant v[] = {
+        {"multi-head", {.arch = "llama"}, NULL},
+        {"grouped queries", {.arch = "llama", .head_kv_n = 2}, NULL},
+        {"multi-query", {.arch = "llama", .head_kv_n = 1}, NULL},
+        {"three query heads a group", {.arch = "llama", .embd_n = 96, .head_n = 6, .head_kv_n = 2}, NULL},
+        {"one head", {.arch = "llama", .head_n = 1}, NULL},
+        {"head width not embd/heads", {.arch = "llama", .key_n = 24, .head_kv_n = 2}, NULL},
+        {"values wider than keys", {.arch = "llama", .key_n = 16, .value_n = 24, .head_kv_n = 2}, NULL},
+        {"values narrower than keys", {.arch = "qwen3", .key_n = 32, .value_n = 8, .qk_norm = true}, NULL},
+        {"odd widths", {.arch = "llama", .embd_n = 50, .head_n = 5, .ff_n = 77, .vocab_n = 131}, NULL},
+        {"one layer", {.arch = "llama", .layer_n = 1}, NULL},
+        {"counts per layer", {.arch = "llama", .head_kv_n = 2, .layer_n = 3, .by_layer = true}, NULL},
+        {"tied embeddings", {.arch = "llama", .tied = true}, NULL},
+        {"biases of q, k, v", {.arch = "llama", .head_kv_n = 2, .qkv_bias = true}, NULL},
+        {"bias of the output", {.arch = "llama", .output_bias = true}, NULL},
+        {"fused q, k, v", {.arch = "llama", .head_kv_n = 2, .fused_qkv = true}, NULL},
+        {"fused q, k, v with bias",
+         {.arch = "qwen2", .head_kv_n = 1, .fused_qkv = true, .qkv_bias = true},
+         NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+}
+
+Test(forward, architectures) {
+    static const variant v[] = {
+        {"qwen2", {.arch = "qwen2", .head_kv_n = 2, .qkv_bias = true}, NULL},
+        {"qwen2 tied", {.arch = "qwen2", .head_kv_n = 1, .qkv_bias = true, .tied = true}, NULL},
+        {"qwen3", {.arch = "qwen3", .head_kv_n = 2, .key_n = 32, .qk_norm = true}, NULL},
+        {"qwen3 tied", {.arch = "qwen3", .head_kv_n = 2, .key_n = 32, .qk_norm = true, .tied = true}, NULL},
+        {"qwen3 fused", {.arch = "qwen3", .head_kv_n = 2, .qk_norm = true, .fused_qkv = true}, NULL},
+        {"arcee", {.arch = "arcee", .head_kv_n = 2}, NULL},
+        {"arcee tied, fused", {.arch = "arcee", .head_kv_n = 2, .tied = true, .fused_qkv = true}, NULL},
+        {"biases of the FFN", {.arch = "llama", .ffn_bias = true}, NULL},
+        {"biases of the FFN without gate", {.arch = "arcee", .ffn_bias = true}, NULL},
+        {"llama with q and k norm", {.arch = "llama", .qk_norm = true}, NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+}
+
+Test(forward, rotary_embedding) {
+    static const variant v[] = {
+        {"base", {.arch = "llama", .freq_base = 500000}, NULL},
+        {"base, halves", {.arch = "qwen2", .freq_base = 1e6f, .qkv_bias = true}, NULL},
+        {"part of the head", {.arch = "llama", .rotated_n = 8}, NULL},
+        {"part of the head, halves", {.arch = "qwen3", .rotated_n = 8, .qk_norm = true}, NULL},
+        {"none", {.arch = "llama", .rope_kind = "none", .rope_factor = 4}, NULL},
+        {"linear", {.arch = "llama", .rope_kind = "linear", .rope_factor = 4}, NULL},
+        {"linear, halves",
+         {.arch = "qwen2", .rope_kind = "linear", .rope_factor = 2.5f, .qkv_bias = true},
+         NULL},
+        {"factor alone", {.arch = "llama", .rope_factor = 4}, NULL},
+        {"old key", {.arch = "llama", .rope_scale_linear = 4}, NULL},
+        {"yarn", {.arch = "llama", .rope_kind = "yarn", .rope_factor = 4, .rope_original_n = 32}, NULL},
+        {"yarn, wide heads",
+         {.key_n = 64, .rope_kind = "yarn", .rope_factor = 8, .rope_original_n = 4096},
+         NULL},
+        {"yarn, halves",
+         {.arch = "qwen3", .key_n = 64, .rope_kind = "yarn", .rope_factor = 8, .rope_original_n = 512},
+         NULL},
+        {"yarn without the original length", {.key_n = 64, .rope_kind = "yarn", .rope_factor = 8}, NULL},
+        {"yarn with a magnitude",
+         {.rope_kind = "yarn", .rope_factor = 4, .rope_original_n = 64, .rope_attn_factor = 0.8f},
+         NULL},
+        {"yarn with its own limits",
+         {.key_n = 64, .rope_kind = "yarn", .rope_factor = 4, .rope_beta_fast = 8, .rope_beta_slow = 2},
+         NULL},
+        {"yarn of arcee",
+         {.arch = "arcee", .rope_kind = "yarn", .rope_factor = 20, .rope_original_n = 64},
+         NULL},
+        {"divisors", {.arch = "llama", .rope_freqs = true}, NULL},
+        {"divisors and linear", {.rope_freqs = true, .rope_kind = "linear", .rope_factor = 2}, NULL},
+        {"divisors of arcee", {.arch = "arcee", .rope_freqs = true}, NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+}
+
+Test(forward, sliding_window) {
+    static const variant v[] = {
+        {"window 1", {.arch = "llama", .window_n = 1}, NULL},
+        {"window 5", {.arch = "llama", .head_kv_n = 2, .window_n = 5}, NULL},
+        {"window one less than the text", {.arch = "llama", .window_n = TOKEN_N - 1}, NULL},
+        {"window longer than the text", {.arch = "llama", .window_n = 64}, NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+    for (uint32_t batch_n = 1; batch_n < 8; batch_n += 3) {
+        double error = error_of(&v[1].model, &(rig_options){.batch_n = batch_n});
+        cr_expect_lt(error, 1e-5, "window 5, %u rows a step: relative error %.3g", batch_n, error);
+    }
+}
+
+Test(forward, activations) {
+    static const variant v[] = {
+        {"silu", {.arch = "llama", .activation = "silu"}, NULL},
+        {"gelu", {.arch = "llama", .activation = "gelu"}, NULL},
+        {"gelu_pytorch_tanh", {.arch = "llama", .activation = "gelu_pytorch_tanh"}, NULL},
+        {"relu", {.arch = "llama", .activation = "relu"}, NULL},
+        {"relu2", {.arch = "llama", .activation = "relu2"}, NULL},
+        {"silu without gate", {.arch = "arcee", .activation = "silu"}, NULL},
+        {"relu without gate", {.arch = "arcee", .activation = "relu"}, NULL},
+        {"gelu without gate", {.arch = "arcee", .activation = "gelu"}, NULL},
+        {"relu of qwen2", {.arch = "qwen2", .activation = "relu", .qkv_bias = true}, NULL},
+        {"relu instead of the usual one", {.arch = "llama"}, "relu"},
+        {"gelu instead of the file's", {.arch = "llama", .activation = "relu"}, "gelu"},
+        {"relu in experts", {.arch = "llama", .expert_n = 4, .expert_used_n = 2}, "relu"},
+    };
+    check_variants(v, COUNT_OF(v));
+}
+
+Test(forward, experts) {
+#define EXPERTS(architecture, n, used) .arch = architecture, .expert_n = n, .expert_used_n = used, .ff_n = 48
+    static const variant v[] = {
+        {"mixtral", {EXPERTS("llama", 4, 2), .head_kv_n = 2}, NULL},
+        {"mixtral, experts apart", {EXPERTS("llama", 4, 2), .expert_storage = TINY_EXPERTS_APART}, NULL},
+        {"mixtral, gate and up merged",
+         {EXPERTS("llama", 4, 2), .expert_storage = TINY_EXPERTS_MERGED},
+         NULL},
+        {"one of eight", {EXPERTS("llama", 8, 1)}, NULL},
+        {"all of three", {EXPERTS("llama", 3, 3)}, NULL},
+        {"softmax over the selected", {EXPERTS("llama", 8, 3), .gating_func = 3}, NULL},
+        {"softmax over all", {EXPERTS("qwen3moe", 8, 3), .gating_func = 1, .qk_norm = true}, NULL},
+        {"scaled", {EXPERTS("llama", 8, 3), .weights_scale = 2.5f}, NULL},
+        {"weights as they are", {EXPERTS("qwen3moe", 8, 3), .weights_norm = "false", .qk_norm = true}, NULL},
+        {"weights normalised", {EXPERTS("qwen3moe", 8, 3), .weights_norm = "true", .qk_norm = true}, NULL},
+        {"qwen3moe", {EXPERTS("qwen3moe", 16, 4), .head_kv_n = 2, .key_n = 32, .qk_norm = true}, NULL},
+        {"qwen3moe merged",
+         {EXPERTS("qwen3moe", 8, 2), .expert_storage = TINY_EXPERTS_MERGED, .qk_norm = true},
+         NULL},
+        {"qwen3moe tied", {EXPERTS("qwen3moe", 8, 2), .qk_norm = true, .tied = true}, NULL},
+        {"bias of the router", {EXPERTS("llama", 8, 3), .router_bias = true}, NULL},
+        {"many experts", {EXPERTS("qwen3moe", 70, 9), .qk_norm = true}, NULL},
+    };
+#undef EXPERTS
+    check_variants(v, COUNT_OF(v));
+}
+
+/* ---- Every type of weights, with every instruction set ----------------------------------------------- */
+
+/* What a type may cost, by the rule of the project: floats 0.5 %; blocks 3 %, for their activations have 8
+ * bits. */
+static double tolerance(gguf_type type) { return gguf_type_get(type)->block_n == 1 ? 0.005 : 0.03; }
+
+static const gguf_type types[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
+
+/* One pass as a prefill (all rows at once) and as decode (one row a step), on every instruction set. */
+static void check_types(tiny_model model, bool f16_state) {
+    for (size_t t = 0; t < COUNT_OF(types); t++) {
+        model.type = types[t];
+        for (size_t i = 0; rig_isas[i]; i++) {
+            if (!rig_has_isa(rig_isas[i])) continue;
+            for (uint32_t batch_n = 1; batch_n <= 64; batch_n += 63) {
+                rig_options o = {.isa = rig_isas[i], .batch_n = batch_n, .f16_state = f16_state};
+                double error = error_of(&model, &o);
+                cr_expect_lt(error, tolerance(types[t]), "%s, %s, %u rows a step: relative error %.3g",
+                             gguf_type_get(types[t])->name, rig_isas[i], batch_n, error);
+            }
+        }
+    }
+}
+
+Test(forward, types) {
+    check_types((tiny_model){.embd_n = 256, .head_n = 8, .head_kv_n = 4, .ff_n = 512}, false);
+}
+
+Test(forward, types_with_f16_state) {
+    check_types(
+        (tiny_model){
+            .arch = "qwen2", .embd_n = 256, .head_n = 4, .head_kv_n = 2, .ff_n = 256, .qkv_bias = true},
+        true);
+}
+
+Test(forward, types_of_tied_embeddings) {
+    check_types((tiny_model){.arch = "arcee", .embd_n = 256, .head_n = 4, .ff_n = 512, .tied = true}, false);
+}
+
+Test(forward, types_of_experts) {
+    tiny_model model = {.arch = "qwen3moe", .embd_n = 256, .head_n = 4, .head_kv_n = 2, .ff_n = 256};
+    model.expert_n = 8, model.expert_used_n = 2, model.qk_norm = true;
+    check_types(model, false);
+}
+
+/* Rows that are whole blocks of 32, but not of 256; and float rows that fill no vector register. */
+Test(forward, odd_row_lengths) {
+    static const gguf_type odd[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0};
+    for (size_t t = 0; t < COUNT_OF(odd); t++) {
+        tiny_model model = {
+            .type = odd[t], .embd_n = 96, .head_n = 6, .head_kv_n = 3, .ff_n = 160, .vocab_n = 99};
+        for (size_t i = 0; rig_isas[i]; i++) {
+            if (!rig_has_isa(rig_isas[i])) continue;
+            double error = error_of(&model, &(rig_options){.isa = rig_isas[i]});
+            cr_expect_lt(error, tolerance(odd[t]), "%s, %s: relative error %.3g", gguf_type_get(odd[t])->name,
+                         rig_isas[i], error);
+        }
+    }
+}
+
+/* ---- The instruments -------------------------------------------------------------------------------- */
+
+/* An error could hide where logits are flat, or do not depend on the text. */
+Test(forward, tiny_models_tell_texts_apart) {
+    static const char *const arch[] = {"llama", "qwen2", "qwen3", "qwen3moe", "arcee"};
+    for (size_t a = 0; a < COUNT_OF(arch); a++) {
+        enum { VOCAB_N = 272 };
+        char path[256];
+        gguf *g;
+        int32_t tokens[TOKEN_N];
+        float other[TOKEN_N * VOCAB_N];
+        static double one[TOKEN_N * VOCAB_N], two[TOKEN_N * VOCAB_N];
+        tiny_model model = {.arch = arch[a], .expert_n = a == 3 ? 8 : 0, .expert_used_n = a == 3 ? 2 : 0};
+        rig_temporary(path, sizeof path);
+        tiny_model_write(path, &model);
+        cr_assert_eq(gguf_open(&g, path, NULL), HOTSET_OK);
+        unlink(path);
+        tiny_tokens(1, VOCAB_N, tokens, TOKEN_N);
+        float64_forward(g, NULL, tokens, TOKEN_N, one);
+        tokens[0] ^= 1;
+        float64_forward(g, NULL, tokens, TOKEN_N, two);
+        gguf_free(g);
+
+        const double *last = one + (TOKEN_N - 1) * VOCAB_N;
+        double square = 0;
+        for (size_t i = 0; i < VOCAB_N; i++) square += last[i] * last[i] / VOCAB_N;
+        cr_expect(sqrt(square) > 0.5 && sqrt(square) < 20, "%s: logits of size %.3g", arch[a], sqrt(square));
+        for (size_t i = 0; i < COUNT_OF(other); i++) other[i] = (float)two[i];
+        double change = float64_relative_error(other + (TOKEN_N - 1) * VOCAB_N, last, VOCAB_N);
+        cr_expect_gt(change, 1e-3, "%s: the first token changes the last logits by only %.3g", arch[a],
+                     change);
+    }
+}

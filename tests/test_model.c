@@ -1,0 +1,171 @@
+/* test_model.c - what a model says about itself, and how files that are no good are refused. */
+#include "tests/rig.h"
+
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Opens a tiny model that must be refused; returns the error. */
+static hotset_error refusal(const tiny_model *model) {
+    char path[256];
+    hotset_error err = {0};
+    hotset_model *opened = (hotset_model *)&err; /* anything but NULL */
+    rig_temporary(path, sizeof path);
+    tiny_model_write(path, model);
+    hotset_status status = hotset_model_open(&opened, path, NULL, &err);
+    unlink(path);
+    cr_expect_neq(status, HOTSET_OK, "opened a model that should be refused");
+    cr_expect_null(opened);
+    cr_expect_eq(err.status, status);
+    return err;
+}
+
+/* The tensors that each kind of model cannot do without. */
+static const struct {
+    tiny_model model;
+    const char *needed[18];
+} kinds[] = {
+    {{.arch = "llama"},
+     {"token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight", "blk.1.attn_norm.weight",
+      "blk.0.attn_q.weight", "blk.1.attn_k.weight", "blk.0.attn_v.weight", "blk.1.attn_output.weight",
+      "blk.0.ffn_norm.weight", "blk.0.ffn_gate.weight", "blk.1.ffn_up.weight", "blk.0.ffn_down.weight"}},
+    {{.arch = "qwen2", .qkv_bias = true},
+     {"blk.0.attn_q.weight", "blk.1.attn_k.weight", "blk.0.attn_v.weight", "blk.0.attn_q.bias",
+      "blk.1.attn_k.bias", "blk.1.attn_v.bias"}},
+    {{.arch = "qwen3", .qk_norm = true}, {"blk.0.attn_q_norm.weight", "blk.1.attn_k_norm.weight"}},
+    {{.arch = "arcee"}, {"blk.0.ffn_up.weight", "blk.1.ffn_down.weight"}},
+    {{.arch = "qwen3moe", .qk_norm = true, .expert_n = 4, .expert_used_n = 2},
+     {"blk.0.ffn_gate_inp.weight", "blk.0.ffn_gate_exps.weight", "blk.1.ffn_up_exps.weight",
+      "blk.0.ffn_down_exps.weight"}},
+    {{.arch = "qwen3moe",
+      .qk_norm = true,
+      .expert_n = 4,
+      .expert_used_n = 2,
+      .expert_storage = TINY_EXPERTS_MERGED},
+     {"blk.1.ffn_gate_inp.weight", "blk.0.ffn_down_exps.weight"}},
+    {{.arch = "llama", .expert_n = 4, .expert_used_n = 2, .expert_storage = TINY_EXPERTS_APART},
+     {"blk.0.ffn_gate.3.weight", "blk.1.ffn_up.1.weight", "blk.0.ffn_down.2.weight"}},
+};
+
+Test(model, a_missing_tensor_is_named) {
+    for (size_t k = 0; k < COUNT_OF(kinds); k++) {
+        for (size_t i = 0; kinds[k].needed[i]; i++) {
+            tiny_model model = kinds[k].model;
+            model.omit = kinds[k].needed[i];
+            hotset_error err = refusal(&model);
+            cr_expect_eq(err.status, HOTSET_E_FORMAT, "%s: %s", model.omit, err.message);
+            cr_expect_not_null(strstr(err.message, model.omit), "%s is not in: %s", model.omit, err.message);
+        }
+    }
+}
+
+/* The vocabulary has no other source than the embedding, so its height cannot be wrong alone. */
+Test(model, a_tensor_of_the_wrong_shape_is_named) {
+    static const struct {
+        tiny_model model;
+        const char *name;
+    } more[] = {
+        {{.arch = "llama"}, "output.weight"},
+        {{.arch = "llama", .rope_freqs = true}, "rope_freqs.weight"},
+        {{.arch = "llama", .qkv_bias = true}, "blk.1.attn_k.bias"},
+        {{.arch = "llama", .output_bias = true}, "blk.0.attn_output.bias"},
+        {{.arch = "llama", .ffn_bias = true}, "blk.0.ffn_up.bias"},
+        {{.arch = "llama", .fused_qkv = true}, "blk.0.attn_qkv.weight"},
+        {{.arch = "llama", .fused_qkv = true, .qkv_bias = true}, "blk.0.attn_qkv.bias"},
+        {{.expert_n = 4, .expert_used_n = 2, .expert_storage = TINY_EXPERTS_MERGED},
+         "blk.0.ffn_gate_up_exps.weight"},
+    };
+    for (size_t k = 0; k < COUNT_OF(kinds) + COUNT_OF(more); k++) {
+        bool extra = k >= COUNT_OF(kinds);
+        tiny_model model = extra ? more[k - COUNT_OF(kinds)].model : kinds[k].model;
+        const char *const *name = extra ? &more[k - COUNT_OF(kinds)].name : kinds[k].needed;
+        for (size_t i = 0; i < (extra ? 1 : 18) && name[i]; i++) {
+            if (!strcmp(name[i], "token_embd.weight")) continue;
+            model.misshape = name[i];
+            hotset_error err = refusal(&model);
+            cr_expect_eq(err.status, HOTSET_E_FORMAT, "%s: %s", name[i], err.message);
+            cr_expect_not_null(strstr(err.message, name[i]), "%s is not in: %s", name[i], err.message);
+        }
+    }
+}
+
+Test(model, what_is_not_known_is_named) {
+    static const struct {
+        tiny_model model;
+        const char *named;
+        hotset_status status;
+    } unknown[] = {
+        {{.arch = "gpt7"}, "gpt7", HOTSET_E_UNSUPPORTED},
+        {{.arch = ""}, "architecture", HOTSET_E_UNSUPPORTED},
+        {{.arch = "llama", .activation = "tanhshrink"}, "tanhshrink", HOTSET_E_UNSUPPORTED},
+        {{.arch = "llama", .rope_kind = "spiral", .rope_factor = 2}, "spiral", HOTSET_E_UNSUPPORTED},
+        {{.expert_n = 4, .expert_used_n = 2, .gating_func = 9}, "expert_gating_func", HOTSET_E_UNSUPPORTED},
+        {{.expert_n = 4, .expert_used_n = 5}, "expert_used_count", HOTSET_E_FORMAT},
+        {{.head_n = 4, .head_kv_n = 3}, "3", HOTSET_E_FORMAT},
+        {{.arch = "llama", .rotated_n = 7}, "rope.dimension_count", HOTSET_E_FORMAT},
+        {{.arch = "llama", .rotated_n = 18}, "rope.dimension_count", HOTSET_E_FORMAT},
+        {{.rope_kind = "yarn", .rope_factor = -4}, "rope.scaling", HOTSET_E_FORMAT},
+    };
+    for (size_t i = 0; i < COUNT_OF(unknown); i++) {
+        hotset_error err = refusal(&unknown[i].model);
+        cr_expect_eq(err.status, unknown[i].status, "%s: %s", unknown[i].named, err.message);
+        cr_expect_not_null(strstr(err.message, unknown[i].named), "%s is not in: %s", unknown[i].named,
+                           err.message);
+    }
+}
+
+Test(model, an_unknown_activation_option_is_an_argument_error) {
+    char path[256];
+    hotset_model *model;
+    hotset_error err = {0};
+    rig_temporary(path, sizeof path);
+    tiny_model_write(path, &(tiny_model){.arch = "llama"});
+    cr_expect_eq(hotset_model_open(&model, path, &(hotset_model_options){.activation = "step"}, &err),
+                 HOTSET_E_ARGUMENT);
+    cr_expect_not_null(strstr(err.message, "step"), "%s", err.message);
+    unlink(path);
+}
+
+Test(model, shape_of_a_dense_model) {
+    rig r;
+    tiny_model model = {.layer_n = 3, .embd_n = 96, .head_n = 6, .head_kv_n = 2, .key_n = 24, .value_n = 20};
+    model.ff_n = 100, model.vocab_n = 300, model.context_n = 77, model.window_n = 12,
+    model.activation = "relu";
+    model.tied = true;
+    rig_open_tiny(&r, &model, NULL);
+    const hotset_shape *s = hotset_model_shape(r.model);
+    cr_expect_str_eq(s->architecture, "llama");
+    cr_expect_str_eq(s->name, "tiny");
+    cr_expect_str_eq(s->activation, "relu");
+    cr_expect_eq(s->layer_n, 3);
+    cr_expect_eq(s->embd_n, 96);
+    cr_expect_eq(s->head_n, 6);
+    cr_expect_eq(s->head_kv_n, 2);
+    cr_expect_eq(s->key_n, 24);
+    cr_expect_eq(s->value_n, 20);
+    cr_expect_eq(s->ff_n, 100);
+    cr_expect_eq(s->expert_n, 0);
+    cr_expect_eq(s->vocab_n, 300);
+    cr_expect_eq(s->context_train_n, 77);
+    cr_expect_eq(s->window_n, 12);
+    cr_expect(s->gated && s->tied);
+    /* embedding and last norm; q, k, v, output; gate, up, down; two norms */
+    uint64_t layer = 96 * 144 + 96 * 48 + 96 * 40 + 120 * 96 + 3 * 96 * 100 + 2 * 96;
+    cr_expect_eq(s->parameter_n, 300 * 96 + 96 + 3 * layer);
+    cr_expect_eq(s->weight_bytes, 4 * s->parameter_n);
+    rig_close(&r);
+}
+
+Test(model, shape_of_a_mixture) {
+    rig r;
+    tiny_model model = {.arch = "qwen3moe", .qk_norm = true, .expert_n = 6, .expert_used_n = 2, .ff_n = 40};
+    rig_open_tiny(&r, &model, NULL);
+    const hotset_shape *s = hotset_model_shape(r.model);
+    cr_expect_eq(s->expert_n, 6);
+    cr_expect_eq(s->expert_used_n, 2);
+    cr_expect_eq(s->ff_n, 40);
+    cr_expect_str_eq(s->activation, "silu");
+    cr_expect(s->gated && !s->tied);
+    rig_close(&r);
+}
