@@ -5,17 +5,19 @@
  * multiplying the constants once. */
 enum { CHAINS = 12 };
 
-/* The most that products with vpmaddubsw can do: sums stay in 16 bits for 8 steps, as 4-bit weights allow. */
+/* The most that products with vpmaddubsw can do: sums stay in 16 bits for 8 steps, as 4-bit weights allow. in_order
+ * also keeps the compiler from multiplying the constants once. */
 static double peak_int8(size_t iterations, float *sink) {
     enum { STEPS = 8 };
     __m256i w = _mm256_set1_epi8(3), x = _mm256_set1_epi8(-5), sum[CHAINS];
     for (int c = 0; c < CHAINS; c++) sum[c] = _mm256_setzero_si256();
     for (size_t i = 0; i < iterations; i++) {
         for (int step = 0; step < STEPS; step++) {
-            __asm__("" : "+x"(w));
             AVX2_UNROLL
-            for (int c = 0; c < CHAINS; c++)
+            for (int c = 0; c < CHAINS; c++) {
+                w = in_order(w);
                 sum[c] = in_order(_mm256_add_epi16(sum[c], _mm256_maddubs_epi16(w, x)));
+            }
         }
         AVX2_UNROLL
         for (int c = 0; c < CHAINS; c++) sum[c] = _mm256_madd_epi16(sum[c], _mm256_set1_epi16(1));

@@ -46,12 +46,11 @@ TILE_UNPACK(f32, 4)
 TILE_UNPACK(f16, 2)
 TILE_UNPACK(bf16, 2)
 
-static void tile_mul(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
-    const float *w = tile, *x = panel;
-    __m256 sum[HALVES][COLS];
+/* sum[h][c] = products over n of k. */
+AVX2_INLINE void mul_run(__m256 sum[HALVES][COLS], const float *w, const float *x, size_t n) {
     AVX2_UNROLL
     for (int i = 0; i < HALVES * COLS; i++) sum[i / COLS][i % COLS] = _mm256_setzero_ps();
-    for (size_t i = 0; i < k; i++, w += ROWS, x += COLS) {
+    for (size_t i = 0; i < n; i++, w += ROWS, x += COLS) {
         const __m256 w0 = _mm256_load_ps(w), w1 = _mm256_load_ps(w + 8);
         AVX2_UNROLL
         for (int c = 0; c < COLS; c++) {
@@ -60,9 +59,23 @@ static void tile_mul(float *y, size_t y_stride, const void *tile, const void *pa
             sum[1][c] = _mm256_fmadd_ps(w1, b, sum[1][c]);
         }
     }
-    AVX2_UNROLL
-    for (size_t i = 0; i < HALVES * COLS; i++)
-        _mm256_storeu_ps(y + i % COLS * y_stride + i / COLS * 8, sum[i / COLS][i % COLS]);
+}
+
+/* Sums of runs are added up, not all products in one chain: the rounding error of a long row is that of a
+ * short one. */
+static void tile_mul(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    enum { RUN = 256 };
+    for (size_t i = 0; i < k; i += RUN) {
+        __m256 sum[HALVES][COLS];
+        mul_run(sum, (const float *)tile + i * ROWS, (const float *)panel + i * COLS,
+                (size_t)min_u64(k - i, RUN));
+        AVX2_UNROLL
+        for (size_t j = 0; j < HALVES * COLS; j++) {
+            float *out = y + j % COLS * y_stride + j / COLS * 8;
+            const __m256 s = sum[j / COLS][j % COLS];
+            _mm256_storeu_ps(out, i == 0 ? s : _mm256_add_ps(s, _mm256_loadu_ps(out)));
+        }
+    }
 }
 
 static void set_slots(cpu_matmul *m, void (*tile_unpack)(void *, const uint8_t *, size_t, size_t, size_t)) {
