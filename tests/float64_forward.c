@@ -516,6 +516,11 @@ static void add(double *x, const double *y, size_t n) {
 
 void float64_forward(const gguf *g, const char *activation_override, const int32_t *tokens, size_t n,
                      double *logits) {
+    float64_forward_observed(g, activation_override, tokens, n, logits, NULL, NULL);
+}
+
+void float64_forward_observed(const gguf *g, const char *activation_override, const int32_t *tokens, size_t n,
+                              double *logits, float64_observe_fn *observe, void *cookie) {
     model m = describe(g, activation_override);
     make_rotation(&m, n);
     const gguf_tensor *embedding = global(g, "token_embd.weight"),
@@ -527,6 +532,7 @@ void float64_forward(const gguf *g, const char *activation_override, const int32
         attention(&m, l, normed, n, part);
         add(x, part, n * m.embd_n);
         rms_norm(tensor(&m, l, "ffn_norm.weight"), m.eps, x, n, normed);
+        if (observe) observe(cookie, l, x, normed);
         if (maybe(&m, l, "ffn_gate_inp.weight")) {
             experts(&m, l, normed, n, part);
         } else {

@@ -15,6 +15,11 @@ size_t float64_vocab_n(const gguf *g);
  * replaces the file's FFN activation; NULL keeps it. */
 void float64_forward(const gguf *g, const char *activation_override, const int32_t *tokens, size_t n,
                      double *logits);
+/* The same; `observe` (may be NULL) is told of every layer's FFN the residual stream that it adds to and the
+ * normalised input that it reads, both [n][embd_n]. */
+typedef void float64_observe_fn(void *cookie, size_t layer_i, const double *stream, const double *input);
+void float64_forward_observed(const gguf *g, const char *activation_override, const int32_t *tokens, size_t n,
+                              double *logits, float64_observe_fn *observe, void *cookie);
 /* ||a - b|| / ||b|| over n values; infinite where a value of `a` is not finite. */
 double float64_relative_error(const float *a, const double *b, size_t n);
 /* Row `row_i` of a tensor (rows of all its matrices numbered through) as dim[0] doubles. */

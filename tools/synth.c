@@ -44,7 +44,7 @@ static const option_row rows[] = {
      "write a PowerInfer file with predictors of rank R that predict the share P"},
     {"seed", 0, OPTION_UINT, FIELD(seed), 0, 0, "N", "same seed, same bytes"},
     {"threads", 0, OPTION_UINT, FIELD(thread_n), 1, 1024, "N", "threads (as many as there are processors)"},
-    {"quiet", 'q', OPTION_FLAG, FIELD(quiet), 0, 0, NULL, "no progress, no summary"},
+    {"quiet", 'q', OPTION_FLAG, FIELD(quiet), 0, 0, NULL, "only errors on standard error"},
 };
 
 static const command_spec spec = {
@@ -62,44 +62,30 @@ static const command_spec spec = {
     .tables = {{"Options", rows, sizeof rows / sizeof rows[0], 0}},
 };
 
-static const struct preset {
-    const char *name, *architecture;
-    uint64_t layer_n, embd_n, head_n, head_kv_n, head_dim_n, ff_n, expert_n, expert_used_n, vocab_n,
-        context_n;
-} presets[] = {
-    {"tiny", "llama", 4, 256, 4, 2, 64, 768, 0, 0, 1024, 512},
-    {"tiny-moe", "qwen3moe", 4, 256, 4, 2, 64, 256, 8, 2, 1024, 512},
-    {"1.1b", "llama", 22, 2048, 32, 4, 64, 5632, 0, 0, 32000, 2048},
-    {"7b", "llama", 32, 4096, 32, 32, 128, 11008, 0, 0, 32000, 4096},
-    {"30b-a3b", "qwen3moe", 48, 2048, 32, 4, 128, 768, 128, 8, 151936, 40960},
-};
-
 static void fill_count(uint64_t *field, uint64_t value) {
     if (!*field) *field = value;
 }
 
 /* Fills what the command line left open from the shape, then from the other fields. */
 static bool apply_shape(synth_options *o) {
-    static const struct preset none = {.architecture = "llama"};
-    const struct preset *p = o->shape ? NULL : &none;
-    for (size_t i = 0; o->shape && i < sizeof presets / sizeof presets[0]; i++)
-        if (strcmp(presets[i].name, o->shape) == 0) p = &presets[i];
-    if (!p) {
-        say(spec.name, "unknown shape '%s', known are: tiny tiny-moe 1.1b 7b 30b-a3b", o->shape);
+    synth_shape p = {.context_n = 2048};
+    const char *architecture = "llama";
+    if (o->shape && !synth_shape_find(o->shape, &p, &architecture)) {
+        say(spec.name, "unknown shape '%s', known are: %s", o->shape, synth_shapes());
         return false;
     }
-    if (!o->architecture) o->architecture = p->architecture;
-    if (!o->embd_n && !o->head_n) fill_count(&o->head_dim_n, p->head_dim_n); /* else it follows from them */
-    if (!o->head_n) fill_count(&o->head_kv_n, p->head_kv_n);
-    fill_count(&o->layer_n, p->layer_n);
-    fill_count(&o->embd_n, p->embd_n);
-    fill_count(&o->head_n, p->head_n);
+    if (!o->architecture) o->architecture = architecture;
+    if (!o->embd_n && !o->head_n) fill_count(&o->head_dim_n, p.head_dim_n); /* else it follows from them */
+    if (!o->head_n) fill_count(&o->head_kv_n, p.head_kv_n);
+    fill_count(&o->layer_n, p.layer_n);
+    fill_count(&o->embd_n, p.embd_n);
+    fill_count(&o->head_n, p.head_n);
     fill_count(&o->head_kv_n, o->head_n);
-    fill_count(&o->ff_n, p->ff_n);
-    fill_count(&o->expert_n, p->expert_n);
-    if (o->expert_n) fill_count(&o->expert_used_n, p->expert_used_n ? p->expert_used_n : 2);
-    fill_count(&o->vocab_n, p->vocab_n);
-    fill_count(&o->context_n, p->context_n ? p->context_n : 2048);
+    fill_count(&o->ff_n, p.ff_n);
+    fill_count(&o->expert_n, p.expert_n);
+    if (o->expert_n) fill_count(&o->expert_used_n, p.expert_used_n ? p.expert_used_n : 2);
+    fill_count(&o->vocab_n, p.vocab_n);
+    fill_count(&o->context_n, p.context_n);
     return true;
 }
 
@@ -135,16 +121,9 @@ static bool make_spec(const synth_options *o, synth_spec *s) {
     *s = (synth_spec){
         .architecture = o->architecture,
         .activation = o->activation,
-        .layer_n = (uint32_t)o->layer_n,
-        .embd_n = (uint32_t)o->embd_n,
-        .head_n = (uint32_t)o->head_n,
-        .head_kv_n = (uint32_t)o->head_kv_n,
-        .head_dim_n = (uint32_t)o->head_dim_n,
-        .ff_n = (uint32_t)o->ff_n,
-        .expert_n = (uint32_t)o->expert_n,
-        .expert_used_n = (uint32_t)o->expert_used_n,
-        .vocab_n = (uint32_t)o->vocab_n,
-        .context_n = (uint32_t)o->context_n,
+        .shape = {(uint32_t)o->layer_n, (uint32_t)o->embd_n, (uint32_t)o->head_n, (uint32_t)o->head_kv_n,
+                  (uint32_t)o->head_dim_n, (uint32_t)o->ff_n, (uint32_t)o->expert_n,
+                  (uint32_t)o->expert_used_n, (uint32_t)o->vocab_n, (uint32_t)o->context_n},
         .tied = o->tied,
         .active = o->active,
         .skew = o->skew,
@@ -190,7 +169,7 @@ int command_synth(int argc, char **argv) {
     if (begun >= 0) return begun;
     if (!apply_shape(&o) || !check_complete(&o) || !make_spec(&o, &s)) return 2;
     double start_s = now_s();
-    hotset_status status = synth_model_open(&model, &s, note, NULL, &err);
+    hotset_status status = synth_model_open(&model, &s, o.quiet ? NULL : note, NULL, &err);
     if (status != HOTSET_OK) {
         say(spec.name, "%s", err.message);
         return status == HOTSET_E_ARGUMENT ? 2 : 1;
@@ -206,7 +185,7 @@ int command_synth(int argc, char **argv) {
     if (fits && status != HOTSET_OK) say_failure(spec.name, o.path, &err);
     if (!fits || status != HOTSET_OK) return 1;
     if (!o.quiet)
-        say(spec.name, "%s: %.3f billion parameters, %.3f GB, %.1f s", o.path, (double)parameter_n * 1e-9,
-            (double)bytes * 1e-9, now_s() - start_s);
+        say(spec.name, "%s: %.2f million parameters, %.1f MB, %.1f s", o.path, (double)parameter_n * 1e-6,
+            (double)bytes * 1e-6, now_s() - start_s);
     return 0;
 }

@@ -24,14 +24,14 @@ enum {
     HAS_PREDICTOR = 32,
 };
 
-typedef struct architecture {
+typedef struct arch_row {
     const char *name, *activation;
     unsigned has;
     bool may_have_experts, must_have_experts;
     float rope_base, norm_epsilon;
-} architecture;
+} arch_row;
 
-static const architecture ARCHITECTURES[] = {
+static const arch_row ARCHITECTURES[] = {
     {"llama", "silu", HAS_GATE, true, false, 10000, 1e-5f},
     {"qwen2", "silu", HAS_GATE | HAS_QKV_BIAS, false, false, 1e6f, 1e-6f},
     {"qwen3", "silu", HAS_GATE | HAS_QK_NORM, false, false, 1e6f, 1e-6f},
@@ -40,6 +40,30 @@ static const architecture ARCHITECTURES[] = {
 };
 
 const char *synth_architectures(void) { return "llama qwen2 qwen3 qwen3moe arcee"; }
+
+static const struct named_shape {
+    const char *name, *architecture;
+    synth_shape shape; /* layers, embedding, heads: query, key/value, width, FFN, experts, used, vocabulary,
+                          context */
+} SHAPES[] = {
+    {"tiny", "llama", {4, 256, 4, 2, 64, 768, 0, 0, 1024, 512}},
+    {"tiny-moe", "qwen3moe", {4, 256, 4, 2, 64, 256, 8, 2, 1024, 512}},
+    {"1.1b", "llama", {22, 2048, 32, 4, 64, 5632, 0, 0, 32000, 2048}},
+    {"7b", "llama", {32, 4096, 32, 32, 128, 11008, 0, 0, 32000, 4096}},
+    {"30b-a3b", "qwen3moe", {48, 2048, 32, 4, 128, 768, 128, 8, 151936, 40960}},
+};
+
+const char *synth_shapes(void) { return "tiny tiny-moe 1.1b 7b 30b-a3b"; }
+
+bool synth_shape_find(const char *name, synth_shape *shape, const char **architecture) {
+    for (size_t i = 0; i < COUNT_OF(SHAPES); i++) {
+        if (strcmp(SHAPES[i].name, name) != 0) continue;
+        *shape = SHAPES[i].shape;
+        *architecture = SHAPES[i].architecture;
+        return true;
+    }
+    return false;
+}
 
 static double silu(double x) { return x / (1 + exp(-x)); }
 static double gelu(double x) { return 0.5 * x * erfc(-x * M_SQRT1_2); }
@@ -106,7 +130,7 @@ static const tensor_rule RULES[] = {
 
 struct synth_model {
     synth_spec spec;
-    const architecture *architecture;
+    const arch_row *architecture;
     const struct activation *activation;
     unsigned has;
     uint64_t dim[DIM_COUNT];
@@ -145,22 +169,22 @@ static hotset_status find_names(synth_model *m, hotset_error *err) {
 static hotset_status check_shape(const synth_model *m, hotset_error *err) {
     const synth_spec *s = &m->spec;
     const char *name = m->architecture->name;
-    if (s->head_n % s->head_kv_n)
+    if (s->shape.head_n % s->shape.head_kv_n)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "%u heads cannot share %u key/value heads evenly",
-                           s->head_n, s->head_kv_n);
-    if (s->head_dim_n % 2)
+                           s->shape.head_n, s->shape.head_kv_n);
+    if (s->shape.head_dim_n % 2)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "heads of width %u: rotation needs an even width",
-                           s->head_dim_n);
-    if (s->expert_n && !m->architecture->may_have_experts)
+                           s->shape.head_dim_n);
+    if (s->shape.expert_n && !m->architecture->may_have_experts)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "architecture %s has no experts", name);
-    if (!s->expert_n && m->architecture->must_have_experts)
+    if (!s->shape.expert_n && m->architecture->must_have_experts)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "architecture %s needs experts", name);
-    if (s->expert_used_n > s->expert_n || (s->expert_n && !s->expert_used_n))
-        return hotset_fail(err, HOTSET_E_ARGUMENT, "%u of %u experts cannot be used", s->expert_used_n,
-                           s->expert_n);
-    if (s->vocab_n < SYNTH_VOCAB_MIN || s->vocab_n > SYNTH_VOCAB_MAX)
-        return hotset_fail(err, HOTSET_E_ARGUMENT, "a vocabulary of %u tokens, not %d to %d", s->vocab_n,
-                           SYNTH_VOCAB_MIN, SYNTH_VOCAB_MAX);
+    if (s->shape.expert_used_n > s->shape.expert_n || (s->shape.expert_n && !s->shape.expert_used_n))
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "%u of %u experts cannot be used", s->shape.expert_used_n,
+                           s->shape.expert_n);
+    if (s->shape.vocab_n < SYNTH_VOCAB_MIN || s->shape.vocab_n > SYNTH_VOCAB_MAX)
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "a vocabulary of %u tokens, not %d to %d",
+                           s->shape.vocab_n, SYNTH_VOCAB_MIN, SYNTH_VOCAB_MAX);
     return HOTSET_OK;
 }
 
@@ -173,13 +197,13 @@ static hotset_status check_shares(const synth_model *m, hotset_error *err) {
         return hotset_fail(err, HOTSET_E_ARGUMENT,
                            "no neuron of a %s model is inactive: choose activation relu or relu2",
                            m->activation->name);
-    if (s->skew > 0 && !s->active && !s->expert_n)
+    if (s->skew > 0 && !s->active && !s->shape.expert_n)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "a skew needs an active share, or experts");
-    if ((s->active > 0 || s->skew > 0) && s->embd_n < SYNTH_EMBD_MIN_FOR_SHARES)
+    if ((s->active > 0 || s->skew > 0) && s->shape.embd_n < SYNTH_EMBD_MIN_FOR_SHARES)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "an embedding of %u is too narrow for shares, at least %d",
-                           s->embd_n, SYNTH_EMBD_MIN_FOR_SHARES);
+                           s->shape.embd_n, SYNTH_EMBD_MIN_FOR_SHARES);
     if (!s->predictor_rank) return HOTSET_OK;
-    if (strcmp(m->architecture->name, "llama") != 0 || s->expert_n ||
+    if (strcmp(m->architecture->name, "llama") != 0 || s->shape.expert_n ||
         strcmp(m->activation->name, "relu") != 0)
         return hotset_fail(err, HOTSET_E_ARGUMENT,
                            "predictors are for dense llama models with activation relu");
@@ -206,13 +230,15 @@ static gguf_type choose_type(const synth_model *m, synth_role r, uint64_t row_n)
     return row_n % gguf_type_get(type)->block_n ? GGUF_F16 : type;
 }
 
-static void note_type(const tensor_rule *rule, const synth_tensor *t, gguf_type wanted, hotset_text_fn *note,
-                      void *cookie) {
+/* Tells of tensor t's type where it is not the wanted one, once for all tensors of the same rows and type. */
+static void note_type(const synth_model *m, const synth_tensor *t, hotset_text_fn *note, void *cookie) {
     char text[200];
-    if (!note || t->type == wanted || is_vector(t->role) || t->role == ROLE_ROUTER) return;
-    int bytes =
-        snprintf(text, sizeof text, "%s: rows of %llu weights are stored as %s, not %s", rule->name,
-                 (unsigned long long)t->dim[0], gguf_type_get(t->type)->name, gguf_type_get(wanted)->name);
+    if (!note || t->type == m->spec.type || is_vector(t->role) || t->role == ROLE_ROUTER) return;
+    for (const synth_tensor *before = m->tensors; before < t; before++)
+        if (before->type == t->type && before->dim[0] == t->dim[0] && !is_vector(before->role)) return;
+    int bytes = snprintf(text, sizeof text, "rows of %llu weights (%s) are stored as %s, not %s",
+                         (unsigned long long)t->dim[0], t->name, gguf_type_get(t->type)->name,
+                         gguf_type_get(m->spec.type)->name);
     note(cookie, text, (size_t)bytes);
 }
 
@@ -233,9 +259,9 @@ static void lay_out(synth_model *m, const tensor_rule *rule, uint32_t layer_i, s
 }
 
 static hotset_status lay_out_all(synth_model *m, hotset_text_fn *note, void *cookie, hotset_error *err) {
-    HOTSET_TRY(base_calloc(&m->tensors, (uint64_t)COUNT_OF(RULES) * (m->spec.layer_n + 1), sizeof *m->tensors,
-                           "tensors", err));
-    for (uint32_t pass = 0; pass <= m->spec.layer_n; pass++) { /* pass 0: what belongs to no layer */
+    HOTSET_TRY(base_calloc(&m->tensors, (uint64_t)COUNT_OF(RULES) * (m->spec.shape.layer_n + 1),
+                           sizeof *m->tensors, "tensors", err));
+    for (uint32_t pass = 0; pass <= m->spec.shape.layer_n; pass++) { /* pass 0: what belongs to no layer */
         for (size_t i = 0; i < COUNT_OF(RULES); i++) {
             const tensor_rule *rule = &RULES[i];
             if (rule->per_layer != (pass > 0) || (m->has & rule->needs) != rule->needs ||
@@ -243,7 +269,7 @@ static hotset_status lay_out_all(synth_model *m, hotset_text_fn *note, void *coo
                 continue;
             synth_tensor *t = &m->tensors[m->tensor_n++];
             lay_out(m, rule, pass ? pass - 1 : 0, t);
-            if (pass <= 1) note_type(rule, t, m->spec.type, note, cookie);
+            note_type(m, t, note, cookie);
         }
     }
     return HOTSET_OK;
@@ -251,15 +277,15 @@ static hotset_status lay_out_all(synth_model *m, hotset_text_fn *note, void *coo
 
 static void fill_dimensions(synth_model *m) {
     const synth_spec *s = &m->spec;
-    m->dim[DIM_EMBD] = s->embd_n;
-    m->dim[DIM_VOCAB] = s->vocab_n;
-    m->dim[DIM_QUERY] = (uint64_t)s->head_n * s->head_dim_n;
-    m->dim[DIM_KEY] = (uint64_t)s->head_kv_n * s->head_dim_n;
-    m->dim[DIM_HEAD] = s->head_dim_n;
-    m->dim[DIM_FF] = s->ff_n;
-    m->dim[DIM_EXPERT] = s->expert_n;
+    m->dim[DIM_EMBD] = s->shape.embd_n;
+    m->dim[DIM_VOCAB] = s->shape.vocab_n;
+    m->dim[DIM_QUERY] = (uint64_t)s->shape.head_n * s->shape.head_dim_n;
+    m->dim[DIM_KEY] = (uint64_t)s->shape.head_kv_n * s->shape.head_dim_n;
+    m->dim[DIM_HEAD] = s->shape.head_dim_n;
+    m->dim[DIM_FF] = s->shape.ff_n;
+    m->dim[DIM_EXPERT] = s->shape.expert_n;
     m->dim[DIM_RANK] = s->predictor_rank;
-    m->has = m->architecture->has | (s->expert_n ? HAS_EXPERTS : 0) | (s->tied ? 0 : HAS_OWN_HEAD) |
+    m->has = m->architecture->has | (s->shape.expert_n ? HAS_EXPERTS : 0) | (s->tied ? 0 : HAS_OWN_HEAD) |
              (s->predictor_rank ? HAS_PREDICTOR : 0);
 }
 
@@ -316,25 +342,25 @@ static hotset_status put_shape(const synth_model *m, gguf_writer *w, hotset_erro
         const char *name;
         uint32_t value;
     } keys[] = {
-        {"context_length", s->context_n},
-        {"embedding_length", s->embd_n},
-        {"block_count", s->layer_n},
-        {"feed_forward_length", s->ff_n},
-        {"vocab_size", s->vocab_n},
-        {"attention.head_count", s->head_n},
-        {"attention.head_count_kv", s->head_kv_n},
-        {"attention.key_length", s->head_dim_n},
-        {"attention.value_length", s->head_dim_n},
-        {"rope.dimension_count", s->head_dim_n},
+        {"context_length", s->shape.context_n},
+        {"embedding_length", s->shape.embd_n},
+        {"block_count", s->shape.layer_n},
+        {"feed_forward_length", s->shape.ff_n},
+        {"vocab_size", s->shape.vocab_n},
+        {"attention.head_count", s->shape.head_n},
+        {"attention.head_count_kv", s->shape.head_kv_n},
+        {"attention.key_length", s->shape.head_dim_n},
+        {"attention.value_length", s->shape.head_dim_n},
+        {"rope.dimension_count", s->shape.head_dim_n},
     };
     for (size_t i = 0; i < COUNT_OF(keys); i++)
         HOTSET_TRY(put_key_u32(w, a, keys[i].name, keys[i].value, err));
     HOTSET_TRY(put_key_f32(w, a, "rope.freq_base", m->architecture->rope_base, err));
     HOTSET_TRY(put_key_f32(w, a, "attention.layer_norm_rms_epsilon", m->architecture->norm_epsilon, err));
-    if (!s->expert_n) return HOTSET_OK;
-    HOTSET_TRY(put_key_u32(w, a, "expert_count", s->expert_n, err));
-    HOTSET_TRY(put_key_u32(w, a, "expert_used_count", s->expert_used_n, err));
-    return put_key_u32(w, a, "expert_feed_forward_length", s->ff_n, err);
+    if (!s->shape.expert_n) return HOTSET_OK;
+    HOTSET_TRY(put_key_u32(w, a, "expert_count", s->shape.expert_n, err));
+    HOTSET_TRY(put_key_u32(w, a, "expert_used_count", s->shape.expert_used_n, err));
+    return put_key_u32(w, a, "expert_feed_forward_length", s->shape.ff_n, err);
 }
 
 static hotset_status put_header(const synth_model *m, gguf_writer *w, hotset_error *err) {
@@ -352,7 +378,7 @@ static hotset_status put_header(const synth_model *m, gguf_writer *w, hotset_err
         snprintf(key, sizeof key, "%s.hidden_activation", a);
         HOTSET_TRY(gguf_put_string(w, key, m->activation->name, strlen(m->activation->name), err));
     }
-    HOTSET_TRY(synth_vocab_put(w, m->spec.vocab_n, err));
+    HOTSET_TRY(synth_vocab_put(w, m->spec.shape.vocab_n, err));
     for (size_t i = 0; i < m->tensor_n; i++) {
         const synth_tensor *t = &m->tensors[i];
         HOTSET_TRY(gguf_put_tensor(w, t->name, t->type, t->dim_n, t->dim, err));

@@ -10,23 +10,31 @@
 
 #include "profiles/gguf.h"
 
+typedef struct synth_shape {
+    uint32_t layer_n, embd_n;
+    uint32_t head_n, head_kv_n, head_dim_n;
+    uint32_t ff_n;                    /* of an expert where there are experts */
+    uint32_t expert_n, expert_used_n; /* 0: dense */
+    uint32_t vocab_n, context_n;
+} synth_shape;
+
 typedef struct synth_spec {
     const char *architecture; /* llama, qwen2, qwen3, qwen3moe, arcee */
     const char *activation;   /* silu, gelu, relu, relu2; NULL: the architecture's, relu with predictors */
     gguf_type type;           /* of the matrices; vectors and routers are F32 */
-    uint32_t layer_n, embd_n, head_n, head_kv_n, head_dim_n,
-        ff_n;                         /* ff_n: of an expert where there are experts */
-    uint32_t expert_n, expert_used_n; /* 0: dense */
-    uint32_t vocab_n, context_n;
-    bool tied;               /* the output head is the embedding matrix */
+    synth_shape shape;        /* no number but the experts' is 0 */
+    bool tied;                /* the output head is the embedding matrix */
     double active;           /* mean share of active FFN neurons, ReLU family only; 0: as it comes (a half) */
     double skew;             /* share of the neuron or expert of rank r ~ r^-skew */
     uint32_t predictor_rank; /* 0: none; else a PowerInfer file (PWRI, down stored by neuron, fc1 and fc2) */
     uint64_t seed;
 } synth_spec;
 
-/* Names separated by spaces, for messages and help. */
+/* Names separated by spaces, for messages. */
 const char *synth_architectures(void);
+const char *synth_shapes(void);
+/* The sizes of a well-known model and the architecture that is usual for them; false for an unknown name. */
+bool synth_shape_find(const char *name, synth_shape *shape, const char **architecture);
 
 typedef struct synth_model synth_model;
 

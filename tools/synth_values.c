@@ -52,7 +52,7 @@ static const double ATTENTION_TOTAL = 1, FFN_TOTAL = 0.5, SMALL_TOTAL = 0.1; /* 
 static double square(double x) { return x * x; }
 
 /* Coordinates of the stream that are random, and the constant in the others. */
-static double random_n(const synth_values *v) { return (double)(v->spec.embd_n - v->constant_n); }
+static double random_n(const synth_values *v) { return (double)(v->spec.shape.embd_n - v->constant_n); }
 static double constant(const synth_values *v) {
     return v->constant_n ? 2 * sqrt(random_n(v)) / (double)v->constant_n : 0;
 }
@@ -78,7 +78,7 @@ static double draw_normal(const synth_values *v, uint64_t *state) {
  * of the logits N(z_i, 1), by trial. */
 static hotset_status expert_focus(const synth_values *v, double *out, hotset_error *err) {
     enum { TRIAL_N = 256 };
-    uint32_t n = v->spec.expert_n;
+    uint32_t n = v->spec.shape.expert_n;
     double *logit, sum = 0;
     uint64_t state = weights_stream(v->spec.seed, "expert focus", 0);
     HOTSET_TRY(base_calloc(&logit, n, sizeof *logit, "router logits", err));
@@ -86,7 +86,7 @@ static hotset_status expert_focus(const synth_values *v, double *out, hotset_err
         double first = 0, second = 0;
         for (uint32_t i = 0; i < n; i++)
             logit[i] = (v->expert_z ? v->expert_z[i] : 0) + draw_normal(v, &state);
-        for (uint32_t used = 0; used < v->spec.expert_used_n; used++) {
+        for (uint32_t used = 0; used < v->spec.shape.expert_used_n; used++) {
             uint32_t best = 0;
             for (uint32_t i = 1; i < n; i++)
                 if (logit[i] > logit[best]) best = i;
@@ -104,23 +104,24 @@ static hotset_status expert_focus(const synth_values *v, double *out, hotset_err
 hotset_status synth_values_init(synth_values *v, const synth_spec *spec, double (*activation)(double),
                                 bool gated, hotset_error *err) {
     *v = (synth_values){.spec = *spec};
-    bool expert_shares = spec->expert_n && spec->skew > 0;
+    bool expert_shares = spec->shape.expert_n && spec->skew > 0;
     double second_moment = 0, focus = 1;
     weights_normal_init(&v->normal);
     if (spec->active > 0 || expert_shares) v->constant_n = WEIGHTS_HEAD_N;
-    if (spec->active > 0) HOTSET_TRY(make_means(&v->neuron_z, spec->ff_n, spec->active, spec->skew, err));
+    if (spec->active > 0)
+        HOTSET_TRY(make_means(&v->neuron_z, spec->shape.ff_n, spec->active, spec->skew, err));
     if (expert_shares)
-        HOTSET_TRY(make_means(&v->expert_z, spec->expert_n, (double)spec->expert_used_n / spec->expert_n,
-                              spec->skew, err));
-    if (spec->expert_n) HOTSET_TRY(expert_focus(v, &focus, err));
-    uint32_t mean_n = v->neuron_z ? spec->ff_n : 1;
+        HOTSET_TRY(make_means(&v->expert_z, spec->shape.expert_n,
+                              (double)spec->shape.expert_used_n / spec->shape.expert_n, spec->skew, err));
+    if (spec->shape.expert_n) HOTSET_TRY(expert_focus(v, &focus, err));
+    uint32_t mean_n = v->neuron_z ? spec->shape.ff_n : 1;
     for (uint32_t i = 0; i < mean_n; i++)
         second_moment += weights_second_moment(activation, v->neuron_z ? v->neuron_z[i] : 0) / mean_n;
-    double attention = (v->constant_n ? SMALL_TOTAL : ATTENTION_TOTAL) / spec->layer_n;
+    double attention = (v->constant_n ? SMALL_TOTAL : ATTENTION_TOTAL) / spec->shape.layer_n;
     v->attention_add = attention * ATTENTION_FOCUS;
-    v->ffn_add = (v->constant_n && !gated ? SMALL_TOTAL : FFN_TOTAL) / spec->layer_n;
-    v->mix_std = sqrt(attention / ((double)spec->head_n * spec->head_dim_n));
-    v->down_std = sqrt(v->ffn_add / (spec->ff_n * second_moment * focus));
+    v->ffn_add = (v->constant_n && !gated ? SMALL_TOTAL : FFN_TOTAL) / spec->shape.layer_n;
+    v->mix_std = sqrt(attention / ((double)spec->shape.head_n * spec->shape.head_dim_n));
+    v->down_std = sqrt(v->ffn_add / (spec->shape.ff_n * second_moment * focus));
     return HOTSET_OK;
 }
 
@@ -144,8 +145,9 @@ static void draw_norm(uint64_t *state, double gain, bool any_sign, uint64_t n, f
  * with. */
 static void draw_stream_norm(const synth_values *v, const synth_tensor *t, uint64_t *state, float *out) {
     bool output = t->role == ROLE_NORM_OUTPUT;
-    double v_l = stream_square(v, output ? v->spec.layer_n : t->layer_i, t->role == ROLE_NORM_FFN);
-    double rms = sqrt((random_n(v) * v_l + (double)v->constant_n * square(constant(v))) / v->spec.embd_n);
+    double v_l = stream_square(v, output ? v->spec.shape.layer_n : t->layer_i, t->role == ROLE_NORM_FFN);
+    double rms =
+        sqrt((random_n(v) * v_l + (double)v->constant_n * square(constant(v))) / v->spec.shape.embd_n);
     double gain = rms / sqrt(v_l), head_gain = t->role == ROLE_NORM_FFN ? rms : 0;
     if (output && v->spec.tied)
         gain *= LOGIT_STD / sqrt(random_n(v)); /* embeddings are larger than a head's rows */
@@ -209,7 +211,7 @@ static hotset_status plan_predictor_out(synth_rows *r, double *std, hotset_error
     *std = 1 / sqrt((double)paired_n);
     r->pattern = WEIGHTS_PAIRED;
     r->has_head = true;
-    return shuffle_heads(r, "neurons", v->neuron_z, v->spec.ff_n, logit_std / WEIGHTS_HEAD_N, err);
+    return shuffle_heads(r, "neurons", v->neuron_z, v->spec.shape.ff_n, logit_std / WEIGHTS_HEAD_N, err);
 }
 
 static hotset_status plan_rows(synth_rows *r, double *std, hotset_error *err) {
@@ -219,8 +221,8 @@ static hotset_status plan_rows(synth_rows *r, double *std, hotset_error *err) {
     case ROLE_QUERY: *std = sqrt(SCORE_STD / random_n(v)); break;
     case ROLE_VALUE: *std = 1 / sqrt(random_n(v)); break;
     case ROLE_OUTPUT: *std = LOGIT_STD / sqrt(random_n(v)); break;
-    case ROLE_ROUTER: return plan_selector(r, "experts", v->expert_z, s->expert_n, std, err);
-    case ROLE_SELECTOR: return plan_selector(r, "neurons", v->neuron_z, s->ff_n, std, err);
+    case ROLE_ROUTER: return plan_selector(r, "experts", v->expert_z, s->shape.expert_n, std, err);
+    case ROLE_SELECTOR: return plan_selector(r, "neurons", v->neuron_z, s->shape.ff_n, std, err);
     case ROLE_UP: return plan_selector(r, "", NULL, 0, std, err);
     case ROLE_PREDICTOR_IN: return plan_predictor_in(r, std);
     case ROLE_PREDICTOR_OUT: return plan_predictor_out(r, std, err);
@@ -246,7 +248,8 @@ static hotset_status plan_rows(synth_rows *r, double *std, hotset_error *err) {
 hotset_status synth_rows_init(synth_rows *r, const synth_values *v, const synth_tensor *t,
                               hotset_error *err) {
     double std = 0;
-    *r = (synth_rows){.values = v, .tensor = t, .pattern = WEIGHTS_RANDOM, .bare_period = v->spec.embd_n};
+    *r = (synth_rows){
+        .values = v, .tensor = t, .pattern = WEIGHTS_RANDOM, .bare_period = v->spec.shape.embd_n};
     HOTSET_TRY(plan_rows(r, &std, err));
     weights_source_init(&r->source, &v->normal, t->type, t->dim[0], std);
     return HOTSET_OK;

@@ -62,9 +62,12 @@ static void parts(uint32_t id, uint32_t *left, uint32_t *right) {
     *right = FIRST_ID + (id - first) % SYLLABLE_N;
 }
 
-/* No text is longer than a space and three syllables: 8 bytes. */
-static void join(char *out, const char *left, const char *between, const char *right) {
-    stpcpy(stpcpy(stpcpy(out, left), between), right);
+/* No text is longer than a space and three syllables: 8 bytes. Built apart: the parts lie in the same array.
+ */
+static void join(char out[TEXT_BYTES_MAX], const char *left, const char *between, const char *right) {
+    char text[TEXT_BYTES_MAX];
+    snprintf(text, sizeof text, "%.8s%s%.8s", left, between, right);
+    memcpy(out, text, sizeof text);
 }
 
 static void fill(vocab *v, uint32_t vocab_n) {

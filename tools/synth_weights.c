@@ -109,7 +109,7 @@ void weights_normal_init(weights_normal *normal) {
  * E[sc^2] ((64^2 - 1) / 12 + (1/2)^2) where n consecutive integers with mean a have the mean square (n^2 - 1)
  * / 12 + a^2. In Q4_0 and Q6_K the quants have the mean -1/2 and in Q4_K a group has the mean -7.5 e: small,
  * but a product with positive activations adds it up coherently. So the sign of d, sc or e is random. And
- * scales of blocks differ by a random factor f uniform in 3/4 .. 5/4, so that a kernel that mixes up scales
+ * scales of blocks differ by a random factor f uniform in 7/8 .. 9/8, so that a kernel that mixes up scales
  * is found out. Hence d = f std / (u sqrt(E[f^2])).
  */
 enum { Q4_K_SC_MIN = 24, Q6_K_SC_MIN = 32 };
@@ -128,7 +128,7 @@ static double unit_mean_square(gguf_type type) {
     }
 }
 
-static double scale_factor(int i) { return 0.75 + 0.5 * (i + 0.5) / WEIGHTS_SCALE_N; }
+static double scale_factor(int i) { return 0.875 + 0.25 * (i + 0.5) / WEIGHTS_SCALE_N; }
 
 static void fill_scales(weights_source *s, double std) {
     double square = 0;
