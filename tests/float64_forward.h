@@ -11,9 +11,14 @@
 
 /* Rows of the embedding matrix. */
 size_t float64_vocab_n(const gguf *g);
-/* Logits [n][vocab_n] of every position of `tokens` [n], from an empty context. `activation_override`
- * replaces the file's FFN activation; NULL keeps it. */
-void float64_forward(const gguf *g, const char *activation_override, const int32_t *tokens, size_t n,
+typedef struct float64_options {
+    const char *activation; /* FFN activation instead of the file's; NULL: the file's */
+    bool rounded; /* round what meets block-quantised weights to 8 bits, by the rule of devices/cpu/kernels.h
+                   */
+} float64_options;
+
+/* Logits [n][vocab_n] of every position of `tokens` [n], from an empty context. */
+void float64_forward(const gguf *g, const float64_options *options, const int32_t *tokens, size_t n,
                      double *logits);
 /* ||a - b|| / ||b|| over n values; infinite where a value of `a` is not finite. */
 double float64_relative_error(const float *a, const double *b, size_t n);
