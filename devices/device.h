@@ -1,12 +1,13 @@
 /* device.h - what the executor asks of a device: memory, queues, recorded lists of operations, counters.
  *
- * The interface is made for asynchronous devices; the CPU implements it first. Operations name their operands by
- * buffer and offset, never by host pointer, and what changes from step to step (tokens, positions, sessions) lies in
- * a step table in a buffer, so that a list is recorded once and replayed. A device finds the experts of a layer
- * through a table unit -> byte offset (the unit's slot), never by computing an address.
+ * The interface is made for asynchronous devices; the CPU implements it first. Operations name their operands
+ * by buffer and offset, never by host pointer, and what changes from step to step (tokens, positions,
+ * sessions) lies in a step table in a buffer, so that a list is recorded once and replayed. A device finds
+ * the experts of a layer through a table unit -> byte offset (the unit's slot), never by computing an
+ * address.
  *
- * Threads: one call at a time per device and queue. Errors are sticky: after E_DEVICE every call on the device
- * returns it, and only close and free still work.
+ * Threads: one call at a time per device and queue. Errors are sticky: after E_DEVICE every call on the
+ * device returns it, and only close and free still work.
  */
 #ifndef HOTSET_DEVICE_H
 #define HOTSET_DEVICE_H
@@ -53,8 +54,9 @@ typedef struct device_row {
     int32_t reserved;
 } device_row;
 
-/* Layout of a step table for row_max rows: this header, device_row[row_max], int32_t output[row_max]: the indices
- * of rows whose logits are wanted. A list that works on outputs takes output[output_from ... + output_n). */
+/* Layout of a step table for row_max rows: this header, device_row[row_max], int32_t output[row_max]: the
+ * indices of rows whose logits are wanted. A list that works on outputs takes output[output_from ... +
+ * output_n). */
 typedef struct device_step {
     uint32_t row_n, output_from, output_n, reserved;
 } device_step;
@@ -75,8 +77,8 @@ typedef struct device_rows {
     uint32_t stride;
 } device_rows;
 
-/* Weights [out_n][in_n] as in GGUF: rows of row_bytes. With unit_n > 0 it is unit_n such matrices (experts) of which
- * number u begins at unit_offset[u] (uint64_t, bytes from data.buffer's start). */
+/* Weights [out_n][in_n] as in GGUF: rows of row_bytes. With unit_n > 0 it is unit_n such matrices (experts)
+ * of which number u begins at unit_offset[u] (uint64_t, bytes from data.buffer's start). */
 typedef struct device_matrix {
     device_ref data;
     gguf_type type;
@@ -155,12 +157,12 @@ typedef struct device_op {
             device_rows q, k, v;
             device_rows rotary; /* absent: no rotation */
             uint32_t head_n, head_kv_n, key_n, value_n, pair_n;
-            bool adjacent;                 /* rotated pairs are neighbours, else halves apart */
-            device_ref q_norm, k_norm;     /* [key_n] per-head RMSNorm weights, or absent */
+            bool adjacent;             /* rotated pairs are neighbours, else halves apart */
+            device_ref q_norm, k_norm; /* [key_n] per-head RMSNorm weights, or absent */
             float epsilon;
             device_ref key_state, value_state;
             uint64_t key_slot_bytes, value_slot_bytes; /* from one session's state to the next */
-            uint32_t context_n;            /* positions per session; state is [head_kv_n][context_n][key_n] */
+            uint32_t context_n; /* positions per session; state is [head_kv_n][context_n][key_n] */
             bool state_f16;
         } prepare;
         struct {
@@ -176,19 +178,20 @@ typedef struct device_op {
         struct {
             device_rows gate, up, y; /* up absent: no gate matrix */
             uint32_t n;
-            uint32_t per_row; /* vectors per row (experts used), each `n` floats; rows of the step times this */
+            uint32_t
+                per_row; /* vectors per row (experts used), each `n` floats; rows of the step times this */
             device_activation kind;
         } activate;
         struct {
-            device_rows logits;    /* [unit_n] */
+            device_rows logits; /* [unit_n] */
             uint32_t unit_n, used_n;
-            bool softmax_after;    /* softmax over the chosen ones only */
-            bool normalise;        /* divide the chosen weights by their sum */
-            float scale;           /* multiply them by this */
+            bool softmax_after;     /* softmax over the chosen ones only */
+            bool normalise;         /* divide the chosen weights by their sum */
+            float scale;            /* multiply them by this */
             device_rows id, weight; /* [used_n] int32_t and floats */
         } route;
         struct {
-            device_rows x;      /* [in_n] per row, or [used_n][in_n] when x_per_use */
+            device_rows x; /* [in_n] per row, or [used_n][in_n] when x_per_use */
             bool x_per_use;
             uint32_t used_n;
             device_rows id;
@@ -223,18 +226,21 @@ typedef struct device_interface {
     hotset_status (*buffer_alloc)(device *d, device_memory memory, uint64_t bytes, device_buffer **out,
                                   hotset_error *err);
     /* Makes existing host memory a MAPPED buffer; the caller keeps the memory. */
-    hotset_status (*buffer_wrap)(device *d, const void *host, uint64_t bytes, device_buffer **out, hotset_error *err);
+    hotset_status (*buffer_wrap)(device *d, const void *host, uint64_t bytes, device_buffer **out,
+                                 hotset_error *err);
     void (*buffer_free)(device_buffer *b);
     hotset_status (*queue_open)(device *d, device_queue_kind kind, device_queue **out, hotset_error *err);
     void (*queue_close)(device_queue *q);
     /* Either side may be in another device's or the host's memory where both can reach it. */
-    hotset_status (*copy_async)(device_queue *q, device_ref to, device_ref from, uint64_t bytes, hotset_error *err);
+    hotset_status (*copy_async)(device_queue *q, device_ref to, device_ref from, uint64_t bytes,
+                                hotset_error *err);
     /* Scratch bytes that an operation needs beside its operands: a pure function of the op and the device. */
     uint64_t (*workspace_bytes)(const device *d, const device_op *op);
-    /* Compiles ops for replay against one step table. The workspace is shared by all ops of the list. Checks types and
-     * alignments: E_UNSUPPORTED names the operation and type. */
-    hotset_status (*list_record)(device *d, const device_op *ops, uint32_t op_n, device_ref step, uint32_t row_max,
-                                 device_ref workspace, device_list **out, hotset_error *err);
+    /* Compiles ops for replay against one step table. The workspace is shared by all ops of the list. Checks
+     * types and alignments: E_UNSUPPORTED names the operation and type. */
+    hotset_status (*list_record)(device *d, const device_op *ops, uint32_t op_n, device_ref step,
+                                 uint32_t row_max, device_ref workspace, device_list **out,
+                                 hotset_error *err);
     void (*list_free)(device_list *l);
     /* Runs the list for what the step table now says. `epoch` grows by one with every submission. */
     hotset_status (*submit)(device_queue *q, device_list *l, uint64_t epoch, hotset_error *err);
@@ -250,7 +256,7 @@ typedef struct device_interface {
 
 struct device {
     const device_interface *api;
-    char name[32]; /* cpu, cuda0 ... */
+    char name[32];      /* cpu, cuda0 ... */
     uint64_t alignment; /* of tensors in slabs, bytes */
 };
 
@@ -259,15 +265,17 @@ typedef struct device_cpu_options {
     const char *isa; /* NULL: the best */
 } device_cpu_options;
 
-/* Opens the CPU and tests its kernels against the references. Errors: E_UNSUPPORTED (isa), E_MEMORY, E_DEVICE. */
-HOTSET_CHECKED hotset_status device_cpu_open(device **out, const device_cpu_options *options, hotset_error *err);
+/* Opens the CPU and tests its kernels against the references. Errors: E_UNSUPPORTED (isa), E_MEMORY,
+ * E_DEVICE. */
+HOTSET_CHECKED hotset_status device_cpu_open(device **out, const device_cpu_options *options,
+                                             hotset_error *err);
 /* The instruction set in use, constant text. */
 const char *device_cpu_isa(const device *d);
 
 /* What the host offers a plan. */
 typedef struct device_cpu_facts {
-    uint32_t thread_n;            /* physical cores inside the affinity mask and the CPU quota */
-    uint64_t memory_free_bytes;   /* MemAvailable, inside the cgroup's limit */
+    uint32_t thread_n;          /* physical cores inside the affinity mask and the CPU quota */
+    uint64_t memory_free_bytes; /* MemAvailable, inside the cgroup's limit */
     const char *isa_best;
 } device_cpu_facts;
 HOTSET_CHECKED hotset_status device_cpu_get_facts(device_cpu_facts *out, hotset_error *err);

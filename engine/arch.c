@@ -8,7 +8,10 @@
 #define VECTOR(role, name, in, need)                                                                         \
     { ARCH_##role, name, false, ARCH_W_##in, ARCH_W_NONE, ARCH_W_NONE, ARCH_##need, ARCH_##role, NULL }
 #define EXPERTS(role, name, in, out, need, instead, per_unit)                                                \
-    { ARCH_##role, name, true, ARCH_W_##in, ARCH_W_##out, ARCH_W_EXPERTS, ARCH_##need, ARCH_##instead, per_unit }
+    {                                                                                                        \
+        ARCH_##role, name, true, ARCH_W_##in, ARCH_W_##out, ARCH_W_EXPERTS, ARCH_##need, ARCH_##instead,     \
+            per_unit                                                                                         \
+    }
 
 const arch_tensor arch_tensors[] = {
     MATRIX(EMBED, "token_embd.weight", EMBD, VOCAB, ALWAYS, EMBED),
@@ -23,13 +26,16 @@ const arch_tensor arch_tensors[] = {
     MATRIX(ATTN_QKV, "attn_qkv.weight", EMBD, QKV, OPTIONAL, ATTN_QKV),
     VECTOR(ATTN_QKV_BIAS, "attn_qkv.bias", QKV, OPTIONAL),
     MATRIX(ATTN_Q, "attn_q.weight", EMBD, QUERY, ALWAYS, ATTN_QKV),
-    { ARCH_ATTN_Q_BIAS, "attn_q.bias", false, ARCH_W_QUERY, ARCH_W_NONE, ARCH_W_NONE, ARCH_IF_QKV_BIAS, ARCH_ATTN_QKV_BIAS, NULL },
+    {ARCH_ATTN_Q_BIAS, "attn_q.bias", false, ARCH_W_QUERY, ARCH_W_NONE, ARCH_W_NONE, ARCH_IF_QKV_BIAS,
+     ARCH_ATTN_QKV_BIAS, NULL},
     VECTOR(ATTN_Q_NORM, "attn_q_norm.weight", HEAD, IF_QK_NORM),
     MATRIX(ATTN_K, "attn_k.weight", EMBD, KEY, ALWAYS, ATTN_QKV),
-    { ARCH_ATTN_K_BIAS, "attn_k.bias", false, ARCH_W_KEY, ARCH_W_NONE, ARCH_W_NONE, ARCH_IF_QKV_BIAS, ARCH_ATTN_QKV_BIAS, NULL },
+    {ARCH_ATTN_K_BIAS, "attn_k.bias", false, ARCH_W_KEY, ARCH_W_NONE, ARCH_W_NONE, ARCH_IF_QKV_BIAS,
+     ARCH_ATTN_QKV_BIAS, NULL},
     VECTOR(ATTN_K_NORM, "attn_k_norm.weight", HEAD, IF_QK_NORM),
     MATRIX(ATTN_V, "attn_v.weight", EMBD, VALUE, ALWAYS, ATTN_QKV),
-    { ARCH_ATTN_V_BIAS, "attn_v.bias", false, ARCH_W_VALUE, ARCH_W_NONE, ARCH_W_NONE, ARCH_IF_QKV_BIAS, ARCH_ATTN_QKV_BIAS, NULL },
+    {ARCH_ATTN_V_BIAS, "attn_v.bias", false, ARCH_W_VALUE, ARCH_W_NONE, ARCH_W_NONE, ARCH_IF_QKV_BIAS,
+     ARCH_ATTN_QKV_BIAS, NULL},
     MATRIX(ATTN_OUT, "attn_output.weight", MIXED, EMBD, ALWAYS, ATTN_OUT),
     VECTOR(ATTN_OUT_BIAS, "attn_output.bias", EMBD, OPTIONAL),
 
@@ -44,7 +50,8 @@ const arch_tensor arch_tensors[] = {
     MATRIX(ROUTER, "ffn_gate_inp.weight", EMBD, EXPERTS, IF_MOE, ROUTER),
     VECTOR(ROUTER_BIAS, "ffn_gate_inp.bias", EXPERTS, OPTIONAL),
     EXPERTS(EXPERT_GATE_UP, "ffn_gate_up_exps.weight", EMBD, FF_EXPERT_TWICE, OPTIONAL, EXPERT_GATE_UP, NULL),
-    EXPERTS(EXPERT_GATE, "ffn_gate_exps.weight", EMBD, FF_EXPERT, IF_MOE_GATED, EXPERT_GATE_UP, "ffn_gate.%u.weight"),
+    EXPERTS(EXPERT_GATE, "ffn_gate_exps.weight", EMBD, FF_EXPERT, IF_MOE_GATED, EXPERT_GATE_UP,
+            "ffn_gate.%u.weight"),
     EXPERTS(EXPERT_UP, "ffn_up_exps.weight", EMBD, FF_EXPERT, IF_MOE, EXPERT_GATE_UP, "ffn_up.%u.weight"),
     EXPERTS(EXPERT_DOWN, "ffn_down_exps.weight", FF_EXPERT, EMBD, IF_MOE, EXPERT_DOWN, "ffn_down.%u.weight"),
 };

@@ -1,7 +1,8 @@
-/* arch.h - architectures as data: what a model's tensors are called, how wide they are, which rules it follows.
+/* arch.h - architectures as data: what a model's tensors are called, how wide they are, which rules it
+ * follows.
  *
- * Loading (model.c) and the forward pass (forward.c) follow from these descriptions alone; a further architecture is
- * a further row, and at most a further rule that forward.c knows.
+ * Loading (model.c) and the forward pass (forward.c) follow from these descriptions alone; a further
+ * architecture is a further row, and at most a further rule that forward.c knows.
  */
 #ifndef HOTSET_ARCH_H
 #define HOTSET_ARCH_H
@@ -53,14 +54,14 @@ typedef enum arch_width {
     ARCH_W_NONE, /* the dimension does not exist */
     ARCH_W_EMBD,
     ARCH_W_VOCAB,
-    ARCH_W_QUERY,   /* head_n * key_n */
-    ARCH_W_KEY,     /* head_kv_n * key_n */
-    ARCH_W_VALUE,   /* head_kv_n * value_n */
-    ARCH_W_MIXED,   /* head_n * value_n: input of the attention's output matrix */
-    ARCH_W_QKV,     /* query + key + value */
-    ARCH_W_HEAD,    /* key_n */
-    ARCH_W_PAIRS,   /* rotated pairs of a head */
-    ARCH_W_FF,      /* neurons of the dense FFN */
+    ARCH_W_QUERY, /* head_n * key_n */
+    ARCH_W_KEY,   /* head_kv_n * key_n */
+    ARCH_W_VALUE, /* head_kv_n * value_n */
+    ARCH_W_MIXED, /* head_n * value_n: input of the attention's output matrix */
+    ARCH_W_QKV,   /* query + key + value */
+    ARCH_W_HEAD,  /* key_n */
+    ARCH_W_PAIRS, /* rotated pairs of a head */
+    ARCH_W_FF,    /* neurons of the dense FFN */
     ARCH_W_FF_EXPERT,
     ARCH_W_FF_EXPERT_TWICE,
     ARCH_W_EXPERTS,
@@ -71,7 +72,7 @@ typedef enum arch_width {
 typedef enum arch_need {
     ARCH_ALWAYS,
     ARCH_OPTIONAL,
-    ARCH_IF_DENSE,       /* layers without experts */
+    ARCH_IF_DENSE, /* layers without experts */
     ARCH_IF_DENSE_GATED,
     ARCH_IF_MOE,
     ARCH_IF_MOE_GATED,
@@ -82,12 +83,12 @@ typedef enum arch_need {
 
 typedef struct arch_tensor {
     arch_role role;
-    const char *name; /* in the file; layer roles without "blk.N." */
-    bool matrix;      /* weights for a product; else a vector of floats */
+    const char *name;         /* in the file; layer roles without "blk.N." */
+    bool matrix;              /* weights for a product; else a vector of floats */
     arch_width in, out, unit; /* dims 0, 1, 2 */
     arch_need need;
-    arch_role instead;     /* this role's presence makes up for a missing one; its own role: none */
-    const char *per_unit;  /* name of one expert's tensor in old files, with %u for its number; NULL: none */
+    arch_role instead;    /* this role's presence makes up for a missing one; its own role: none */
+    const char *per_unit; /* name of one expert's tensor in old files, with %u for its number; NULL: none */
 } arch_tensor;
 
 /* One row per role that a file can have, of all architectures. */
@@ -95,12 +96,12 @@ extern const arch_tensor arch_tensors[];
 extern const size_t arch_tensor_n;
 
 enum {
-    ARCH_GATED = 1,       /* FFN: down(act(gate x) * up x), else down(act(up x)) */
-    ARCH_QKV_BIAS = 2,    /* biases on q, k, v are part of the architecture (they are taken wherever present) */
-    ARCH_QK_NORM = 4,     /* per-head RMSNorm of q and k before the rotation (taken wherever present) */
-    ARCH_LAYER_NORM = 8,  /* LayerNorm with biases instead of RMSNorm */
+    ARCH_GATED = 1,    /* FFN: down(act(gate x) * up x), else down(act(up x)) */
+    ARCH_QKV_BIAS = 2, /* biases on q, k, v are part of the architecture (they are taken wherever present) */
+    ARCH_QK_NORM = 4,  /* per-head RMSNorm of q and k before the rotation (taken wherever present) */
+    ARCH_LAYER_NORM = 8,     /* LayerNorm with biases instead of RMSNorm */
     ARCH_ROPE_ADJACENT = 16, /* rotated pairs are neighbours (NORM); else half a head apart (NEOX) */
-    ARCH_ROUTER_NORM = 32    /* chosen experts' weights are divided by their sum, unless a key says otherwise */
+    ARCH_ROUTER_NORM = 32 /* chosen experts' weights are divided by their sum, unless a key says otherwise */
 };
 
 typedef struct arch {
@@ -114,9 +115,15 @@ const arch *arch_find(gguf_string name);
 /* All names, separated by ", ". */
 const char *arch_names(void);
 
-/* Activation functions by the names that files use; false for an unknown one. `canonical` (may be NULL) receives
- * the constant name that Hotset shows. */
-typedef enum arch_activation { ARCH_ACT_SILU, ARCH_ACT_GELU, ARCH_ACT_GELU_TANH, ARCH_ACT_RELU, ARCH_ACT_RELU2 } arch_activation;
+/* Activation functions by the names that files use; false for an unknown one. `canonical` (may be NULL)
+ * receives the constant name that Hotset shows. */
+typedef enum arch_activation {
+    ARCH_ACT_SILU,
+    ARCH_ACT_GELU,
+    ARCH_ACT_GELU_TANH,
+    ARCH_ACT_RELU,
+    ARCH_ACT_RELU2
+} arch_activation;
 bool arch_activation_find(gguf_string name, arch_activation *out, const char **canonical);
 
 #endif

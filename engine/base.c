@@ -19,7 +19,8 @@ enum { HUGE_PAGE_BYTES = 2 << 20, ARENA_BLOCK_BYTES = 64 << 10 };
 #define VALUE_OF(x) TEXT_OF(x)
 
 const char *hotset_version(void) {
-    return VALUE_OF(HOTSET_VERSION_MAJOR) "." VALUE_OF(HOTSET_VERSION_MINOR) "." VALUE_OF(HOTSET_VERSION_PATCH);
+    return VALUE_OF(HOTSET_VERSION_MAJOR) "." VALUE_OF(HOTSET_VERSION_MINOR) "." VALUE_OF(
+        HOTSET_VERSION_PATCH);
 }
 
 const char *hotset_status_text(hotset_status status) {
@@ -50,7 +51,8 @@ hotset_status hotset_fail(hotset_error *err, hotset_status status, const char *f
     return status;
 }
 
-hotset_status hotset_fail_at(hotset_error *err, hotset_status status, uint64_t offset_bytes, const char *format, ...) {
+hotset_status hotset_fail_at(hotset_error *err, hotset_status status, uint64_t offset_bytes,
+                             const char *format, ...) {
     va_list args;
     va_start(args, format);
     error_fill(err, status, offset_bytes, format, args);
@@ -58,7 +60,8 @@ hotset_status hotset_fail_at(hotset_error *err, hotset_status status, uint64_t o
     return status;
 }
 
-hotset_status base_calloc(void *out_pointer, uint64_t n, uint64_t item_bytes, const char *what, hotset_error *err) {
+hotset_status base_calloc(void *out_pointer, uint64_t n, uint64_t item_bytes, const char *what,
+                          hotset_error *err) {
     uint64_t bytes;
     void *p = NULL;
     if (checked_mul(n, item_bytes, &bytes) && bytes <= SIZE_MAX) p = calloc(1, bytes ? (size_t)bytes : 1);
@@ -118,8 +121,10 @@ hotset_status file_map_open(file_map *out, const char *path, hotset_error *err) 
         status = hotset_fail(err, HOTSET_E_IO, "%s: not a regular file", path);
     } else if (info.st_size > 0) {
         void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_SHARED, fd, 0);
-        if (data == MAP_FAILED) status = hotset_fail(err, HOTSET_E_IO, "%s: cannot map: %s", path, strerror(errno));
-        else *out = (file_map){data, (uint64_t)info.st_size};
+        if (data == MAP_FAILED)
+            status = hotset_fail(err, HOTSET_E_IO, "%s: cannot map: %s", path, strerror(errno));
+        else
+            *out = (file_map){data, (uint64_t)info.st_size};
     }
     close(fd);
     return status;
@@ -141,7 +146,8 @@ void *pages_alloc(uint64_t bytes) {
     /* mmap aligns to 4 KiB: ask for one huge page more and give the ends back */
     uint64_t size = round_up(bytes ? bytes : 1, HUGE_PAGE_BYTES), padded;
     if (bytes > SIZE_MAX / 2 || !checked_add(size, HUGE_PAGE_BYTES, &padded)) return NULL;
-    uint8_t *p = mmap(NULL, (size_t)padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *p = mmap(NULL, (size_t)padded, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return NULL;
     uint64_t lead = round_up((uintptr_t)p, HUGE_PAGE_BYTES) - (uintptr_t)p;
     if (lead) munmap(p, (size_t)lead);

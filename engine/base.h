@@ -13,22 +13,28 @@
 
 #define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
-/* Fill *err (if not NULL) and return `status`: the only ways to make an error. A newline or control character in
- * the formatted text is replaced by '?', so that a message stays one line whatever a file puts into a name. */
+/* Fill *err (if not NULL) and return `status`: the only ways to make an error. A newline or control character
+ * in the formatted text is replaced by '?', so that a message stays one line whatever a file puts into a
+ * name. */
 hotset_status hotset_fail(hotset_error *err, hotset_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-hotset_status hotset_fail_at(hotset_error *err, hotset_status status, uint64_t offset_bytes, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+hotset_status hotset_fail_at(hotset_error *err, hotset_status status, uint64_t offset_bytes,
+                             const char *format, ...) __attribute__((format(printf, 4, 5)));
 
 /* Overflow-checked arithmetic: true and *out set when the exact result fits. */
-static inline bool checked_add(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_add_overflow(a, b, out); }
-static inline bool checked_mul(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_mul_overflow(a, b, out); }
+static inline bool checked_add(uint64_t a, uint64_t b, uint64_t *out) {
+    return !__builtin_add_overflow(a, b, out);
+}
+static inline bool checked_mul(uint64_t a, uint64_t b, uint64_t *out) {
+    return !__builtin_mul_overflow(a, b, out);
+}
 /* Rounds up to a multiple of `unit` (> 0, need not be a power of two); the caller has bounded `value`. */
 static inline uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint64_t max_u64(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
-/* Zeroed memory for n objects; overflow and exhaustion give E_MEMORY with `what` in the message. Free with free(). */
+/* Zeroed memory for n objects; overflow and exhaustion give E_MEMORY with `what` in the message. Free with
+ * free(). */
 HOTSET_CHECKED hotset_status base_calloc(void *out_pointer, uint64_t n, uint64_t item_bytes, const char *what,
                                          hotset_error *err);
 
@@ -52,8 +58,8 @@ void file_map_close(file_map *map);
 /* Tells the system that [offset, offset + bytes) will not be read again soon: its pages may go. */
 void file_map_release(const file_map *map, uint64_t offset, uint64_t bytes);
 
-/* Anonymous memory on 2 MiB boundaries, with huge pages where the system gives them; untouched (no page is resident
- * yet). NULL when out of memory. */
+/* Anonymous memory on 2 MiB boundaries, with huge pages where the system gives them; untouched (no page is
+ * resident yet). NULL when out of memory. */
 void *pages_alloc(uint64_t bytes);
 void pages_free(void *pages, uint64_t bytes);
 

@@ -19,14 +19,15 @@ static uint64_t table_slab_bytes(uint32_t batch_n) {
 }
 
 /* The ledger's numbers for resolved options. */
-static hotset_status gather(const hotset_model *m, const device *d, const hotset_plan_options *o, planner_facts *facts,
-                            hotset_error *err) {
+static hotset_status gather(const hotset_model *m, const device *d, const hotset_plan_options *o,
+                            planner_facts *facts, hotset_error *err) {
     weights w = {0};
     state kv = {0};
     forward_place place = {.model = m, .weights = &w, .state = &kv};
     uint64_t workspace_bytes = 0, list_bytes = 0;
     hotset_status status = weights_describe(&w, m, err);
-    if (!status) status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, err);
+    if (!status)
+        status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, err);
     if (!status) status = schedule_workspace_bytes(&place, d, o->batch_n, &workspace_bytes, err);
     if (!status) status = schedule_list_bytes(&place, o->batch_n, &list_bytes, err);
     footprint_widths widths = forward_widths(m);
@@ -90,7 +91,8 @@ static hotset_status open_device(hotset_engine *e, hotset_error *err) {
     HOTSET_TRY(device_cpu_open(&e->device, &(device_cpu_options){o->thread_n, o->isa}, err));
     HOTSET_TRY(e->device->api->memory(e->device, &capacity_bytes, &free_bytes, err));
     if (e->plan.footprint.total_bytes > free_bytes)
-        return hotset_fail(err, HOTSET_E_NOFIT, "host memory: the plan needs %llu bytes, there are %llu free of %llu",
+        return hotset_fail(err, HOTSET_E_NOFIT,
+                           "host memory: the plan needs %llu bytes, there are %llu free of %llu",
                            (unsigned long long)e->plan.footprint.total_bytes, (unsigned long long)free_bytes,
                            (unsigned long long)capacity_bytes);
     return e->device->api->queue_open(e->device, DEVICE_QUEUE_COMPUTE, &e->queue, err);
@@ -102,7 +104,8 @@ static hotset_status load_weights(hotset_engine *e, hotset_error *err) {
     weights_progress progress = {e->options.cancel, e->options.cancel_cookie};
     HOTSET_TRY(weights_load(&e->weights, e->device, e->queue, e->model, copied, &progress, err));
     if (copied)
-        engine_log(e, HOTSET_LOG_OBJECT, "copied %.1f MiB of weights to memory in %.2f s; the file's pages were released",
+        engine_log(e, HOTSET_LOG_OBJECT,
+                   "copied %.1f MiB of weights to memory in %.2f s; the file's pages were released",
                    (double)e->plan.footprint.weights_copied_bytes / (1 << 20), base_now_s() - begin_s);
     else
         engine_log(e, HOTSET_LOG_OBJECT, "%.1f MiB of weights are read from the mapped file",
@@ -113,9 +116,11 @@ static hotset_status load_weights(hotset_engine *e, hotset_error *err) {
 static hotset_status open_steps(hotset_engine *e, hotset_error *err) {
     const hotset_plan_options *o = &e->plan.options;
     const device_interface *api = e->device->api;
-    HOTSET_TRY(state_layout(&e->state, e->model, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, err));
+    HOTSET_TRY(state_layout(&e->state, e->model, o->context_n, o->session_n,
+                            o->state_type == HOTSET_STATE_F16, err));
     HOTSET_TRY(state_alloc(&e->state, e->device, err));
-    HOTSET_TRY(api->buffer_alloc(e->device, DEVICE_MEMORY_PINNED, table_slab_bytes(o->batch_n), &e->tables, err));
+    HOTSET_TRY(
+        api->buffer_alloc(e->device, DEVICE_MEMORY_PINNED, table_slab_bytes(o->batch_n), &e->tables, err));
     e->step = (device_ref){e->tables, 0};
     e->done = (device_ref){e->tables, round_up(device_step_bytes(o->batch_n), FOOTPRINT_ALIGN)};
     forward_place place = {.model = e->model, .weights = &e->weights, .state = &e->state, .done = e->done};
@@ -123,6 +128,8 @@ static hotset_status open_steps(hotset_engine *e, hotset_error *err) {
     HOTSET_TRY(schedule_workspace_bytes(&place, e->device, o->batch_n, &workspace_bytes, err));
     footprint_widths widths = forward_widths(e->model);
     e->layout = footprint_scratch_layout(&widths, o->batch_n, workspace_bytes);
+    assert(e->layout.bytes == e->plan.footprint.scratch_bytes);
+    assert(e->state.slot_bytes * o->session_n == e->plan.footprint.state_bytes);
     HOTSET_TRY(api->buffer_alloc(e->device, DEVICE_MEMORY_PINNED, e->layout.bytes, &e->scratch, err));
     place.scratch = (device_ref){e->scratch, 0};
     place.layout = e->layout;
@@ -134,15 +141,16 @@ hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *m, con
     *out = NULL;
     double begin_s = base_now_s();
     if (memcmp(&p->shape, &m->shape, sizeof p->shape))
-        return hotset_fail(err, HOTSET_E_ARGUMENT, "the plan was made for another model (%s %s)", p->shape.architecture,
-                           p->shape.name);
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "the plan was made for another model (%s %s)",
+                           p->shape.architecture, p->shape.name);
     hotset_engine *e;
     HOTSET_TRY(base_calloc(&e, 1, sizeof *e, "the engine", err));
     e->model = m;
     e->plan = *p;
     e->plan.options.isa = e->plan.isa;
     e->options = options ? *options : hotset_engine_default_options();
-    hotset_status status = base_calloc(&e->slot_used, p->options.session_n, sizeof *e->slot_used, "the sessions", err);
+    hotset_status status =
+        base_calloc(&e->slot_used, p->options.session_n, sizeof *e->slot_used, "the sessions", err);
     if (!status) status = open_device(e, err);
     if (!status) status = load_weights(e, err);
     if (!status) status = open_steps(e, err);
@@ -181,11 +189,12 @@ hotset_status hotset_engine_measure(hotset_engine *e, double seconds, hotset_lim
     const weights *w = &e->weights;
     device_ref largest = {0};
     for (uint32_t i = 0; i < w->part_n; i++)
-        if (!largest.buffer || w->part[i]->bytes > largest.buffer->bytes) largest = (device_ref){w->part[i], 0};
+        if (!largest.buffer || w->part[i]->bytes > largest.buffer->bytes)
+            largest = (device_ref){w->part[i], 0};
     /* released pages of a copied model would be read from disk: only what is in use is measured */
     bool mapped = e->plan.options.memory == HOTSET_MEMORY_MAPPED;
-    return e->device->api->measure(e->device, mapped ? &largest : NULL, largest.buffer->bytes, seconds > 0 ? seconds : 0.5,
-                                   out, err);
+    return e->device->api->measure(e->device, mapped ? &largest : NULL, largest.buffer->bytes,
+                                   seconds > 0 ? seconds : 0.5, out, err);
 }
 
 /* ---- Steps ---- */
@@ -208,8 +217,8 @@ static hotset_status submit(hotset_engine *e, device_list *list, hotset_error *e
     return e->device->api->queue_wait(e->queue, e->done, e->epoch, err);
 }
 
-hotset_status engine_step(hotset_engine *e, const engine_row *rows, uint32_t row_n, engine_logits_fn *each, void *cookie,
-                          hotset_error *err) {
+hotset_status engine_step(hotset_engine *e, const engine_row *rows, uint32_t row_n, engine_logits_fn *each,
+                          void *cookie, hotset_error *err) {
     assert(row_n >= 1 && row_n <= e->plan.options.batch_n);
     double begin_s = base_now_s();
     device_step *step = e->step.buffer->host;
@@ -220,7 +229,8 @@ hotset_status engine_step(hotset_engine *e, const engine_row *rows, uint32_t row
         step->output_from = from;
         step->output_n = (uint32_t)min_u64(output_n - from, e->layout.output_n);
         HOTSET_TRY(submit(e, schedule_find(&e->schedule, step->output_n)->head, err));
-        const float *logits = (const float *)(const void *)((const uint8_t *)e->scratch->host + e->layout.logits);
+        const float *logits =
+            (const float *)(const void *)((const uint8_t *)e->scratch->host + e->layout.logits);
         for (uint32_t i = 0; i < step->output_n; i++)
             each(cookie, (uint32_t)output[from + i], logits + (size_t)i * e->model->shape.vocab_n);
     }

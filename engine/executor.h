@@ -19,13 +19,13 @@ struct hotset_engine {
     footprint_scratch layout;
     schedule schedule;
     trace *trace;
-    uint64_t epoch;     /* of the last submission */
-    bool *slot_used;    /* [session_n] */
+    uint64_t epoch;  /* of the last submission */
+    bool *slot_used; /* [session_n] */
     hotset_engine_stats stats;
 };
 
-/* A row of a step. Rows of one session must come in the order of their positions, each following what the session's
- * state holds. */
+/* A row of a step. Rows of one session must come in the order of their positions, each following what the
+ * session's state holds. */
 typedef struct engine_row {
     int32_t token;
     uint32_t position, slot;
@@ -35,10 +35,10 @@ typedef struct engine_row {
 /* Receives the logits of row row_i. */
 typedef void engine_logits_fn(void *cookie, uint32_t row_i, const float *logits);
 
-/* Evaluates 1 to batch_n rows; each() gets the logits of the rows that want them, in order of rows. Nothing is
- * allocated. Errors: E_DEVICE. */
-HOTSET_CHECKED hotset_status engine_step(hotset_engine *e, const engine_row *rows, uint32_t row_n, engine_logits_fn *each,
-                                         void *cookie, hotset_error *err);
+/* Evaluates 1 to batch_n rows; each() gets the logits of the rows that want them, in order of rows. Nothing
+ * is allocated. Errors: E_DEVICE. */
+HOTSET_CHECKED hotset_status engine_step(hotset_engine *e, const engine_row *rows, uint32_t row_n,
+                                         engine_logits_fn *each, void *cookie, hotset_error *err);
 
 void engine_log(const hotset_engine *e, hotset_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -2,8 +2,9 @@
  *
  * Pre-norm transformer (Vaswani et al. 2017; Touvron et al. 2023): for each layer
  *     x <- x + Wo attention(norm(x)),    x <- x + ffn(norm(x)),
- * with rotary positions (Su et al. 2021), grouped query heads (Ainslie et al. 2023), gated or plain FFN, or a softmax
- * router over expert FFNs (Shazeer et al. 2017; Jiang et al. 2024). Which of these a model has is data (arch.h).
+ * with rotary positions (Su et al. 2021), grouped query heads (Ainslie et al. 2023), gated or plain FFN, or a
+ * softmax router over expert FFNs (Shazeer et al. 2017; Jiang et al. 2024). Which of these a model has is
+ * data (arch.h).
  */
 #include "engine/forward.h"
 
@@ -25,9 +26,15 @@ static device_rows rows_at(const writer *w, uint64_t offset, uint64_t stride) {
 static const model_layer *layer_of(const writer *w) { return &w->at->model->layer[w->layer_i]; }
 static const hotset_shape *shape_of(const writer *w) { return &w->at->model->shape; }
 
-static bool has(const writer *w, arch_role role) { return weights_of(w->at->weights, w->layer_i, role)->present; }
-static device_matrix matrix(const writer *w, arch_role role) { return weights_of(w->at->weights, w->layer_i, role)->w; }
-static device_ref vector(const writer *w, arch_role role) { return weights_of(w->at->weights, w->layer_i, role)->w.data; }
+static bool has(const writer *w, arch_role role) {
+    return weights_of(w->at->weights, w->layer_i, role)->present;
+}
+static device_matrix matrix(const writer *w, arch_role role) {
+    return weights_of(w->at->weights, w->layer_i, role)->w;
+}
+static device_ref vector(const writer *w, arch_role role) {
+    return weights_of(w->at->weights, w->layer_i, role)->w.data;
+}
 
 static device_rows hidden(const writer *w) { return rows_at(w, w->at->layout.hidden, shape_of(w)->embd_n); }
 static device_rows normed(const writer *w) { return rows_at(w, w->at->layout.normed, shape_of(w)->embd_n); }
@@ -52,7 +59,8 @@ static void add(writer *w, device_op op) {
     l->op[l->op_n++] = op;
 }
 
-static void norm(writer *w, const char *name, device_rows x, device_rows y, arch_role weight, arch_role bias) {
+static void norm(writer *w, const char *name, device_rows x, device_rows y, arch_role weight,
+                 arch_role bias) {
     add(w, (device_op){.kind = DEVICE_OP_NORM,
                        .name = name,
                        .norm = {.x = x,
@@ -64,13 +72,16 @@ static void norm(writer *w, const char *name, device_rows x, device_rows y, arch
                                 .epsilon = w->at->model->norm_epsilon}});
 }
 
-static device_linear_part product(const writer *w, arch_role weight, arch_role bias, device_rows y, bool accumulate) {
-    return (device_linear_part){.w = matrix(w, weight), .bias = vector(w, bias), .y = y, .accumulate = accumulate};
+static device_linear_part product(const writer *w, arch_role weight, arch_role bias, device_rows y,
+                                  bool accumulate) {
+    return (device_linear_part){
+        .w = matrix(w, weight), .bias = vector(w, bias), .y = y, .accumulate = accumulate};
 }
 
 /* y <- W x + b, or y <- y + W x + b. */
 static void linear(writer *w, const char *name, device_rows x, device_linear_part part) {
-    add(w, (device_op){.kind = DEVICE_OP_LINEAR, .name = name, .linear = {.x = x, .part_n = 1, .part = {part}}});
+    add(w,
+        (device_op){.kind = DEVICE_OP_LINEAR, .name = name, .linear = {.x = x, .part_n = 1, .part = {part}}});
 }
 
 /* ---- Attention ---- */
@@ -138,8 +149,9 @@ static void attention(writer *w) {
 
 static void activate(writer *w, device_rows gate, device_rows up, uint32_t n, uint32_t per_row) {
     static const device_activation kinds[] = {
-        [ARCH_ACT_SILU] = DEVICE_ACT_SILU, [ARCH_ACT_GELU] = DEVICE_ACT_GELU, [ARCH_ACT_GELU_TANH] = DEVICE_ACT_GELU_TANH,
-        [ARCH_ACT_RELU] = DEVICE_ACT_RELU, [ARCH_ACT_RELU2] = DEVICE_ACT_RELU2,
+        [ARCH_ACT_SILU] = DEVICE_ACT_SILU,           [ARCH_ACT_GELU] = DEVICE_ACT_GELU,
+        [ARCH_ACT_GELU_TANH] = DEVICE_ACT_GELU_TANH, [ARCH_ACT_RELU] = DEVICE_ACT_RELU,
+        [ARCH_ACT_RELU2] = DEVICE_ACT_RELU2,
     };
     add(w, (device_op){.kind = DEVICE_OP_ACTIVATE,
                        .name = "ffn activation",
@@ -174,7 +186,8 @@ static void expert_ffn(writer *w) {
     uint32_t used = router->used_n, ff = s->ff_n;
     bool gated = has(w, ARCH_EXPERT_GATE);
     device_rows scores = rows_at(w, w->at->layout.router, s->expert_n);
-    device_rows id = rows_at(w, w->at->layout.expert_id, used), weight = rows_at(w, w->at->layout.expert_weight, used);
+    device_rows id = rows_at(w, w->at->layout.expert_id, used),
+                weight = rows_at(w, w->at->layout.expert_weight, used);
     device_rows h = rows_at(w, w->at->layout.gate, (uint64_t)used * ff);
     device_rows up = rows_at(w, w->at->layout.up, (uint64_t)used * ff);
     device_rows out = rows_at(w, w->at->layout.expert_out, (uint64_t)used * s->embd_n);
@@ -209,15 +222,18 @@ static void expert_ffn(writer *w) {
                                    .id = id,
                                    .part_n = 1,
                                    .part = {{.w = matrix(w, ARCH_EXPERT_DOWN), .y = out}}}});
-    add(w, (device_op){.kind = DEVICE_OP_COMBINE,
-                       .name = "experts sum",
-                       .combine = {.x = out, .weight = weight, .y = hidden(w), .used_n = used, .n = s->embd_n}});
+    add(w,
+        (device_op){.kind = DEVICE_OP_COMBINE,
+                    .name = "experts sum",
+                    .combine = {.x = out, .weight = weight, .y = hidden(w), .used_n = used, .n = s->embd_n}});
 }
 
 static void ffn(writer *w) {
     norm(w, "ffn norm", hidden(w), normed(w), ARCH_FFN_NORM, ARCH_FFN_NORM_BIAS);
-    if (layer_of(w)->experts) expert_ffn(w);
-    else dense_ffn(w);
+    if (layer_of(w)->experts)
+        expert_ffn(w);
+    else
+        dense_ffn(w);
 }
 
 /* ---- The whole ---- */
@@ -249,7 +265,9 @@ void forward_head(forward_list *list, const forward_place *place, uint32_t outpu
     writer w = {.list = list, .at = place, .row_max = output_max, .outputs = true};
     const hotset_shape *s = &place->model->shape;
     device_rows last = rows_at(&w, place->layout.output_hidden, s->embd_n);
-    add(&w, (device_op){.kind = DEVICE_OP_GATHER, .name = "outputs", .gather = {.x = hidden(&w), .y = last, .n = s->embd_n}});
+    add(&w, (device_op){.kind = DEVICE_OP_GATHER,
+                        .name = "outputs",
+                        .gather = {.x = hidden(&w), .y = last, .n = s->embd_n}});
     norm(&w, "output norm", last, last, ARCH_OUTPUT_NORM, ARCH_OUTPUT_NORM_BIAS);
     linear(&w, "head", last,
            product(&w, ARCH_OUTPUT, ARCH_OUTPUT_BIAS, rows_at(&w, place->layout.logits, s->vocab_n), false));

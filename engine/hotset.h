@@ -93,13 +93,13 @@ typedef struct hotset_shape {
     char name[64];         /* general.name, cut to fit; may be empty */
     char activation[16];   /* FFN activation in use: silu, gelu, relu, relu2 ... */
     uint32_t layer_n;
-    uint32_t embd_n;     /* width of the residual stream */
-    uint32_t head_n;     /* query heads */
-    uint32_t head_kv_n;  /* key/value heads */
-    uint32_t key_n;      /* width of one key head */
-    uint32_t value_n;    /* width of one value head */
-    uint32_t ff_n;       /* FFN neurons of a layer, or of one expert */
-    uint32_t expert_n;   /* 0: dense FFN */
+    uint32_t embd_n;    /* width of the residual stream */
+    uint32_t head_n;    /* query heads */
+    uint32_t head_kv_n; /* key/value heads */
+    uint32_t key_n;     /* width of one key head */
+    uint32_t value_n;   /* width of one value head */
+    uint32_t ff_n;      /* FFN neurons of a layer, or of one expert */
+    uint32_t expert_n;  /* 0: dense FFN */
     uint32_t expert_used_n;
     uint32_t vocab_n;
     uint32_t context_train_n; /* context length of the training */
@@ -111,13 +111,15 @@ typedef struct hotset_shape {
 } hotset_shape;
 
 typedef struct hotset_model_options {
-    const char *activation; /* FFN activation instead of the file's (silu, gelu, relu, relu2 ...); NULL: the file's */
+    const char *
+        activation; /* FFN activation instead of the file's (silu, gelu, relu, relu2 ...); NULL: the file's */
 } hotset_model_options;
 
 /* Opens and checks a GGUF model (all parts of a split one when given the first). Weights stay in the mapped
  * file: nothing is copied. Errors: E_IO, E_FORMAT, E_UNSUPPORTED (architecture, tensor type), E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_model_open(hotset_model **out, const char *path,
-                                                          const hotset_model_options *options, hotset_error *err);
+                                                          const hotset_model_options *options,
+                                                          hotset_error *err);
 HOTSET_API void hotset_model_free(hotset_model *model);
 /* Borrowed from the model. */
 HOTSET_API const hotset_shape *hotset_model_shape(const hotset_model *model);
@@ -146,29 +148,30 @@ HOTSET_API bool hotset_tokenizer_is_end(const hotset_tokenizer *tokenizer, int32
 
 /* Text to tokens. `*token_n` receives the number of tokens of the whole text, also when it exceeds
  * `token_max`; then only the first `token_max` are written (call again with enough room). `tokens` may be
- * NULL when token_max is 0. Invalid UTF-8 is tokenized as U+FFFD (BPE) or byte by byte (SentencePiece). Tokens that
- * the file calls user-defined are recognised with any flags.
- * Errors: E_ARGUMENT (also more than 1 GiB of text), E_MEMORY. */
+ * NULL when token_max is 0. Invalid UTF-8 is tokenized as U+FFFD (BPE) or byte by byte (SentencePiece).
+ * Tokens that the file calls user-defined are recognised with any flags. Errors: E_ARGUMENT (also more than 1
+ * GiB of text), E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_tokenize(const hotset_tokenizer *tokenizer, const char *text,
                                                         size_t text_bytes, unsigned flags, int32_t *tokens,
                                                         size_t token_max, size_t *token_n, hotset_error *err);
 /* The bytes of one token as they appear in running text; special tokens give their name only with
  * `special`. Returns the number of bytes, of which at most `text_max` are written. */
-HOTSET_API size_t hotset_token_text(const hotset_tokenizer *tokenizer, int32_t token, bool special, char *text,
-                                    size_t text_max);
+HOTSET_API size_t hotset_token_text(const hotset_tokenizer *tokenizer, int32_t token, bool special,
+                                    char *text, size_t text_max);
 
 /* Tokens to text, piece by piece, never half a UTF-8 character. Zero-initialise before the first token:
  * `hotset_text_stream s = {0};`. */
 typedef struct hotset_text_stream {
     unsigned char pending[4]; /* bytes of an unfinished character */
     unsigned char pending_n;
-    bool started; /* the space that SentencePiece puts before the first word has been dealt with; set it to go on in
-                     the middle of a text. Special tokens clear it: such a space follows each of them too */
+    bool started; /* the space that SentencePiece puts before the first word has been dealt with; set it to go
+                     on in the middle of a text. Special tokens clear it: such a space follows each of them
+                     too */
     bool special; /* set by the caller: write special tokens by name */
 } hotset_text_stream;
 /* Appends one token; calls `write` with whole characters, at most once for a token of up to 300 bytes. */
-HOTSET_API void hotset_text_stream_push(hotset_text_stream *stream, const hotset_tokenizer *tokenizer, int32_t token,
-                                        hotset_text_fn *write, void *cookie);
+HOTSET_API void hotset_text_stream_push(hotset_text_stream *stream, const hotset_tokenizer *tokenizer,
+                                        int32_t token, hotset_text_fn *write, void *cookie);
 /* Ends the text: an unfinished character is written as U+FFFD. */
 HOTSET_API void hotset_text_stream_finish(hotset_text_stream *stream, hotset_text_fn *write, void *cookie);
 
@@ -177,9 +180,10 @@ HOTSET_API void hotset_text_stream_finish(hotset_text_stream *stream, hotset_tex
 typedef struct hotset_plan hotset_plan;
 
 typedef enum hotset_memory_mode {
-    HOTSET_MEMORY_AUTO = 0, /* mapped when the weights take more than 70 % of the available memory, else copied */
-    HOTSET_MEMORY_MAPPED,   /* weights are read from the mapped file */
-    HOTSET_MEMORY_COPIED    /* weights are copied to huge pages, the file's pages are released */
+    HOTSET_MEMORY_AUTO =
+        0, /* mapped when the weights take more than 70 % of the available memory, else copied */
+    HOTSET_MEMORY_MAPPED, /* weights are read from the mapped file */
+    HOTSET_MEMORY_COPIED  /* weights are copied to huge pages, the file's pages are released */
 } hotset_memory_mode;
 
 typedef enum hotset_state_type { HOTSET_STATE_F16 = 0, HOTSET_STATE_F32 } hotset_state_type;
@@ -209,7 +213,8 @@ HOTSET_API hotset_plan_options hotset_plan_default_options(void);
 /* The plan "everything on the CPU". Errors: E_ARGUMENT, E_NOFIT (bytes needed and available in the message),
  * E_UNSUPPORTED (isa that this machine lacks), E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *model,
-                                                        const hotset_plan_options *options, hotset_error *err);
+                                                        const hotset_plan_options *options,
+                                                        hotset_error *err);
 HOTSET_API void hotset_plan_free(hotset_plan *plan);
 HOTSET_API hotset_footprint hotset_plan_footprint(const hotset_plan *plan);
 /* The options with every default filled in. `isa` is borrowed from the plan. */
@@ -228,11 +233,13 @@ typedef struct hotset_engine_options {
 } hotset_engine_options;
 
 HOTSET_API hotset_engine_options hotset_engine_default_options(void);
-/* Opens an engine that does what the plan says, or fails before anything is allocated. The plan must have been
- * made for this model. Errors: E_ARGUMENT, E_NOFIT, E_MEMORY, E_DEVICE (a kernel's self-test failed), E_CANCELLED. */
+/* Opens an engine that does what the plan says, or fails before anything is allocated. The plan must have
+ * been made for this model. Errors: E_ARGUMENT, E_NOFIT, E_MEMORY, E_DEVICE (a kernel's self-test failed),
+ * E_CANCELLED. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *model,
                                                            const hotset_plan *plan,
-                                                           const hotset_engine_options *options, hotset_error *err);
+                                                           const hotset_engine_options *options,
+                                                           hotset_error *err);
 HOTSET_API void hotset_engine_free(hotset_engine *engine);
 
 typedef struct hotset_engine_stats {
@@ -240,7 +247,8 @@ typedef struct hotset_engine_stats {
     uint64_t row_n;                   /* rows (tokens) in them */
     double step_s;                    /* time spent in them */
     double open_s;                    /* time that hotset_engine_open took */
-    uint64_t weight_bytes_per_token;  /* all weight bytes that one decoded token multiplies with (MoE: used experts) */
+    uint64_t weight_bytes_per_token;  /* all weight bytes that one decoded token multiplies with (MoE: used
+                                         experts) */
     uint64_t touched_bytes_per_token; /* the same less what skipping left out, mean over the decoded tokens */
 } hotset_engine_stats;
 HOTSET_API hotset_engine_stats hotset_engine_get_stats(const hotset_engine *engine);
@@ -265,13 +273,15 @@ HOTSET_API HOTSET_CHECKED hotset_status hotset_session_open(hotset_session **out
                                                             hotset_error *err);
 HOTSET_API void hotset_session_free(hotset_session *session);
 /* Makes the session's text equal `tokens`, evaluating only what follows the longest common prefix (the last
- * token at least, so that logits exist). Errors: E_ARGUMENT (no tokens, token id out of range), E_FULL (more tokens
- * than the context holds; nothing was evaluated), E_CANCELLED and E_DEVICE (the tokens evaluated so far stay). */
+ * token at least, so that logits exist). Errors: E_ARGUMENT (no tokens, token id out of range), E_FULL (more
+ * tokens than the context holds; nothing was evaluated), E_CANCELLED and E_DEVICE (the tokens evaluated so
+ * far stay). */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_session_sync(hotset_session *session, const int32_t *tokens,
                                                             size_t token_n);
 /* Appends tokens; `each`, if not NULL, receives the logits of every one of them in order. Errors: as sync. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_session_append(hotset_session *session, const int32_t *tokens,
-                                                              size_t token_n, hotset_logits_fn *each, void *cookie);
+                                                              size_t token_n, hotset_logits_fn *each,
+                                                              void *cookie);
 /* Forgets all tokens from position `token_n` on. */
 HOTSET_API void hotset_session_truncate(hotset_session *session, size_t token_n);
 /* The logits after the last token: [vocab_n], borrowed until the next call on the session; NULL when no token
@@ -291,8 +301,8 @@ typedef struct hotset_logit_bias {
     float bias; /* added to the token's logit; -INFINITY forbids it */
 } hotset_logit_bias;
 
-/* Steps in this order: logit bias, repetition penalty, temperature, top-k, top-p, min-p, draw. One draw of the
- * generator per pick, none when greedy; engine/sampler.c defines every step. */
+/* Steps in this order: logit bias, repetition penalty, temperature, top-k, top-p, min-p, draw. One draw of
+ * the generator per pick, none when greedy; engine/sampler.c defines every step. */
 typedef struct hotset_sampler_options {
     float temperature;      /* 0: greedy (the largest logit, the smallest id among equals) */
     uint32_t top_k;         /* keep the k most likely tokens; 0: all */
@@ -302,20 +312,23 @@ typedef struct hotset_sampler_options {
     uint32_t repeat_last_n; /* how many recent tokens count, at most 1048576; 0: 64 */
     const hotset_logit_bias *bias; /* copied; NULL: none; biases of the same token add up */
     size_t bias_n;
-    uint64_t seed; /* of the generator (xoshiro256** seeded by splitmix64): same seed, same logits, same token */
+    uint64_t
+        seed; /* of the generator (xoshiro256** seeded by splitmix64): same seed, same logits, same token */
 } hotset_sampler_options;
 
 /* Greedy, nothing else. */
 HOTSET_API hotset_sampler_options hotset_sampler_default_options(void);
 /* Errors: E_ARGUMENT (a value out of range, a biased token outside the vocabulary), E_MEMORY. */
-HOTSET_API HOTSET_CHECKED hotset_status hotset_sampler_open(hotset_sampler **out, const hotset_sampler_options *options,
+HOTSET_API HOTSET_CHECKED hotset_status hotset_sampler_open(hotset_sampler **out,
+                                                            const hotset_sampler_options *options,
                                                             size_t vocab_n, hotset_error *err);
 HOTSET_API void hotset_sampler_free(hotset_sampler *sampler);
-/* Picks a token from logits [vocab_n] of the size given at opening. NaN and -INFINITY forbid a token; when all are
- * forbidden, biases and penalties are ignored and the largest logit wins (token 0 when there is none). Cannot fail,
- * allocates nothing. Does not remember the token: call accept. */
+/* Picks a token from logits [vocab_n] of the size given at opening. NaN and -INFINITY forbid a token; when
+ * all are forbidden, biases and penalties are ignored and the largest logit wins (token 0 when there is
+ * none). Cannot fail, allocates nothing. Does not remember the token: call accept. */
 HOTSET_API int32_t hotset_sampler_pick(hotset_sampler *sampler, const float *logits);
-/* Remembers a token (of the prompt or picked) for the repetition penalty; ids outside the vocabulary are ignored. */
+/* Remembers a token (of the prompt or picked) for the repetition penalty; ids outside the vocabulary are
+ * ignored. */
 HOTSET_API void hotset_sampler_accept(hotset_sampler *sampler, int32_t token);
 
 /* ---- Inspection ------------------------------------------------------------------------------------- */
@@ -324,10 +337,12 @@ typedef struct hotset_inspect_options {
     bool json;    /* one JSON object instead of text for people */
     bool tensors; /* list every tensor */
 } hotset_inspect_options;
-/* Describes a file (GGUF: container, keys, tensors, model shape) through `write`. Errors: as hotset_model_open;
- * an architecture that cannot be run is described, not refused. */
-HOTSET_API HOTSET_CHECKED hotset_status hotset_inspect(const char *path, const hotset_inspect_options *options,
-                                                       hotset_text_fn *write, void *cookie, hotset_error *err);
+/* Describes a file (GGUF: container, keys, tensors, model shape) through `write`. Errors: as
+ * hotset_model_open; an architecture that cannot be run is described, not refused. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_inspect(const char *path,
+                                                       const hotset_inspect_options *options,
+                                                       hotset_text_fn *write, void *cookie,
+                                                       hotset_error *err);
 
 #ifdef __cplusplus
 }

@@ -22,13 +22,15 @@ static void key_name(const hotset_model *m, const char *key, char name[NAME_BYTE
     snprintf(name, NAME_BYTES, "%s.%s", m->arch->name, key);
 }
 
-hotset_status model_key_u32(const hotset_model *m, const char *key, uint32_t *out, bool *found, hotset_error *err) {
+hotset_status model_key_u32(const hotset_model *m, const char *key, uint32_t *out, bool *found,
+                            hotset_error *err) {
     char name[NAME_BYTES];
     key_name(m, key, name);
     return gguf_get_u32(m->file, name, out, found, err);
 }
 
-hotset_status model_key_f32(const hotset_model *m, const char *key, float *out, bool *found, hotset_error *err) {
+hotset_status model_key_f32(const hotset_model *m, const char *key, float *out, bool *found,
+                            hotset_error *err) {
     char name[NAME_BYTES];
     key_name(m, key, name);
     return gguf_get_f32(m->file, name, out, found, err);
@@ -42,14 +44,14 @@ hotset_status model_key_string(const hotset_model *m, const char *key, gguf_stri
 }
 
 /* A number that must be there and lie in [low, high]. */
-static hotset_status key_needed(const hotset_model *m, const char *key, uint32_t low, uint32_t high, uint32_t *out,
-                                hotset_error *err) {
+static hotset_status key_needed(const hotset_model *m, const char *key, uint32_t low, uint32_t high,
+                                uint32_t *out, hotset_error *err) {
     bool found;
     HOTSET_TRY(model_key_u32(m, key, out, &found, err));
     if (!found) return hotset_fail(err, HOTSET_E_FORMAT, "key %s.%s is missing", m->arch->name, key);
     if (*out < low || *out > high)
-        return hotset_fail(err, HOTSET_E_FORMAT, "key %s.%s is %u, outside %u to %u", m->arch->name, key, *out, low,
-                           high);
+        return hotset_fail(err, HOTSET_E_FORMAT, "key %s.%s is %u, outside %u to %u", m->arch->name, key,
+                           *out, low, high);
     return HOTSET_OK;
 }
 
@@ -66,13 +68,14 @@ static hotset_status key_per_layer(const hotset_model *m, const char *key, uint3
         for (uint32_t i = 0; i < layer_n; i++) value[i] = plain;
     } else {
         if (k->item_n != layer_n || k->item_kind == GGUF_KIND_STRING)
-            return hotset_fail_at(err, HOTSET_E_FORMAT, k->offset_bytes, "key %s has %llu items for %u layers", name,
-                                  (unsigned long long)k->item_n, layer_n);
+            return hotset_fail_at(err, HOTSET_E_FORMAT, k->offset_bytes,
+                                  "key %s has %llu items for %u layers", name, (unsigned long long)k->item_n,
+                                  layer_n);
         for (uint32_t i = 0; i < layer_n; i++) {
             int64_t item = gguf_item_i64(k, i);
             if (item < 0 || item > WIDTH_MAX)
-                return hotset_fail_at(err, HOTSET_E_FORMAT, k->offset_bytes, "key %s: item %u is %lld", name, i,
-                                      (long long)item);
+                return hotset_fail_at(err, HOTSET_E_FORMAT, k->offset_bytes, "key %s: item %u is %lld", name,
+                                      i, (long long)item);
             value[i] = (uint32_t)item;
         }
     }
@@ -85,7 +88,8 @@ static hotset_status key_per_layer(const hotset_model *m, const char *key, uint3
 /* Copies text of the file, cut to fit and made printable. */
 static void copy_text(char *out, size_t out_bytes, gguf_string s) {
     size_t n = (size_t)min_u64(s.bytes, out_bytes - 1);
-    for (size_t i = 0; i < n; i++) out[i] = (unsigned char)s.data[i] < ' ' || s.data[i] == 127 ? '?' : s.data[i];
+    for (size_t i = 0; i < n; i++)
+        out[i] = (unsigned char)s.data[i] < ' ' || s.data[i] == 127 ? '?' : s.data[i];
     out[n] = 0;
 }
 
@@ -96,8 +100,8 @@ static hotset_status read_architecture(hotset_model *m, hotset_error *err) {
     if (!found) return hotset_fail(err, HOTSET_E_FORMAT, "key general.architecture is missing: not a model");
     m->arch = arch_find(name);
     if (!m->arch)
-        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "architecture '%.*s' (known: %s)", (int)min_u64(name.bytes, 40),
-                           name.data, arch_names());
+        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "architecture '%.*s' (known: %s)",
+                           (int)min_u64(name.bytes, 40), name.data, arch_names());
     copy_text(m->shape.architecture, sizeof m->shape.architecture, name);
     gguf_string title = {0};
     HOTSET_TRY(gguf_get_string(m->file, "general.name", &title, NULL, err));
@@ -110,7 +114,8 @@ static hotset_status read_layers(hotset_model *m, hotset_error *err) {
     hotset_shape *s = &m->shape;
     m->layer = arena_alloc(&m->arena, s->layer_n, sizeof *m->layer);
     uint32_t *value = arena_alloc(&m->arena, s->layer_n, sizeof *value);
-    if (!m->layer || !value) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for %u layers", s->layer_n);
+    if (!m->layer || !value)
+        return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for %u layers", s->layer_n);
     HOTSET_TRY(key_per_layer(m, "attention.head_count", 0, value, err));
     for (uint32_t i = 0; i < s->layer_n; i++) {
         m->layer[i].head_n = value[i];
@@ -141,10 +146,11 @@ static hotset_status read_heads(hotset_model *m, uint32_t *rotated_n, hotset_err
     *rotated_n = s->key_n;
     HOTSET_TRY(model_key_u32(m, "rope.dimension_count", rotated_n, NULL, err));
     if (!s->key_n || s->key_n > WIDTH_MAX / s->head_n || !s->value_n || s->value_n > WIDTH_MAX / s->head_n)
-        return hotset_fail(err, HOTSET_E_FORMAT, "heads of width %u (keys) and %u (values)", s->key_n, s->value_n);
+        return hotset_fail(err, HOTSET_E_FORMAT, "heads of width %u (keys) and %u (values)", s->key_n,
+                           s->value_n);
     if (!*rotated_n || *rotated_n % 2 || *rotated_n > s->key_n)
-        return hotset_fail(err, HOTSET_E_FORMAT, "%s.rope.dimension_count is %u for heads of width %u", m->arch->name,
-                           *rotated_n, s->key_n);
+        return hotset_fail(err, HOTSET_E_FORMAT, "%s.rope.dimension_count is %u for heads of width %u",
+                           m->arch->name, *rotated_n, s->key_n);
     m->attention_scale = 1 / sqrtf((float)s->key_n);
     return HOTSET_OK;
 }
@@ -154,8 +160,8 @@ static hotset_status read_experts(hotset_model *m, hotset_error *err) {
     HOTSET_TRY(model_key_u32(m, "expert_count", &s->expert_n, NULL, err));
     if (!s->expert_n) return HOTSET_OK;
     if (s->expert_n > EXPERT_MAX)
-        return hotset_fail(err, HOTSET_E_FORMAT, "key %s.expert_count is %u, above %d", m->arch->name, s->expert_n,
-                           EXPERT_MAX);
+        return hotset_fail(err, HOTSET_E_FORMAT, "key %s.expert_count is %u, above %d", m->arch->name,
+                           s->expert_n, EXPERT_MAX);
     HOTSET_TRY(key_needed(m, "expert_used_count", 1, s->expert_n, &s->expert_used_n, err));
     HOTSET_TRY(model_key_u32(m, "expert_feed_forward_length", &s->ff_n, NULL, err));
     uint32_t gating = 1;
@@ -166,8 +172,10 @@ static hotset_status read_experts(hotset_model *m, hotset_error *err) {
     key_name(m, "expert_weights_norm", name);
     HOTSET_TRY(gguf_get_bool(m->file, name, &m->router.normalise, NULL, err));
     if (gating != 1 && gating != 3)
-        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "key %s.expert_gating_func is %u (known: 1 softmax, 3 softmax over "
-                           "the chosen experts)", m->arch->name, gating);
+        return hotset_fail(err, HOTSET_E_UNSUPPORTED,
+                           "key %s.expert_gating_func is %u (known: 1 softmax, 3 softmax over "
+                           "the chosen experts)",
+                           m->arch->name, gating);
     m->router.softmax_after = gating == 3;
     if (m->router.scale == 0) m->router.scale = 1; /* how files write "not scaled" */
     for (uint32_t i = 0; i < s->layer_n; i++) {
@@ -266,15 +274,18 @@ static bool is_needed(const hotset_model *m, const model_layer *layer, arch_need
 }
 
 static hotset_status check_dims(const hotset_model *m, const model_layer *layer, uint32_t rotated_n,
-                                const arch_tensor *row, const gguf_tensor *t, bool one_unit, hotset_error *err) {
+                                const arch_tensor *row, const gguf_tensor *t, bool one_unit,
+                                hotset_error *err) {
     uint64_t want[3] = {width_of(m, layer, rotated_n, row->in), width_of(m, layer, rotated_n, row->out),
                         one_unit ? 1 : width_of(m, layer, rotated_n, row->unit)};
-    if (t->dim[0] == want[0] && t->dim[1] == want[1] && t->dim[2] == want[2] && t->dim[3] == 1) return HOTSET_OK;
+    if (t->dim[0] == want[0] && t->dim[1] == want[1] && t->dim[2] == want[2] && t->dim[3] == 1)
+        return HOTSET_OK;
     return hotset_fail_at(err, HOTSET_E_FORMAT, t->offset_bytes,
                           "tensor %.*s is [%llu, %llu, %llu], expected [%llu, %llu, %llu]",
                           (int)min_u64(t->name.bytes, 60), t->name.data, (unsigned long long)t->dim[0],
-                          (unsigned long long)t->dim[1], (unsigned long long)t->dim[2], (unsigned long long)want[0],
-                          (unsigned long long)want[1], (unsigned long long)want[2]);
+                          (unsigned long long)t->dim[1], (unsigned long long)t->dim[2],
+                          (unsigned long long)want[0], (unsigned long long)want[1],
+                          (unsigned long long)want[2]);
 }
 
 static hotset_status out_of_views(hotset_error *err) {
@@ -282,10 +293,12 @@ static hotset_status out_of_views(hotset_error *err) {
 }
 
 /* Norm weights and biases become floats of our own: they are few, and devices want them aligned. */
-static hotset_status take_vector(hotset_model *m, const gguf_tensor *t, model_tensor *out, hotset_error *err) {
+static hotset_status take_vector(hotset_model *m, const gguf_tensor *t, model_tensor *out,
+                                 hotset_error *err) {
     if (t->type != GGUF_F32 && t->type != GGUF_F16 && t->type != GGUF_BF16)
-        return hotset_fail_at(err, HOTSET_E_UNSUPPORTED, t->offset_bytes, "tensor %.*s is a vector of type %s",
-                              (int)min_u64(t->name.bytes, 60), t->name.data, gguf_type_get(t->type)->name);
+        return hotset_fail_at(err, HOTSET_E_UNSUPPORTED, t->offset_bytes,
+                              "tensor %.*s is a vector of type %s", (int)min_u64(t->name.bytes, 60),
+                              t->name.data, gguf_type_get(t->type)->name);
     float *values = arena_alloc(&m->arena, t->dim[0], sizeof *values);
     if (!values) return out_of_views(err);
     for (uint64_t i = 0; i < t->dim[0]; i++) {
@@ -297,15 +310,24 @@ static hotset_status take_vector(hotset_model *m, const gguf_tensor *t, model_te
             values[i] = t->type == GGUF_F16 ? ref_f16_to_f32(half) : ref_bf16_to_f32(half);
         }
     }
-    *out = (model_tensor){.present = true, .type = GGUF_F32, .in_n = (uint32_t)t->dim[0], .out_n = 1,
-                          .row_bytes = 4 * t->dim[0], .values = values};
+    *out = (model_tensor){.present = true,
+                          .type = GGUF_F32,
+                          .in_n = (uint32_t)t->dim[0],
+                          .out_n = 1,
+                          .row_bytes = 4 * t->dim[0],
+                          .values = values};
     return HOTSET_OK;
 }
 
-static hotset_status take_matrix(hotset_model *m, const arch_tensor *row, const gguf_tensor *t, model_tensor *out,
-                                 hotset_error *err) {
-    *out = (model_tensor){.present = true, .type = t->type, .in_n = (uint32_t)t->dim[0], .out_n = (uint32_t)t->dim[1],
-                          .row_bytes = t->row_bytes, .data = t->data, .part_i = t->part_i};
+static hotset_status take_matrix(hotset_model *m, const arch_tensor *row, const gguf_tensor *t,
+                                 model_tensor *out, hotset_error *err) {
+    *out = (model_tensor){.present = true,
+                          .type = t->type,
+                          .in_n = (uint32_t)t->dim[0],
+                          .out_n = (uint32_t)t->dim[1],
+                          .row_bytes = t->row_bytes,
+                          .data = t->data,
+                          .part_i = t->part_i};
     if (row->unit == ARCH_W_NONE) return HOTSET_OK;
     out->unit_n = (uint32_t)t->dim[2];
     const uint8_t **unit = arena_alloc(&m->arena, out->unit_n, sizeof *unit);
@@ -316,8 +338,9 @@ static hotset_status take_matrix(hotset_model *m, const arch_tensor *row, const 
 }
 
 /* Old Mixtral files: one tensor per expert. */
-static hotset_status take_per_unit(hotset_model *m, const model_layer *layer, uint32_t layer_i, uint32_t rotated_n,
-                                   const arch_tensor *row, model_tensor *out, hotset_error *err) {
+static hotset_status take_per_unit(hotset_model *m, const model_layer *layer, uint32_t layer_i,
+                                   uint32_t rotated_n, const arch_tensor *row, model_tensor *out,
+                                   hotset_error *err) {
     char name[NAME_BYTES];
     int prefix = snprintf(name, sizeof name, "blk.%u.", layer_i);
     snprintf(name + prefix, sizeof name - (size_t)prefix, row->per_unit, 0u);
@@ -332,9 +355,15 @@ static hotset_status take_per_unit(hotset_model *m, const model_layer *layer, ui
         if (!t) return hotset_fail(err, HOTSET_E_FORMAT, "tensor %s is missing", name);
         HOTSET_TRY(check_dims(m, layer, rotated_n, row, t, true, err));
         if (u == 0)
-            view = (model_tensor){.present = true, .type = t->type, .in_n = (uint32_t)t->dim[0],
-                                  .out_n = (uint32_t)t->dim[1], .row_bytes = t->row_bytes, .unit_n = unit_n,
-                                  .data = t->data, .unit = unit, .part_i = t->part_i};
+            view = (model_tensor){.present = true,
+                                  .type = t->type,
+                                  .in_n = (uint32_t)t->dim[0],
+                                  .out_n = (uint32_t)t->dim[1],
+                                  .row_bytes = t->row_bytes,
+                                  .unit_n = unit_n,
+                                  .data = t->data,
+                                  .unit = unit,
+                                  .part_i = t->part_i};
         if (t->type != view.type || t->part_i != view.part_i)
             return hotset_fail_at(err, HOTSET_E_UNSUPPORTED, t->offset_bytes,
                                   "tensor %s differs from expert 0's in type or part of the file", name);
@@ -344,21 +373,25 @@ static hotset_status take_per_unit(hotset_model *m, const model_layer *layer, ui
     return HOTSET_OK;
 }
 
-static hotset_status take_tensor(hotset_model *m, const model_layer *layer, uint32_t layer_i, uint32_t rotated_n,
-                                 const arch_tensor *row, model_tensor *out, hotset_error *err) {
+static hotset_status take_tensor(hotset_model *m, const model_layer *layer, uint32_t layer_i,
+                                 uint32_t rotated_n, const arch_tensor *row, model_tensor *out,
+                                 hotset_error *err) {
     char name[NAME_BYTES];
-    if (layer) snprintf(name, sizeof name, "blk.%u.%s", layer_i, row->name);
-    else snprintf(name, sizeof name, "%s", row->name);
+    if (layer)
+        snprintf(name, sizeof name, "blk.%u.%s", layer_i, row->name);
+    else
+        snprintf(name, sizeof name, "%s", row->name);
     const gguf_tensor *t = gguf_find_tensor(m->file, name);
-    if (!t && row->per_unit && layer->experts) return take_per_unit(m, layer, layer_i, rotated_n, row, out, err);
+    if (!t && row->per_unit && layer->experts)
+        return take_per_unit(m, layer, layer_i, rotated_n, row, out, err);
     if (!t) return HOTSET_OK;
     HOTSET_TRY(check_dims(m, layer, rotated_n, row, t, false, err));
     return row->matrix ? take_matrix(m, row, t, out, err) : take_vector(m, t, out, err);
 }
 
 /* Rows [from, from + n) of a fused tensor as a tensor of their own. */
-static hotset_status slice(hotset_model *m, const model_tensor *fused, uint64_t from, uint64_t n, model_tensor *out,
-                           hotset_error *err) {
+static hotset_status slice(hotset_model *m, const model_tensor *fused, uint64_t from, uint64_t n,
+                           model_tensor *out, hotset_error *err) {
     *out = *fused;
     if (fused->values) {
         out->values = fused->values + from;
@@ -395,7 +428,8 @@ static hotset_status split_fused(hotset_model *m, model_layer *layer, hotset_err
     };
     for (size_t i = 0; i < COUNT_OF(rows); i++)
         if (layer->tensor[rows[i].fused].present && !layer->tensor[rows[i].part].present)
-            HOTSET_TRY(slice(m, &layer->tensor[rows[i].fused], rows[i].from, rows[i].n, &layer->tensor[rows[i].part], err));
+            HOTSET_TRY(slice(m, &layer->tensor[rows[i].fused], rows[i].from, rows[i].n,
+                             &layer->tensor[rows[i].part], err));
     return HOTSET_OK;
 }
 
@@ -403,11 +437,12 @@ static hotset_status take_layer(hotset_model *m, uint32_t layer_i, uint32_t rota
     model_layer *layer = &m->layer[layer_i];
     for (size_t i = 0; i < arch_tensor_n; i++)
         if (arch_tensors[i].role >= ARCH_LAYER_ROLES)
-            HOTSET_TRY(take_tensor(m, layer, layer_i, rotated_n, &arch_tensors[i], &layer->tensor[arch_tensors[i].role], err));
+            HOTSET_TRY(take_tensor(m, layer, layer_i, rotated_n, &arch_tensors[i],
+                                   &layer->tensor[arch_tensors[i].role], err));
     for (size_t i = 0; i < arch_tensor_n; i++) {
         const arch_tensor *row = &arch_tensors[i];
-        if (row->role >= ARCH_LAYER_ROLES && is_needed(m, layer, row->need) && !layer->tensor[row->role].present &&
-            !layer->tensor[row->instead].present)
+        if (row->role >= ARCH_LAYER_ROLES && is_needed(m, layer, row->need) &&
+            !layer->tensor[row->role].present && !layer->tensor[row->instead].present)
             return hotset_fail(err, HOTSET_E_FORMAT, "tensor blk.%u.%s is missing", layer_i, row->name);
     }
     return split_fused(m, layer, err);
@@ -433,8 +468,9 @@ static hotset_status take_tensors(hotset_model *m, uint32_t rotated_n, hotset_er
 
 uint64_t model_bytes_per_token(const hotset_model *m) {
     uint64_t bytes = model_matrix_bytes(&m->tensor[ARCH_OUTPUT]);
-    static const arch_role roles[] = {ARCH_ATTN_Q,   ARCH_ATTN_K,   ARCH_ATTN_V,      ARCH_ATTN_OUT,    ARCH_FFN_GATE,  ARCH_FFN_UP,
-                                      ARCH_FFN_DOWN, ARCH_ROUTER,   ARCH_EXPERT_GATE, ARCH_EXPERT_UP,   ARCH_EXPERT_DOWN};
+    static const arch_role roles[] = {ARCH_ATTN_Q,      ARCH_ATTN_K,    ARCH_ATTN_V,     ARCH_ATTN_OUT,
+                                      ARCH_FFN_GATE,    ARCH_FFN_UP,    ARCH_FFN_DOWN,   ARCH_ROUTER,
+                                      ARCH_EXPERT_GATE, ARCH_EXPERT_UP, ARCH_EXPERT_DOWN};
     for (uint32_t i = 0; i < m->shape.layer_n; i++)
         for (size_t r = 0; r < COUNT_OF(roles); r++) {
             const model_tensor *t = &m->layer[i].tensor[roles[r]];
@@ -466,8 +502,10 @@ hotset_status hotset_model_open(hotset_model **out, const char *path, const hots
     HOTSET_TRY(base_calloc(&m, 1, sizeof *m, "the model", err));
     hotset_status status = gguf_open(&m->file, path, err);
     if (!status) status = model_read(m, options, err);
-    if (status) hotset_model_free(m);
-    else *out = m;
+    if (status)
+        hotset_model_free(m);
+    else
+        *out = m;
     return status;
 }
 

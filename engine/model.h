@@ -76,7 +76,7 @@ HOTSET_CHECKED hotset_status model_key_u32(const hotset_model *m, const char *ke
                                            hotset_error *err);
 HOTSET_CHECKED hotset_status model_key_f32(const hotset_model *m, const char *key, float *out, bool *found,
                                            hotset_error *err);
-HOTSET_CHECKED hotset_status model_key_string(const hotset_model *m, const char *key, gguf_string *out, bool *found,
-                                              hotset_error *err);
+HOTSET_CHECKED hotset_status model_key_string(const hotset_model *m, const char *key, gguf_string *out,
+                                              bool *found, hotset_error *err);
 
 #endif

@@ -1,9 +1,9 @@
 /* rotary.c - frequencies of the rotary position embedding, with the scalings that files ask for.
  *
- * RoPE (Su et al. 2021): pair i of d rotated dimensions turns by p * base^(-2i/d). Linear scaling divides p by a
- * factor. YaRN (Peng et al. 2023) divides slow pairs only: between the dimensions that make beta_fast and beta_slow
- * turns over the original context it blends, and it scales (cos, sin) by 1 + 0.1 ln(factor). Llama 3 stores one
- * divisor per pair in the tensor rope_freqs.
+ * RoPE (Su et al. 2021): pair i of d rotated dimensions turns by p * base^(-2i/d). Linear scaling divides p
+ * by a factor. YaRN (Peng et al. 2023) divides slow pairs only: between the dimensions that make beta_fast
+ * and beta_slow turns over the original context it blends, and it scales (cos, sin) by 1 + 0.1 ln(factor).
+ * Llama 3 stores one divisor per pair in the tensor rope_freqs.
  */
 #include <math.h>
 #include <string.h>
@@ -32,19 +32,24 @@ static hotset_status scaling_read(const hotset_model *m, scaling *s, hotset_erro
     HOTSET_TRY(model_key_f32(m, "rope.scaling.yarn_beta_slow", &s->beta_slow, NULL, err));
     HOTSET_TRY(model_key_u32(m, "rope.scaling.original_context_length", &s->original_context_n, NULL, err));
     if (s->factor == 0) s->factor = 1; /* how files write "not scaled" */
-    if (gguf_string_is(type, "none")) s->factor = 1;
-    else if (gguf_string_is(type, "yarn")) s->yarn = true;
+    if (gguf_string_is(type, "none"))
+        s->factor = 1;
+    else if (gguf_string_is(type, "yarn"))
+        s->yarn = true;
     else if (!gguf_string_is(type, "linear"))
-        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "%s.rope.scaling.type '%.*s' (known: none, linear, yarn)",
-                           m->arch->name, (int)min_u64(type.bytes, 40), type.data);
+        return hotset_fail(err, HOTSET_E_UNSUPPORTED,
+                           "%s.rope.scaling.type '%.*s' (known: none, linear, yarn)", m->arch->name,
+                           (int)min_u64(type.bytes, 40), type.data);
     if (!(s->factor > 0) || !isfinite(s->factor) || !isfinite(s->attention_factor) || !(s->beta_fast > 0) ||
         !(s->beta_slow > 0) || (s->yarn && !s->original_context_n))
-        return hotset_fail(err, HOTSET_E_FORMAT, "%s.rope.scaling: factor %g, betas %g and %g, original context %u",
-                           m->arch->name, s->factor, s->beta_fast, s->beta_slow, s->original_context_n);
+        return hotset_fail(err, HOTSET_E_FORMAT,
+                           "%s.rope.scaling: factor %g, betas %g and %g, original context %u", m->arch->name,
+                           s->factor, s->beta_fast, s->beta_slow, s->original_context_n);
     return HOTSET_OK;
 }
 
-/* The (fractional) index of the pair that makes `turns` turns over the original context (YaRN, equation 17). */
+/* The (fractional) index of the pair that makes `turns` turns over the original context (YaRN, equation 17).
+ */
 static double yarn_dimension(const scaling *s, uint32_t rotated_n, double base, double turns) {
     return rotated_n * log(s->original_context_n / (turns * 2 * M_PI)) / (2 * log(base));
 }

@@ -19,14 +19,18 @@ static hotset_status check_list(const forward_list *list, hotset_error *err) {
 }
 
 /* Calls fn for the body and the head of one bucket. */
-typedef hotset_status list_fn(void *cookie, const forward_list *list, uint32_t row_max, bool head, hotset_error *err);
+typedef hotset_status list_fn(void *cookie, const forward_list *list, uint32_t row_max, bool head,
+                              hotset_error *err);
 
-static hotset_status each_list(const forward_place *place, uint32_t row_max, list_fn *fn, void *cookie, hotset_error *err) {
+static hotset_status each_list(const forward_place *place, uint32_t row_max, list_fn *fn, void *cookie,
+                               hotset_error *err) {
     hotset_status status = HOTSET_OK;
     for (int head = 0; head < 2 && !status; head++) {
         forward_list list = {0};
-        if (head) forward_head(&list, place, output_rows(row_max));
-        else forward_body(&list, place, row_max);
+        if (head)
+            forward_head(&list, place, output_rows(row_max));
+        else
+            forward_body(&list, place, row_max);
         status = check_list(&list, err);
         if (!status) status = fn(cookie, &list, row_max, head, err);
         forward_list_free(&list);
@@ -39,7 +43,8 @@ typedef struct workspace_max {
     uint64_t bytes;
 } workspace_max;
 
-static hotset_status widen(void *cookie, const forward_list *list, uint32_t row_max, bool head, hotset_error *err) {
+static hotset_status widen(void *cookie, const forward_list *list, uint32_t row_max, bool head,
+                           hotset_error *err) {
     (void)row_max, (void)head, (void)err;
     workspace_max *max = cookie;
     for (uint32_t i = 0; i < list->op_n; i++)
@@ -47,8 +52,8 @@ static hotset_status widen(void *cookie, const forward_list *list, uint32_t row_
     return HOTSET_OK;
 }
 
-hotset_status schedule_workspace_bytes(const forward_place *place, const device *d, uint32_t batch_n, uint64_t *out,
-                                       hotset_error *err) {
+hotset_status schedule_workspace_bytes(const forward_place *place, const device *d, uint32_t batch_n,
+                                       uint64_t *out, hotset_error *err) {
     workspace_max max = {.device = d};
     for (uint32_t i = 0; i < bucket_count(batch_n); i++)
         HOTSET_TRY(each_list(place, bucket_rows(i, batch_n), widen, &max, err));
@@ -56,13 +61,15 @@ hotset_status schedule_workspace_bytes(const forward_place *place, const device 
     return HOTSET_OK;
 }
 
-static hotset_status count_ops(void *cookie, const forward_list *list, uint32_t row_max, bool head, hotset_error *err) {
+static hotset_status count_ops(void *cookie, const forward_list *list, uint32_t row_max, bool head,
+                               hotset_error *err) {
     (void)row_max, (void)head, (void)err;
     *(uint64_t *)cookie += list->op_n + 1;
     return HOTSET_OK;
 }
 
-hotset_status schedule_list_bytes(const forward_place *place, uint32_t batch_n, uint64_t *out, hotset_error *err) {
+hotset_status schedule_list_bytes(const forward_place *place, uint32_t batch_n, uint64_t *out,
+                                  hotset_error *err) {
     uint64_t op_n = 0;
     HOTSET_TRY(each_list(place, batch_n, count_ops, &op_n, err));
     *out = op_n * bucket_count(batch_n) * (sizeof(device_op) + 2 * FOOTPRINT_ALIGN);
@@ -76,15 +83,16 @@ typedef struct recording {
     schedule_bucket *bucket;
 } recording;
 
-static hotset_status record(void *cookie, const forward_list *list, uint32_t row_max, bool head, hotset_error *err) {
+static hotset_status record(void *cookie, const forward_list *list, uint32_t row_max, bool head,
+                            hotset_error *err) {
     (void)row_max;
     recording *r = cookie;
     return r->device->api->list_record(r->device, list->op, list->op_n, r->step, r->batch_n, r->workspace,
                                        head ? &r->bucket->head : &r->bucket->body, err);
 }
 
-hotset_status schedule_build(schedule *s, device *d, const forward_place *place, device_ref step, uint32_t batch_n,
-                             hotset_error *err) {
+hotset_status schedule_build(schedule *s, device *d, const forward_place *place, device_ref step,
+                             uint32_t batch_n, hotset_error *err) {
     *s = (schedule){.device = d};
     for (uint32_t i = 0; i < bucket_count(batch_n); i++) {
         schedule_bucket *bucket = &s->bucket[s->bucket_n++];

@@ -6,8 +6,8 @@
 
 enum { SCHEDULE_BUCKET_MAX = 16 };
 
-/* Lists for steps of up to row_max rows. A step is one run of body, then one of head per FOOTPRINT_OUTPUT_MAX outputs.
- * Each list ends by signalling the place's `done` counter. */
+/* Lists for steps of up to row_max rows. A step is one run of body, then one of head per FOOTPRINT_OUTPUT_MAX
+ * outputs. Each list ends by signalling the place's `done` counter. */
 typedef struct schedule_bucket {
     uint32_t row_max;
     device_list *body, *head;
@@ -20,14 +20,15 @@ typedef struct schedule {
 } schedule;
 
 /* Device scratch that the lists for up to batch_n rows need: pure; place needs only described weights. */
-HOTSET_CHECKED hotset_status schedule_workspace_bytes(const forward_place *place, const device *d, uint32_t batch_n,
-                                                      uint64_t *out, hotset_error *err);
+HOTSET_CHECKED hotset_status schedule_workspace_bytes(const forward_place *place, const device *d,
+                                                      uint32_t batch_n, uint64_t *out, hotset_error *err);
 /* Host bytes of the recorded lists, for the ledger. */
 HOTSET_CHECKED hotset_status schedule_list_bytes(const forward_place *place, uint32_t batch_n, uint64_t *out,
                                                  hotset_error *err);
-/* Records all lists against the step table at `step` (row_max batch_n). On failure free is still to be called. */
-HOTSET_CHECKED hotset_status schedule_build(schedule *s, device *d, const forward_place *place, device_ref step,
-                                            uint32_t batch_n, hotset_error *err);
+/* Records all lists against the step table at `step` (row_max batch_n). On failure free is still to be
+ * called. */
+HOTSET_CHECKED hotset_status schedule_build(schedule *s, device *d, const forward_place *place,
+                                            device_ref step, uint32_t batch_n, hotset_error *err);
 void schedule_free(schedule *s);
 /* The smallest bucket that takes row_n rows. */
 const schedule_bucket *schedule_find(const schedule *s, uint32_t row_n);

@@ -7,11 +7,11 @@
 struct hotset_session {
     hotset_engine *engine;
     uint32_t slot;
-    uint32_t token_n;   /* evaluated: their keys and values are in the state */
-    bool has_logits;    /* of the last token */
-    int32_t *token;     /* [context_n] */
-    float *logits;      /* [vocab_n] */
-    engine_row *row;    /* [batch_n] of the step being made */
+    uint32_t token_n; /* evaluated: their keys and values are in the state */
+    bool has_logits;  /* of the last token */
+    int32_t *token;   /* [context_n] */
+    float *logits;    /* [vocab_n] */
+    engine_row *row;  /* [batch_n] of the step being made */
     hotset_error error;
 };
 
@@ -27,12 +27,17 @@ hotset_status hotset_session_open(hotset_session **out, hotset_engine *e, hotset
     hotset_session *s;
     HOTSET_TRY(base_calloc(&s, 1, sizeof *s, "the session", err));
     *s = (hotset_session){.engine = e, .slot = slot};
-    hotset_status status = base_calloc(&s->token, o->context_n, sizeof *s->token, "the session's tokens", err);
-    if (!status) status = base_calloc(&s->logits, e->model->shape.vocab_n, sizeof *s->logits, "the session's logits", err);
+    hotset_status status =
+        base_calloc(&s->token, o->context_n, sizeof *s->token, "the session's tokens", err);
+    if (!status)
+        status =
+            base_calloc(&s->logits, e->model->shape.vocab_n, sizeof *s->logits, "the session's logits", err);
     if (!status) status = base_calloc(&s->row, o->batch_n, sizeof *s->row, "the session's rows", err);
     e->slot_used[slot] = true;
-    if (status) hotset_session_free(s);
-    else *out = s;
+    if (status)
+        hotset_session_free(s);
+    else
+        *out = s;
     return status;
 }
 
@@ -65,16 +70,18 @@ static void deliver(void *cookie, uint32_t row_i, const float *logits) {
 }
 
 /* Evaluates tokens behind what is there, in chunks. What was evaluated before a failure stays. */
-static hotset_status evaluate(hotset_session *s, const int32_t *tokens, uint32_t token_n, hotset_logits_fn *each,
-                              void *cookie) {
+static hotset_status evaluate(hotset_session *s, const int32_t *tokens, uint32_t token_n,
+                              hotset_logits_fn *each, void *cookie) {
     hotset_engine *e = s->engine;
     for (uint32_t done = 0; done < token_n;) {
         if (e->options.cancel && e->options.cancel(e->options.cancel_cookie))
-            return hotset_fail(&s->error, HOTSET_E_CANCELLED, "cancelled after %u of %u tokens", done, token_n);
+            return hotset_fail(&s->error, HOTSET_E_CANCELLED, "cancelled after %u of %u tokens", done,
+                               token_n);
         uint32_t n = (uint32_t)min_u64(token_n - done, e->plan.options.batch_n);
         bool last_chunk = done + n == token_n;
         for (uint32_t i = 0; i < n; i++)
-            s->row[i] = (engine_row){tokens[done + i], s->token_n + i, s->slot, each || (last_chunk && i + 1 == n)};
+            s->row[i] =
+                (engine_row){tokens[done + i], s->token_n + i, s->slot, each || (last_chunk && i + 1 == n)};
         s->has_logits = false;
         delivery d = {s, each, cookie, last_chunk ? n - 1 : UINT32_MAX};
         HOTSET_TRY(engine_step(e, s->row, n, deliver, &d, &s->error));
@@ -91,17 +98,17 @@ static hotset_status check_tokens(hotset_session *s, const int32_t *tokens, size
     uint32_t vocab_n = s->engine->model->shape.vocab_n;
     if (!token_n) return hotset_fail(&s->error, HOTSET_E_ARGUMENT, "no tokens");
     if (token_n > context_of(s) - from)
-        return hotset_fail(&s->error, HOTSET_E_FULL, "%zu tokens after %u do not fit the context of %u", token_n, from,
-                           context_of(s));
+        return hotset_fail(&s->error, HOTSET_E_FULL, "%zu tokens after %u do not fit the context of %u",
+                           token_n, from, context_of(s));
     for (size_t i = 0; i < token_n; i++)
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= vocab_n)
-            return hotset_fail(&s->error, HOTSET_E_ARGUMENT, "token %zu is %d, outside the vocabulary of %u", i, tokens[i],
-                               vocab_n);
+            return hotset_fail(&s->error, HOTSET_E_ARGUMENT, "token %zu is %d, outside the vocabulary of %u",
+                               i, tokens[i], vocab_n);
     return HOTSET_OK;
 }
 
-hotset_status hotset_session_append(hotset_session *s, const int32_t *tokens, size_t token_n, hotset_logits_fn *each,
-                                    void *cookie) {
+hotset_status hotset_session_append(hotset_session *s, const int32_t *tokens, size_t token_n,
+                                    hotset_logits_fn *each, void *cookie) {
     HOTSET_TRY(check_tokens(s, tokens, token_n, s->token_n));
     return evaluate(s, tokens, (uint32_t)token_n, each, cookie);
 }

@@ -44,11 +44,12 @@ hotset_status trace_open(trace **out, const char *path, hotset_error *err) {
 }
 
 void trace_op(trace *t, const char *lane, const device_op *op, uint32_t row_n, double begin_s, double end_s) {
-    fprintf(t->file,
-            "%s\n{\"name\":\"%s\",\"cat\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":\"%s\",\"ts\":%.3f,\"dur\":%.3f,"
-            "\"args\":{\"layer\":%u,\"rows\":%u}}",
-            t->any ? "," : "", op->name, device_op_kind_name(op->kind), lane, (begin_s - t->begin_s) * 1e6,
-            (end_s - begin_s) * 1e6, op->layer_i, row_n);
+    fprintf(
+        t->file,
+        "%s\n{\"name\":\"%s\",\"cat\":\"%s\",\"ph\":\"X\",\"pid\":1,\"tid\":\"%s\",\"ts\":%.3f,\"dur\":%.3f,"
+        "\"args\":{\"layer\":%u,\"rows\":%u}}",
+        t->any ? "," : "", op->name, device_op_kind_name(op->kind), lane, (begin_s - t->begin_s) * 1e6,
+        (end_s - begin_s) * 1e6, op->layer_i, row_n);
     t->any = true;
 }
 

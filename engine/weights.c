@@ -1,4 +1,5 @@
-/* weights.c - loading: nothing to do for mapped matrices; copied ones go to huge pages and leave the page cache. */
+/* weights.c - loading: nothing to do for mapped matrices; copied ones go to huge pages and leave the page
+ * cache. */
 #include "engine/weights.h"
 
 #include <assert.h>
@@ -15,7 +16,8 @@ static bool is_loaded(const model_tensor *t, uint32_t role) {
 }
 
 /* Visits every tensor that is loaded, tied ones once. */
-typedef hotset_status tensor_fn(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t, hotset_error *err);
+typedef hotset_status tensor_fn(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t,
+                                hotset_error *err);
 
 static hotset_status each_tensor(const hotset_model *m, tensor_fn *fn, void *cookie, hotset_error *err) {
     for (uint32_t role = 0; role < ARCH_LAYER_ROLES; role++)
@@ -28,15 +30,18 @@ static hotset_status each_tensor(const hotset_model *m, tensor_fn *fn, void *coo
     return HOTSET_OK;
 }
 
-static hotset_status add_copied(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t, hotset_error *err) {
+static hotset_status add_copied(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t,
+                                hotset_error *err) {
     (void)layer_i, (void)role, (void)err;
     if (!t->values) *(uint64_t *)cookie += aligned(model_matrix_bytes(t));
     return HOTSET_OK;
 }
 
-static hotset_status add_table(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t, hotset_error *err) {
+static hotset_status add_table(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t,
+                               hotset_error *err) {
     (void)layer_i, (void)role, (void)err;
-    *(uint64_t *)cookie += t->values ? aligned(t->in_n * sizeof(float)) : aligned(t->unit_n * sizeof(uint64_t));
+    *(uint64_t *)cookie +=
+        t->values ? aligned(t->in_n * sizeof(float)) : aligned(t->unit_n * sizeof(uint64_t));
     return HOTSET_OK;
 }
 
@@ -73,7 +78,9 @@ static device_ref table_take(weights *w, uint64_t bytes) {
 
 static void *table_host(device_ref at) { return (uint8_t *)at.buffer->host + at.offset; }
 
-static const file_map *map_of(const loading *l, const model_tensor *t) { return gguf_part_map(l->m->file, t->part_i); }
+static const file_map *map_of(const loading *l, const model_tensor *t) {
+    return gguf_part_map(l->m->file, t->part_i);
+}
 
 /* Source bytes of unit u (or of the whole plain matrix) as a place in the mapped file. */
 static device_ref source(const loading *l, const model_tensor *t, uint32_t u) {
@@ -82,7 +89,8 @@ static device_ref source(const loading *l, const model_tensor *t, uint32_t u) {
 }
 
 /* Places one unit's rows and says where they are. */
-static hotset_status place_unit(loading *l, const model_tensor *t, uint32_t u, device_ref *out, hotset_error *err) {
+static hotset_status place_unit(loading *l, const model_tensor *t, uint32_t u, device_ref *out,
+                                hotset_error *err) {
     device_ref from = source(l, t, u);
     *out = from;
     if (!l->w->copies) return HOTSET_OK;
@@ -96,8 +104,8 @@ static hotset_status place_unit(loading *l, const model_tensor *t, uint32_t u, d
 }
 
 static hotset_status load_matrix(loading *l, const model_tensor *t, device_matrix *out, hotset_error *err) {
-    *out = (device_matrix){.type = t->type, .in_n = t->in_n, .out_n = t->out_n, .row_bytes = t->row_bytes,
-                           .unit_n = t->unit_n};
+    *out = (device_matrix){
+        .type = t->type, .in_n = t->in_n, .out_n = t->out_n, .row_bytes = t->row_bytes, .unit_n = t->unit_n};
     if (!t->unit_n) {
         HOTSET_TRY(place_unit(l, t, 0, &out->data, err));
     } else {
@@ -114,7 +122,8 @@ static hotset_status load_matrix(loading *l, const model_tensor *t, device_matri
     return HOTSET_OK;
 }
 
-static hotset_status load_tensor(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t, hotset_error *err) {
+static hotset_status load_tensor(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t,
+                                 hotset_error *err) {
     loading *l = cookie;
     if (l->progress->cancel && l->progress->cancel(l->progress->cookie))
         return hotset_fail(err, HOTSET_E_CANCELLED, "cancelled while loading layer %u", layer_i);
@@ -129,14 +138,18 @@ static hotset_status load_tensor(void *cookie, uint32_t layer_i, uint32_t role, 
 static hotset_status describe_tensor(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t,
                                      hotset_error *err) {
     (void)err;
-    *slot_of(cookie, layer_i, role) = (weights_tensor){
-        true, {.type = t->type, .in_n = t->in_n, .out_n = t->out_n, .row_bytes = t->row_bytes, .unit_n = t->unit_n}};
+    *slot_of(cookie, layer_i, role) = (weights_tensor){true,
+                                                       {.type = t->type,
+                                                        .in_n = t->in_n,
+                                                        .out_n = t->out_n,
+                                                        .row_bytes = t->row_bytes,
+                                                        .unit_n = t->unit_n}};
     return HOTSET_OK;
 }
 
 static hotset_status alloc_layers(weights *w, const hotset_model *m, hotset_error *err) {
-    return base_calloc(&w->layer, (uint64_t)m->shape.layer_n * ARCH_ROLE_COUNT, sizeof *w->layer, "the placed tensors",
-                       err);
+    return base_calloc(&w->layer, (uint64_t)m->shape.layer_n * ARCH_ROLE_COUNT, sizeof *w->layer,
+                       "the placed tensors", err);
 }
 
 hotset_status weights_describe(weights *w, const hotset_model *m, hotset_error *err) {
@@ -163,7 +176,8 @@ hotset_status weights_load(weights *w, device *d, device_queue *copy, const hots
     HOTSET_TRY(wrap_parts(w, m, err));
     HOTSET_TRY(alloc_layers(w, m, err));
     HOTSET_TRY(d->api->buffer_alloc(d, DEVICE_MEMORY_PINNED, weights_table_bytes(m), &w->tables, err));
-    if (copied) HOTSET_TRY(d->api->buffer_alloc(d, DEVICE_MEMORY_DEVICE, weights_copied_bytes(m), &w->copies, err));
+    if (copied)
+        HOTSET_TRY(d->api->buffer_alloc(d, DEVICE_MEMORY_DEVICE, weights_copied_bytes(m), &w->copies, err));
     w->rotary = table_take(w, m->rotary.pair_n * sizeof(double));
     memcpy(table_host(w->rotary), m->rotary.inverse_frequency, m->rotary.pair_n * sizeof(double));
     loading l = {.w = w, .copy = copy, .m = m, .progress = progress};

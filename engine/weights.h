@@ -13,14 +13,14 @@ typedef struct weights_tensor {
 
 typedef struct weights {
     device *device;
-    device_buffer *copies;  /* all matrices in copied mode, else NULL */
-    device_buffer **part;   /* [part_n] the file's mappings in mapped mode */
+    device_buffer *copies; /* all matrices in copied mode, else NULL */
+    device_buffer **part;  /* [part_n] the file's mappings in mapped mode */
     uint32_t part_n;
-    device_buffer *tables;  /* vectors, rotary frequencies, tables unit -> offset */
+    device_buffer *tables; /* vectors, rotary frequencies, tables unit -> offset */
     uint64_t tables_used;
     weights_tensor global[ARCH_LAYER_ROLES];
-    weights_tensor *layer;  /* [layer_n][ARCH_ROLE_COUNT] */
-    device_ref rotary;      /* [pair_n] doubles */
+    weights_tensor *layer; /* [layer_n][ARCH_ROLE_COUNT] */
+    device_ref rotary;     /* [pair_n] doubles */
 } weights;
 
 /* Bytes that the matrices take in copied mode, and that vectors and tables take in either. Pure. */
@@ -37,8 +37,8 @@ typedef struct weights_progress {
 } weights_progress;
 
 /* Errors: E_MEMORY, E_CANCELLED. On failure free is still to be called. */
-HOTSET_CHECKED hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m, bool copied,
-                                          const weights_progress *progress, hotset_error *err);
+HOTSET_CHECKED hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m,
+                                          bool copied, const weights_progress *progress, hotset_error *err);
 void weights_free(weights *w);
 
 static inline const weights_tensor *weights_of(const weights *w, uint32_t layer_i, arch_role role) {

@@ -8,7 +8,8 @@ static uint64_t reserve(uint64_t *bytes, uint64_t row_n, uint64_t n) {
     return at;
 }
 
-footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t row_n, uint64_t workspace_bytes) {
+footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t row_n,
+                                           uint64_t workspace_bytes) {
     footprint_scratch s = {.row_n = row_n};
     s.output_n = row_n < FOOTPRINT_OUTPUT_MAX ? row_n : FOOTPRINT_OUTPUT_MAX;
     uint64_t experts_ff = (uint64_t)w->expert_used_n * w->ff_expert_n;

@@ -1,6 +1,7 @@
 /* footprint.h - bytes of every allocation, and where things lie in them: pure functions of numbers.
  *
- * The planner adds these up and the engine allocates by the very same functions, so that a plan's ledger is exact.
+ * The planner adds these up and the engine allocates by the very same functions, so that a plan's ledger is
+ * exact.
  */
 #ifndef HOTSET_FOOTPRINT_H
 #define HOTSET_FOOTPRINT_H
@@ -8,30 +9,30 @@
 #include "engine/base.h"
 
 enum {
-    FOOTPRINT_ALIGN = 64,      /* of every object in a slab: a cache line, and the widest vector load */
-    FOOTPRINT_OUTPUT_MAX = 32  /* rows whose logits are computed at once; more wanted rows take turns */
+    FOOTPRINT_ALIGN = 64,     /* of every object in a slab: a cache line, and the widest vector load */
+    FOOTPRINT_OUTPUT_MAX = 32 /* rows whose logits are computed at once; more wanted rows take turns */
 };
 
 /* The widths that one step's memory depends on: the largest over all layers. */
 typedef struct footprint_widths {
     uint32_t embd_n, query_n, key_n, value_n, mixed_n; /* attention: see arch_width */
-    uint32_t ff_n;         /* of the dense FFN; 0: none */
+    uint32_t ff_n;                                     /* of the dense FFN; 0: none */
     uint32_t ff_expert_n, expert_n, expert_used_n;
     uint32_t vocab_n;
-    uint32_t rotary_n;     /* floats of (cos, sin) per row */
+    uint32_t rotary_n; /* floats of (cos, sin) per row */
 } footprint_widths;
 
-/* Offsets in the scratch slab of the activations of a step; `*_stride` is in floats. Rows are row_n of each, logits
- * and output_hidden output_n. */
+/* Offsets in the scratch slab of the activations of a step; `*_stride` is in floats. Rows are row_n of each,
+ * logits and output_hidden output_n. */
 typedef struct footprint_scratch {
     uint32_t row_n, output_n;
-    uint64_t hidden;   /* [row][embd] the residual stream */
-    uint64_t normed;   /* [row][embd] */
+    uint64_t hidden; /* [row][embd] the residual stream */
+    uint64_t normed; /* [row][embd] */
     uint64_t query, key, value, mixed;
-    uint64_t gate, up; /* [row][ff], or [row][used][ff_expert] */
-    uint64_t router;   /* [row][expert] */
+    uint64_t gate, up;                 /* [row][ff], or [row][used][ff_expert] */
+    uint64_t router;                   /* [row][expert] */
     uint64_t expert_id, expert_weight; /* [row][used] */
-    uint64_t expert_out; /* [row][used][embd] */
+    uint64_t expert_out;               /* [row][used][embd] */
     uint64_t rotary;
     uint64_t output_hidden; /* [output][embd] */
     uint64_t logits;        /* [output][vocab] */
@@ -40,7 +41,8 @@ typedef struct footprint_scratch {
 } footprint_scratch;
 
 /* Lays out the scratch slab. workspace_bytes is what the device asks for. */
-footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t row_n, uint64_t workspace_bytes);
+footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t row_n,
+                                           uint64_t workspace_bytes);
 
 /* Bytes of keys (or values) of one layer and session: [head_kv_n][context_n][width] of item_bytes each. */
 uint64_t footprint_state_bytes(uint32_t head_kv_n, uint32_t context_n, uint32_t width, uint32_t item_bytes);

@@ -23,8 +23,8 @@ static hotset_status check_range(const char *what, uint32_t value, uint32_t high
     return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: %s of %u is outside 1 to %u", what, value, high);
 }
 
-hotset_status plan_resolve(hotset_plan_options *o, const hotset_shape *shape, uint32_t thread_n, const char *isa_best,
-                           hotset_error *err) {
+hotset_status plan_resolve(hotset_plan_options *o, const hotset_shape *shape, uint32_t thread_n,
+                           const char *isa_best, hotset_error *err) {
     if (!o->context_n) o->context_n = (uint32_t)min_u64(shape->context_train_n, CONTEXT_DEFAULT_MAX);
     if (!o->session_n) o->session_n = 1;
     if (!o->batch_n) o->batch_n = (uint32_t)min_u64(BATCH_DEFAULT, o->context_n);
@@ -42,7 +42,8 @@ hotset_status plan_resolve(hotset_plan_options *o, const hotset_shape *shape, ui
 }
 
 /* Weights are copied where they leave room; the rest of the ledger counts against the same memory. */
-static hotset_memory_mode choose_memory(const planner_facts *facts, uint64_t others_bytes, uint64_t limit_bytes) {
+static hotset_memory_mode choose_memory(const planner_facts *facts, uint64_t others_bytes,
+                                        uint64_t limit_bytes) {
     uint64_t needed;
     if (!checked_add(facts->weights_bytes, others_bytes, &needed)) return HOTSET_MEMORY_MAPPED;
     return needed <= limit_bytes / 100 * COPY_PERCENT ? HOTSET_MEMORY_COPIED : HOTSET_MEMORY_MAPPED;
@@ -56,18 +57,22 @@ hotset_status plan_make(hotset_plan **out, const hotset_plan_options *resolved, 
     if (resolved->host_bytes_max) limit = min_u64(limit, resolved->host_bytes_max);
     if (!checked_mul(facts->state_bytes, resolved->session_n, &f.state_bytes) ||
         !checked_add(f.state_bytes, f.scratch_bytes + f.table_bytes, &others))
-        return hotset_fail(err, HOTSET_E_NOFIT, "plan: the state of %u sessions of %u tokens is beyond 2^64 bytes",
+        return hotset_fail(err, HOTSET_E_NOFIT,
+                           "plan: the state of %u sessions of %u tokens is beyond 2^64 bytes",
                            resolved->session_n, resolved->context_n);
     hotset_memory_mode memory = resolved->memory;
     if (memory == HOTSET_MEMORY_AUTO) memory = choose_memory(facts, others, limit);
-    if (memory == HOTSET_MEMORY_COPIED) f.weights_copied_bytes = facts->weights_bytes;
-    else f.weights_mapped_bytes = facts->weights_bytes;
+    if (memory == HOTSET_MEMORY_COPIED)
+        f.weights_copied_bytes = facts->weights_bytes;
+    else
+        f.weights_mapped_bytes = facts->weights_bytes;
     if (!checked_add(others, f.weights_copied_bytes, &f.total_bytes) || f.total_bytes > limit)
-        return hotset_fail(err, HOTSET_E_NOFIT,
-                           "plan: host memory: needs %.1f MiB (weights %.1f, state %.1f, scratch %.1f), there are %.1f MiB",
-                           (double)others / MIB + (double)f.weights_copied_bytes / MIB,
-                           (double)f.weights_copied_bytes / MIB, (double)f.state_bytes / MIB,
-                           (double)(f.scratch_bytes + f.table_bytes) / MIB, (double)limit / MIB);
+        return hotset_fail(
+            err, HOTSET_E_NOFIT,
+            "plan: host memory: needs %.1f MiB (weights %.1f, state %.1f, scratch %.1f), there are %.1f MiB",
+            (double)others / MIB + (double)f.weights_copied_bytes / MIB, (double)f.weights_copied_bytes / MIB,
+            (double)f.state_bytes / MIB, (double)(f.scratch_bytes + f.table_bytes) / MIB,
+            (double)limit / MIB);
     hotset_plan *p;
     HOTSET_TRY(base_calloc(&p, 1, sizeof *p, "the plan", err));
     *p = (hotset_plan){.options = *resolved, .shape = *facts->shape, .footprint = f};

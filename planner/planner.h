@@ -8,24 +8,26 @@
 struct hotset_plan {
     hotset_plan_options options; /* isa points to the name below */
     char isa[16];
-    hotset_shape shape;      /* of the model that it was made for */
+    hotset_shape shape; /* of the model that it was made for */
     hotset_footprint footprint;
 };
 
 /* What the planner has to know of model and machine. */
 typedef struct planner_facts {
     const hotset_shape *shape;
-    uint64_t weights_bytes;   /* of all matrices, each rounded up to FOOTPRINT_ALIGN */
-    uint64_t state_bytes;     /* of one session */
+    uint64_t weights_bytes; /* of all matrices, each rounded up to FOOTPRINT_ALIGN */
+    uint64_t state_bytes;   /* of one session */
     uint64_t scratch_bytes;
     uint64_t table_bytes;
     uint64_t memory_free_bytes; /* host memory that can be taken now */
 } planner_facts;
 
-/* Fills in every zero of the options; `thread_n` and `isa_best` are the machine's. Errors: E_ARGUMENT with the limit. */
-HOTSET_CHECKED hotset_status plan_resolve(hotset_plan_options *options, const hotset_shape *shape, uint32_t thread_n,
-                                          const char *isa_best, hotset_error *err);
-/* Decides the memory mode and writes the ledger. Errors: E_NOFIT (what is needed and what there is), E_MEMORY. */
+/* Fills in every zero of the options; `thread_n` and `isa_best` are the machine's. Errors: E_ARGUMENT with
+ * the limit. */
+HOTSET_CHECKED hotset_status plan_resolve(hotset_plan_options *options, const hotset_shape *shape,
+                                          uint32_t thread_n, const char *isa_best, hotset_error *err);
+/* Decides the memory mode and writes the ledger. Errors: E_NOFIT (what is needed and what there is),
+ * E_MEMORY. */
 HOTSET_CHECKED hotset_status plan_make(hotset_plan **out, const hotset_plan_options *resolved,
                                        const planner_facts *facts, hotset_error *err);
 

@@ -19,7 +19,7 @@
 #define cpu_kernels_avx512 cpu_kernels_avx512_emulated
 #define avx512_gemv        avx512_gemv_emulated
 #define avx512_gemm        avx512_gemm_emulated
-#define avx512_vector      avx512_vector_emulated
+#define avx512_attend      avx512_attend_emulated
 
 typedef union emu {
     __m512 ps;
@@ -353,8 +353,11 @@ static inline __m512 emu_mm512_mask_blend_ps(__mmask16 m, __m512 a, __m512 b) {
     EMU_EACH(i, 16) if (m >> i & 1) r.f32[i] = y.f32[i];
     return r.ps;
 }
-static inline __m512 emu_mm512_maskz_mov_ps(__mmask16 m, __m512 a) {
-    return emu_mm512_mask_blend_ps(m, emu_mm512_setzero_ps(), a);
+static inline __m512 emu_mm512_mask_max_ps(__m512 kept, __mmask16 m, __m512 a, __m512 b) {
+    return emu_mm512_mask_blend_ps(m, kept, emu_mm512_max_ps(a, b));
+}
+static inline __m512 emu_mm512_mask_add_ps(__m512 kept, __mmask16 m, __m512 a, __m512 b) {
+    return emu_mm512_mask_blend_ps(m, kept, emu_mm512_add_ps(a, b));
 }
 static inline float emu_mm512_reduce_add_ps(__m512 a) {
     emu x = {.ps = a};
@@ -444,18 +447,20 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_loadu_ps emu_mm512_loadu_ps
 #undef _mm512_loadu_si512
 #define _mm512_loadu_si512 emu_mm512_loadu_si512
+#undef _mm512_mask_add_ps
+#define _mm512_mask_add_ps emu_mm512_mask_add_ps
 #undef _mm512_mask_blend_ps
 #define _mm512_mask_blend_ps emu_mm512_mask_blend_ps
 #undef _mm512_mask_broadcast_i32x4
 #define _mm512_mask_broadcast_i32x4 emu_mm512_mask_broadcast_i32x4
+#undef _mm512_mask_max_ps
+#define _mm512_mask_max_ps emu_mm512_mask_max_ps
 #undef _mm512_mask_storeu_ps
 #define _mm512_mask_storeu_ps emu_mm512_mask_storeu_ps
 #undef _mm512_maskz_loadu_epi8
 #define _mm512_maskz_loadu_epi8 emu_mm512_maskz_loadu_epi8
 #undef _mm512_maskz_loadu_ps
 #define _mm512_maskz_loadu_ps emu_mm512_maskz_loadu_ps
-#undef _mm512_maskz_mov_ps
-#define _mm512_maskz_mov_ps emu_mm512_maskz_mov_ps
 #undef _mm512_max_ps
 #define _mm512_max_ps emu_mm512_max_ps
 #undef _mm512_min_ps

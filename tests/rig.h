@@ -35,9 +35,9 @@ void rig_close(rig *r);
 
 /* Appends tokens to a session and returns the logits of all of them, [n][vocab_n]; the caller frees them. */
 float *rig_append(const rig *r, hotset_session *session, const int32_t *tokens, size_t n);
-/* Relative error of `logits` [n][vocab_n] against the float64 forward pass of the rig's file over `tokens`
- * [n]; `rounded`: against the one that rounds activations by the engine's rule. */
-double rig_error(const rig *r, const float *logits, const int32_t *tokens, size_t n, bool rounded);
+/* The float64 logits [n][vocab_n] of the rig's file over `tokens` [n], `rounded` as the engine rounds
+ * activations or not; the caller frees them. */
+double *rig_truth(const rig *r, const int32_t *tokens, size_t n, bool rounded);
 /* ||a - b|| / ||b|| */
 double rig_distance(const float *a, const float *b, size_t n);
 

@@ -1,7 +1,9 @@
-/* attention.c - rotating and storing keys and values, and attention with streaming softmax over the stored ones.
+/* attention.c - rotating and storing keys and values, and attention with streaming softmax over the stored
+ * ones.
  *
- * A row's positions are cut into runs of ATTEND_RUN. Each run gives (output, max, sum) per head, and runs are folded
- * from the left: the result does not depend on how runs were shared out, so it is the same for any thread count.
+ * A row's positions are cut into runs of ATTEND_RUN. Each run gives (output, max, sum) per head, and runs are
+ * folded from the left: the result does not depend on how runs were shared out, so it is the same for any
+ * thread count.
  */
 #include <math.h>
 #include <string.h>
@@ -16,22 +18,25 @@ enum {
 
 /* ---- q = rope(norm(q)); k = rope(norm(k)); state <- k, v ---- */
 
-static void *state_at(device_ref state, uint64_t slot_bytes, const device_row *row, uint32_t context_n, uint32_t head_i,
-                      uint32_t width, bool f16) {
+static void *state_at(device_ref state, uint64_t slot_bytes, const device_row *row, uint32_t context_n,
+                      uint32_t head_i, uint32_t width, bool f16) {
     uint64_t element = ((uint64_t)head_i * context_n + (uint64_t)row->position) * width;
     return (uint8_t *)cpu_at(state) + slot_bytes * (uint64_t)row->slot + element * (f16 ? 2 : 4);
 }
 
 static void state_store(const cpu_worker *w, void *to, const float *x, uint32_t n, bool f16) {
-    if (f16) w->kernels->f32_to_f16(to, x, n);
-    else memcpy(to, x, n * sizeof *x);
+    if (f16)
+        w->kernels->f32_to_f16(to, x, n);
+    else
+        memcpy(to, x, n * sizeof *x);
 }
 
 static void rotate_head(const cpu_op *op, const cpu_worker *w, float *x, device_ref norm, uint32_t r) {
     if (norm.buffer)
         w->kernels->rmsnorm(x, x, cpu_floats(norm), op->op.prepare.key_n, op->op.prepare.epsilon);
     if (op->op.prepare.rotary.ref.buffer)
-        w->kernels->rope(x, cpu_row(op->op.prepare.rotary, r), op->op.prepare.pair_n, op->op.prepare.adjacent);
+        w->kernels->rope(x, cpu_row(op->op.prepare.rotary, r), op->op.prepare.pair_n,
+                         op->op.prepare.adjacent);
 }
 
 static void prepare_head(const cpu_op *op, const cpu_worker *w, uint32_t r, uint32_t head) {
@@ -47,10 +52,13 @@ static void prepare_head(const cpu_op *op, const cpu_worker *w, uint32_t r, uint
     const device_row *row = &w->row[r];
     bool f16 = op->op.prepare.state_f16;
     uint32_t context_n = op->op.prepare.context_n;
-    state_store(w, state_at(op->op.prepare.key_state, op->op.prepare.key_slot_bytes, row, context_n, head, key_n, f16), k,
-                key_n, f16);
+    state_store(
+        w,
+        state_at(op->op.prepare.key_state, op->op.prepare.key_slot_bytes, row, context_n, head, key_n, f16),
+        k, key_n, f16);
     state_store(w,
-                state_at(op->op.prepare.value_state, op->op.prepare.value_slot_bytes, row, context_n, head, value_n, f16),
+                state_at(op->op.prepare.value_state, op->op.prepare.value_slot_bytes, row, context_n, head,
+                         value_n, f16),
                 v, value_n, f16);
 }
 
@@ -59,13 +67,15 @@ void cpu_prepare_run(cpu_op *op, const cpu_worker *w) {
     uint32_t piece_n = (heads + PREPARE_HEADS - 1) / PREPARE_HEADS;
     for (uint32_t item; (item = cpu_take(op, 0)) < row_n * piece_n;) {
         uint32_t r = item / piece_n, from = item % piece_n * PREPARE_HEADS;
-        for (uint32_t head = from; head < heads && head < from + PREPARE_HEADS; head++) prepare_head(op, w, r, head);
+        for (uint32_t head = from; head < heads && head < from + PREPARE_HEADS; head++)
+            prepare_head(op, w, r, head);
     }
 }
 
 /* ---- y = softmax(scale q k^T) v ---- */
 
-/* Result of one or more runs for the heads of one group, before division: views into memory of partial_floats(). */
+/* Result of one or more runs for the heads of one group, before division: views into memory of
+ * partial_floats(). */
 typedef struct partial {
     float *out, *max, *sum;
 } partial;
@@ -76,10 +86,13 @@ static size_t partial_floats(const device_op *op) { return (size_t)group_n(op) *
 
 static partial partial_at(const device_op *op, float *memory) {
     uint32_t g = group_n(op);
-    return (partial){memory, memory + (size_t)g * op->attend.value_n, memory + (size_t)g * op->attend.value_n + g};
+    return (partial){memory, memory + (size_t)g * op->attend.value_n,
+                     memory + (size_t)g * op->attend.value_n + g};
 }
 
-static uint32_t run_n_max(const device_op *op) { return (op->attend.context_n + ATTEND_RUN - 1) / ATTEND_RUN; }
+static uint32_t run_n_max(const device_op *op) {
+    return (op->attend.context_n + ATTEND_RUN - 1) / ATTEND_RUN;
+}
 
 /* First position that a row sees. */
 static uint32_t first_seen(const device_op *op, const device_row *row) {
@@ -96,11 +109,12 @@ cpu_scratch cpu_attend_scratch(const device_op *op) {
     uint64_t spread_rows = op->row_max < ATTEND_SPREAD_ROWS ? op->row_max : ATTEND_SPREAD_ROWS;
     uint64_t partials = spread_rows * op->attend.head_kv_n * run_n_max(op) * partial_floats(op);
     uint64_t thread = (uint64_t)group_n(op) * ATTEND_RUN + 2 * partial_floats(op);
-    return (cpu_scratch){round_up(partials * sizeof(float), CPU_ALIGN), round_up(thread * sizeof(float), CPU_ALIGN)};
+    return (cpu_scratch){round_up(partials * sizeof(float), CPU_ALIGN),
+                         round_up(thread * sizeof(float), CPU_ALIGN)};
 }
 
-static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r, uint32_t head_kv, uint32_t run_i,
-                           partial p, float *scores) {
+static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r, uint32_t head_kv,
+                           uint32_t run_i, partial p, float *scores) {
     const device_row *row = &w->row[r];
     uint32_t from = first_seen(op, row) + run_i * ATTEND_RUN, end = (uint32_t)row->position + 1;
     device_row first = *row;
@@ -112,10 +126,10 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
         .head_n = group_n(op),
         .key_n = op->attend.key_n,
         .value_n = op->attend.value_n,
-        .key = state_at(op->attend.key_state, op->attend.key_slot_bytes, &first, op->attend.context_n, head_kv,
-                        op->attend.key_n, f16),
-        .value = state_at(op->attend.value_state, op->attend.value_slot_bytes, &first, op->attend.context_n, head_kv,
-                          op->attend.value_n, f16),
+        .key = state_at(op->attend.key_state, op->attend.key_slot_bytes, &first, op->attend.context_n,
+                        head_kv, op->attend.key_n, f16),
+        .value = state_at(op->attend.value_state, op->attend.value_slot_bytes, &first, op->attend.context_n,
+                          head_kv, op->attend.value_n, f16),
         .key_stride = op->attend.key_n * item,
         .value_stride = op->attend.value_n * item,
         .row_n = end - from < ATTEND_RUN ? end - from : ATTEND_RUN,
@@ -193,6 +207,8 @@ static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
 
 void cpu_attend_run(cpu_op *op, const cpu_worker *w) {
     uint32_t row_n = cpu_row_n(op, w);
-    if (row_n <= ATTEND_SPREAD_ROWS) attend_spread(op, w, row_n);
-    else attend_rows(op, w, row_n);
+    if (row_n <= ATTEND_SPREAD_ROWS)
+        attend_spread(op, w, row_n);
+    else
+        attend_rows(op, w, row_n);
 }

@@ -9,6 +9,12 @@
 
 #include <stddef.h>
 
+/* Asks for the lines of the step of `bytes` that comes 4 KiB later; harmless past the end of the weights. */
+AVX2_INLINE void prefetch_step(const uint8_t *w, size_t bytes) {
+    AVX2_UNROLL
+    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)w + 4096 + i, _MM_HINT_T0);
+}
+
 /* ---- Float types: the activations are the floats, with zeros up to a multiple of 8 ---- */
 
 static size_t act_bytes_float(size_t k) { return round_up(k, 8) * sizeof(float); }
@@ -67,6 +73,7 @@ static float dot_q8_0(const uint8_t *w, const void *act, size_t k) {
     __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     size_t b = 0;
     for (; b + 2 <= k / 32; b += 2, w += 2 * sizeof(quant_q8_0), q += 64) {
+        prefetch_step(w, 2 * sizeof(quant_q8_0));
         AVX2_UNROLL
         for (size_t j = 0; j < 2; j++) {
             const uint8_t *block = w + j * sizeof(quant_q8_0);
@@ -83,62 +90,87 @@ static float dot_q8_0(const uint8_t *w, const void *act, size_t k) {
     return sum_8(_mm256_add_ps(sum[0], sum[1]));
 }
 
-/* ---- Q4_0: two blocks per register, one in each half ---- */
+/* ---- Q4_0: four blocks per step, two per register, one in each half ---- */
 
-typedef struct act_q4_0 {     /* of two blocks; zeros in place of a missing second one */
-    int8_t low[32], high[32]; /* values 0-15 of each block; values 16-31 of each */
-    int32_t start[8]; /* -8 * sum of the bytes that each 32-bit lane meets: the offset of the quants */
-    float d[8];       /* scale of the block that the lane belongs to */
+enum { Q4_0_STEP = 4 * sizeof(quant_q4_0) };
+
+typedef struct act_q4_0 { /* of blocks 0 to 3; zeros in place of missing ones */
+    int8_t q[2][2][32];   /* [blocks 0 and 1 | 2 and 3][values 0-15 | 16-31 of each of the two] */
+    int32_t start[8]; /* -8 * the sum of the bytes that each 32-bit lane meets: the offset of the quants */
+    float d[8];       /* scale of the block that the lane belongs to: 0 2 0 2 1 3 1 3 */
 } act_q4_0;
 
-static size_t act_bytes_q4_0(size_t k) { return (k + 63) / 64 * sizeof(act_q4_0); }
+static size_t act_bytes_q4_0(size_t k) { return (k + 127) / 128 * sizeof(act_q4_0); }
+
+/* From lanes of 16 bits of blocks 0 | 1 and 2 | 3 to lanes of 32 bits of blocks 0 2 0 2 | 1 3 1 3. */
+AVX2_INLINE __m256i merge_pairs(__m256i a, __m256i b) {
+    const __m256i sums = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+}
 
 static void act_pack_q4_0(void *act, const float *x, size_t k) {
     for (act_q4_0 *a = act; k > 0; a++) {
-        __m256i q[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-        float d[2] = {0, 0};
-        for (int j = 0; j < 2 && k > 0; j++, x += 32, k -= 32) {
+        __m256i q[4], pairs[2];
+        float d[4] = {0};
+        for (int j = 0; j < 4; j++) q[j] = _mm256_setzero_si256();
+        for (int j = 0; j < 4 && k > 0; j++, x += 32, k -= 32) {
             __m256 inverse;
             d[j] = act_scale(x, 32, &inverse);
             q[j] = act_bytes_32(x, inverse);
         }
-        const __m256i low = _mm256_permute2x128_si256(q[0], q[1], 0x20);
-        const __m256i high = _mm256_permute2x128_si256(q[0], q[1], 0x31);
-        const __m256i sums = _mm256_add_epi32(sum_quads(low), sum_quads(high));
-        memcpy(a->low, &low, sizeof low);
-        memcpy(a->high, &high, sizeof high);
+        for (int j = 0; j < 2; j++) {
+            const __m256i low = _mm256_permute2x128_si256(q[2 * j], q[2 * j + 1], 0x20);
+            const __m256i high = _mm256_permute2x128_si256(q[2 * j], q[2 * j + 1], 0x31);
+            const __m256i one = _mm256_set1_epi8(1);
+            _mm256_store_si256((__m256i *)(void *)a->q[j][0], low);
+            _mm256_store_si256((__m256i *)(void *)a->q[j][1], high);
+            pairs[j] = _mm256_add_epi16(_mm256_maddubs_epi16(one, low), _mm256_maddubs_epi16(one, high));
+        }
+        const __m256i sums = merge_pairs(pairs[0], pairs[1]);
         const __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(sums, 3));
-        memcpy(a->start, &start, sizeof start);
-        for (int i = 0; i < 8; i++) a->d[i] = d[i / 4];
+        _mm256_store_si256((__m256i *)(void *)a->start, start);
+        for (int i = 0; i < 8; i++) a->d[i] = d[i / 4 + i % 2 * 2];
     }
 }
 
-/* The nibbles of two blocks times their activations: 8 lanes of 32 bits. */
-AVX2_INLINE __m256i dot_nibbles(__m256i nibbles, const act_q4_0 *a) {
-    const __m256i mask = _mm256_set1_epi8(15);
-    const __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(nibbles, mask), load_256(a->low));
-    const __m256i high_nibbles = _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), mask);
-    const __m256i pairs = _mm256_add_epi16(low, _mm256_maddubs_epi16(high_nibbles, load_256(a->high)));
-    return _mm256_add_epi32(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)), load_256(a->start));
+/* The nibbles of two blocks times their activations: 16 lanes of 16 bits, each at most 4 * 15 * 127. */
+AVX2_INLINE __m256i dot_nibbles(const uint8_t *first, const uint8_t *second, const int8_t (*q)[32]) {
+    const __m256i mask = _mm256_set1_epi8(15),
+                  nibbles = _mm256_set_m128i(load_128(second + 2), load_128(first + 2));
+    const __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(nibbles, mask), load_256(q[0]));
+    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), mask);
+    return _mm256_add_epi16(low, _mm256_maddubs_epi16(high, load_256(q[1])));
+}
+
+AVX2_INLINE uint64_t half_bits(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return h;
+}
+
+AVX2_INLINE __m256 dot_q4_0_step(const uint8_t *w, const act_q4_0 *a, __m256 sum) {
+    enum { B = sizeof(quant_q4_0) };
+    const __m256i pairs_01 = dot_nibbles(w, w + B, a->q[0]),
+                  pairs_23 = dot_nibbles(w + 2 * B, w + 3 * B, a->q[1]);
+    const __m256i s = _mm256_add_epi32(merge_pairs(pairs_01, pairs_23), load_256(a->start));
+    const uint64_t halves =
+        half_bits(w) | half_bits(w + 2 * B) << 16 | half_bits(w + B) << 32 | half_bits(w + 3 * B) << 48;
+    const __m128d scales_0213 = _mm_castps_pd(_mm_cvtph_ps(_mm_cvtsi64_si128((long long)halves)));
+    const __m256 scale = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castpd128_pd256(scales_0213), 0x50));
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), _mm256_mul_ps(scale, _mm256_load_ps(a->d)), sum);
 }
 
 static float dot_q4_0(const uint8_t *w, const void *act, size_t k) {
     const act_q4_0 *a = act;
     __m256 sum = _mm256_setzero_ps();
-    for (; k >= 64; k -= 64, a++, w += 2 * sizeof(quant_q4_0)) {
-        const uint8_t *second = w + sizeof(quant_q4_0);
-        const __m256i nibbles = _mm256_set_m128i(load_128(second + 2), load_128(w + 2));
-        int16_t h0, h1;
-        memcpy(&h0, w, sizeof h0);
-        memcpy(&h1, second, sizeof h1);
-        const __m256 scale = _mm256_cvtph_ps(_mm_unpacklo_epi64(_mm_set1_epi16(h0), _mm_set1_epi16(h1)));
-        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot_nibbles(nibbles, a)),
-                              _mm256_mul_ps(scale, _mm256_load_ps(a->d)), sum);
+    for (; k >= 128; k -= 128, a++, w += Q4_0_STEP) {
+        prefetch_step(w, Q4_0_STEP);
+        sum = dot_q4_0_step(w, a, sum);
     }
     if (k > 0) {
-        const __m256i nibbles = _mm256_zextsi128_si256(load_128(w + 2));
-        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot_nibbles(nibbles, a)),
-                              _mm256_mul_ps(load_half(w), _mm256_load_ps(a->d)), sum);
+        uint8_t rest[Q4_0_STEP] = {0};
+        memcpy(rest, w, k / 32 * sizeof(quant_q4_0));
+        sum = dot_q4_0_step(rest, a, sum);
     }
     return sum_8(sum);
 }
@@ -195,6 +227,7 @@ static float dot_q4_k(const uint8_t *w, const void *act, size_t k) {
     const __m256i mask = _mm256_set1_epi8(15);
     __m256 sum = _mm256_setzero_ps(), min_sum = _mm256_setzero_ps();
     for (const act_256 *a = act; k > 0; k -= 256, a++, w += sizeof(quant_q4_k)) {
+        prefetch_step(w, sizeof(quant_q4_k));
         const __m256i scales = _mm256_cvtepu8_epi16(q4_k_scales(w + offsetof(quant_q4_k, scales)));
         const __m256i scales_03 = _mm256_permute4x64_epi64(scales, 0x00);
         const __m256i scales_47 = _mm256_permute4x64_epi64(scales, 0xaa);
@@ -235,6 +268,7 @@ static float dot_q6_k(const uint8_t *w, const void *act, size_t k) {
     const __m128i spread = _mm_set_epi64x(0x0101010101010101, 0);
     __m256 sum = _mm256_setzero_ps();
     for (const act_256 *a = act; k > 0; k -= 256, a++, w += sizeof(quant_q6_k)) {
+        prefetch_step(w, sizeof(quant_q6_k));
         const __m128i scales = load_128(w + offsetof(quant_q6_k, scales));
         /* The offset of the quants, 32 * scale * sum, starts the total. */
         __m256i total =

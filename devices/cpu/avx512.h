@@ -25,6 +25,7 @@
 /* The parts of the table, one per source file. */
 void avx512_gemv(cpu_kernels *k);
 void avx512_gemm(cpu_kernels *k);
+void avx512_attend(cpu_kernels *k);
 
 enum { BLOCK = 32, SUPERBLOCK = 256, Q4_0_BYTES = 18, Q8_0_BYTES = 34, Q4_K_BYTES = 144, Q6_K_BYTES = 210 };
 enum { LINE = 64 };
@@ -47,8 +48,8 @@ INLINE int32_t read_i32(const void *p) {
 }
 INLINE float read_half(const void *p) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(read_i16(p)))); }
 
-/* The first n <= 16 lanes. */
-INLINE __mmask16 lanes_16(size_t n) { return (__mmask16)((1u << n) - 1); }
+/* The lanes of one vector that hold the next of n > 0 elements. */
+INLINE __mmask16 lanes_left(size_t n) { return n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff; }
 
 /* The nibbles of each byte. */
 INLINE __m512i low_nibbles(__m512i v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
@@ -63,6 +64,23 @@ INLINE __m512 load_float(gguf_type type, const void *p, __mmask16 lanes) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 INLINE size_t float_bytes(gguf_type type) { return type == GGUF_F32 ? 4 : 2; }
+
+/* exp(x), off by less than 2 units in the last place; 0 below -104, infinite above 88.8, NaN kept. x = n
+ * ln(2) + r with |r| <= ln(2) / 2, ln(2) in two parts (Cody & Waite 1980); on r a least-maximum fit, off by
+ * 4e-9. */
+INLINE __m512 exp_lanes(__m512 x) {
+    x = _mm512_min_ps(_mm512_set1_ps(89), _mm512_max_ps(_mm512_set1_ps(-105), x));
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)),
+                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62e400p-1f), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.7f7d1cp-20f), r);
+    __m512 p = _mm512_fmadd_ps(r, _mm512_set1_ps(0x1.6a2434p-10f), _mm512_set1_ps(0x1.1239e2p-7f));
+    p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.5558f2p-5f));
+    p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.555492p-3f));
+    p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.fffffcp-2f));
+    p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, r);
+    return _mm512_scalef_ps(_mm512_add_ps(p, _mm512_set1_ps(1)), n);
+}
 
 /* Activations to 8 bits by the rule of kernels.h: returns d and writes q for one block of n (32 or 256)
  * values. */

@@ -394,7 +394,7 @@ static void panel_pack_float(void *panel, const float *x, size_t x_stride, size_
         const size_t n = k - i < 16 ? k - i : 16;
         __m512 v[16];
         UNROLL for (size_t c = 0; c < COLS; c++) {
-            v[c] = _mm512_maskz_loadu_ps(lanes_16(n), x + (c < col_n ? c : col_n - 1) * x_stride + i);
+            v[c] = _mm512_maskz_loadu_ps(lanes_left(n), x + (c < col_n ? c : col_n - 1) * x_stride + i);
             v[COLS + c] = _mm512_setzero_ps();
         }
         transpose_16x16(v);
@@ -411,7 +411,7 @@ INLINE void tile_unpack_float(float *tile, const uint8_t *w, size_t row_bytes, s
             const size_t n = k - i < 16 ? k - i : 16;
             __m512 v[16];
             UNROLL for (size_t r = 0; r < ROWS; r++) {
-                v[r] = load_float(type, rows.row[r] + i * float_bytes(type), lanes_16(n));
+                v[r] = load_float(type, rows.row[r] + i * float_bytes(type), lanes_left(n));
             }
             transpose_16x16(v);
             float *t = tile + i * FLOAT_ROWS + half * ROWS;

@@ -295,7 +295,7 @@ static void pack_float(void *act, const float *x, size_t k) {
     float *a = act;
     size_t i = 0;
     for (; i + 16 <= k; i += 16) _mm512_store_ps(a + i, _mm512_loadu_ps(x + i));
-    if (i < k) _mm512_store_ps(a + i, _mm512_maskz_loadu_ps(lanes_16(k - i), x + i));
+    if (i < k) _mm512_store_ps(a + i, _mm512_maskz_loadu_ps(lanes_left(k - i), x + i));
 }
 
 enum { CHAINS = 4 }; /* independent sums per row, so that the adds overlap */
@@ -324,7 +324,7 @@ INLINE void dot_float(float *y, const uint8_t *w, size_t row_bytes, const size_t
         }
     }
     for (; i < k; i += 16) {
-        const __mmask16 lanes = k - i < 16 ? lanes_16(k - i) : 0xffff;
+        const __mmask16 lanes = lanes_left(k - i);
         UNROLL for (size_t r = 0; r < row_n; r++) {
             const __m512 v = load_float(type, w + r * row_bytes + i * bytes, lanes);
             sum[r][0] = _mm512_fmadd_ps(v, _mm512_load_ps(x + i), sum[r][0]);

@@ -7,7 +7,13 @@
 #include "devices/cpu/ops.h"
 #include "devices/cpu/selftest.h"
 
-enum { MEASURE_BYTES = 256 << 20, READ_PIECE_BYTES = 1 << 20, PEAK_ITERATIONS = 20000, TOUCH_BYTES = 2 << 20, PAGE_BYTES = 4096 };
+enum {
+    MEASURE_BYTES = 256 << 20,
+    READ_PIECE_BYTES = 1 << 20,
+    PEAK_ITERATIONS = 20000,
+    TOUCH_BYTES = 2 << 20,
+    PAGE_BYTES = 4096
+};
 
 typedef struct cpu_device {
     device base;
@@ -34,15 +40,16 @@ static cpu_device *cpu_of(device *d) { return (cpu_device *)(void *)d; }
 
 /* ---- Memory ---- */
 
-static hotset_status cpu_memory(device *d, uint64_t *capacity_bytes, uint64_t *free_bytes, hotset_error *err) {
+static hotset_status cpu_memory(device *d, uint64_t *capacity_bytes, uint64_t *free_bytes,
+                                hotset_error *err) {
     (void)d;
     *capacity_bytes = cpu_memory_total_bytes();
     *free_bytes = cpu_memory_free_bytes();
     return *capacity_bytes ? HOTSET_OK : hotset_fail(err, HOTSET_E_DEVICE, "cannot read /proc/meminfo");
 }
 
-static hotset_status buffer_make(device *d, device_memory memory, void *host, uint64_t bytes, device_buffer **out,
-                                 hotset_error *err) {
+static hotset_status buffer_make(device *d, device_memory memory, void *host, uint64_t bytes,
+                                 device_buffer **out, hotset_error *err) {
     device_buffer *b;
     HOTSET_TRY(base_calloc(&b, 1, sizeof *b, "a buffer", err));
     *b = (device_buffer){d, memory, bytes, host};
@@ -70,7 +77,8 @@ static hotset_status cpu_buffer_alloc(device *d, device_memory memory, uint64_t 
     *out = NULL;
     void *pages = pages_alloc(bytes);
     if (!pages)
-        return hotset_fail(err, HOTSET_E_MEMORY, "out of host memory for a buffer of %llu bytes", (unsigned long long)bytes);
+        return hotset_fail(err, HOTSET_E_MEMORY, "out of host memory for a buffer of %llu bytes",
+                           (unsigned long long)bytes);
     touch_job job = {.pages = pages, .bytes = bytes};
     hotset_status status = team_run(cpu_of(d)->team, touch_share, &job, err);
     if (!status) status = buffer_make(d, memory, pages, bytes, out, err);
@@ -91,7 +99,8 @@ static void cpu_buffer_free(device_buffer *b) {
 
 /* ---- Queues: the CPU works while the caller waits, so a queue is always drained ---- */
 
-static hotset_status cpu_queue_open(device *d, device_queue_kind kind, device_queue **out, hotset_error *err) {
+static hotset_status cpu_queue_open(device *d, device_queue_kind kind, device_queue **out,
+                                    hotset_error *err) {
     (void)kind;
     *out = NULL;
     device_queue *q;
@@ -123,7 +132,8 @@ static void copy_share(void *cookie, uint32_t thread_i) {
         memcpy(job->to + at, job->from + at, (size_t)min_u64(READ_PIECE_BYTES, job->bytes - at));
 }
 
-static hotset_status cpu_copy_async(device_queue *q, device_ref to, device_ref from, uint64_t bytes, hotset_error *err) {
+static hotset_status cpu_copy_async(device_queue *q, device_ref to, device_ref from, uint64_t bytes,
+                                    hotset_error *err) {
     HOTSET_TRY(cpu_failure(q->cpu, err));
     copy_job job = {.to = cpu_at(to), .from = cpu_at(from), .bytes = bytes};
     if (bytes > READ_PIECE_BYTES) return team_run(q->cpu->team, copy_share, &job, err);
@@ -133,11 +143,13 @@ static hotset_status cpu_copy_async(device_queue *q, device_ref to, device_ref f
 
 static hotset_status cpu_queue_wait(device_queue *q, device_ref counter, uint64_t value, hotset_error *err) {
     _Atomic uint64_t *word = cpu_at(counter);
-    while (atomic_load_explicit(word, memory_order_acquire) < value) atomic_signal_fence(memory_order_seq_cst);
+    while (atomic_load_explicit(word, memory_order_acquire) < value)
+        atomic_signal_fence(memory_order_seq_cst);
     return cpu_failure(q->cpu, err);
 }
 
-static hotset_status cpu_queue_signal(device_queue *q, device_ref counter, uint64_t value, hotset_error *err) {
+static hotset_status cpu_queue_signal(device_queue *q, device_ref counter, uint64_t value,
+                                      hotset_error *err) {
     _Atomic uint64_t *word = cpu_at(counter);
     atomic_store_explicit(word, value, memory_order_release);
     return cpu_failure(q->cpu, err);
@@ -162,15 +174,17 @@ static void cpu_list_free(device_list *l) {
     free(l);
 }
 
-static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t op_n, device_ref step, uint32_t row_max,
-                                     device_ref workspace, device_list **out, hotset_error *err) {
+static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t op_n, device_ref step,
+                                     uint32_t row_max, device_ref workspace, device_list **out,
+                                     hotset_error *err) {
     *out = NULL;
     cpu_device *cpu = cpu_of(d);
     for (uint32_t i = 0; i < op_n; i++) {
         HOTSET_TRY(cpu_op_check(&cpu->kernels, &ops[i], err));
         if (list_workspace_bytes(cpu, &ops[i]) > workspace.buffer->bytes - workspace.offset)
-            return hotset_fail(err, HOTSET_E_ARGUMENT, "%s of layer %u needs %llu bytes of workspace", ops[i].name,
-                               ops[i].layer_i, (unsigned long long)list_workspace_bytes(cpu, &ops[i]));
+            return hotset_fail(err, HOTSET_E_ARGUMENT, "%s of layer %u needs %llu bytes of workspace",
+                               ops[i].name, ops[i].layer_i,
+                               (unsigned long long)list_workspace_bytes(cpu, &ops[i]));
     }
     device_list *l;
     HOTSET_TRY(base_calloc(&l, 1, sizeof *l, "a list of operations", err));
@@ -211,7 +225,8 @@ static void walk(void *cookie, uint32_t thread_i) {
         double begin_s = trace ? base_now_s() : 0;
         cpu_op_run(&l->op[i], &w);
         team_barrier(cpu->team);
-        if (trace) cpu->trace(cpu->trace_cookie, &l->op[i].op, cpu_row_n(&l->op[i], &w), begin_s, base_now_s());
+        if (trace)
+            cpu->trace(cpu->trace_cookie, &l->op[i].op, cpu_row_n(&l->op[i], &w), begin_s, base_now_s());
     }
 }
 
@@ -249,8 +264,8 @@ static void read_share(void *cookie, uint32_t thread_i) {
 }
 
 /* The best of the passes that fit into the time: a limit is what was reached, not what was usual. */
-static hotset_status read_rate(cpu_device *cpu, const uint8_t *from, uint64_t bytes, double seconds, double *out,
-                               hotset_error *err) {
+static hotset_status read_rate(cpu_device *cpu, const uint8_t *from, uint64_t bytes, double seconds,
+                               double *out, hotset_error *err) {
     double best = 0, end_s = base_now_s() + seconds;
     do {
         read_job job = {.kernels = &cpu->kernels, .from = from, .bytes = bytes};
@@ -297,12 +312,14 @@ static hotset_status cpu_measure(device *d, const device_ref *mapped, uint64_t m
     uint8_t *pages = pages_alloc(MEASURE_BYTES);
     if (!pages) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for measuring the read speed");
     memset(pages, 1, MEASURE_BYTES);
-    hotset_status status = read_rate(cpu, pages, MEASURE_BYTES, share_s, &out->read_anonymous_bytes_per_s, err);
+    hotset_status status =
+        read_rate(cpu, pages, MEASURE_BYTES, share_s, &out->read_anonymous_bytes_per_s, err);
     pages_free(pages, MEASURE_BYTES);
     if (!status && mapped) {
         /* whole pages inside the range, as read_sum wants them */
         uint64_t from = round_up((uintptr_t)cpu_at(*mapped), 4096) - (uintptr_t)cpu_at(*mapped);
-        uint64_t bytes = mapped_bytes > from ? min_u64((mapped_bytes - from) / 4096 * 4096, MEASURE_BYTES) : 0;
+        uint64_t bytes =
+            mapped_bytes > from ? min_u64((mapped_bytes - from) / 4096 * 4096, MEASURE_BYTES) : 0;
         if (bytes)
             status = read_rate(cpu, (const uint8_t *)cpu_at(*mapped) + from, bytes, share_s,
                                &out->read_mapped_bytes_per_s, err);
@@ -347,10 +364,11 @@ static hotset_status choose_isa(const char *name, cpu_isa *out, hotset_error *er
     cpu_isa wanted;
     if (!name) return HOTSET_OK;
     if (!cpu_isa_by_name(name, &wanted))
-        return hotset_fail(err, HOTSET_E_ARGUMENT, "unknown instruction set '%s' (scalar, avx2 or avx512)", name);
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "unknown instruction set '%s' (scalar, avx2 or avx512)",
+                           name);
     if (wanted > *out)
-        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "this processor lacks %s: its best is %s", cpu_isa_name(wanted),
-                           cpu_isa_name(*out));
+        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "this processor lacks %s: its best is %s",
+                           cpu_isa_name(wanted), cpu_isa_name(*out));
     *out = wanted;
     return HOTSET_OK;
 }
@@ -369,8 +387,10 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
         status = team_open(&cpu->team, thread_n, &cpu->topology, err);
     }
     if (!status) status = cpu_selftest(&cpu->kernels, err);
-    if (status) cpu_close(&cpu->base);
-    else *out = &cpu->base;
+    if (status)
+        cpu_close(&cpu->base);
+    else
+        *out = &cpu->base;
     return status;
 }
 

@@ -1,16 +1,16 @@
 /* matmul.c - products with weight matrices: dense (linear) and of the experts that a router chose.
  *
- * Few rows (decode): the activations are packed once, then pieces of weight rows are walked at memory speed. Many
- * rows (prefill): activations are packed into panels; each tile of weight rows is unpacked once and multiplied with
- * every panel. Both take activations by the same rule (kernels.h), so that they agree.
+ * Few rows (decode): the activations are packed once, then pieces of weight rows are walked at memory speed.
+ * Many rows (prefill): activations are packed into panels; each tile of weight rows is unpacked once and
+ * multiplied with every panel. Both take activations by the same rule (kernels.h), so that they agree.
  */
 #include <string.h>
 
 #include "devices/cpu/ops.h"
 
 enum {
-    TILE_ROWS_MIN = 4,        /* from this many rows on unpacking a tile pays (measured: 2-4 on AVX2 and AVX-512) */
-    PIECE_BYTES = 64 << 10,   /* weights per piece of work: long enough to stream, short enough to share out */
+    TILE_ROWS_MIN = 4, /* from this many rows on unpacking a tile pays (measured: 2-4 on AVX2 and AVX-512) */
+    PIECE_BYTES = 64 << 10, /* weights per piece of work: long enough to stream, short enough to share out */
     RECTANGLE_FLOATS = 64 * 64 /* the largest tile_rows x panel_cols */
 };
 
@@ -30,10 +30,12 @@ static bool same_form(const cpu_matmul *a, const cpu_matmul *b) {
 }
 
 static uint64_t act_stride(const cpu_matmul *m, uint32_t k) { return round_up(m->act_bytes(k), CPU_ALIGN); }
-static uint64_t panel_stride(const cpu_matmul *m, uint32_t k) { return round_up(m->panel_bytes(k), CPU_ALIGN); }
+static uint64_t panel_stride(const cpu_matmul *m, uint32_t k) {
+    return round_up(m->panel_bytes(k), CPU_ALIGN);
+}
 
-static forms forms_of(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n, uint64_t row_n,
-                      uint64_t panel_extra, bool tiles) {
+static forms forms_of(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n,
+                      uint64_t row_n, uint64_t panel_extra, bool tiles) {
     forms f = {0};
     for (uint32_t i = 0; i < part_n; i++) {
         const cpu_matmul *m = &kernels->matmul[part[i].w.type];
@@ -74,7 +76,8 @@ static uint32_t piece_rows(const device_matrix *m) {
 
 static uint32_t pieces(uint32_t row_n, uint32_t per_piece) { return (row_n + per_piece - 1) / per_piece; }
 
-/* Number `item` counts through the pieces of all parts; finds its part and leaves the piece's number in *item. */
+/* Number `item` counts through the pieces of all parts; finds its part and leaves the piece's number in
+ * *item. */
 static uint32_t find_part(const uint32_t *piece_n, uint32_t part_n, uint32_t *item) {
     uint32_t i = 0;
     while (i + 1 < part_n && *item >= piece_n[i]) *item -= piece_n[i++];
@@ -89,7 +92,8 @@ static void finish(float *y, const float *product, const float *bias, uint32_t n
         for (uint32_t i = 0; i < n; i++) y[i] = product[i] + bias[i];
     else if (accumulate)
         for (uint32_t i = 0; i < n; i++) y[i] += product[i];
-    else memcpy(y, product, n * sizeof *y);
+    else
+        memcpy(y, product, n * sizeof *y);
 }
 
 static const uint8_t *unit_data(const device_matrix *m, int32_t unit) {
@@ -104,13 +108,14 @@ static const float *unit_bias(const device_linear_part *part, int32_t unit) {
 }
 
 /* Rows [from, from + n) of one unit's matrix times one packed activation. */
-static void walk_piece(const cpu_worker *w, const device_linear_part *part, int32_t unit, uint32_t from, const void *act,
-                       float *y) {
+static void walk_piece(const cpu_worker *w, const device_linear_part *part, int32_t unit, uint32_t from,
+                       const void *act, float *y) {
     float product[CPU_GEMV_ROWS_MAX];
     const device_matrix *m = &part->w;
     uint32_t per_piece = piece_rows(m), n = m->out_n - from < per_piece ? m->out_n - from : per_piece;
     const float *bias = unit_bias(part, unit);
-    w->kernels->matmul[m->type].gemv(product, unit_data(m, unit) + m->row_bytes * from, m->row_bytes, n, act, m->in_n);
+    w->kernels->matmul[m->type].gemv(product, unit_data(m, unit) + m->row_bytes * from, m->row_bytes, n, act,
+                                     m->in_n);
     finish(y + from, product, bias ? bias + from : NULL, n, part->accumulate);
 }
 
@@ -152,9 +157,9 @@ static void multiply_tile(const tile_job *job) {
 /* ---- Linear ---- */
 
 cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op) {
-    uint64_t tile = op->row_max < TILE_ROWS_MIN
-                        ? 0
-                        : tile_bytes_max(k, op->linear.part, op->linear.part_n) + RECTANGLE_FLOATS * sizeof(float);
+    uint64_t tile = op->row_max < TILE_ROWS_MIN ? 0
+                                                : tile_bytes_max(k, op->linear.part, op->linear.part_n) +
+                                                      RECTANGLE_FLOATS * sizeof(float);
     return (cpu_scratch){forms_bytes_max(k, op->linear.part, op->linear.part_n, op->row_max, 0), tile};
 }
 
@@ -165,11 +170,13 @@ static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     for (uint32_t item; (item = cpu_take(op, 0)) < f.n * row_n;) {
         const cpu_matmul *m = f.form[item / row_n];
         uint32_t r = item % row_n;
-        m->act_pack(w->workspace + f.offset[item / row_n] + act_stride(m, k) * r, cpu_row(op->op.linear.x, r), k);
+        m->act_pack(w->workspace + f.offset[item / row_n] + act_stride(m, k) * r, cpu_row(op->op.linear.x, r),
+                    k);
     }
     team_barrier(w->team);
     uint32_t piece_n[DEVICE_LINEAR_MAX], total = 0;
-    for (uint32_t i = 0; i < part_n; i++) total += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
+    for (uint32_t i = 0; i < part_n; i++)
+        total += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
     for (uint32_t item; (item = cpu_take(op, 1)) < total;) {
         uint32_t i = find_part(piece_n, part_n, &item), j = f.of_part[i];
         for (uint32_t r = 0; r < row_n; r++)
@@ -187,7 +194,8 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     for (uint32_t item; (item = cpu_take(op, 0)) < total;) {
         uint32_t j = find_part(panel_n, f.n, &item), cols = (uint32_t)f.form[j]->panel_cols, r = item * cols;
         f.form[j]->panel_pack(w->workspace + f.offset[j] + panel_stride(f.form[j], k) * item,
-                              cpu_row(op->op.linear.x, r), op->op.linear.x.stride, row_n - r < cols ? row_n - r : cols, k);
+                              cpu_row(op->op.linear.x, r), op->op.linear.x.stride,
+                              row_n - r < cols ? row_n - r : cols, k);
     }
     team_barrier(w->team);
     uint8_t *scratch = cpu_thread_scratch(w, cpu_linear_scratch(w->kernels, &op->op));
@@ -210,14 +218,16 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
 
 void cpu_linear_run(cpu_op *op, const cpu_worker *w) {
     uint32_t row_n = cpu_row_n(op, w);
-    if (row_n < TILE_ROWS_MIN) linear_few_rows(op, w, row_n);
-    else linear_many_rows(op, w, row_n);
+    if (row_n < TILE_ROWS_MIN)
+        linear_few_rows(op, w, row_n);
+    else
+        linear_many_rows(op, w, row_n);
 }
 
 /* ---- Experts ---- */
 
-/* The uses of experts by rows, sorted by expert: use = row * used_n + choice. Lies behind the packed activations in
- * the shared scratch. */
+/* The uses of experts by rows, sorted by expert: use = row * used_n + choice. Lies behind the packed
+ * activations in the shared scratch. */
 typedef struct groups {
     uint32_t *start; /* [unit_n + 1]: uses of expert u are use[start[u]] ... */
     uint32_t *panel; /* [unit_n + 1]: its first panel */
@@ -237,7 +247,8 @@ static uint64_t experts_forms_bytes(const cpu_kernels *k, const device_op *op) {
                        .bytes;
     if (op->row_max < TILE_ROWS_MIN) return few;
     uint64_t uses = (uint64_t)op->row_max * op->experts.used_n;
-    return max_u64(few, forms_of(k, op->experts.part, op->experts.part_n, uses, experts_unit_n(op), true).bytes);
+    return max_u64(few,
+                   forms_of(k, op->experts.part, op->experts.part_n, uses, experts_unit_n(op), true).bytes);
 }
 
 static groups groups_at(const cpu_kernels *k, const device_op *op, uint8_t *workspace) {
@@ -249,7 +260,8 @@ static groups groups_at(const cpu_kernels *k, const device_op *op, uint8_t *work
 cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op) {
     uint64_t shared = experts_forms_bytes(k, op), thread = 0;
     if (op->row_max >= TILE_ROWS_MIN) {
-        uint64_t numbers = 2 * ((uint64_t)experts_unit_n(op) + 1) + (uint64_t)op->row_max * op->experts.used_n;
+        uint64_t numbers =
+            2 * ((uint64_t)experts_unit_n(op) + 1) + (uint64_t)op->row_max * op->experts.used_n;
         shared += numbers * sizeof(uint32_t);
         uint64_t gathered = 64 * (uint64_t)op->experts.part[0].w.in_n; /* inputs of one panel */
         thread = tile_bytes_max(k, op->experts.part, op->experts.part_n) +
@@ -258,7 +270,9 @@ cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op) {
     return (cpu_scratch){round_up(shared, CPU_ALIGN), round_up(thread, CPU_ALIGN)};
 }
 
-static int32_t *chosen(const device_op *op, uint32_t r) { return (int32_t *)(void *)cpu_row(op->experts.id, r); }
+static int32_t *chosen(const device_op *op, uint32_t r) {
+    return (int32_t *)(void *)cpu_row(op->experts.id, r);
+}
 
 static const float *experts_input(const device_op *op, uint32_t use) {
     uint32_t r = use / op->experts.used_n;
@@ -279,7 +293,8 @@ static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     }
     team_barrier(w->team);
     uint32_t piece_n[2], per_use = 0;
-    for (uint32_t i = 0; i < part_n; i++) per_use += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
+    for (uint32_t i = 0; i < part_n; i++)
+        per_use += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
     for (uint32_t item; (item = cpu_take(op, 1)) < row_n * used_n * per_use;) {
         uint32_t use = item / per_use, piece = item % per_use, r = use / used_n;
         uint32_t i = find_part(piece_n, part_n, &piece), j = f.of_part[i];
@@ -290,7 +305,8 @@ static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     }
 }
 
-/* Sorts the uses by expert (counting sort, so that rows keep their order) and gives each expert its panels. */
+/* Sorts the uses by expert (counting sort, so that rows keep their order) and gives each expert its panels.
+ */
 static void group_uses(const device_op *op, groups g, uint32_t row_n, uint32_t panel_cols) {
     uint32_t unit_n = experts_unit_n(op), used_n = op->experts.used_n;
     memset(g.start, 0, sizeof *g.start * ((size_t)unit_n + 1));
@@ -303,7 +319,8 @@ static void group_uses(const device_op *op, groups g, uint32_t row_n, uint32_t p
     }
     for (uint32_t r = 0; r < row_n; r++)
         for (uint32_t j = 0; j < used_n; j++) g.use[g.start[chosen(op, r)[j]]++] = r * used_n + j;
-    for (uint32_t u = unit_n; u > 0; u--) g.start[u] = g.start[u - 1]; /* the fill moved each start to its end */
+    for (uint32_t u = unit_n; u > 0; u--)
+        g.start[u] = g.start[u - 1]; /* the fill moved each start to its end */
     g.start[0] = 0;
 }
 
@@ -312,14 +329,16 @@ static uint32_t panel_owner(const groups *g, uint32_t unit_n, uint32_t p) {
     uint32_t low = 0, high = unit_n;
     while (low + 1 < high) {
         uint32_t middle = (low + high) / 2;
-        if (g->panel[middle] <= p) low = middle;
-        else high = middle;
+        if (g->panel[middle] <= p)
+            low = middle;
+        else
+            high = middle;
     }
     return low;
 }
 
-static void pack_expert_panel(const device_op *op, const groups *g, const cpu_matmul *m, uint32_t p, uint8_t *panels,
-                              float *gathered) {
+static void pack_expert_panel(const device_op *op, const groups *g, const cpu_matmul *m, uint32_t p,
+                              uint8_t *panels, float *gathered) {
     uint32_t k = op->experts.part[0].w.in_n, cols = (uint32_t)m->panel_cols;
     uint32_t u = panel_owner(g, experts_unit_n(op), p), from = g->start[u] + (p - g->panel[u]) * cols, n = 0;
     for (; n < cols && from + n < g->start[u + 1]; n++)
@@ -374,6 +393,8 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
 
 void cpu_experts_run(cpu_op *op, const cpu_worker *w) {
     uint32_t row_n = cpu_row_n(op, w);
-    if (row_n < TILE_ROWS_MIN) experts_few_rows(op, w, row_n);
-    else experts_many_rows(op, w, row_n);
+    if (row_n < TILE_ROWS_MIN)
+        experts_few_rows(op, w, row_n);
+    else
+        experts_many_rows(op, w, row_n);
 }

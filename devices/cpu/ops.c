@@ -41,8 +41,10 @@ static void norm_run(cpu_op *op, const cpu_worker *w) {
     for (uint32_t r; (r = cpu_take(op, 0)) < row_n;) {
         const float *x = cpu_row(op->op.norm.x, r);
         float *y = cpu_row(op->op.norm.y, r);
-        if (op->op.norm.layernorm) w->kernels->layernorm(y, x, weight, bias, n, op->op.norm.epsilon);
-        else w->kernels->rmsnorm(y, x, weight, n, op->op.norm.epsilon);
+        if (op->op.norm.layernorm)
+            w->kernels->layernorm(y, x, weight, bias, n, op->op.norm.epsilon);
+        else
+            w->kernels->rmsnorm(y, x, weight, n, op->op.norm.epsilon);
     }
 }
 
@@ -53,8 +55,8 @@ static void activate_run(cpu_op *op, const cpu_worker *w) {
         uint32_t r = item / chunk_n, from = item % chunk_n * ACTIVATE_CHUNK;
         uint32_t n = total - from < ACTIVATE_CHUNK ? total - from : ACTIVATE_CHUNK;
         const float *up = op->op.activate.up.ref.buffer ? cpu_row(op->op.activate.up, r) + from : NULL;
-        w->kernels->activate(cpu_row(op->op.activate.y, r) + from, cpu_row(op->op.activate.gate, r) + from, up, n,
-                             (cpu_activation)op->op.activate.kind);
+        w->kernels->activate(cpu_row(op->op.activate.y, r) + from, cpu_row(op->op.activate.gate, r) + from,
+                             up, n, (cpu_activation)op->op.activate.kind);
     }
 }
 
@@ -111,14 +113,16 @@ static void combine_run(cpu_op *op, const cpu_worker *w) {
 
 static void gather_run(cpu_op *op, const cpu_worker *w) {
     for (uint32_t i; (i = cpu_take(op, 0)) < w->step->output_n;)
-        memcpy(cpu_row(op->op.gather.y, i), cpu_row(op->op.gather.x, (uint32_t)w->output[w->step->output_from + i]),
+        memcpy(cpu_row(op->op.gather.y, i),
+               cpu_row(op->op.gather.x, (uint32_t)w->output[w->step->output_from + i]),
                sizeof(float) * op->op.gather.n);
 }
 
 static void wait_run(cpu_op *op, const cpu_worker *w) {
     if (w->thread_i != 0) return;
     _Atomic uint64_t *counter = cpu_at(op->op.counter.counter);
-    while (atomic_load_explicit(counter, memory_order_acquire) < w->epoch) atomic_signal_fence(memory_order_seq_cst);
+    while (atomic_load_explicit(counter, memory_order_acquire) < w->epoch)
+        atomic_signal_fence(memory_order_seq_cst);
 }
 
 static void signal_run(cpu_op *op, const cpu_worker *w) {
@@ -129,12 +133,12 @@ static void signal_run(cpu_op *op, const cpu_worker *w) {
 
 void cpu_op_run(cpu_op *op, const cpu_worker *w) {
     static void (*const run[DEVICE_OP_COUNT])(cpu_op *, const cpu_worker *) = {
-        [DEVICE_OP_EMBED] = embed_run,       [DEVICE_OP_ROTARY] = rotary_run,
-        [DEVICE_OP_NORM] = norm_run,         [DEVICE_OP_LINEAR] = cpu_linear_run,
+        [DEVICE_OP_EMBED] = embed_run,         [DEVICE_OP_ROTARY] = rotary_run,
+        [DEVICE_OP_NORM] = norm_run,           [DEVICE_OP_LINEAR] = cpu_linear_run,
         [DEVICE_OP_PREPARE] = cpu_prepare_run, [DEVICE_OP_ATTEND] = cpu_attend_run,
-        [DEVICE_OP_ACTIVATE] = activate_run, [DEVICE_OP_ROUTE] = route_run,
+        [DEVICE_OP_ACTIVATE] = activate_run,   [DEVICE_OP_ROUTE] = route_run,
         [DEVICE_OP_EXPERTS] = cpu_experts_run, [DEVICE_OP_COMBINE] = combine_run,
-        [DEVICE_OP_GATHER] = gather_run,     [DEVICE_OP_WAIT] = wait_run,
+        [DEVICE_OP_GATHER] = gather_run,       [DEVICE_OP_WAIT] = wait_run,
         [DEVICE_OP_SIGNAL] = signal_run,
     };
     run[op->op.kind](op, w);
@@ -151,8 +155,9 @@ cpu_scratch cpu_op_scratch(const cpu_kernels *k, const device_op *op) {
 
 static hotset_status check_type(const device_op *op, gguf_type type, bool have, hotset_error *err) {
     if (have) return HOTSET_OK;
-    return hotset_fail(err, HOTSET_E_UNSUPPORTED, "%s of layer %u: the CPU has no kernel for weights of type %s",
-                       op->name, op->layer_i, gguf_type_get(type)->name);
+    return hotset_fail(err, HOTSET_E_UNSUPPORTED,
+                       "%s of layer %u: the CPU has no kernel for weights of type %s", op->name, op->layer_i,
+                       gguf_type_get(type)->name);
 }
 
 hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_error *err) {

@@ -35,7 +35,8 @@ typedef struct cpu_scratch {
 
 /* Pure. */
 cpu_scratch cpu_op_scratch(const cpu_kernels *k, const device_op *op);
-/* Runs this thread's share. Every thread of the team calls it for the same op; the caller puts a barrier behind. */
+/* Runs this thread's share. Every thread of the team calls it for the same op; the caller puts a barrier
+ * behind. */
 void cpu_op_run(cpu_op *op, const cpu_worker *w);
 /* E_UNSUPPORTED names the operation and the weight type that these kernels do not have. */
 HOTSET_CHECKED hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_error *err);

@@ -24,8 +24,10 @@ static void fill_blocks(uint8_t *w, uint64_t bytes, gguf_type type, uint64_t *st
     uint16_t scale = ref_f32_to_f16(0.01f);
     for (uint64_t i = 0; i < bytes; i++) w[i] = (uint8_t)next_random(state);
     for (uint8_t *block = w; block < w + bytes; block += info->block_bytes) {
-        if (type == GGUF_Q6_K) memcpy(block + offsetof(quant_q6_k, d), &scale, 2);
-        else memcpy(block, &scale, 2);
+        if (type == GGUF_Q6_K)
+            memcpy(block + offsetof(quant_q6_k, d), &scale, 2);
+        else
+            memcpy(block, &scale, 2);
         if (type == GGUF_Q4_K) memcpy(block + offsetof(quant_q4_k, dmin), &scale, 2);
     }
 }
@@ -34,29 +36,37 @@ static void fill_floats(uint8_t *w, uint64_t n, gguf_type type, uint64_t *state)
     for (uint64_t i = 0; i < n; i++) {
         float x = next_float(state);
         uint16_t half = type == GGUF_F16 ? ref_f32_to_f16(x) : ref_f32_to_bf16(x);
-        if (type == GGUF_F32) memcpy(w + 4 * i, &x, 4);
-        else memcpy(w + 2 * i, &half, 2);
+        if (type == GGUF_F32)
+            memcpy(w + 4 * i, &x, 4);
+        else
+            memcpy(w + 2 * i, &half, 2);
     }
 }
 
-static hotset_status test_type(const cpu_kernels *k, gguf_type type, uint8_t *w, void *act, hotset_error *err) {
+static hotset_status test_type(const cpu_kernels *k, gguf_type type, uint8_t *w, void *act,
+                               hotset_error *err) {
     uint64_t state = type, row_bytes = gguf_row_bytes(type, K);
     bool quantised = gguf_type_get(type)->block_n > 1;
     float x[K], got[ROW_N], want[ROW_N];
     for (int i = 0; i < K; i++) x[i] = next_float(&state);
-    if (quantised) fill_blocks(w, row_bytes * ROW_N, type, &state);
-    else fill_floats(w, ROW_N * K, type, &state);
+    if (quantised)
+        fill_blocks(w, row_bytes * ROW_N, type, &state);
+    else
+        fill_floats(w, ROW_N * K, type, &state);
     k->matmul[type].act_pack(act, x, K);
     k->matmul[type].gemv(got, w, row_bytes, ROW_N, act, K);
-    if (quantised) ref_gemv_int(want, w, row_bytes, ROW_N, x, K, type);
-    else ref_gemv_float(want, w, row_bytes, ROW_N, x, K, type);
+    if (quantised)
+        ref_gemv_int(want, w, row_bytes, ROW_N, x, K, type);
+    else
+        ref_gemv_float(want, w, row_bytes, ROW_N, x, K, type);
     double difference = 0, norm = 0;
     for (int i = 0; i < ROW_N; i++) {
         difference += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
         norm += (double)want[i] * want[i];
     }
     if (sqrt(difference) <= 1e-5 * sqrt(norm)) return HOTSET_OK;
-    return hotset_fail(err, HOTSET_E_DEVICE, "cpu: the %s kernels compute wrong %s products (relative error %.1e)", k->isa,
+    return hotset_fail(err, HOTSET_E_DEVICE,
+                       "cpu: the %s kernels compute wrong %s products (relative error %.1e)", k->isa,
                        gguf_type_get(type)->name, sqrt(difference / norm));
 }
 

@@ -1,8 +1,8 @@
 /* team.c - OpenMP threads, pinned by hwloc's map of the cores, with a barrier of our own.
  *
- * libgomp keeps its threads between parallel regions, so a region costs a wake-up; inside one, threads meet at
- * team_barrier, which spins for a bounded time (operations are microseconds apart) and then sleeps in the kernel, so
- * that a busy machine is not made worse.
+ * libgomp keeps its threads between parallel regions, so a region costs a wake-up; inside one, threads meet
+ * at team_barrier, which spins for a bounded time (operations are microseconds apart) and then sleeps in the
+ * kernel, so that a busy machine is not made worse.
  */
 #include "devices/cpu/team.h"
 
@@ -44,7 +44,8 @@ hotset_status team_open(team **out, uint32_t thread_n, const cpu_topology *topol
     team *t = aligned_alloc(CACHE_LINE, round_up(sizeof *t, CACHE_LINE));
     if (!t) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the thread team");
     *t = (team){.thread_n = thread_n, .core_n = topology->core_n};
-    hotset_status status = base_calloc(&t->core_pu, topology->core_n, sizeof *t->core_pu, "the thread team", err);
+    hotset_status status =
+        base_calloc(&t->core_pu, topology->core_n, sizeof *t->core_pu, "the thread team", err);
     if (status) {
         team_close(t);
         return status;
@@ -87,7 +88,8 @@ hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset_error *err) {
     }
     if (restore) sched_setaffinity(0, sizeof caller, &caller);
     if (got == t->thread_n) return HOTSET_OK;
-    return hotset_fail(err, HOTSET_E_DEVICE, "the system gave %u threads of the %u that the plan has", got, t->thread_n);
+    return hotset_fail(err, HOTSET_E_DEVICE, "the system gave %u threads of the %u that the plan has", got,
+                       t->thread_n);
 }
 
 void team_barrier(team *t) {

@@ -4,7 +4,8 @@
 
 #include "engine/base.h"
 
-/* Cores this process may use: physical cores in the affinity mask, no more than the cgroup's CPU quota allows. */
+/* Cores this process may use: physical cores in the affinity mask, no more than the cgroup's CPU quota
+ * allows. */
 typedef struct cpu_topology {
     uint32_t core_n;
     int *core_pu; /* [core_n] operating-system index of one hardware thread of each core, owned */
@@ -19,13 +20,16 @@ typedef struct team team;
 typedef void team_fn(void *cookie, uint32_t thread_i);
 
 /* thread_n from 1; threads beyond the cores of the topology stay unpinned. */
-HOTSET_CHECKED hotset_status team_open(team **out, uint32_t thread_n, const cpu_topology *topology, hotset_error *err);
+HOTSET_CHECKED hotset_status team_open(team **out, uint32_t thread_n, const cpu_topology *topology,
+                                       hotset_error *err);
 void team_close(team *t);
 uint32_t team_thread_n(const team *t);
-/* Runs fn(cookie, i) on every thread of the team, the calling thread as number 0, and returns when all are done. The
- * caller is pinned for the length of the call only. E_DEVICE when the system gives fewer threads than asked for. */
+/* Runs fn(cookie, i) on every thread of the team, the calling thread as number 0, and returns when all are
+ * done. The caller is pinned for the length of the call only. E_DEVICE when the system gives fewer threads
+ * than asked for. */
 HOTSET_CHECKED hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset_error *err);
-/* Waits until every thread of the team has come here; what was written before is visible after. Inside team_run only. */
+/* Waits until every thread of the team has come here; what was written before is visible after. Inside
+ * team_run only. */
 void team_barrier(team *t);
 
 #endif

@@ -86,7 +86,8 @@ static void lower_to_cpu_quota(const char *directory, void *cookie) {
     FILE *f = fopen(path, "re");
     if (!f) return;
     double quota, period;
-    if (fscanf(f, "%lf %lf", &quota, &period) == 2 && period > 0 && quota / period < *cores) *cores = quota / period;
+    if (fscanf(f, "%lf %lf", &quota, &period) == 2 && period > 0 && quota / period < *cores)
+        *cores = quota / period;
     fclose(f);
 }
 
@@ -96,7 +97,8 @@ static hotset_status cores_of(hwloc_topology_t topology, cpu_topology *out, hots
     if (sched_getaffinity(0, sizeof mask, &mask))
         return hotset_fail(err, HOTSET_E_DEVICE, "cannot read the CPU affinity: %s", strerror(errno));
     int n = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
-    HOTSET_TRY(base_calloc(&out->core_pu, (uint64_t)(n > 0 ? n : 1), sizeof *out->core_pu, "the list of cores", err));
+    HOTSET_TRY(base_calloc(&out->core_pu, (uint64_t)(n > 0 ? n : 1), sizeof *out->core_pu,
+                           "the list of cores", err));
     for (int i = 0; i < n; i++) {
         hwloc_obj_t core = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, (unsigned)i);
         int pu = -1;
@@ -111,9 +113,10 @@ hotset_status cpu_topology_open(cpu_topology *out, hotset_error *err) {
     *out = (cpu_topology){0};
     hwloc_topology_t topology;
     if (hwloc_topology_init(&topology)) return hotset_fail(err, HOTSET_E_MEMORY, "hwloc cannot start");
-    hotset_status status = hwloc_topology_load(topology)
-                               ? hotset_fail(err, HOTSET_E_DEVICE, "hwloc cannot read this machine's topology")
-                               : cores_of(topology, out, err);
+    hotset_status status =
+        hwloc_topology_load(topology)
+            ? hotset_fail(err, HOTSET_E_DEVICE, "hwloc cannot read this machine's topology")
+            : cores_of(topology, out, err);
     hwloc_topology_destroy(topology);
     if (status) {
         cpu_topology_close(out);

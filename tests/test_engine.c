@@ -1,0 +1,362 @@
+/* test_engine.c - plans, engines and sessions on the bundled model: what the public contract promises. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "devices/cpu/kernels.h"
+#include "engine/executor.h"
+
+#define DEMO_MODEL HOTSET_SOURCE_DIR "/tools/demo/Gutenberg-7M-ReGLU-F16.gguf"
+
+enum { TEXT_N = 40 };
+
+static const int32_t text[TEXT_N] = {0,   199,  1933, 88,   369, 389, 308,  1351, 357,  12,
+                                     368, 1164, 1430, 3109, 285, 736, 14,   1761, 1637, 199,
+                                     352, 578,  1761, 12,   284, 292, 2748, 337,  888,  2726,
+                                     284, 3304, 27,   199,  352, 329, 369,  469,  624,  450};
+
+typedef struct setup {
+    hotset_model *model;
+    hotset_plan *plan;
+    hotset_engine *engine;
+} setup;
+
+static setup set_up(hotset_plan_options options, const hotset_engine_options *engine_options) {
+    setup s = {0};
+    hotset_error err = {0};
+    cr_assert_eq(hotset_model_open(&s.model, DEMO_MODEL, NULL, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_plan_cpu(&s.plan, s.model, &options, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_engine_open(&s.engine, s.model, s.plan, engine_options, &err), HOTSET_OK, "%s",
+                 err.message);
+    return s;
+}
+
+static void tear_down(setup s) {
+    hotset_engine_free(s.engine);
+    hotset_plan_free(s.plan);
+    hotset_model_free(s.model);
+}
+
+static hotset_session *open_session(setup s) {
+    hotset_session *session;
+    hotset_error err = {0};
+    cr_assert_eq(hotset_session_open(&session, s.engine, &err), HOTSET_OK, "%s", err.message);
+    return session;
+}
+
+static double relative_difference(const float *a, const float *b, size_t n) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < n; i++) {
+        difference += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        norm += (double)b[i] * b[i];
+    }
+    return sqrt(difference / norm);
+}
+
+static float *copy_logits(const hotset_session *s) {
+    size_t n;
+    const float *logits = hotset_session_logits(s, &n);
+    cr_assert_not_null(logits);
+    float *copy = malloc(n * sizeof *copy);
+    memcpy(copy, logits, n * sizeof *copy);
+    return copy;
+}
+
+/* ---- Plans ---- */
+
+Test(plan, says_every_byte_and_fills_in_defaults) {
+    setup s = set_up((hotset_plan_options){.memory = HOTSET_MEMORY_COPIED}, NULL);
+    hotset_plan_options o = hotset_plan_resolved(s.plan);
+    hotset_footprint f = hotset_plan_footprint(s.plan);
+    const hotset_shape *shape = hotset_model_shape(s.model);
+    cr_assert_eq(o.context_n, shape->context_train_n);
+    cr_assert_eq(o.session_n, 1u);
+    cr_assert_geq(o.thread_n, 1u);
+    cr_assert_str_eq(o.isa, cpu_isa_name(cpu_isa_detect()));
+    cr_assert_eq(f.weights_mapped_bytes, 0u);
+    cr_assert_geq(f.weights_copied_bytes, hotset_engine_get_stats(s.engine).weight_bytes_per_token);
+    cr_assert_eq(f.state_bytes, 6ull * 2 * 4 * 512 * 32 * 2);
+    cr_assert_eq(f.total_bytes, f.weights_copied_bytes + f.state_bytes + f.scratch_bytes + f.table_bytes);
+    tear_down(s);
+}
+
+Test(plan, auto_copies_what_fits_and_maps_what_does_not) {
+    setup s = set_up((hotset_plan_options){0}, NULL);
+    cr_assert_eq(hotset_plan_resolved(s.plan).memory, HOTSET_MEMORY_COPIED);
+    hotset_footprint f = hotset_plan_footprint(s.plan);
+    hotset_plan *mapped;
+    hotset_error err = {0};
+    hotset_plan_options tight = {.host_bytes_max = f.total_bytes};
+    cr_assert_eq(hotset_plan_cpu(&mapped, s.model, &tight, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_plan_resolved(mapped).memory, HOTSET_MEMORY_MAPPED);
+    cr_assert_eq(hotset_plan_footprint(mapped).total_bytes, f.total_bytes - f.weights_copied_bytes);
+    hotset_plan_free(mapped);
+    tear_down(s);
+}
+
+Test(plan, refuses_what_cannot_be) {
+    hotset_model *m;
+    cr_assert_eq(hotset_model_open(&m, DEMO_MODEL, NULL, NULL), HOTSET_OK);
+    const struct {
+        hotset_plan_options options;
+        hotset_status status;
+        const char *says;
+    } cases[] = {
+        {{.host_bytes_max = 1000}, HOTSET_E_NOFIT, "host memory"},
+        {{.context_n = 1 << 24, .session_n = 4096}, HOTSET_E_NOFIT, "host memory"},
+        {{.batch_n = 4097}, HOTSET_E_ARGUMENT, "batch of 4097"},
+        {{.thread_n = 100000}, HOTSET_E_ARGUMENT, "threads"},
+        {{.isa = "avx1024"}, HOTSET_E_ARGUMENT, "avx1024"},
+        {{.state_type = (hotset_state_type)9}, HOTSET_E_ARGUMENT, "state type"},
+        {{.memory = (hotset_memory_mode)9}, HOTSET_E_ARGUMENT, "memory mode"},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        hotset_plan *p = (hotset_plan *)&p;
+        hotset_error err = {0};
+        cr_assert_eq(hotset_plan_cpu(&p, m, &cases[i].options, &err), cases[i].status, "case %zu: %s", i,
+                     err.message);
+        cr_assert_null(p);
+        cr_assert(strstr(err.message, cases[i].says), "case %zu: %s", i, err.message);
+    }
+    hotset_model_free(m);
+}
+
+Test(plan, belongs_to_its_model) {
+    setup s = set_up((hotset_plan_options){0}, NULL);
+    hotset_model *other;
+    hotset_engine *e;
+    hotset_error err = {0};
+    cr_assert_eq(hotset_model_open(&other, DEMO_MODEL, &(hotset_model_options){"silu"}, &err), HOTSET_OK);
+    cr_assert_eq(hotset_engine_open(&e, other, s.plan, NULL, &err), HOTSET_E_ARGUMENT);
+    cr_assert_null(e);
+    hotset_model_free(other);
+    tear_down(s);
+}
+
+/* ---- Models ---- */
+
+Test(model, activation_can_be_overridden_but_must_be_known) {
+    hotset_model *m;
+    hotset_error err = {0};
+    cr_assert_eq(hotset_model_open(&m, DEMO_MODEL, &(hotset_model_options){"swoosh"}, &err),
+                 HOTSET_E_ARGUMENT);
+    cr_assert(strstr(err.message, "swoosh"));
+    cr_assert_eq(hotset_model_open(&m, DEMO_MODEL, NULL, &err), HOTSET_OK);
+    cr_assert_str_eq(hotset_model_shape(m)->activation, "relu");
+    hotset_model_free(m);
+}
+
+/* ---- Steps ---- */
+
+typedef struct collected {
+    float *logits; /* [row][vocab] */
+    size_t vocab_n;
+} collected;
+
+static void collect(void *cookie, uint32_t row_i, const float *logits) {
+    collected *c = cookie;
+    memcpy(c->logits + row_i * c->vocab_n, logits, c->vocab_n * sizeof *logits);
+}
+
+/* Three sessions' rows, interleaved in shared steps, get what each session gets alone. */
+Test(step, takes_rows_of_several_sessions) {
+    enum { SESSIONS = 3, STEPS = 6, PER_STEP = 2 };
+    setup s = set_up((hotset_plan_options){.session_n = SESSIONS, .isa = "scalar"}, NULL);
+    size_t vocab_n = hotset_model_shape(s.model)->vocab_n;
+    hotset_error err = {0};
+    collected got = {malloc(SESSIONS * PER_STEP * vocab_n * sizeof(float)), vocab_n};
+    for (uint32_t step = 0; step < STEPS; step++) {
+        engine_row rows[SESSIONS * PER_STEP];
+        for (uint32_t i = 0; i < SESSIONS * PER_STEP; i++) {
+            uint32_t slot = i % SESSIONS, position = step * PER_STEP + i / SESSIONS;
+            rows[i] = (engine_row){text[slot * 7 + position], position, slot, i >= SESSIONS};
+        }
+        cr_assert_eq(engine_step(s.engine, rows, COUNT_OF(rows), collect, &got, &err), HOTSET_OK, "%s",
+                     err.message);
+    }
+    for (uint32_t slot = 0; slot < SESSIONS; slot++) {
+        setup alone = set_up((hotset_plan_options){.isa = "scalar"}, NULL);
+        hotset_session *session = open_session(alone);
+        cr_assert_eq(hotset_session_sync(session, text + slot * 7, STEPS * PER_STEP), HOTSET_OK);
+        const float *want = hotset_session_logits(session, NULL);
+        cr_assert_lt(relative_difference(got.logits + (SESSIONS + slot) * vocab_n, want, vocab_n), 1e-5);
+        hotset_session_free(session);
+        tear_down(alone);
+    }
+    free(got.logits);
+    tear_down(s);
+}
+
+Test(step, is_the_same_for_any_number_of_threads_and_every_time) {
+    float *first = NULL;
+    size_t vocab_n = 0;
+    for (uint32_t run = 0; run < 4; run++) {
+        setup s = set_up((hotset_plan_options){.thread_n = 1 + run % 3, .batch_n = 16}, NULL);
+        hotset_session *session = open_session(s);
+        cr_assert_eq(hotset_session_sync(session, text, TEXT_N), HOTSET_OK);
+        const float *logits = hotset_session_logits(session, &vocab_n);
+        if (!first) first = copy_logits(session);
+        cr_assert_eq(memcmp(first, logits, vocab_n * sizeof *logits), 0, "run %u differs", run);
+        hotset_session_free(session);
+        tear_down(s);
+    }
+    free(first);
+}
+
+/* ---- Sessions ---- */
+
+Test(session, sync_evaluates_only_what_is_new) {
+    setup s = set_up((hotset_plan_options){.isa = "scalar"}, NULL);
+    hotset_session *session = open_session(s);
+    cr_assert_null(hotset_session_logits(session, NULL));
+    cr_assert_eq(hotset_session_sync(session, text, 20), HOTSET_OK);
+    uint64_t rows = hotset_engine_get_stats(s.engine).row_n;
+    cr_assert_eq(rows, 20u);
+    cr_assert_eq(hotset_session_sync(session, text, 20), HOTSET_OK);
+    cr_assert_eq(hotset_engine_get_stats(s.engine).row_n, rows, "nothing was new");
+    cr_assert_eq(hotset_session_sync(session, text, 25), HOTSET_OK);
+    cr_assert_eq(hotset_engine_get_stats(s.engine).row_n, rows + 5);
+    cr_assert_eq(hotset_session_sync(session, text, 12), HOTSET_OK);
+    cr_assert_eq(hotset_engine_get_stats(s.engine).row_n, rows + 6,
+                 "a shorter text needs its last token's logits");
+    int32_t other[14];
+    memcpy(other, text, sizeof other);
+    other[10] = 77;
+    cr_assert_eq(hotset_session_sync(session, other, 14), HOTSET_OK);
+    cr_assert_eq(hotset_engine_get_stats(s.engine).row_n, rows + 10);
+    float *got = copy_logits(session);
+    size_t token_n, vocab_n;
+    cr_assert_eq(memcmp(hotset_session_tokens(session, &token_n), other, sizeof other), 0);
+    cr_assert_eq(token_n, 14u);
+    hotset_session_truncate(session, 0);
+    cr_assert_null(hotset_session_logits(session, NULL));
+    cr_assert_eq(hotset_session_sync(session, other, 14), HOTSET_OK);
+    const float *want = hotset_session_logits(session, &vocab_n);
+    cr_assert_lt(relative_difference(got, want, vocab_n), 1e-5);
+    free(got);
+    hotset_session_free(session);
+    tear_down(s);
+}
+
+Test(session, says_when_the_context_is_full_and_goes_on_after) {
+    setup s = set_up((hotset_plan_options){.context_n = 16}, NULL);
+    hotset_session *session = open_session(s);
+    cr_assert_eq(hotset_session_sync(session, text, 17), HOTSET_E_FULL);
+    cr_assert(strstr(hotset_session_error(session)->message, "context of 16"));
+    cr_assert_eq(hotset_session_sync(session, text, 16), HOTSET_OK);
+    cr_assert_eq(hotset_session_append(session, text, 1, NULL, NULL), HOTSET_E_FULL);
+    hotset_session_truncate(session, 8);
+    cr_assert_eq(hotset_session_append(session, text + 8, 8, NULL, NULL), HOTSET_OK);
+    cr_assert_eq(hotset_session_error(session)->status, HOTSET_OK);
+    hotset_session_free(session);
+    tear_down(s);
+}
+
+Test(session, refuses_tokens_outside_the_vocabulary_and_too_many_sessions) {
+    setup s = set_up((hotset_plan_options){.session_n = 2}, NULL);
+    hotset_session *a = open_session(s), *b = open_session(s), *c;
+    hotset_error err = {0};
+    cr_assert_eq(hotset_session_open(&c, s.engine, &err), HOTSET_E_FULL);
+    cr_assert(strstr(err.message, "2 sessions"));
+    cr_assert_eq(hotset_session_sync(a, (int32_t[]){1, -1}, 2), HOTSET_E_ARGUMENT);
+    cr_assert_eq(hotset_session_sync(a, (int32_t[]){4096}, 1), HOTSET_E_ARGUMENT);
+    cr_assert_eq(hotset_session_sync(a, text, 0), HOTSET_E_ARGUMENT);
+    hotset_session_free(a);
+    cr_assert_eq(hotset_session_open(&c, s.engine, &err), HOTSET_OK);
+    hotset_session_free(b);
+    hotset_session_free(c);
+    tear_down(s);
+}
+
+static bool cancel_at_third(void *cookie) { return ++*(int *)cookie > 2; }
+
+Test(session, keeps_what_was_evaluated_when_cancelled) {
+    setup s = set_up((hotset_plan_options){.batch_n = 8, .memory = HOTSET_MEMORY_MAPPED}, NULL);
+    int asked = 0;
+    s.engine->options.cancel = cancel_at_third;
+    s.engine->options.cancel_cookie = &asked;
+    hotset_session *session = open_session(s);
+    cr_assert_eq(hotset_session_sync(session, text, TEXT_N), HOTSET_E_CANCELLED);
+    size_t token_n;
+    hotset_session_tokens(session, &token_n);
+    cr_assert_eq(token_n, 16u);
+    s.engine->options.cancel = NULL;
+    cr_assert_eq(hotset_session_sync(session, text, TEXT_N), HOTSET_OK);
+    hotset_session_free(session);
+    tear_down(s);
+}
+
+static bool cancel_always(void *cookie) { return cookie == NULL; }
+
+Test(engine, opening_can_be_cancelled) {
+    hotset_model *m;
+    hotset_plan *p;
+    hotset_engine *e;
+    hotset_error err = {0};
+    cr_assert_eq(hotset_model_open(&m, DEMO_MODEL, NULL, &err), HOTSET_OK);
+    cr_assert_eq(hotset_plan_cpu(&p, m, NULL, &err), HOTSET_OK);
+    hotset_engine_options o = {.cancel = cancel_always};
+    cr_assert_eq(hotset_engine_open(&e, m, p, &o, &err), HOTSET_E_CANCELLED);
+    cr_assert_null(e);
+    hotset_plan_free(p);
+    hotset_model_free(m);
+}
+
+static void count_positions(void *cookie, size_t position, const float *logits, size_t logit_n) {
+    size_t *next = cookie;
+    cr_assert_eq(position, *next);
+    cr_assert(isfinite(logits[0]) && isfinite(logits[logit_n - 1]));
+    ++*next;
+}
+
+Test(session, append_delivers_every_position_in_order) {
+    setup s =
+        set_up((hotset_plan_options){.batch_n = 37}, NULL); /* more outputs than the head takes at once */
+    hotset_session *session = open_session(s);
+    size_t next = 0;
+    cr_assert_eq(hotset_session_append(session, text, TEXT_N, count_positions, &next), HOTSET_OK);
+    cr_assert_eq(next, (size_t)TEXT_N);
+    hotset_session_free(session);
+    tear_down(s);
+}
+
+/* ---- Trace and limits ---- */
+
+Test(engine, writes_a_trace_and_reports_a_path_it_cannot_write) {
+    char path[] = "/tmp/hotset-trace-XXXXXX";
+    close(mkstemp(path));
+    setup s = set_up((hotset_plan_options){0}, &(hotset_engine_options){.trace_path = path});
+    hotset_session *session = open_session(s);
+    cr_assert_eq(hotset_session_sync(session, text, 4), HOTSET_OK);
+    hotset_session_free(session);
+    hotset_error err = {0};
+    hotset_engine *e;
+    cr_assert_eq(hotset_engine_open(&e, s.model, s.plan,
+                                    &(hotset_engine_options){.trace_path = "/nowhere/t.json"}, &err),
+                 HOTSET_E_IO);
+    cr_assert(strstr(err.message, "/nowhere/t.json"));
+    tear_down(s);
+    FILE *f = fopen(path, "r");
+    static char json[1 << 20];
+    size_t n = fread(json, 1, sizeof json - 1, f);
+    fclose(f);
+    unlink(path);
+    cr_assert_gt(n, 1000u);
+    cr_assert(strstr(json, "\"name\":\"ffn gate, up\"") && strstr(json, "\"tid\":\"cpu\""));
+    cr_assert_str_eq(json + n - 4, "\n]}\n");
+}
+
+Test(engine, measures_limits_of_the_memory_in_use) {
+    setup s = set_up((hotset_plan_options){.memory = HOTSET_MEMORY_MAPPED}, NULL);
+    hotset_limits limits;
+    hotset_error err = {0};
+    cr_assert_eq(hotset_engine_measure(s.engine, 0.02, &limits, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_gt(limits.read_anonymous_bytes_per_s, 0);
+    cr_assert_gt(limits.read_mapped_bytes_per_s, 0);
+    cr_assert_gt(limits.int8_op_per_s, 0);
+    cr_assert_gt(limits.float_flop_per_s, 0);
+    tear_down(s);
+}

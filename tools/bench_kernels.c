@@ -1,0 +1,267 @@
+/* bench_kernels.c - how fast the CPU kernels run against what the machine can do, measured side by side.
+ *
+ * A workshop tool: it times the products alone, so it includes the kernels' own header. Memory and clock
+ * speeds drift, so each limit is timed in turn with the kernel that it bounds and only the ratio is to be
+ * trusted.
+ */
+#include "tools/bench_kernels.h"
+
+#include <getopt.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "devices/cpu/kernels.h"
+
+enum { REPEATS = 7, CACHED_REPEATS = 1000 };
+
+typedef struct bench_options {
+    cpu_isa isa;
+    size_t k, weight_bytes, col_n;
+    int thread_n;
+    const char *type; /* NULL: all */
+} bench_options;
+
+typedef struct bench_type {
+    gguf_type type;
+    const char *name;
+    size_t block_n, block_bytes;
+} bench_type;
+
+static const bench_type bench_types[] = {
+    {GGUF_F32, "F32", 1, 4},       {GGUF_F16, "F16", 1, 2},     {GGUF_BF16, "BF16", 1, 2},
+    {GGUF_Q8_0, "Q8_0", 32, 34},   {GGUF_Q4_0, "Q4_0", 32, 18}, {GGUF_Q4_K, "Q4_K", 256, 144},
+    {GGUF_Q6_K, "Q6_K", 256, 210},
+};
+
+typedef struct bench_case {
+    const bench_options *options;
+    const cpu_kernels *kernels;
+    const bench_type *type;
+    uint8_t *weights;
+    size_t row_bytes, row_n;
+    void *act, *panels;
+    float *x, *y;
+    double sink;
+} bench_case;
+
+/* Share `i` of `n` items of a thread; each a multiple of `unit` but the last. */
+static size_t share(size_t item_n, size_t unit, int i, int n) {
+    const size_t unit_n = (item_n + unit - 1) / unit;
+    return (size_t)min_u64(unit_n * (size_t)i / (size_t)n * unit, item_n);
+}
+
+static void *aligned(size_t bytes) {
+    void *p = aligned_alloc(CPU_ALIGN, (size_t)round_up(bytes, CPU_ALIGN));
+    if (p) memset(p, 0, bytes);
+    return p;
+}
+
+/* ---- What is timed: each returns the seconds of one pass over the weights ---- */
+
+static double read_s(bench_case *c) {
+    const size_t bytes = c->row_bytes * c->row_n / 4096 * 4096;
+    uint64_t sum = 0;
+    const double start = base_now_s();
+#pragma omp parallel num_threads(c->options->thread_n) reduction(+ : sum)
+    {
+        const size_t first = share(bytes, 4096, omp_get_thread_num(), omp_get_num_threads());
+        const size_t last = share(bytes, 4096, omp_get_thread_num() + 1, omp_get_num_threads());
+        sum += c->kernels->read_sum(c->weights + first, last - first);
+    }
+    const double s = base_now_s() - start;
+    c->sink += (double)sum;
+    return s;
+}
+
+static double gemv_s(bench_case *c) {
+    const cpu_matmul *m = &c->kernels->matmul[c->type->type];
+    const double start = base_now_s();
+#pragma omp parallel num_threads(c->options->thread_n)
+    {
+        const size_t last =
+            share(c->row_n, CPU_GEMV_ROWS_MAX, omp_get_thread_num() + 1, omp_get_num_threads());
+        size_t r = share(c->row_n, CPU_GEMV_ROWS_MAX, omp_get_thread_num(), omp_get_num_threads());
+        for (; r < last; r += CPU_GEMV_ROWS_MAX)
+            m->gemv(c->y + r, c->weights + r * c->row_bytes, c->row_bytes,
+                    (size_t)min_u64(last - r, CPU_GEMV_ROWS_MAX), c->act, c->options->k);
+    }
+    return base_now_s() - start;
+}
+
+static double gemm_s(bench_case *c) {
+    const cpu_matmul *m = &c->kernels->matmul[c->type->type];
+    const size_t k = c->options->k, col_n = c->options->col_n;
+    const size_t panel_n = (col_n + m->panel_cols - 1) / m->panel_cols;
+    const size_t panel_bytes = (size_t)round_up(m->panel_bytes(k), CPU_ALIGN);
+    const double start = base_now_s();
+#pragma omp parallel num_threads(c->options->thread_n)
+    {
+        void *tile = aligned(m->tile_bytes(k));
+        const size_t last = share(c->row_n, m->tile_rows, omp_get_thread_num() + 1, omp_get_num_threads());
+        size_t r = share(c->row_n, m->tile_rows, omp_get_thread_num(), omp_get_num_threads());
+        for (; r < last; r += m->tile_rows) {
+            m->tile_unpack(tile, c->weights + r * c->row_bytes, c->row_bytes,
+                           (size_t)min_u64(last - r, m->tile_rows), k);
+            for (size_t p = 0; p < panel_n; p++)
+                m->tile_mul(c->y + p * m->panel_cols * c->row_n + r, c->row_n, tile,
+                            (uint8_t *)c->panels + p * panel_bytes, k);
+        }
+        free(tile);
+    }
+    return base_now_s() - start;
+}
+
+/* Operations per second of the multipliers, all threads together. */
+static double peak_per_s(bench_case *c, bool floats) {
+    double operations = 0;
+    const double start = base_now_s();
+#pragma omp parallel num_threads(c->options->thread_n) reduction(+ : operations)
+    {
+        float sink;
+        operations += (floats ? c->kernels->peak_f32 : c->kernels->peak_int8)(1000000, &sink);
+    }
+    return operations / (base_now_s() - start);
+}
+
+/* ---- Cases ---- */
+
+/* Accepts a half-made case; leaves it fit for the next. */
+static void case_free(bench_case *c) {
+    if (c->weights) pages_free(c->weights, c->row_bytes * c->row_n + 4096);
+    free(c->act);
+    free(c->panels);
+    free(c->x);
+    free(c->y);
+    c->act = c->panels = c->x = c->y = NULL;
+    c->weights = NULL;
+}
+
+/* Weights of `row_n` rows with finite scales; panels where col_n is not 0. */
+static bool case_make(bench_case *c, size_t row_n, size_t col_n) {
+    const cpu_matmul *m = &c->kernels->matmul[c->type->type];
+    const size_t k = c->options->k, panel_n = (col_n + m->panel_cols - 1) / m->panel_cols;
+    const size_t panel_bytes = (size_t)round_up(m->panel_bytes(k), CPU_ALIGN);
+    c->row_n = row_n;
+    c->row_bytes = k / c->type->block_n * c->type->block_bytes;
+    c->weights = pages_alloc(c->row_bytes * row_n + 4096);
+    c->x = aligned(k * (col_n + 1) * sizeof(float));
+    c->y = aligned((panel_n * m->panel_cols + 1) * (row_n + 64) * sizeof(float));
+    c->act = aligned(m->act_bytes(k));
+    c->panels = aligned(panel_n * panel_bytes + CPU_ALIGN);
+    if (!c->weights || !c->x || !c->y || !c->act || !c->panels) return false;
+    /* bytes below 0x38 make halves and floats below one, whatever their place in a block */
+    for (size_t i = 0; i < c->row_bytes * row_n; i++) c->weights[i] = (uint8_t)(i * 2654435761u >> 16) % 0x38;
+    for (size_t i = 0; i < k * (col_n + 1); i++) c->x[i] = sinf((float)i);
+    m->act_pack(c->act, c->x, k);
+    for (size_t p = 0; p < panel_n; p++)
+        m->panel_pack((uint8_t *)c->panels + p * panel_bytes, c->x + p * m->panel_cols * k, k,
+                      (size_t)min_u64(col_n - p * m->panel_cols, m->panel_cols), k);
+    return true;
+}
+
+/* Best of the kernel and of its limit, taken in turn. */
+static void bench_gemv(bench_case *c, size_t repeats, double *gb_per_s, double *ratio) {
+    double read = INFINITY, best = INFINITY;
+    for (size_t i = 0; i < repeats; i++) {
+        read = fmin(read, read_s(c));
+        best = fmin(best, gemv_s(c));
+    }
+    *gb_per_s = (double)(c->row_bytes * c->row_n) / best / 1e9;
+    *ratio = read / best;
+}
+
+static void bench_gemm(bench_case *c, double *gop_per_s, double *ratio) {
+    double peak = 0, best = INFINITY;
+    for (int i = 0; i < REPEATS; i++) {
+        peak = fmax(peak, peak_per_s(c, c->type->block_n == 1));
+        best = fmin(best, gemm_s(c));
+    }
+    const double operations = 2.0 * (double)(c->row_n * c->options->k * c->options->col_n);
+    *gop_per_s = operations / best / 1e9;
+    *ratio = operations / best / peak;
+}
+
+/* One column pair of the table; nothing to do where a size is 0. */
+static bool bench_decode(bench_case *c, size_t row_n, size_t repeats, double *gb_per_s, double *ratio) {
+    if (row_n == 0) return true;
+    const bool ok = case_make(c, row_n, 0);
+    if (ok) bench_gemv(c, repeats, gb_per_s, ratio);
+    case_free(c);
+    return ok;
+}
+
+static bool bench_prefill(bench_case *c, size_t row_n, double *gop_per_s, double *ratio) {
+    if (c->options->col_n == 0) return true;
+    const bool ok = case_make(c, row_n, c->options->col_n);
+    if (ok) bench_gemm(c, gop_per_s, ratio);
+    case_free(c);
+    return ok;
+}
+
+static bool bench_one(const bench_options *o, const cpu_kernels *kernels, const bench_type *type) {
+    enum { CACHED_BYTES = 256 * 1024, PREFILL_ROWS = 2048 };
+    const size_t row_bytes = o->k / type->block_n * type->block_bytes;
+    const size_t cached_rows = o->weight_bytes ? (size_t)max_u64(1, CACHED_BYTES / row_bytes) : 0;
+    double rate[3] = {0}, ratio[3] = {0};
+    bench_case c = {.options = o, .kernels = kernels, .type = type};
+    bool ok = bench_decode(&c, o->weight_bytes / row_bytes, REPEATS, &rate[0], &ratio[0]);
+    ok = ok && bench_decode(&c, cached_rows, CACHED_REPEATS, &rate[1], &ratio[1]);
+    ok = ok && bench_prefill(&c, PREFILL_ROWS, &rate[2], &ratio[2]);
+    if (!ok) return false;
+    printf("%-5s %8.1f %8.2f %10.1f %12.1f %8.2f\n", type->name, rate[0], ratio[0], rate[1], rate[2],
+           ratio[2]);
+    fflush(stdout);
+    return true;
+}
+
+static int usage(void) {
+    fputs("usage: bench --kernels [--isa NAME] [--type NAME] [--length WEIGHTS] [--mib WEIGHTS] [--columns "
+          "N] [--threads N]\n       --mib 0: no decode, --columns 0: no prefill\n",
+          stderr);
+    return 2;
+}
+
+int bench_kernels(int argc, char **argv) {
+    static const struct option table[] = {
+        {"isa", required_argument, NULL, 'i'},
+        {"type", required_argument, NULL, 't'},
+        {"length", required_argument, NULL, 'l'},
+        {"mib", required_argument, NULL, 'm'},
+        {"columns", required_argument, NULL, 'c'},
+        {"threads", required_argument, NULL, 'j'},
+        {NULL, 0, NULL, 0},
+    };
+    bench_options o = {
+        .isa = cpu_isa_detect(), .k = 2048, .weight_bytes = 256u << 20, .col_n = 256, .thread_n = 1};
+    for (int option; (option = getopt_long(argc, argv, "", table, NULL)) != -1;) {
+        const unsigned long number = optarg ? strtoul(optarg, NULL, 10) : 0;
+        switch (option) {
+        case 'i':
+            if (!cpu_isa_by_name(optarg, &o.isa) || o.isa > cpu_isa_detect()) return usage();
+            break;
+        case 't': o.type = optarg; break;
+        case 'l': o.k = number; break;
+        case 'm': o.weight_bytes = number << 20; break;
+        case 'c': o.col_n = number; break;
+        case 'j': o.thread_n = (int)number; break;
+        default: return usage();
+        }
+    }
+    if (o.k == 0 || o.k % 256 != 0 || o.thread_n < 1) return usage();
+    cpu_kernels kernels;
+    cpu_kernels_init(&kernels, o.isa);
+    printf("%s, rows of %zu weights, %d thread(s)\n", kernels.isa, o.k, o.thread_n);
+    printf("      ------ decode: memory ------ cached ---- prefill: %zu columns ----\n", o.col_n);
+    printf("type      GB/s  of read       GB/s        Gop/s  of peak\n");
+    for (size_t i = 0; i < COUNT_OF(bench_types); i++) {
+        if (o.type && strcmp(o.type, bench_types[i].name) != 0) continue;
+        if (!bench_one(&o, &kernels, &bench_types[i])) {
+            fputs("out of memory\n", stderr);
+            return 1;
+        }
+    }
+    return 0;
+}
