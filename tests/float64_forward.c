@@ -122,6 +122,7 @@ typedef struct model {
     size_t layer_n, embd_n, vocab_n, key_n, value_n, rotated_n;
     size_t window_n; /* 0: none */
     double eps;
+    bool rounded;
     bool adjacent; /* rotate (x[2i], x[2i+1]), else (x[i], x[i + rotated_n/2]) */
     activation_fn *activation;
     double *rotation; /* [n][rotated_n / 2][cos, sin] */
@@ -250,11 +251,26 @@ static void rotate(const model *m, double *head, size_t position) {
 
 /* ---- Products and norms ----------------------------------------------------------------------------- */
 
+/* Blocks of consecutive activations share the step a / 127, a the largest magnitude: the engine's rule for
+ * weights in blocks, in double. */
+static double *rounded(const gguf_tensor *w, const double *x, size_t n) {
+    size_t block_n = gguf_type_get(w->type)->block_n;
+    double *y = doubles(n);
+    for (size_t first = 0; first < n; first += block_n) {
+        double largest = 0;
+        for (size_t i = first; i < first + block_n; i++) largest = fmax(largest, fabs(x[i]));
+        for (size_t i = first; i < first + block_n && largest > 0; i++)
+            y[i] = nearbyint(x[i] * 127 / largest) * largest / 127;
+    }
+    return y;
+}
+
 /* y [n][row_n] = x [n][dim 0] times rows first_row ... first_row + row_n - 1 of w. */
-static void product(const gguf_tensor *w, size_t first_row, size_t row_n, const double *x, size_t n,
-                    double *y) {
+static void product(const model *m, const gguf_tensor *w, size_t first_row, size_t row_n, const double *x,
+                    size_t n, double *y) {
     size_t k = w->dim[0];
-    double *row = doubles(k);
+    double *row = doubles(k), *own = NULL;
+    if (m->rounded && gguf_type_get(w->type)->block_n > 1) x = own = rounded(w, x, n * k);
     for (size_t r = 0; r < row_n; r++) {
         float64_row(w, first_row + r, row);
         for (size_t t = 0; t < n; t++) {
@@ -263,7 +279,7 @@ static void product(const gguf_tensor *w, size_t first_row, size_t row_n, const 
             y[t * row_n + r] = sum;
         }
     }
-    free(row);
+    free(row), free(own);
 }
 
 /* y [n][row_n] += b[first ... first + row_n - 1]; no bias tensor, no change. */
@@ -303,10 +319,10 @@ static double *project(const model *m, size_t layer_i, const char *name, size_t 
     double *y = doubles(n * row_n);
     const gguf_tensor *fused = maybe(m, layer_i, "attn_qkv.weight");
     if (fused) {
-        product(fused, first, row_n, x, n, y);
+        product(m, fused, first, row_n, x, n, y);
         add_bias(maybe(m, layer_i, "attn_qkv.bias"), first, row_n, y, n);
     } else {
-        product(tensor(m, layer_i, own), 0, row_n, x, n, y);
+        product(m, tensor(m, layer_i, own), 0, row_n, x, n, y);
         add_bias(maybe(m, layer_i, own_bias), 0, row_n, y, n);
     }
     return y;
@@ -356,7 +372,7 @@ static void attention(const model *m, size_t layer_i, const double *x, size_t n,
                    t, mixed + (t * head_n + h) * m->value_n);
         }
     }
-    product(tensor(m, layer_i, "attn_output.weight"), 0, m->embd_n, mixed, n, out);
+    product(m, tensor(m, layer_i, "attn_output.weight"), 0, m->embd_n, mixed, n, out);
     add_bias(maybe(m, layer_i, "attn_output.bias"), 0, m->embd_n, out, n);
     free(q), free(k), free(v), free(mixed);
 }
@@ -415,13 +431,13 @@ static bank expert_bank(const model *m, size_t layer_i, size_t expert_i) {
 /* out [n][embd_n] = down(act(gate x) * up x), or down(act(up x)) without a gate. */
 static void ffn(const model *m, const bank *b, const double *x, size_t n, double *out) {
     double *up = doubles(n * b->neuron_n), *gate = doubles(n * b->neuron_n);
-    product(b->up, b->up_row, b->neuron_n, x, n, up);
+    product(m, b->up, b->up_row, b->neuron_n, x, n, up);
     add_bias(b->up_bias, 0, b->neuron_n, up, n);
-    if (b->gate) product(b->gate, b->gate_row, b->neuron_n, x, n, gate);
+    if (b->gate) product(m, b->gate, b->gate_row, b->neuron_n, x, n, gate);
     add_bias(b->gate_bias, 0, b->neuron_n, gate, n);
     for (size_t i = 0; i < n * b->neuron_n; i++)
         up[i] = b->gate ? m->activation(gate[i]) * up[i] : m->activation(up[i]);
-    product(b->down, b->down_row, m->embd_n, up, n, out);
+    product(m, b->down, b->down_row, m->embd_n, up, n, out);
     add_bias(b->down_bias, 0, m->embd_n, out, n);
     free(up), free(gate);
 }
@@ -463,7 +479,7 @@ static void experts(const model *m, size_t layer_i, const double *x, size_t n, d
     const gguf_tensor *router = tensor(m, layer_i, "ffn_gate_inp.weight");
     size_t expert_n = router->dim[1];
     double *weight = doubles(n * expert_n), *one = doubles(n * m->embd_n);
-    product(router, 0, expert_n, x, n, weight);
+    product(m, router, 0, expert_n, x, n, weight);
     add_bias(maybe(m, layer_i, "ffn_gate_inp.bias"), 0, expert_n, weight, n);
     for (size_t t = 0; t < n; t++) route(m, weight + t * expert_n, expert_n);
     memset(out, 0, n * m->embd_n * sizeof *out);
@@ -488,7 +504,7 @@ static const gguf_tensor *global(const gguf *g, const char *name) {
 
 size_t float64_vocab_n(const gguf *g) { return global(g, "token_embd.weight")->dim[1]; }
 
-static model describe(const gguf *g, const char *activation_override) {
+static model describe(const gguf *g, const float64_options *options) {
     model m = {.file = g, .embd_n = global(g, "token_embd.weight")->dim[0], .vocab_n = float64_vocab_n(g)};
     static const char *const known[] = {"llama", "arcee", "qwen2", "qwen3", "qwen3moe"};
     gguf_string name = {0};
@@ -506,7 +522,8 @@ static model describe(const gguf *g, const char *activation_override) {
     m.eps = number(&m, "attention.layer_norm_rms_epsilon", 0, 0);
     /* GGUF: converters permute Llama's q and k so that pairs are adjacent; Qwen's stay as they are. */
     m.adjacent = strncmp(m.architecture, "qwen", 4) != 0;
-    m.activation = find_activation(&m, activation_override);
+    m.activation = find_activation(&m, options->activation);
+    m.rounded = options->rounded;
     return m;
 }
 
@@ -514,14 +531,10 @@ static void add(double *x, const double *y, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] += y[i];
 }
 
-void float64_forward(const gguf *g, const char *activation_override, const int32_t *tokens, size_t n,
+void float64_forward(const gguf *g, const float64_options *options, const int32_t *tokens, size_t n,
                      double *logits) {
-    float64_forward_observed(g, activation_override, tokens, n, logits, NULL, NULL);
-}
-
-void float64_forward_observed(const gguf *g, const char *activation_override, const int32_t *tokens, size_t n,
-                              double *logits, float64_observe_fn *observe, void *cookie) {
-    model m = describe(g, activation_override);
+    const float64_options o = options ? *options : (float64_options){0};
+    model m = describe(g, &o);
     make_rotation(&m, n);
     const gguf_tensor *embedding = global(g, "token_embd.weight"),
                       *head = gguf_find_tensor(g, "output.weight");
@@ -532,7 +545,7 @@ void float64_forward_observed(const gguf *g, const char *activation_override, co
         attention(&m, l, normed, n, part);
         add(x, part, n * m.embd_n);
         rms_norm(tensor(&m, l, "ffn_norm.weight"), m.eps, x, n, normed);
-        if (observe) observe(cookie, l, x, normed);
+        if (o.observe) o.observe(o.observe_cookie, l, x, normed);
         if (maybe(&m, l, "ffn_gate_inp.weight")) {
             experts(&m, l, normed, n, part);
         } else {
@@ -542,7 +555,7 @@ void float64_forward_observed(const gguf *g, const char *activation_override, co
         add(x, part, n * m.embd_n);
     }
     rms_norm(global(g, "output_norm.weight"), m.eps, x, n, normed);
-    product(head ? head : embedding, 0, m.vocab_n, normed, n, logits);
+    product(&m, head ? head : embedding, 0, m.vocab_n, normed, n, logits);
     free(x), free(normed), free(part), free(m.rotation);
 }
 

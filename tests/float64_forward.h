@@ -11,15 +11,21 @@
 
 /* Rows of the embedding matrix. */
 size_t float64_vocab_n(const gguf *g);
-/* Logits [n][vocab_n] of every position of `tokens` [n], from an empty context. `activation_override`
- * replaces the file's FFN activation; NULL keeps it. */
-void float64_forward(const gguf *g, const char *activation_override, const int32_t *tokens, size_t n,
-                     double *logits);
-/* The same; `observe` (may be NULL) is told of every layer's FFN the residual stream that it adds to and the
- * normalised input that it reads, both [n][embd_n]. */
+/* Told of every layer's FFN: the residual stream that it adds to and the normalised input that it reads, both
+ * [n][embd_n]. */
 typedef void float64_observe_fn(void *cookie, size_t layer_i, const double *stream, const double *input);
-void float64_forward_observed(const gguf *g, const char *activation_override, const int32_t *tokens, size_t n,
-                              double *logits, float64_observe_fn *observe, void *cookie);
+
+typedef struct float64_options {
+    const char *activation; /* FFN activation instead of the file's; NULL: the file's */
+    bool rounded; /* round what meets block-quantised weights to 8 bits, by the rule of devices/cpu/kernels.h
+                   */
+    float64_observe_fn *observe; /* NULL: none */
+    void *observe_cookie;
+} float64_options;
+
+/* Logits [n][vocab_n] of every position of `tokens` [n], from an empty context. */
+void float64_forward(const gguf *g, const float64_options *options, const int32_t *tokens, size_t n,
+                     double *logits);
 /* ||a - b|| / ||b|| over n values; infinite where a value of `a` is not finite. */
 double float64_relative_error(const float *a, const double *b, size_t n);
 /* Row `row_i` of a tensor (rows of all its matrices numbered through) as dim[0] doubles. */

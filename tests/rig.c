@@ -42,7 +42,11 @@ void rig_open_file(rig *r, const char *path, const rig_options *options) {
     plan_options.state_type = o.f16_state ? HOTSET_STATE_F16 : HOTSET_STATE_F32;
     plan_options.memory = o.memory;
     cr_assert_eq(hotset_plan_cpu(&r->plan, r->model, &plan_options, &err), HOTSET_OK, "%s", err.message);
-    cr_assert_eq(hotset_engine_open(&r->engine, r->model, r->plan, NULL, &err), HOTSET_OK, "%s", err.message);
+    hotset_engine_options engine_options = hotset_engine_default_options();
+    engine_options.cancel = o.cancel;
+    engine_options.cancel_cookie = o.cancel_cookie;
+    cr_assert_eq(hotset_engine_open(&r->engine, r->model, r->plan, &engine_options, &err), HOTSET_OK, "%s",
+                 err.message);
     cr_assert_eq(hotset_session_open(&r->session, r->engine, &err), HOTSET_OK, "%s", err.message);
 }
 
@@ -90,13 +94,12 @@ float *rig_append(const rig *r, hotset_session *session, const int32_t *tokens, 
     return c.logits;
 }
 
-double rig_error(const rig *r, const float *logits, const int32_t *tokens, size_t n) {
+double *rig_truth(const rig *r, const int32_t *tokens, size_t n, bool rounded) {
     double *truth = malloc(n * r->vocab_n * sizeof *truth);
     cr_assert_not_null(truth);
-    float64_forward(r->file, r->activation, tokens, n, truth);
-    double error = float64_relative_error(logits, truth, n * r->vocab_n);
-    free(truth);
-    return error;
+    float64_options options = {.activation = r->activation, .rounded = rounded};
+    float64_forward(r->file, &options, tokens, n, truth);
+    return truth;
 }
 
 double rig_distance(const float *a, const float *b, size_t n) {

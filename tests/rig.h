@@ -13,6 +13,8 @@ typedef struct rig_options {
     bool f16_state;                         /* else F32 */
     const char *activation;                 /* NULL: the file's */
     hotset_memory_mode memory;
+    hotset_cancel_fn *cancel;
+    void *cancel_cookie;
 } rig_options;
 
 typedef struct rig {
@@ -33,9 +35,9 @@ void rig_close(rig *r);
 
 /* Appends tokens to a session and returns the logits of all of them, [n][vocab_n]; the caller frees them. */
 float *rig_append(const rig *r, hotset_session *session, const int32_t *tokens, size_t n);
-/* Relative error of `logits` [n][vocab_n] against the float64 forward pass of the rig's file over `tokens`
- * [n]. */
-double rig_error(const rig *r, const float *logits, const int32_t *tokens, size_t n);
+/* The float64 logits [n][vocab_n] of the rig's file over `tokens` [n], `rounded` as the engine rounds
+ * activations or not; the caller frees them. */
+double *rig_truth(const rig *r, const int32_t *tokens, size_t n, bool rounded);
 /* ||a - b|| / ||b|| */
 double rig_distance(const float *a, const float *b, size_t n);
 

@@ -394,6 +394,47 @@ static void for_each_product(check_fn *check) {
 
 Test(kernels, gemv_equals_the_reference) { for_each_product(check_gemv); }
 
+/* ---- Products: prefill ---- */
+
+/* A tile of c->row_n rows (cut to the tile) times a panel of a random number of columns. */
+static void check_tile(const product_case *c, random_state *r) {
+    const type_facts f = facts_of(c->type);
+    const cpu_matmul *m = &c->kernels->matmul[c->type];
+    const size_t row_bytes = c->k / f.block_n * f.block_bytes + c->gap_bytes;
+    const size_t row_n = (size_t)min_u64(1 + random_below(r, m->tile_rows), c->row_n);
+    const size_t col_n = 1 + random_below(r, m->panel_cols), x_stride = c->k + random_below(r, 5);
+    const size_t y_stride = m->tile_rows + random_below(r, 9),
+                 y_n = (m->panel_cols - 1) * y_stride + m->tile_rows;
+    guarded w = guarded_alloc(row_bytes * row_n - c->gap_bytes, 1, c->at_start);
+    guarded x = guarded_alloc(((col_n - 1) * x_stride + c->k) * sizeof(float), sizeof(float), false);
+    guarded tile = guarded_alloc(m->tile_bytes(c->k), CPU_ALIGN, false);
+    guarded panel = guarded_alloc(m->panel_bytes(c->k), CPU_ALIGN, false);
+    float *values = (float *)(void *)x.data, *y = canary_alloc(y_n), expected[64];
+    memset(values, 0, ((col_n - 1) * x_stride + c->k) * sizeof(float));
+    fill_rows(w.data, c->type, row_bytes, row_n, c->k, c->weights, r);
+    for (size_t col = 0; col < col_n; col++)
+        fill_activations(values + col * x_stride, c->k, c->activations, r);
+    m->panel_pack(panel.data, values, x_stride, col_n, c->k);
+    m->tile_unpack(tile.data, w.data, row_bytes, row_n, c->k);
+    m->tile_mul(y, y_stride, tile.data, panel.data, c->k);
+    product_case cut = *c;
+    cut.row_n = row_n;
+    for (size_t col = 0; col < col_n; col++) {
+        const float *column = values + col * x_stride;
+        reference(expected, w.data, row_bytes, row_n, column, c->k, c->type);
+        check_values(&cut, y + col * y_stride, expected, w.data, row_bytes, column, "tile_mul");
+        for (size_t i = m->tile_rows; i < y_stride && col + 1 < m->panel_cols; i++)
+            cr_assert_eq(((uint8_t *)(y + col * y_stride + i))[0], 0xa5, "tile_mul wrote between columns");
+    }
+    canary_check_free(y, y_n, "tile_mul");
+    guarded_free(&w);
+    guarded_free(&x);
+    guarded_free(&tile);
+    guarded_free(&panel);
+}
+
+Test(kernels, tile_mul_equals_the_reference) { for_each_product(check_tile); }
+
 Test(kernels, types_without_products_have_empty_slots) {
     cpu_kernels tables[TABLES_MAX];
     for (size_t t = kernel_tables(tables); t-- > 0;) {

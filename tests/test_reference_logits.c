@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define DATA HOTSET_SOURCE_DIR "/tests/data/"
+#define DATA   HOTSET_SOURCE_DIR "/tests/data/"
+#define SHARED HOTSET_SOURCE_DIR "/../shared/data/models"
 
 /* For the models in tests/data: 48 tokens, no BOS. */
 static const int32_t random_text[] = {415, 44,  92,  122, 93,  410, 445, 298, 21,  49,  170, 222,
@@ -77,14 +78,16 @@ Test(reference_logits, quantised_weights) {
 }
 
 /* The trained models' logits are kept beside the checkout: a megabyte each. */
-static void check_trained(const char *name) {
+static void check_trained(const char *folder, const char *name) {
     char model[512], logits[512];
-    snprintf(model, sizeof model, HOTSET_SOURCE_DIR "/../shared/data/models/%s.gguf", name);
-    snprintf(logits, sizeof logits, HOTSET_SOURCE_DIR "/../shared/data/models/%s.logits", name);
+    snprintf(model, sizeof model, "%s/%s.gguf", folder, name);
+    snprintf(logits, sizeof logits, SHARED "/%s.logits", name);
     if (access(logits, R_OK)) cr_skip_test("SKIP: no logits of %s beside the checkout", name);
     check(model, logits, trained_text, COUNT_OF(trained_text), 0.005);
 }
 
-Test(reference_logits, trained_gated_relu) { check_trained("Gutenberg-7M-ReGLU-F16"); }
-Test(reference_logits, trained_squared_relu) { check_trained("Gutenberg-7M-ReLU2-F16"); }
-Test(reference_logits, trained_experts) { check_trained("Gutenberg-MoE-21M-A7M-F16"); }
+Test(reference_logits, bundled_model) {
+    check_trained(HOTSET_SOURCE_DIR "/tools/demo", "Gutenberg-7M-ReGLU-F16");
+}
+Test(reference_logits, trained_squared_relu) { check_trained(SHARED, "Gutenberg-7M-ReLU2-F16"); }
+Test(reference_logits, trained_experts) { check_trained(SHARED, "Gutenberg-MoE-21M-A7M-F16"); }

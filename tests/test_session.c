@@ -175,8 +175,8 @@ Test(session, sync_evaluates_only_what_is_new) {
         float *whole = whole_text(models[m], NULL);
         rig_open_tiny(&r, models[m], NULL);
         static const struct {
-            size_t token_n, row_n; /* text to reach, rows that this takes */
-        } step[] = {{30, 30}, {50, 20}, {50, 1}, {20, 1}, {70, 50}};
+            size_t token_n, row_n; /* text to reach, rows that this takes: none where the logits are there */
+        } step[] = {{30, 30}, {50, 20}, {50, 0}, {20, 1}, {70, 50}};
         for (size_t i = 0; i < COUNT_OF(step); i++) {
             uint64_t before = hotset_engine_get_stats(r.engine).row_n;
             must(&r, hotset_session_sync(r.session, tokens, step[i].token_n));
@@ -235,6 +235,36 @@ Test(session, truncate_forgets) {
         rig_close(&r);
         free(whole);
     }
+}
+
+/* Says yes from the n-th question on. */
+static bool stop_after(void *cookie) {
+    int *left = cookie;
+    return (*left)-- <= 0;
+}
+
+Test(session, cancelling_keeps_what_was_evaluated) {
+    rig r;
+    int left = 1000;
+    int32_t tokens[TOKEN_N];
+    size_t token_n, logit_n;
+    text(tokens);
+    float *whole = whole_text(&plain, NULL);
+    rig_open_tiny(&r, &plain, &(rig_options){.batch_n = 8, .cancel = stop_after, .cancel_cookie = &left});
+    left = 3;
+    cr_expect_eq(hotset_session_append(r.session, tokens, TOKEN_N, NULL, NULL), HOTSET_E_CANCELLED);
+    cr_expect_eq(hotset_session_error(r.session)->status, HOTSET_E_CANCELLED);
+    cr_expect_arr_eq(hotset_session_tokens(r.session, &token_n), tokens, 24 * sizeof *tokens);
+    cr_expect_eq(token_n, 24, "three steps of eight");
+    cr_expect_null(hotset_session_logits(r.session, &logit_n));
+    left = 1000;
+    must(&r, hotset_session_sync(r.session, tokens, TOKEN_N));
+    cr_expect_lt(last_distance(&r, whole, TOKEN_N - 1), 1e-5);
+    left = 0;
+    cr_expect_eq(hotset_session_append(r.session, tokens, 1, NULL, NULL), HOTSET_E_CANCELLED);
+    cr_expect_lt(last_distance(&r, whole, TOKEN_N - 1), 1e-5, "cancelled before the first step: all stays");
+    free(whole);
+    rig_close(&r);
 }
 
 /* ---- Limits ----------------------------------------------------------------------------------------- */

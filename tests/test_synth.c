@@ -302,7 +302,7 @@ static observed observe(const gguf *g) {
     o.input = calloc(o.layer_n * TOKEN_N * o.embd_n, sizeof *o.input);
     o.logits = calloc(TOKEN_N * o.vocab_n, sizeof *o.logits);
     cr_assert(o.stream && o.input && o.logits);
-    float64_forward_observed(g, NULL, tokens, TOKEN_N, o.logits, keep, &o);
+    float64_forward(g, &(float64_options){.observe = keep, .observe_cookie = &o}, tokens, TOKEN_N, o.logits);
     return o;
 }
 

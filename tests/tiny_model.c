@@ -33,12 +33,14 @@ static double spread(uint64_t *state) {
 
 static void put_u16(uint8_t *p, unsigned value) { p[0] = (uint8_t)value, p[1] = (uint8_t)(value >> 8); }
 
-/* IEEE binary16, cut off; values below its normal range become 0. */
+/* IEEE binary16, cut off; magnitudes of 65536 and more are the caller's mistake. */
 static void put_half(uint8_t *p, double x) {
     int exponent;
     double fraction = frexp(fabs(x), &exponent); /* 0.5 <= fraction < 1 */
-    unsigned bits = 0;
-    if (x != 0 && exponent > -14 && exponent <= 16)
+    unsigned bits;
+    if (exponent < -13)
+        bits = (unsigned)ldexp(fabs(x), 24); /* subnormal: multiples of 2^-24 */
+    else
         bits = (unsigned)(exponent + 14) << 10 | ((unsigned)(fraction * 2048) & 1023);
     put_u16(p, bits | (x < 0 ? 0x8000 : 0));
 }
@@ -175,13 +177,13 @@ static void attention(list *l, int i) {
     uint64_t q = (uint64_t)o->head_n * o->key_n, k = (uint64_t)head_kv_n * o->key_n;
     uint64_t v = (uint64_t)head_kv_n * o->value_n;
     vector(l, i, "attn_norm.weight", FILL_NORM, o->embd_n);
-    /* gain 1.5: scores q . k / sqrt(key_n) of about +-2, so that attention prefers some positions */
+    /* gain 1.1: scores q . k / sqrt(key_n) of about +-1.2, so that attention prefers some positions */
     if (o->fused_qkv) {
-        matrix(l, i, "attn_qkv.weight", o->embd_n, q + k + v, 0, 1.5);
+        matrix(l, i, "attn_qkv.weight", o->embd_n, q + k + v, 0, 1.1);
         if (o->qkv_bias) vector(l, i, "attn_qkv.bias", FILL_BIAS, q + k + v);
     } else {
-        matrix(l, i, "attn_q.weight", o->embd_n, q, 0, 1.5);
-        matrix(l, i, "attn_k.weight", o->embd_n, k, 0, 1.5);
+        matrix(l, i, "attn_q.weight", o->embd_n, q, 0, 1.1);
+        matrix(l, i, "attn_k.weight", o->embd_n, k, 0, 1.1);
         matrix(l, i, "attn_v.weight", o->embd_n, v, 0, 1.5);
         if (o->qkv_bias) {
             vector(l, i, "attn_q.bias", FILL_BIAS, q);
@@ -237,7 +239,9 @@ static void experts(list *l, int i) {
 
 static void all_tensors(list *l) {
     const tiny_model *o = &l->options;
-    matrix(l, -1, "token_embd.weight", o->embd_n, o->vocab_n, 0, 0.5 * sqrt(o->embd_n));
+    /* embeddings outweigh what a layer adds, as in trained models; tied ones less, for they make the logits
+     * too */
+    matrix(l, -1, "token_embd.weight", o->embd_n, o->vocab_n, 0, (o->tied ? 1 : 2) * sqrt(o->embd_n));
     vector(l, -1, "output_norm.weight", FILL_NORM, o->embd_n);
     if (!o->tied) matrix(l, -1, "output.weight", o->embd_n, o->vocab_n, 0, 2);
     if (o->rope_freqs)

@@ -16,7 +16,7 @@ build=$root/build-fuzz
 mkdir -p "$build/findings"
 
 if ! { cmake -S "$root" -B "$build" -DCMAKE_C_COMPILER="${CC:-clang}" -DHOTSET_FUZZ=ON -DHOTSET_TOOLS=OFF \
-    -DHOTSET_ONEDNN=OFF && cmake --build "$build" --target fuzz --parallel; } >"$build/build.log" 2>&1; then
+    && cmake --build "$build" --target fuzz --parallel; } >"$build/build.log" 2>&1; then
     tail -n 20 "$build/build.log" >&2
     exit 2
 fi

@@ -43,6 +43,42 @@ AVX2_INLINE float max_8(__m256 v) {
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
+/* Keeps sums in the order written: the compiler would regroup integer sums and run out of registers. */
+AVX2_INLINE __m256i in_order(__m256i v) {
+    __asm__("" : "+x"(v));
+    return v;
+}
+
+/* Four bytes at any address, in every lane. */
+AVX2_INLINE __m256i broadcast_4(const void *p) {
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm256_set1_epi32(v);
+}
+
+/* Eight rows of eight dwords: element j of row i becomes element i of row j. */
+AVX2_INLINE void transpose_8x8(__m256i v[8]) {
+    __m256i a[8], b[8];
+    AVX2_UNROLL
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+        a[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    AVX2_UNROLL
+    for (int i = 0; i < 8; i += 4) {
+        AVX2_UNROLL
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = _mm256_unpacklo_epi64(a[i + j], a[i + 2 + j]);
+            b[i + 2 * j + 1] = _mm256_unpackhi_epi64(a[i + j], a[i + 2 + j]);
+        }
+    }
+    AVX2_UNROLL
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x20);
+        v[i + 4] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x31);
+    }
+}
+
 /* Eight weights, or state values, of a float type at any address. */
 AVX2_INLINE __m256 load_f32(const void *p) { return _mm256_loadu_ps(p); }
 AVX2_INLINE __m256 load_f16(const void *p) { return _mm256_cvtph_ps(load_128(p)); }
@@ -90,7 +126,7 @@ AVX2_INLINE __m256i sum_quads(__m256i bytes) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
 }
 
-/* ---- Q4_K scales ---- */
+/* ---- Blocks (layouts: devices/quant.h) ---- */
 
 /* The 12 bytes of 6-bit numbers as {scale 0-3, min 0-3, scale 4-7, min 4-7} bytes (layout: devices/quant.h).
  */
@@ -103,6 +139,17 @@ AVX2_INLINE __m128i q4_k_scales(const uint8_t *scales) {
     const uint64_t nibbles = (last & 0x0f0f0f0fu) | (uint64_t)(last >> 4 & 0x0f0f0f0fu) << 32;
     const uint64_t high = (first >> 2 & 0x3030303030303030ull) | nibbles;
     return _mm_set_epi64x((long long)high, (long long)low);
+}
+
+/* Q6_K quants 32g to 32g + 31 of a half, unsigned 0 to 63, from the two registers that hold their bits. */
+AVX2_INLINE __m256i q6_k_quants(__m256i low, __m256i high, const int g) {
+    const __m256i low_mask = _mm256_set1_epi8(0x0f), high_mask = _mm256_set1_epi8(0x30);
+    const __m256i nibbles = _mm256_and_si256(g < 2 ? low : _mm256_srli_epi16(low, 4), low_mask);
+    const __m256i bits = g == 0   ? _mm256_slli_epi16(high, 4)
+                         : g == 1 ? _mm256_slli_epi16(high, 2)
+                         : g == 2 ? high
+                                  : _mm256_srli_epi16(high, 2);
+    return _mm256_or_si256(nibbles, _mm256_and_si256(bits, high_mask));
 }
 
 #endif
