@@ -9,24 +9,24 @@
 static const char TOKENS[] = "tokenizer.ggml.tokens";
 static const char TOKEN_TYPES[] = "tokenizer.ggml.token_type";
 
+/* Harmony (gpt-oss) ends a message with <|end|> and goes on; a file that has both of the others speaks it. */
+enum { END_OF_MESSAGE, END_RETURN, END_CALL };
+
 /* Tokens that end a generation whatever the file says of them: files name one such token at most, and some
  * forget its type. Only names that no ordinary text contains. */
 static const char *const END_NAMES[] = {
+    [END_OF_MESSAGE] = "<|end|>",
+    [END_RETURN] = "<|return|>",
+    [END_CALL] = "<|call|>",
     "<|eot_id|>",
     "<|eom_id|>",
     "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
     "<end_of_turn>",
     "<|endoftext|>",
     "<|end_of_text|>",
     "<end_of_utterance>",
-    "<\xEF\xBD\x9C"
-    "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+    "<｜end▁of▁sentence｜>",
 };
-/* Harmony (gpt-oss) ends a message with <|end|> and goes on; a file that has both of these speaks it. */
-enum { END_OF_MESSAGE = 3, END_RETURN = 4, END_CALL = 5 };
 
 /* ---- Reading keys ----------------------------------------------------------------------------------- */
 

@@ -368,13 +368,11 @@ Test(tokenizer, long_tokens_are_written_in_whole_characters) {
 /* ---- Whatever the text ------------------------------------------------------------------------------ */
 
 static size_t put_character(char *out, uint32_t c) {
-    if (c < 0x80) return (size_t)sprintf(out, "%c", (int)c);
-    if (c < 0x800) return (size_t)sprintf(out, "%c%c", (int)(0xC0 | c >> 6), (int)(0x80 | (c & 63)));
-    if (c < 0x10000)
-        return (size_t)sprintf(out, "%c%c%c", (int)(0xE0 | c >> 12), (int)(0x80 | (c >> 6 & 63)),
-                               (int)(0x80 | (c & 63)));
-    return (size_t)sprintf(out, "%c%c%c%c", (int)(0xF0 | c >> 18), (int)(0x80 | (c >> 12 & 63)),
-                           (int)(0x80 | (c >> 6 & 63)), (int)(0x80 | (c & 63)));
+    static const uint8_t lead[] = {0, 0, 0xC0, 0xE0, 0xF0};
+    size_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    for (size_t i = n; i-- > 1; c >>= 6) out[i] = (char)(0x80 | (c & 63));
+    out[0] = (char)(lead[n] | c);
+    return n;
 }
 
 /* A character from anywhere in Unicode, assigned or not; never U+2581, which SentencePiece takes for a space.
@@ -622,5 +620,7 @@ Test(tokenizer, the_bundled_model) {
     cr_assert(hotset_tokenizer_is_end(t, 0));
     EXPECT(t, "", HOTSET_TOKENIZE_BOS, 0);
     EXPECT(t, "<|endoftext|>", HOTSET_TOKENIZE_SPECIAL, 0);
+    EXPECT(t, "It was the best of times, it was the worst of times, in 1775.", 0, 776, 330, 262, 1101, 285,
+           1753, 12, 322, 330, 262, 3665, 285, 1753, 12, 296, 1732, 23, 23, 21, 14);
     hotset_tokenizer_free(t);
 }

@@ -1,7 +1,8 @@
 #!/bin/sh
 # Fuzzes every target of tests/fuzz for an equal share of SECONDS, with clang's libFuzzer, address and undefined-behaviour
-# sanitizers. What is new goes to build-fuzz/corpus, findings to build-fuzz/findings; the corpus in the tree is only
-# read. Exit status: 0 nothing found, 1 findings, 2 wrong usage or a failed build.
+# sanitizers; with 0 seconds it only replays the corpus. What is new goes to build-fuzz/corpus, findings to
+# build-fuzz/findings; the corpus in the tree is only read. Exit status: 0 nothing found, 1 findings, 2 wrong usage or a
+# failed build.
 set -eu
 
 case "${1:-}" in
@@ -24,7 +25,8 @@ set -- "$1" "$root"/tests/fuzz/fuzz_*.c
 seconds=$1
 shift
 share=$((seconds / $#))
-[ "$share" -gt 0 ] || share=1 # 0 would mean: for ever
+limit=-max_total_time=$share
+[ "$share" -gt 0 ] || limit=-runs=0 # a time of 0 would mean: for ever
 found=0
 for source in "$@"; do
     name=$(basename "$source" .c)
@@ -33,7 +35,7 @@ for source in "$@"; do
     mkdir -p "$build/$corpus"
     rm -f "$build/findings/$name-"*
     status=0
-    "$build/tests/fuzz/$name" -max_total_time="$share" -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=256 \
+    "$build/tests/fuzz/$name" "$limit" -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=256 \
         -print_final_stats=1 -artifact_prefix="$build/findings/$name-" "$build/$corpus" "$root/tests/fuzz/$corpus" \
         >"$log" 2>&1 || status=$?
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
