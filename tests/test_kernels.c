@@ -17,9 +17,16 @@
 
 enum { TABLES_MAX = CPU_ISA_COUNT + 1 };
 
+void cpu_kernels_avx512_emulated(cpu_kernels *k); /* the AVX-512 sources through tests/emulate_avx512.h */
+
 static size_t kernel_tables(cpu_kernels *tables) {
     size_t n = 0;
     for (int isa = 0; isa <= (int)cpu_isa_detect(); isa++) cpu_kernels_init(&tables[n++], (cpu_isa)isa);
+    if (cpu_isa_detect() >= CPU_ISA_AVX2) {
+        cpu_kernels_init(&tables[n], CPU_ISA_AVX2);
+        cpu_kernels_avx512_emulated(&tables[n]);
+        tables[n++].isa = "avx512 emulated";
+    }
     return n;
 }
 

@@ -56,6 +56,7 @@ void cpu_kernels_init(cpu_kernels *k, cpu_isa isa) {
     cpu_kernels_ref(k);
 #if defined(__x86_64__)
     if (isa >= CPU_ISA_AVX2) cpu_kernels_avx2(k);
+    if (isa >= CPU_ISA_AVX512) cpu_kernels_avx512(k);
 #endif
     k->isa = cpu_isa_name(isa);
 }
