@@ -15,7 +15,7 @@
 
 #include "devices/cpu/kernels.h"
 
-enum { REPEATS = 7, CACHED_REPEATS = 1000 };
+enum { REPEATS = 7, CACHED_REPEATS = 1000, PREFILL_REPEATS = 50 };
 
 typedef struct bench_options {
     cpu_isa isa;
@@ -121,7 +121,7 @@ static double peak_per_s(bench_case *c, bool floats) {
 #pragma omp parallel num_threads(c->options->thread_n) reduction(+ : operations)
     {
         float sink;
-        operations += (floats ? c->kernels->peak_f32 : c->kernels->peak_int8)(1000000, &sink);
+        operations += (floats ? c->kernels->peak_f32 : c->kernels->peak_int8)(100000, &sink);
     }
     return operations / (base_now_s() - start);
 }
@@ -175,7 +175,7 @@ static void bench_gemv(bench_case *c, size_t repeats, double *gb_per_s, double *
 
 static void bench_gemm(bench_case *c, double *gop_per_s, double *ratio) {
     double peak = 0, best = INFINITY;
-    for (int i = 0; i < REPEATS; i++) {
+    for (int i = 0; i < PREFILL_REPEATS; i++) {
         peak = fmax(peak, peak_per_s(c, c->type->block_n == 1));
         best = fmin(best, gemm_s(c));
     }
@@ -202,7 +202,7 @@ static bool bench_prefill(bench_case *c, size_t row_n, double *gop_per_s, double
 }
 
 static bool bench_one(const bench_options *o, const cpu_kernels *kernels, const bench_type *type) {
-    enum { CACHED_BYTES = 256 * 1024, PREFILL_ROWS = 2048 };
+    enum { CACHED_BYTES = 256 * 1024, PREFILL_ROWS = 256 };
     const size_t row_bytes = o->k / type->block_n * type->block_bytes;
     const size_t cached_rows = o->weight_bytes ? (size_t)max_u64(1, CACHED_BYTES / row_bytes) : 0;
     double rate[3] = {0}, ratio[3] = {0};

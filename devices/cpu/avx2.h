@@ -43,6 +43,42 @@ AVX2_INLINE float max_8(__m256 v) {
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
+/* Keeps sums in the order written: the compiler would regroup integer sums and run out of registers. */
+AVX2_INLINE __m256i in_order(__m256i v) {
+    __asm__("" : "+x"(v));
+    return v;
+}
+
+/* Four bytes at any address, in every lane. */
+AVX2_INLINE __m256i broadcast_4(const void *p) {
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return _mm256_set1_epi32(v);
+}
+
+/* Eight rows of eight dwords: element j of row i becomes element i of row j. */
+AVX2_INLINE void transpose_8x8(__m256i v[8]) {
+    __m256i a[8], b[8];
+    AVX2_UNROLL
+    for (int i = 0; i < 8; i += 2) {
+        a[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+        a[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    AVX2_UNROLL
+    for (int i = 0; i < 8; i += 4) {
+        AVX2_UNROLL
+        for (int j = 0; j < 2; j++) {
+            b[i + 2 * j] = _mm256_unpacklo_epi64(a[i + j], a[i + 2 + j]);
+            b[i + 2 * j + 1] = _mm256_unpackhi_epi64(a[i + j], a[i + 2 + j]);
+        }
+    }
+    AVX2_UNROLL
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x20);
+        v[i + 4] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x31);
+    }
+}
+
 /* Eight weights, or state values, of a float type at any address. */
 AVX2_INLINE __m256 load_f32(const void *p) { return _mm256_loadu_ps(p); }
 AVX2_INLINE __m256 load_f16(const void *p) { return _mm256_cvtph_ps(load_128(p)); }
@@ -57,6 +93,33 @@ AVX2_INLINE __m256 load_bf16(const void *p) {
         memcpy(part_, (p), (n) * (item_bytes));                                                              \
         load(part_);                                                                                         \
     })
+
+/* Writes the first n < 8. */
+AVX2_INLINE void store_part(float *p, __m256 v, size_t n) {
+    float part[8];
+    _mm256_storeu_ps(part, v);
+    memcpy(p, part, n * sizeof *p);
+}
+
+/* e^x within 2e-7 relative: x = n ln 2 + r with |r| <= ln(2) / 2, and the series of e^r. Arguments are held
+ * to
+ * [-87.3, 88.3], where the result is a normal float. */
+AVX2_INLINE __m256 exp_8(__m256 x) {
+    x = _mm256_min_ps(_mm256_set1_ps(88.3f),
+                      _mm256_max_ps(_mm256_set1_ps(-87.3f), x)); /* in this order NaN stays */
+    const __m256 scaled = _mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p+0f));
+    const __m256 n = _mm256_round_ps(scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    /* ln 2 in two parts, the first short enough that n times it is exact */
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.62e4p-1f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.7f7d1cp-20f), r);
+    static const float inverse_factorial[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+    __m256 sum = _mm256_set1_ps(1.0f / 5040);
+    AVX2_UNROLL
+    for (size_t i = 0; i < COUNT_OF(inverse_factorial); i++)
+        sum = _mm256_fmadd_ps(sum, r, _mm256_set1_ps(inverse_factorial[i]));
+    const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), exponent));
+}
 
 /* ---- Activations to 8 bits, by the rule of kernels.h ---- */
 
@@ -90,7 +153,7 @@ AVX2_INLINE __m256i sum_quads(__m256i bytes) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
 }
 
-/* ---- Q4_K scales ---- */
+/* ---- Blocks (layouts: devices/quant.h) ---- */
 
 /* The 12 bytes of 6-bit numbers as {scale 0-3, min 0-3, scale 4-7, min 4-7} bytes (layout: devices/quant.h).
  */
@@ -103,6 +166,17 @@ AVX2_INLINE __m128i q4_k_scales(const uint8_t *scales) {
     const uint64_t nibbles = (last & 0x0f0f0f0fu) | (uint64_t)(last >> 4 & 0x0f0f0f0fu) << 32;
     const uint64_t high = (first >> 2 & 0x3030303030303030ull) | nibbles;
     return _mm_set_epi64x((long long)high, (long long)low);
+}
+
+/* Q6_K quants 32g to 32g + 31 of a half, unsigned 0 to 63, from the two registers that hold their bits. */
+AVX2_INLINE __m256i q6_k_quants(__m256i low, __m256i high, const int g) {
+    const __m256i low_mask = _mm256_set1_epi8(0x0f), high_mask = _mm256_set1_epi8(0x30);
+    const __m256i nibbles = _mm256_and_si256(g < 2 ? low : _mm256_srli_epi16(low, 4), low_mask);
+    const __m256i bits = g == 0   ? _mm256_slli_epi16(high, 4)
+                         : g == 1 ? _mm256_slli_epi16(high, 2)
+                         : g == 2 ? high
+                                  : _mm256_srli_epi16(high, 2);
+    return _mm256_or_si256(nibbles, _mm256_and_si256(bits, high_mask));
 }
 
 #endif

@@ -252,17 +252,6 @@ static float dot_q4_k(const uint8_t *w, const void *act, size_t k) {
     return sum_8(_mm256_sub_ps(sum, min_sum));
 }
 
-/* Quants 32g to 32g + 31 of half h, unsigned 0 to 63 (layout: devices/quant.h). */
-AVX2_INLINE __m256i q6_k_quants(__m256i low, __m256i high, const int g) {
-    const __m256i low_mask = _mm256_set1_epi8(0x0f), high_mask = _mm256_set1_epi8(0x30);
-    const __m256i nibbles = _mm256_and_si256(g < 2 ? low : _mm256_srli_epi16(low, 4), low_mask);
-    const __m256i bits = g == 0   ? _mm256_slli_epi16(high, 4)
-                         : g == 1 ? _mm256_slli_epi16(high, 2)
-                         : g == 2 ? high
-                                  : _mm256_srli_epi16(high, 2);
-    return _mm256_or_si256(nibbles, _mm256_and_si256(bits, high_mask));
-}
-
 static float dot_q6_k(const uint8_t *w, const void *act, size_t k) {
     /* Bytes 0 and 1 of the scales to the two halves of a register of words. */
     const __m128i spread = _mm_set_epi64x(0x0101010101010101, 0);

@@ -1,0 +1,443 @@
+/* avx2_gemm.c - prefill of quantised types: a tile of 16 rows times a panel of 3 columns of activations.
+ *
+ * A tile holds, for each four consecutive weights, those of all rows side by side: a lane is a row, the
+ * activations are broadcast, and nothing is summed across lanes. 16 x 3 sums leave room in the 16 registers
+ * for two weight vectors and one of activations. Where 16 bits hold the sums of a group (4 and 6-bit
+ * weights), widening is paid once per group.
+ */
+#include "devices/cpu/avx2.h"
+#include "devices/quant.h"
+
+#include <stddef.h>
+
+enum { ROWS = 16, COLS = 3, HALVES = 2 }; /* HALVES: registers of 8 rows */
+
+/* Row r of a tile; where there are fewer rows the last one stands in. */
+AVX2_INLINE const uint8_t *tile_row(const uint8_t *w, size_t row_bytes, size_t row_n, size_t r) {
+    return w + (r < row_n ? r : row_n - 1) * row_bytes;
+}
+
+AVX2_INLINE float half_at(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return _cvtsh_ss(h);
+}
+
+/* Stores 8 rows of 32 bytes as [8][ROWS][4] bytes, at the lanes of their half. */
+AVX2_INLINE void store_rows(uint8_t *q, __m256i v[8], int half) {
+    transpose_8x8(v);
+    AVX2_UNROLL
+    for (int i = 0; i < 8; i++) _mm256_store_si256((__m256i *)(void *)(q + 64 * i + 32 * half), v[i]);
+}
+
+/* s[h][c] (+)= products of `quad_n` times four weights, in lanes of 16 bits. q: [quad_n][ROWS][4] unsigned;
+ * x: column c at c * x_stride. */
+AVX2_INLINE void add_quads(__m256i s[HALVES][COLS], const uint8_t *q, const int8_t *x, size_t x_stride,
+                           const int quad_n, const bool from_zero) {
+    AVX2_UNROLL
+    for (int i = 0; i < quad_n; i++) {
+        const __m256i w0 = load_256(q + 64 * i), w1 = load_256(q + 64 * i + 32);
+        AVX2_UNROLL
+        for (int c = 0; c < COLS; c++) {
+            const __m256i b = broadcast_4(x + (size_t)c * x_stride + 4 * i);
+            const __m256i p0 = _mm256_maddubs_epi16(w0, b), p1 = _mm256_maddubs_epi16(w1, b);
+            s[0][c] = in_order(from_zero && i == 0 ? p0 : _mm256_add_epi16(s[0][c], p0));
+            s[1][c] = in_order(from_zero && i == 0 ? p1 : _mm256_add_epi16(s[1][c], p1));
+        }
+    }
+}
+
+AVX2_INLINE void zero_sums(__m256 sum[HALVES][COLS]) {
+    AVX2_UNROLL
+    for (int i = 0; i < HALVES * COLS; i++) sum[i / COLS][i % COLS] = _mm256_setzero_ps();
+}
+
+AVX2_INLINE void store_sums(float *y, size_t y_stride, __m256 sum[HALVES][COLS]) {
+    AVX2_UNROLL
+    for (size_t i = 0; i < HALVES * COLS; i++)
+        _mm256_storeu_ps(y + i % COLS * y_stride + i / COLS * 8, sum[i / COLS][i % COLS]);
+}
+
+/* -offset times the sums of what the even and the odd lanes of 16 bits see of the bytes (of each four, the
+ * first two and the last two). Added to sums of unsigned products it takes the offset of the quants away,
+ * exactly: modulo 2^16 all the way, and the result fits. */
+AVX2_INLINE int32_t lane_start(__m128i bytes_0, __m128i bytes_1, const int offset_log2) {
+    const __m128i one = _mm_set1_epi8(1);
+    __m128i s = _mm_add_epi16(_mm_maddubs_epi16(one, bytes_0), _mm_maddubs_epi16(one, bytes_1));
+    s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0x4e));
+    s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0xb1));
+    return _mm_cvtsi128_si32(_mm_sub_epi16(_mm_setzero_si128(), _mm_slli_epi16(s, offset_log2)));
+}
+
+/* ---- Q4_0 ---- */
+
+typedef struct tile_q4_0 { /* of one block of 32 */
+    uint8_t q[8][ROWS][4];
+    float d[ROWS];
+} tile_q4_0;
+
+typedef struct panel_q4_0 {
+    int8_t x[COLS][32];
+    int32_t start[COLS]; /* lane_start */
+    float d[COLS];
+} panel_q4_0;
+
+static size_t tile_bytes_q4_0(size_t k) { return k / 32 * sizeof(tile_q4_0); }
+static size_t panel_bytes_q4_0(size_t k) { return k / 32 * sizeof(panel_q4_0); }
+
+static void panel_pack_q4_0(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    for (size_t c = 0; c < COLS; c++) {
+        const float *column = x + (c < col_n ? c : col_n - 1) * x_stride;
+        panel_q4_0 *p = panel;
+        for (size_t i = 0; i < k; i += 32, p++) {
+            __m256 inverse;
+            p->d[c] = act_scale(column + i, 32, &inverse);
+            const __m256i q = act_bytes_32(column + i, inverse);
+            _mm256_storeu_si256((__m256i *)(void *)p->x[c], q);
+            p->start[c] = lane_start(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1), 3);
+        }
+    }
+}
+
+static void tile_unpack_q4_0(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    tile_q4_0 *t = tile;
+    for (size_t b = 0; b < k / 32; b++, t++) {
+        for (int half = 0; half < HALVES; half++) {
+            __m256i v[8];
+            AVX2_UNROLL
+            for (int r = 0; r < 8; r++) {
+                const uint8_t *block =
+                    tile_row(w, row_bytes, row_n, (size_t)(8 * half + r)) + b * sizeof(quant_q4_0);
+                const __m128i nibbles = load_128(block + 2);
+                t->d[8 * half + r] = half_at(block);
+                v[r] = _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(nibbles, 4), nibbles), mask);
+            }
+            store_rows(&t->q[0][0][0], v, half);
+        }
+    }
+}
+
+/* Adds a block's integer sums, times the scales of rows and columns. */
+AVX2_INLINE void add_scaled(__m256 sum[HALVES][COLS], __m256i s[HALVES][COLS], const float *d,
+                            const float *dx) {
+    AVX2_UNROLL
+    for (int c = 0; c < COLS; c++) {
+        const __m256 scale = _mm256_broadcast_ss(dx + c);
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) {
+            const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(s[h][c]), load_f32(d + 8 * h));
+            sum[h][c] = _mm256_fmadd_ps(scaled, scale, sum[h][c]);
+        }
+    }
+}
+
+static void tile_mul_q4_0(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    const tile_q4_0 *t = tile;
+    const panel_q4_0 *p = panel;
+    __m256 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t b = 0; b < k / 32; b++, t++, p++) {
+        __m256i s[HALVES][COLS];
+        AVX2_UNROLL
+        for (int c = 0; c < COLS; c++) s[0][c] = s[1][c] = broadcast_4(&p->start[c]);
+        add_quads(s, &t->q[0][0][0], p->x[0], 32, 8, false);
+        AVX2_UNROLL
+        for (int i = 0; i < HALVES * COLS; i++)
+            s[i / COLS][i % COLS] = _mm256_madd_epi16(s[i / COLS][i % COLS], _mm256_set1_epi16(1));
+        add_scaled(sum, s, t->d, p->d);
+    }
+    store_sums(y, y_stride, sum);
+}
+
+/* ---- Q8_0: products of two bytes overflow 16 bits, so both sides are widened and meet in pairs ---- */
+
+typedef struct tile_q8_0 { /* of one block of 32 */
+    int16_t q[16][ROWS][2];
+    float d[ROWS];
+} tile_q8_0;
+
+typedef struct panel_q8_0 {
+    int16_t x[COLS][32];
+    float d[COLS];
+} panel_q8_0;
+
+static size_t tile_bytes_q8_0(size_t k) { return k / 32 * sizeof(tile_q8_0); }
+static size_t panel_bytes_q8_0(size_t k) { return k / 32 * sizeof(panel_q8_0); }
+
+static void panel_pack_q8_0(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    for (size_t c = 0; c < COLS; c++) {
+        const float *column = x + (c < col_n ? c : col_n - 1) * x_stride;
+        panel_q8_0 *p = panel;
+        for (size_t i = 0; i < k; i += 32, p++) {
+            __m256 inverse;
+            p->d[c] = act_scale(column + i, 32, &inverse);
+            const __m256i q = act_bytes_32(column + i, inverse);
+            const __m256i low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(q));
+            const __m256i high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(q, 1));
+            _mm256_storeu_si256((__m256i *)(void *)p->x[c], low);
+            _mm256_storeu_si256((__m256i *)(void *)(p->x[c] + 16), high);
+        }
+    }
+}
+
+static void tile_unpack_q8_0(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
+    tile_q8_0 *t = tile;
+    for (size_t b = 0; b < k / 32; b++, t++) {
+        for (int part = 0; part < 2 * HALVES; part++) {
+            const int half = part / 2, run = part % 2; /* 16 of the 32 weights */
+            __m256i v[8];
+            AVX2_UNROLL
+            for (int r = 0; r < 8; r++) {
+                const uint8_t *block =
+                    tile_row(w, row_bytes, row_n, (size_t)(8 * half + r)) + b * sizeof(quant_q8_0);
+                t->d[8 * half + r] = half_at(block);
+                v[r] = _mm256_cvtepi8_epi16(load_128(block + 2 + 16 * run));
+            }
+            store_rows((uint8_t *)t->q[8 * run], v, half);
+        }
+    }
+}
+
+static void tile_mul_q8_0(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    const tile_q8_0 *t = tile;
+    const panel_q8_0 *p = panel;
+    __m256 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t b = 0; b < k / 32; b++, t++, p++) {
+        __m256i s[HALVES][COLS];
+        AVX2_UNROLL
+        for (int i = 0; i < 16; i++) {
+            const __m256i w0 = load_256(t->q[i][0]), w1 = load_256(t->q[i][8]);
+            AVX2_UNROLL
+            for (int c = 0; c < COLS; c++) {
+                const __m256i x = broadcast_4(p->x[c] + 2 * i);
+                const __m256i p0 = _mm256_madd_epi16(w0, x), p1 = _mm256_madd_epi16(w1, x);
+                s[0][c] = in_order(i == 0 ? p0 : _mm256_add_epi32(s[0][c], p0));
+                s[1][c] = in_order(i == 0 ? p1 : _mm256_add_epi32(s[1][c], p1));
+            }
+        }
+        add_scaled(sum, s, t->d, p->d);
+    }
+    store_sums(y, y_stride, sum);
+}
+
+/* ---- Q4_K and Q6_K: sums of a block of 256 stay integers, weighted by the scales of its groups ---- */
+
+/* total[h][c] += the sums of a group times its scales, twice per row: one for each 16-bit lane. */
+AVX2_INLINE void add_group(__m256i total[HALVES][COLS], __m256i s[HALVES][COLS], const int16_t *scales) {
+    AVX2_UNROLL
+    for (int h = 0; h < HALVES; h++) {
+        const __m256i scale = load_256(scales + 16 * h);
+        AVX2_UNROLL
+        for (int c = 0; c < COLS; c++)
+            total[h][c] = in_order(_mm256_add_epi32(total[h][c], _mm256_madd_epi16(s[h][c], scale)));
+    }
+}
+
+AVX2_INLINE void zero_totals(__m256i total[HALVES][COLS]) {
+    AVX2_UNROLL
+    for (int i = 0; i < HALVES * COLS; i++) total[i / COLS][i % COLS] = _mm256_setzero_si256();
+}
+
+typedef struct tile_q4_k { /* of one block of 256 */
+    uint8_t q[8][8][ROWS][4];
+    int16_t scale[8][ROWS][2]; /* of a group, twice */
+    int16_t min[4][ROWS][2];   /* of groups 2j and 2j + 1 */
+    float d[ROWS], dmin[ROWS];
+} tile_q4_k;
+
+typedef struct panel_q4_k {
+    int8_t x[8][COLS][32];
+    int16_t sum[4][COLS][2]; /* of groups 2j and 2j + 1 */
+    float d[COLS];
+} panel_q4_k;
+
+static size_t tile_bytes_q4_k(size_t k) { return k / 256 * sizeof(tile_q4_k); }
+static size_t panel_bytes_q4_k(size_t k) { return k / 256 * sizeof(panel_q4_k); }
+
+static void panel_pack_q4_k(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    for (size_t c = 0; c < COLS; c++) {
+        const float *column = x + (c < col_n ? c : col_n - 1) * x_stride;
+        panel_q4_k *p = panel;
+        for (size_t i = 0; i < k; i += 256, p++) {
+            __m256 inverse;
+            p->d[c] = act_scale(column + i, 256, &inverse);
+            for (size_t j = 0; j < 8; j++) {
+                const __m256i q = act_bytes_32(column + i + 32 * j, inverse);
+                int32_t quads[8];
+                _mm256_storeu_si256((__m256i *)(void *)p->x[j][c], q);
+                _mm256_storeu_si256((__m256i *)(void *)quads, sum_quads(q));
+                const int sum =
+                    quads[0] + quads[1] + quads[2] + quads[3] + quads[4] + quads[5] + quads[6] + quads[7];
+                p->sum[j / 2][c][j % 2] = (int16_t)sum;
+            }
+        }
+    }
+}
+
+/* Scales and minima of row r of a tile. */
+static void unpack_scales_q4_k(tile_q4_k *t, const uint8_t *block, size_t r) {
+    uint8_t s[16]; /* scales 0-3, minima 0-3, scales 4-7, minima 4-7 */
+    _mm_storeu_si128((__m128i *)(void *)s, q4_k_scales(block + offsetof(quant_q4_k, scales)));
+    for (size_t j = 0; j < 8; j++) {
+        const uint8_t *group = s + j / 4 * 8 + j % 4;
+        t->scale[j][r][0] = t->scale[j][r][1] = group[0];
+        t->min[j / 2][r][j % 2] = group[4];
+    }
+    t->d[r] = half_at(block);
+    t->dmin[r] = half_at(block + offsetof(quant_q4_k, dmin));
+}
+
+static void tile_unpack_q4_k(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    tile_q4_k *t = tile;
+    for (size_t b = 0; b < k / 256; b++, t++) {
+        for (size_t r = 0; r < ROWS; r++)
+            unpack_scales_q4_k(t, tile_row(w, row_bytes, row_n, r) + b * sizeof(quant_q4_k), r);
+        for (int part = 0; part < 8 * HALVES; part++) {
+            const int half = part / 8, j = part % 8;
+            __m256i v[8];
+            AVX2_UNROLL
+            for (int r = 0; r < 8; r++) {
+                const uint8_t *block =
+                    tile_row(w, row_bytes, row_n, (size_t)(8 * half + r)) + b * sizeof(quant_q4_k);
+                const __m256i nibbles = load_256(block + offsetof(quant_q4_k, q) + 32 * (j / 2));
+                v[r] = _mm256_and_si256(j % 2 ? _mm256_srli_epi16(nibbles, 4) : nibbles, mask);
+            }
+            store_rows(&t->q[j][0][0][0], v, half);
+        }
+    }
+}
+
+/* The minima's part of a block, to be subtracted: dmin * sum of minima times the groups' sums of activations.
+ */
+AVX2_INLINE __m256 min_part(const tile_q4_k *t, const panel_q4_k *p, int h, int c) {
+    __m256i total = _mm256_setzero_si256();
+    AVX2_UNROLL
+    for (int j = 0; j < 4; j++)
+        total =
+            _mm256_add_epi32(total, _mm256_madd_epi16(load_256(t->min[j][8 * h]), broadcast_4(p->sum[j][c])));
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(total), load_f32(t->dmin + 8 * h));
+}
+
+static void tile_mul_q4_k(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    const tile_q4_k *t = tile;
+    const panel_q4_k *p = panel;
+    __m256 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t b = 0; b < k / 256; b++, t++, p++) {
+        __m256i s[HALVES][COLS], total[HALVES][COLS];
+        zero_totals(total);
+        for (int j = 0; j < 8; j++) {
+            add_quads(s, &t->q[j][0][0][0], p->x[j][0], 32, 8, true);
+            add_group(total, s, t->scale[j][0]);
+        }
+        AVX2_UNROLL
+        for (int i = 0; i < HALVES * COLS; i++) {
+            const int h = i / COLS, c = i % COLS;
+            const __m256 scaled = _mm256_fmsub_ps(_mm256_cvtepi32_ps(total[h][c]), load_f32(t->d + 8 * h),
+                                                  min_part(t, p, h, c));
+            sum[h][c] = _mm256_fmadd_ps(scaled, _mm256_broadcast_ss(p->d + c), sum[h][c]);
+        }
+    }
+    store_sums(y, y_stride, sum);
+}
+
+typedef struct tile_q6_k { /* of one block of 256 */
+    uint8_t q[16][4][ROWS][4];
+    int16_t scale[16][ROWS][2]; /* of a group of 16, twice */
+    float d[ROWS];
+} tile_q6_k;
+
+typedef struct panel_q6_k {
+    int8_t x[16][COLS][16];
+    int32_t start[16][COLS]; /* lane_start */
+    float d[COLS];
+} panel_q6_k;
+
+static size_t tile_bytes_q6_k(size_t k) { return k / 256 * sizeof(tile_q6_k); }
+static size_t panel_bytes_q6_k(size_t k) { return k / 256 * sizeof(panel_q6_k); }
+
+static void panel_pack_q6_k(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    for (size_t c = 0; c < COLS; c++) {
+        const float *column = x + (c < col_n ? c : col_n - 1) * x_stride;
+        panel_q6_k *p = panel;
+        for (size_t i = 0; i < k; i += 256, p++) {
+            __m256 inverse;
+            p->d[c] = act_scale(column + i, 256, &inverse);
+            for (size_t j = 0; j < 16; j += 2) {
+                const __m256i q = act_bytes_32(column + i + 16 * j, inverse);
+                const __m128i group[2] = {_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1)};
+                for (size_t g = 0; g < 2; g++) {
+                    _mm_storeu_si128((__m128i *)(void *)p->x[j + g][c], group[g]);
+                    p->start[j + g][c] = lane_start(group[g], _mm_setzero_si128(), 5);
+                }
+            }
+        }
+    }
+}
+
+static void tile_unpack_q6_k(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
+    tile_q6_k *t = tile;
+    for (size_t b = 0; b < k / 256; b++, t++) {
+        for (size_t r = 0; r < ROWS; r++) {
+            const uint8_t *block = tile_row(w, row_bytes, row_n, r) + b * sizeof(quant_q6_k);
+            const uint8_t *scales = block + offsetof(quant_q6_k, scales);
+            for (int j = 0; j < 16; j++) t->scale[j][r][0] = t->scale[j][r][1] = (int8_t)scales[j];
+            t->d[r] = half_at(block + offsetof(quant_q6_k, d));
+        }
+        for (int part = 0; part < 8 * HALVES; part++) {
+            const int half = part / 8, j = part % 8; /* 32 of the 256 weights */
+            __m256i v[8];
+            AVX2_UNROLL
+            for (int r = 0; r < 8; r++) {
+                const uint8_t *block =
+                    tile_row(w, row_bytes, row_n, (size_t)(8 * half + r)) + b * sizeof(quant_q6_k);
+                const __m256i low = load_256(block + offsetof(quant_q6_k, ql) + j / 4 * 64 + j % 2 * 32);
+                const __m256i high = load_256(block + offsetof(quant_q6_k, qh) + j / 4 * 32);
+                v[r] = q6_k_quants(low, high, j % 4);
+            }
+            store_rows(&t->q[2 * j][0][0][0], v, half);
+        }
+    }
+}
+
+static void tile_mul_q6_k(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    const tile_q6_k *t = tile;
+    const panel_q6_k *p = panel;
+    __m256 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t b = 0; b < k / 256; b++, t++, p++) {
+        __m256i s[HALVES][COLS], total[HALVES][COLS];
+        zero_totals(total);
+        for (int j = 0; j < 16; j++) {
+            AVX2_UNROLL
+            for (int c = 0; c < COLS; c++) s[0][c] = s[1][c] = broadcast_4(&p->start[j][c]);
+            add_quads(s, &t->q[j][0][0][0], p->x[j][0], 16, 4, false);
+            add_group(total, s, t->scale[j][0]);
+        }
+        add_scaled(sum, total, t->d, p->d);
+    }
+    store_sums(y, y_stride, sum);
+}
+
+/* ---- The slots ---- */
+
+#define SET_SLOTS(m, type)                                                                                   \
+    do {                                                                                                     \
+        (m)->tile_rows = ROWS;                                                                               \
+        (m)->panel_cols = COLS;                                                                              \
+        (m)->panel_bytes = panel_bytes_##type;                                                               \
+        (m)->panel_pack = panel_pack_##type;                                                                 \
+        (m)->tile_bytes = tile_bytes_##type;                                                                 \
+        (m)->tile_unpack = tile_unpack_##type;                                                               \
+        (m)->tile_mul = tile_mul_##type;                                                                     \
+    } while (0)
+
+void cpu_avx2_gemm_init(cpu_kernels *k) {
+    SET_SLOTS(&k->matmul[GGUF_Q4_0], q4_0);
+    SET_SLOTS(&k->matmul[GGUF_Q8_0], q8_0);
+    SET_SLOTS(&k->matmul[GGUF_Q4_K], q4_k);
+    SET_SLOTS(&k->matmul[GGUF_Q6_K], q6_k);
+}

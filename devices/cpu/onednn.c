@@ -1,2 +1,0 @@
-/* onednn.c */
-typedef int empty_translation_unit;
