@@ -5,8 +5,8 @@
  * multiplying the constants once. */
 enum { CHAINS = 12 };
 
-/* The most that products with vpmaddubsw can do: sums stay in 16 bits for 8 steps, as 4-bit weights allow. in_order
- * also keeps the compiler from multiplying the constants once. */
+/* The most that products with vpmaddubsw can do: sums stay in 16 bits for 8 steps, as 4-bit weights allow.
+ * in_order also keeps the compiler from multiplying the constants once. */
 static double peak_int8(size_t iterations, float *sink) {
     enum { STEPS = 8 };
     __m256i w = _mm256_set1_epi8(3), x = _mm256_set1_epi8(-5), sum[CHAINS];
