@@ -1,21 +1,24 @@
-/* kernels.h - the table of CPU kernels: filled with portable C, then overwritten by what an instruction set has.
+/* kernels.h - the table of CPU kernels: filled with portable C, then overwritten by what an instruction set
+ * has.
  *
- * Weight matrices stand as in GGUF: row-major, `row_bytes` apart, any alignment, and nothing may be read outside
- * the rows named. k is the row length in weights, always a multiple of the type's block (32 for Q4_0 and Q8_0, 256
- * for Q4_K and Q6_K, 1 for floats).
+ * Weight matrices stand as in GGUF: row-major, `row_bytes` apart, any alignment, and nothing may be read
+ * outside the rows named. k is the row length in weights, always a multiple of the type's block (32 for Q4_0
+ * and Q8_0, 256 for Q4_K and Q6_K, 1 for floats).
  *
- * Activations. Quantised products take 8-bit activations. The rule is the same in every implementation and for
- * decode and prefill, so that all of them agree: per block of B consecutive values (B = 32 for Q4_0, Q8_0; 256 for
- * Q4_K, Q6_K), a = max|x|, d = a / 127, q = round-to-nearest-even(x * (127 / a)) in float (all q = 0 where
- * a = 0 or 127 / a overflows); non-finite values are the caller's bug. Float weights (F32, F16, BF16) take float
- * activations unchanged. Each implementation may pack these numbers as it likes ("packed activation", "panel").
+ * Activations. Quantised products take 8-bit activations. The rule is the same in every implementation and
+ * for decode and prefill, so that all of them agree: per block of B consecutive values (B = 32 for Q4_0,
+ * Q8_0; 256 for Q4_K, Q6_K), a = max|x|, d = a / 127, q = round-to-nearest-even(x * (127 / a)) in float (all
+ * q = 0 where a = 0 or 127 / a overflows); non-finite values are the caller's bug. Float weights (F32, F16,
+ * BF16) take float activations unchanged. Each implementation may pack these numbers as it likes ("packed
+ * activation", "panel").
  */
 #ifndef HOTSET_CPU_KERNELS_H
 #define HOTSET_CPU_KERNELS_H
 
 #include "profiles/gguf.h"
 
-/* Alignment of every packed activation, panel and tile that callers provide. Float vectors have no alignment. */
+/* Alignment of every packed activation, panel and tile that callers provide. Float vectors have no alignment.
+ */
 enum { CPU_ALIGN = 64 };
 /* Rows of weights that one call to `gemv` gets at most, so that callers can keep results on the stack. */
 enum { CPU_GEMV_ROWS_MAX = 64 };
@@ -36,29 +39,36 @@ typedef struct cpu_matmul {
     size_t (*tile_bytes)(size_t k);
     /* Unpacks row_n <= tile_rows weight rows into a form fit for tile_mul. */
     void (*tile_unpack)(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k);
-    /* y[c * y_stride + r] = W[r] . x[c] for the rows and columns that the tile and the panel were packed with. What
-     * else of the rectangle r < tile_rows, c < panel_cols is written is unspecified: y must have room for all of it. */
+    /* y[c * y_stride + r] = W[r] . x[c] for the rows and columns that the tile and the panel were packed
+     * with. What else of the rectangle r < tile_rows, c < panel_cols is written is unspecified: y must have
+     * room for all of it. */
     void (*tile_mul)(float *y, size_t y_stride, const void *tile, const void *panel, size_t k);
 } cpu_matmul;
 
 /* Streaming softmax over one run of state rows, for the query heads that share one key/value head. */
 typedef struct cpu_attend_args {
-    const float *q;      /* [head_n][key_n], already rotated; query heads of the group */
+    const float *q; /* [head_n][key_n], already rotated; query heads of the group */
     size_t head_n;
     size_t key_n, value_n;
-    const void *key;     /* row i at key + i * key_stride bytes, key_n elements of F16 or F32 */
-    const void *value;   /* row i at value + i * value_stride bytes, value_n elements */
+    const void *key;   /* row i at key + i * key_stride bytes, key_n elements of F16 or F32 */
+    const void *value; /* row i at value + i * value_stride bytes, value_n elements */
     size_t key_stride, value_stride;
-    size_t row_n;        /* state rows, > 0 */
-    bool f16;            /* state rows are F16, else F32 */
-    float scale;         /* of q . k */
-    float softcap;       /* 0: none; else s = softcap * tanh(s / softcap) */
-    float *scores;       /* scratch [head_n][row_n] */
-    float *out;          /* [head_n][value_n]: sum_i exp(s_i - max) v_i, not divided */
-    float *max, *sum;    /* [head_n]: max_i s_i and sum_i exp(s_i - max) */
+    size_t row_n;     /* state rows, > 0 */
+    bool f16;         /* state rows are F16, else F32 */
+    float scale;      /* of q . k */
+    float softcap;    /* 0: none; else s = softcap * tanh(s / softcap) */
+    float *scores;    /* scratch [head_n][row_n] */
+    float *out;       /* [head_n][value_n]: sum_i exp(s_i - max) v_i, not divided */
+    float *max, *sum; /* [head_n]: max_i s_i and sum_i exp(s_i - max) */
 } cpu_attend_args;
 
-typedef enum cpu_activation { CPU_ACT_SILU, CPU_ACT_GELU, CPU_ACT_GELU_TANH, CPU_ACT_RELU, CPU_ACT_RELU2 } cpu_activation;
+typedef enum cpu_activation {
+    CPU_ACT_SILU,
+    CPU_ACT_GELU,
+    CPU_ACT_GELU_TANH,
+    CPU_ACT_RELU,
+    CPU_ACT_RELU2
+} cpu_activation;
 
 typedef struct cpu_kernels {
     const char *isa; /* scalar, avx2, avx512 */
@@ -66,7 +76,8 @@ typedef struct cpu_kernels {
     cpu_matmul matmul[GGUF_TYPE_MAX];
     /* One row of weights to floats, by gguf_type; NULL for a type that has none. */
     void (*dequant[GGUF_TYPE_MAX])(float *x, const uint8_t *w, size_t k);
-    /* y = x / sqrt(mean(x^2) + eps) * w; w may be NULL (all ones); y may be x. (RMSNorm, Zhang & Sennrich 2019) */
+    /* y = x / sqrt(mean(x^2) + eps) * w; w may be NULL (all ones); y may be x. (RMSNorm, Zhang & Sennrich
+     * 2019) */
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
     /* y = (x - mean) / sqrt(var + eps) * w + b; b may be NULL; y may be x. (LayerNorm, Ba et al. 2016) */
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
@@ -75,20 +86,22 @@ typedef struct cpu_kernels {
     void (*activate)(float *h, const float *gate, const float *up, size_t n, cpu_activation kind);
     /* y += a * x */
     void (*axpy)(float *y, const float *x, float a, size_t n);
-    /* Rotates n_pairs pairs in place: (x0, x1) -> (x0 c - x1 s, x0 s + x1 c) with (cos, sin)[i] at cs[2i], cs[2i + 1].
-     * adjacent: pair i is (x[2i], x[2i + 1]); else (x[i], x[i + n_pairs]). (RoPE, Su et al. 2021) */
+    /* Rotates n_pairs pairs in place: (x0, x1) -> (x0 c - x1 s, x0 s + x1 c) with (cos, sin)[i] at cs[2i],
+     * cs[2i + 1]. adjacent: pair i is (x[2i], x[2i + 1]); else (x[i], x[i + n_pairs]). (RoPE, Su et al. 2021)
+     */
     void (*rope)(float *x, const float *cs, size_t pair_n, bool adjacent);
     void (*f32_to_f16)(uint16_t *y, const float *x, size_t n); /* round to nearest even */
 
     /* What the machine can do at best, for limits and benchmarks. */
-    uint64_t (*read_sum)(const void *p, size_t bytes);   /* fastest plain read; result keeps the loads alive. p is
-                                                            64-byte aligned, bytes a multiple of 4096 */
-    double (*peak_int8)(size_t iterations, float *sink); /* runs 8-bit multiply-adds from registers; operations done */
-    double (*peak_f32)(size_t iterations, float *sink);  /* the same with float FMAs */
+    uint64_t (*read_sum)(const void *p, size_t bytes); /* fastest plain read; result keeps the loads alive. p
+                                                          is 64-byte aligned, bytes a multiple of 4096 */
+    double (*peak_int8)(size_t iterations,
+                        float *sink); /* runs 8-bit multiply-adds from registers; operations done */
+    double (*peak_f32)(size_t iterations, float *sink); /* the same with float FMAs */
 } cpu_kernels;
 
-/* The references, each filling every slot it can (portable) or overwriting what it does better. The fast ones must
- * be called only where the CPU has the instructions. */
+/* The references, each filling every slot it can (portable) or overwriting what it does better. The fast ones
+ * must be called only where the CPU has the instructions. */
 void cpu_kernels_ref(cpu_kernels *k);
 void cpu_kernels_avx2(cpu_kernels *k);   /* AVX2, FMA, F16C */
 void cpu_kernels_avx512(cpu_kernels *k); /* AVX-512 F, BW, VL, DQ, VNNI, VBMI; call avx2 first */
@@ -105,10 +118,12 @@ void cpu_kernels_init(cpu_kernels *k, cpu_isa isa);
 /* ---- The float specification (ref.c): what every product means, in double ---- */
 
 /* Float reference of a product: W[i] . x with dequantised weights, accumulated in double. */
-void ref_gemv_float(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const float *x, size_t k, gguf_type type);
-/* Integer twin: the same over the 8-bit activations of the rule above (quantised types only), block sums in integers,
- * accumulated in double. Fast kernels must equal it within 1e-5 of sum |w x|. */
-void ref_gemv_int(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const float *x, size_t k, gguf_type type);
+void ref_gemv_float(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const float *x, size_t k,
+                    gguf_type type);
+/* Integer twin: the same over the 8-bit activations of the rule above (quantised types only), block sums in
+ * integers, accumulated in double. Fast kernels must equal it within 1e-5 of sum |w x|. */
+void ref_gemv_int(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const float *x, size_t k,
+                  gguf_type type);
 
 /* IEEE binary16 and bfloat16 in plain C. */
 float ref_f16_to_f32(uint16_t h);
