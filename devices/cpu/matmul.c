@@ -11,7 +11,8 @@
 enum {
     TILE_ROWS_MIN = 4, /* from this many rows on unpacking a tile pays (measured: 2-4 on AVX2 and AVX-512) */
     PIECE_BYTES = 64 << 10, /* weights per piece of work: long enough to stream, short enough to share out */
-    RECTANGLE_FLOATS = 64 * 64 /* the largest tile_rows x panel_cols */
+    PANEL_COLS_MAX = 64,    /* bounds of kernels.h */
+    RECTANGLE_FLOATS = 64 * PANEL_COLS_MAX
 };
 
 /* ---- Packed activations ---- */
@@ -53,11 +54,11 @@ static forms forms_of(const cpu_kernels *kernels, const device_linear_part *part
     return f;
 }
 
-static uint64_t forms_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n,
-                                uint64_t row_max, uint64_t panel_extra) {
-    uint64_t few = forms_of(kernels, part, part_n, min_u64(row_max, TILE_ROWS_MIN - 1), 0, false).bytes;
-    if (row_max < TILE_ROWS_MIN) return few;
-    return max_u64(few, forms_of(kernels, part, part_n, row_max, panel_extra, true).bytes);
+/* Scratch of an operation: panels are shared; packed rows, or a tile with its products, are each thread's
+ * own. */
+static cpu_scratch product_scratch(uint64_t few_bytes, uint64_t panels_bytes, uint64_t tile_bytes) {
+    return (cpu_scratch){round_up(panels_bytes, CPU_ALIGN),
+                         round_up(max_u64(few_bytes, tile_bytes), CPU_ALIGN)};
 }
 
 static uint64_t tile_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n) {
@@ -157,31 +158,31 @@ static void multiply_tile(const tile_job *job) {
 /* ---- Linear ---- */
 
 cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op) {
-    uint64_t tile = op->row_max < TILE_ROWS_MIN ? 0
-                                                : tile_bytes_max(k, op->linear.part, op->linear.part_n) +
-                                                      RECTANGLE_FLOATS * sizeof(float);
-    return (cpu_scratch){forms_bytes_max(k, op->linear.part, op->linear.part_n, op->row_max, 0), tile};
+    const device_linear_part *part = op->linear.part;
+    uint32_t part_n = op->linear.part_n;
+    uint64_t few = forms_of(k, part, part_n, min_u64(op->row_max, TILE_ROWS_MIN - 1), 0, false).bytes;
+    if (op->row_max < TILE_ROWS_MIN) return product_scratch(few, 0, 0);
+    return product_scratch(few, forms_of(k, part, part_n, op->row_max, 0, true).bytes,
+                           tile_bytes_max(k, part, part_n) + RECTANGLE_FLOATS * sizeof(float));
 }
 
 static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     const device_linear_part *part = op->op.linear.part;
     uint32_t part_n = op->op.linear.part_n, k = part[0].w.in_n;
     forms f = forms_of(w->kernels, part, part_n, row_n, 0, false);
-    for (uint32_t item; (item = cpu_take(op, 0)) < f.n * row_n;) {
-        const cpu_matmul *m = f.form[item / row_n];
-        uint32_t r = item % row_n;
-        m->act_pack(w->workspace + f.offset[item / row_n] + act_stride(m, k) * r, cpu_row(op->op.linear.x, r),
-                    k);
-    }
-    team_barrier(w->team);
+    uint8_t *packed = cpu_thread_scratch(w, cpu_linear_scratch(w->kernels, &op->op));
+    for (uint32_t j = 0; j < f.n; j++)
+        for (uint32_t r = 0; r < row_n; r++)
+            f.form[j]->act_pack(packed + f.offset[j] + act_stride(f.form[j], k) * r,
+                                cpu_row(op->op.linear.x, r), k);
     uint32_t piece_n[DEVICE_LINEAR_MAX], total = 0;
     for (uint32_t i = 0; i < part_n; i++)
         total += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
-    for (uint32_t item; (item = cpu_take(op, 1)) < total;) {
+    for (uint32_t item; (item = cpu_take(op, 0)) < total;) {
         uint32_t i = find_part(piece_n, part_n, &item), j = f.of_part[i];
         for (uint32_t r = 0; r < row_n; r++)
             walk_piece(w, &part[i], 0, item * piece_rows(&part[i].w),
-                       w->workspace + f.offset[j] + act_stride(f.form[j], k) * r, cpu_row(part[i].y, r));
+                       packed + f.offset[j] + act_stride(f.form[j], k) * r, cpu_row(part[i].y, r));
     }
 }
 
@@ -241,33 +242,27 @@ static uint64_t experts_input_n(const device_op *op, uint64_t row_n) {
     return op->experts.x_per_use ? row_n * op->experts.used_n : row_n;
 }
 
-static uint64_t experts_forms_bytes(const cpu_kernels *k, const device_op *op) {
-    uint64_t few = forms_of(k, op->experts.part, op->experts.part_n,
-                            experts_input_n(op, min_u64(op->row_max, TILE_ROWS_MIN - 1)), 0, false)
-                       .bytes;
-    if (op->row_max < TILE_ROWS_MIN) return few;
+static uint64_t experts_panels_bytes(const cpu_kernels *k, const device_op *op) {
     uint64_t uses = (uint64_t)op->row_max * op->experts.used_n;
-    return max_u64(few,
-                   forms_of(k, op->experts.part, op->experts.part_n, uses, experts_unit_n(op), true).bytes);
+    return forms_of(k, op->experts.part, op->experts.part_n, uses, experts_unit_n(op), true).bytes;
 }
 
 static groups groups_at(const cpu_kernels *k, const device_op *op, uint8_t *workspace) {
-    uint32_t *p = (uint32_t *)(void *)(workspace + experts_forms_bytes(k, op));
+    uint32_t *p = (uint32_t *)(void *)(workspace + experts_panels_bytes(k, op));
     uint32_t unit_n = experts_unit_n(op);
     return (groups){p, p + unit_n + 1, p + 2 * ((size_t)unit_n + 1)};
 }
 
 cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op) {
-    uint64_t shared = experts_forms_bytes(k, op), thread = 0;
-    if (op->row_max >= TILE_ROWS_MIN) {
-        uint64_t numbers =
-            2 * ((uint64_t)experts_unit_n(op) + 1) + (uint64_t)op->row_max * op->experts.used_n;
-        shared += numbers * sizeof(uint32_t);
-        uint64_t gathered = 64 * (uint64_t)op->experts.part[0].w.in_n; /* inputs of one panel */
-        thread = tile_bytes_max(k, op->experts.part, op->experts.part_n) +
-                 (RECTANGLE_FLOATS + gathered) * sizeof(float);
-    }
-    return (cpu_scratch){round_up(shared, CPU_ALIGN), round_up(thread, CPU_ALIGN)};
+    const device_linear_part *part = op->experts.part;
+    uint32_t part_n = op->experts.part_n;
+    uint64_t few_rows = experts_input_n(op, min_u64(op->row_max, TILE_ROWS_MIN - 1));
+    uint64_t few = forms_of(k, part, part_n, few_rows, 0, false).bytes;
+    if (op->row_max < TILE_ROWS_MIN) return product_scratch(few, 0, 0);
+    uint64_t numbers = 2 * ((uint64_t)experts_unit_n(op) + 1) + (uint64_t)op->row_max * op->experts.used_n;
+    uint64_t gathered = PANEL_COLS_MAX * (uint64_t)part[0].w.in_n; /* inputs of one panel */
+    return product_scratch(few, experts_panels_bytes(k, op) + numbers * sizeof(uint32_t),
+                           tile_bytes_max(k, part, part_n) + (RECTANGLE_FLOATS + gathered) * sizeof(float));
 }
 
 static int32_t *chosen(const device_op *op, uint32_t r) {
@@ -286,21 +281,20 @@ static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     uint32_t part_n = o->experts.part_n, k = part[0].w.in_n, used_n = o->experts.used_n;
     uint32_t input_n = (uint32_t)experts_input_n(o, row_n), per_row = input_n / row_n;
     forms f = forms_of(w->kernels, part, part_n, input_n, 0, false);
-    for (uint32_t item; (item = cpu_take(op, 0)) < f.n * input_n;) {
-        uint32_t j = item / input_n, input = item % input_n;
-        f.form[j]->act_pack(w->workspace + f.offset[j] + act_stride(f.form[j], k) * input,
-                            experts_input(o, input / per_row * used_n + input % per_row), k);
-    }
-    team_barrier(w->team);
+    uint8_t *packed = cpu_thread_scratch(w, cpu_experts_scratch(w->kernels, o));
+    for (uint32_t j = 0; j < f.n; j++)
+        for (uint32_t input = 0; input < input_n; input++)
+            f.form[j]->act_pack(packed + f.offset[j] + act_stride(f.form[j], k) * input,
+                                experts_input(o, input / per_row * used_n + input % per_row), k);
     uint32_t piece_n[2], per_use = 0;
     for (uint32_t i = 0; i < part_n; i++)
         per_use += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
-    for (uint32_t item; (item = cpu_take(op, 1)) < row_n * used_n * per_use;) {
+    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * used_n * per_use;) {
         uint32_t use = item / per_use, piece = item % per_use, r = use / used_n;
         uint32_t i = find_part(piece_n, part_n, &piece), j = f.of_part[i];
         uint32_t input = o->experts.x_per_use ? use : r;
         walk_piece(w, &part[i], chosen(o, r)[use % used_n], piece * piece_rows(&part[i].w),
-                   w->workspace + f.offset[j] + act_stride(f.form[j], k) * input,
+                   packed + f.offset[j] + act_stride(f.form[j], k) * input,
                    cpu_row(part[i].y, r) + (size_t)(use % used_n) * part[i].w.out_n);
     }
 }
@@ -354,7 +348,7 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     groups g = groups_at(w->kernels, o, w->workspace);
     uint8_t *scratch = cpu_thread_scratch(w, cpu_experts_scratch(w->kernels, o));
     float *rectangle = (float *)(void *)scratch, *gathered = rectangle + RECTANGLE_FLOATS;
-    uint8_t *tile = (uint8_t *)(gathered + 64 * (size_t)k);
+    uint8_t *tile = (uint8_t *)(gathered + PANEL_COLS_MAX * (size_t)k);
     /* panels are numbered by one column count: forms of an operation that differ in it take turns */
     for (uint32_t j = 0; j < f.n; j++) {
         team_barrier(w->team);
