@@ -167,24 +167,24 @@ static hotset_status find_names(synth_model *m, hotset_error *err) {
 }
 
 static hotset_status check_shape(const synth_model *m, hotset_error *err) {
-    const synth_spec *s = &m->spec;
+    const synth_shape *s = &m->spec.shape;
     const char *name = m->architecture->name;
-    if (s->shape.head_n % s->shape.head_kv_n)
+    if (s->head_n % s->head_kv_n)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "%u heads cannot share %u key/value heads evenly",
-                           s->shape.head_n, s->shape.head_kv_n);
-    if (s->shape.head_dim_n % 2)
+                           s->head_n, s->head_kv_n);
+    if (s->head_dim_n % 2)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "heads of width %u: rotation needs an even width",
-                           s->shape.head_dim_n);
-    if (s->shape.expert_n && !m->architecture->may_have_experts)
+                           s->head_dim_n);
+    if (s->expert_n && !m->architecture->may_have_experts)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "architecture %s has no experts", name);
-    if (!s->shape.expert_n && m->architecture->must_have_experts)
+    if (!s->expert_n && m->architecture->must_have_experts)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "architecture %s needs experts", name);
-    if (s->shape.expert_used_n > s->shape.expert_n || (s->shape.expert_n && !s->shape.expert_used_n))
-        return hotset_fail(err, HOTSET_E_ARGUMENT, "%u of %u experts cannot be used", s->shape.expert_used_n,
-                           s->shape.expert_n);
-    if (s->shape.vocab_n < SYNTH_VOCAB_MIN || s->shape.vocab_n > SYNTH_VOCAB_MAX)
-        return hotset_fail(err, HOTSET_E_ARGUMENT, "a vocabulary of %u tokens, not %d to %d",
-                           s->shape.vocab_n, SYNTH_VOCAB_MIN, SYNTH_VOCAB_MAX);
+    if (s->expert_used_n > s->expert_n || (s->expert_n && !s->expert_used_n))
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "%u of %u experts cannot be used", s->expert_used_n,
+                           s->expert_n);
+    if (s->vocab_n < SYNTH_VOCAB_MIN || s->vocab_n > SYNTH_VOCAB_MAX)
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "a vocabulary of %u tokens, not %d to %d", s->vocab_n,
+                           SYNTH_VOCAB_MIN, SYNTH_VOCAB_MAX);
     return HOTSET_OK;
 }
 
