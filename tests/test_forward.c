@@ -325,23 +325,17 @@ static void check_twin(const variant *v, gguf_type type) {
 
 /* Here 3 % of rounding can hide no mistake. */
 Test(forward, types_equal_their_rounding_twin) {
+#define WIDTHS .layer_n = 1, .embd_n = 256, .head_kv_n = 2, .ff_n = 256, .vocab_n = 64
     static const variant v[] = {
-        {"dense", {.embd_n = 256, .head_n = 8, .head_kv_n = 4, .ff_n = 512}, NULL},
-        {"relu2, tied", {.arch = "arcee", .embd_n = 256, .head_n = 4, .ff_n = 256, .tied = true}, NULL},
-        {"experts",
-         {.arch = "qwen3moe", .embd_n = 256, .ff_n = 256, .expert_n = 6, .expert_used_n = 2, .qk_norm = true},
-         NULL},
+        {"dense", {WIDTHS}, NULL},
+        {"relu2, tied", {WIDTHS, .arch = "arcee", .tied = true}, NULL},
+        {"experts", {WIDTHS, .arch = "qwen3moe", .expert_n = 4, .expert_used_n = 2, .qk_norm = true}, NULL},
         {"merged experts",
-         {.embd_n = 256,
-          .ff_n = 256,
-          .expert_n = 4,
-          .expert_used_n = 2,
-          .expert_storage = TINY_EXPERTS_MERGED},
+         {WIDTHS, .expert_n = 3, .expert_used_n = 1, .expert_storage = TINY_EXPERTS_MERGED},
          NULL},
-        {"fused q, k, v with bias",
-         {.arch = "qwen2", .embd_n = 256, .head_kv_n = 1, .ff_n = 256, .fused_qkv = true, .qkv_bias = true},
-         NULL},
+        {"fused q, k, v", {WIDTHS, .arch = "qwen2", .fused_qkv = true, .qkv_bias = true}, NULL},
     };
+#undef WIDTHS
     for (size_t i = 0; i < COUNT_OF(v); i++)
         for (size_t t = 0; t < COUNT_OF(types); t++) check_twin(&v[i], types[t]);
 }

@@ -19,7 +19,7 @@ static const char *const ARCHITECTURES[] = {"llama", "qwen2", "qwen3", "qwen3moe
 /* ---- The command ------------------------------------------------------------------------------------ */
 
 static void temporary(char path[32]) {
-    memcpy(path, "/tmp/hotset-synth-XXXXXX", sizeof "/tmp/hotset-synth-XXXXXX");
+    snprintf(path, 32, "/tmp/hotset-synth-XXXXXX");
     int fd = mkstemp(path);
     cr_assert(fd >= 0);
     close(fd);
@@ -31,7 +31,7 @@ static int synth(const char *path, const char *words) {
     char copy[256], *argv[40] = {"synth", (char *)path, "--quiet"}, *rest = copy;
     int argc = 3;
     cr_assert(strlen(words) < sizeof copy);
-    memcpy(copy, words, strlen(words) + 1);
+    snprintf(copy, sizeof copy, "%s", words);
     for (char *word; (word = strsep(&rest, " "));) argv[argc++] = word;
     return command_synth(argc, argv);
 }

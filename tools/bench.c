@@ -249,8 +249,8 @@ static void result_table(const runtime *rt, const bench_options *o, const double
     hotset_engine_stats stats = hotset_engine_get_stats(rt->engine);
     hotset_footprint bytes = hotset_plan_footprint(rt->plan);
     hotset_plan_options plan = hotset_plan_resolved(rt->plan);
-    printf("model    %s (%s, %.2f billion parameters)\n", rt->path, rt->shape->architecture,
-           (double)rt->shape->parameter_n / 1e9);
+    printf("model    %s (%s, %.1f million parameters)\n", rt->path, rt->shape->architecture,
+           (double)rt->shape->parameter_n / 1e6);
     printf("machine  %s, %u threads, %s, weights %s\n", machine, plan.thread_n, plan.isa,
            plan.memory == HOTSET_MEMORY_MAPPED ? "mapped" : "copied");
     printf("opened   in %.2f s; memory %.1f MiB announced, %.1f MiB anonymous and %.1f MiB in all resident\n",

@@ -101,6 +101,7 @@ static bool score_text(runtime *rt, const eval_options *o, text_tokens *text, si
     progress bar = {.what = "eval", .quiet = o->common.quiet};
     bool done = true;
     for (size_t i = 0; i < chunk_n && done; i++) {
+        progress_update(&bar, i, chunk_n);
         int32_t *chunk = text->tokens + i * context_n;
         if (text->bos >= 0) chunk[0] = text->bos;
         s->chunk = chunk;
@@ -108,7 +109,6 @@ static bool score_text(runtime *rt, const eval_options *o, text_tokens *text, si
         s->first_i = o->scored == SCORED_HALF ? context_n / 2 : 0;
         hotset_session_truncate(rt->session, 0);
         done = hotset_session_append(rt->session, chunk, context_n, score_position, s) == HOTSET_OK;
-        progress_update(&bar, i + 1, chunk_n);
     }
     progress_clear(&bar);
     if (!done) runtime_fail(rt);

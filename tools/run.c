@@ -437,6 +437,10 @@ static uint64_t seed_choose(const run_options *o) {
 static int run_model(runner *r) {
     const run_options *o = r->options;
     if (o->ignore_eos && !end_tokens_forbid(r)) return 1;
+    /* a bias that this vocabulary refuses should not first load gigabytes */
+    hotset_sampler *trial = sampler_make(r);
+    if (!trial) return 1;
+    hotset_sampler_free(trial);
     if (!o->common.quiet && hotset_model_chat_template(r->rt.model, NULL))
         say(spec.name,
             "note: the model has a chat template; none is applied, the text is completed as it stands");

@@ -57,9 +57,12 @@ static void on_signal(int signal_number) {
 
 static void signals_set(void (*handler)(int)) {
     /* SA_RESETHAND: the second signal meets the default action and ends the program */
-    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESETHAND};
-    for (size_t i = 0; i < sizeof stop_signals / sizeof stop_signals[0]; i++)
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESETHAND}, before;
+    for (size_t i = 0; i < sizeof stop_signals / sizeof stop_signals[0]; i++) {
+        /* what nohup or a background job has told us to ignore stays ignored */
+        if (sigaction(stop_signals[i], NULL, &before) || before.sa_handler == SIG_IGN) continue;
         sigaction(stop_signals[i], &action, NULL);
+    }
 }
 
 void interrupt_catch(void) {

@@ -94,6 +94,33 @@ AVX2_INLINE __m256 load_bf16(const void *p) {
         load(part_);                                                                                         \
     })
 
+/* Writes the first n < 8. */
+AVX2_INLINE void store_part(float *p, __m256 v, size_t n) {
+    float part[8];
+    _mm256_storeu_ps(part, v);
+    memcpy(p, part, n * sizeof *p);
+}
+
+/* e^x within 2e-7 relative: x = n ln 2 + r with |r| <= ln(2) / 2, and the series of e^r. Arguments are held
+ * to
+ * [-87.3, 88.3], where the result is a normal float. */
+AVX2_INLINE __m256 exp_8(__m256 x) {
+    x = _mm256_min_ps(_mm256_set1_ps(88.3f),
+                      _mm256_max_ps(_mm256_set1_ps(-87.3f), x)); /* in this order NaN stays */
+    const __m256 scaled = _mm256_mul_ps(x, _mm256_set1_ps(0x1.715476p+0f));
+    const __m256 n = _mm256_round_ps(scaled, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    /* ln 2 in two parts, the first short enough that n times it is exact */
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.62e4p-1f), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0x1.7f7d1cp-20f), r);
+    static const float inverse_factorial[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+    __m256 sum = _mm256_set1_ps(1.0f / 5040);
+    AVX2_UNROLL
+    for (size_t i = 0; i < COUNT_OF(inverse_factorial); i++)
+        sum = _mm256_fmadd_ps(sum, r, _mm256_set1_ps(inverse_factorial[i]));
+    const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(sum), exponent));
+}
+
 /* ---- Activations to 8 bits, by the rule of kernels.h ---- */
 
 /* Scale of n values (a multiple of 32) and the factor that makes integers of them. */

@@ -1,0 +1,262 @@
+#!/usr/bin/env bash
+# The command as scripts see it: exit status, what goes to which stream, results, files. Prints every expectation that is not
+# met and ends with 1; 77 when the model is missing. Usage: tests/commands.sh HOTSET_BINARY MODEL
+set -uo pipefail
+hotset=$1 model=$2
+[ -x "$hotset" ] || { echo "commands: $hotset is not there"; exit 1; }
+[ -f "$model" ] || { echo "SKIP: $model is not there"; exit 77; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+out=$work/out err=$work/err
+vocab_n=4096 # of the model
+failed=0 checked=0
+
+# expect WHAT COMMAND...: the command succeeds.
+expect() {
+    local what=$1
+    shift
+    checked=$((checked + 1))
+    "$@" && return
+    failed=$((failed + 1))
+    echo "FAILED: $what"
+    echo "  not met: $*"
+    head -c 600 "$err" | sed 's/^/  stderr: /'
+}
+
+# run STATUS ARGUMENT...: runs hotset on $input; its output goes to $out and $err.
+input=/dev/null
+run() {
+    local wanted=$1 status
+    shift
+    timeout 120 "$hotset" "$@" >"$out" 2>"$err" <"$input"
+    status=$?
+    expect "hotset $*: exit status" [ "$status" -eq "$wanted" ]
+}
+
+lines() { wc -l <"$1"; }
+same() { cmp -s "$1" "$2"; }
+differ() { ! cmp -s "$1" "$2"; }
+
+# refuse STATUS WORD ARGUMENT...: one line on standard error that contains the word, nothing on standard output.
+refuse() {
+    local status=$1 word=$2
+    shift 2
+    run "$status" "$@"
+    expect "hotset $*: one line on standard error" [ "$(lines "$err")" -eq 1 ]
+    expect "hotset $*: names itself" grep -q '^hotset' "$err"
+    expect "hotset $*: says $word" grep -qF -e "$word" "$err"
+    expect "hotset $*: nothing on standard output" [ ! -s "$out" ]
+}
+
+check_wrong_usage() {
+    refuse 2 "a command is missing"
+    refuse 2 "unknown command" walk
+    refuse 2 "unknown option" --walk
+    refuse 2 "did you mean --temp" run "$model" --tmp 1
+    refuse 2 "MODEL is missing" run
+    refuse 2 "unexpected argument" inspect "$model" "$model"
+    refuse 2 "must be 0 to 1" run "$model" -p x --top-p 1.5
+    refuse 2 "must be 0 to 1000" run "$model" -p x --temp -1
+    refuse 2 "not a number" run "$model" -p x --min-p nan
+    refuse 2 "not a whole number" run "$model" -p x -n many
+    refuse 2 "must be one of f16|f32" run "$model" -p x --kv-type f8
+    refuse 2 "not a size" run "$model" -p x --ram 12Gib
+    refuse 2 "needs a value" run "$model" -p
+    refuse 2 "exclude each other" run "$model" -p x -f "$model"
+    refuse 2 "ID=BIAS" run "$model" -p x --logit-bias 7
+    refuse 2 "ID=BIAS" run "$model" -p x --logit-bias 7=nan
+    refuse 2 "--text is required" eval "$model"
+    refuse 2 "-o is required" logits "$model" --tokens 1
+    refuse 2 "one of --tokens" logits "$model" -o "$work/never"
+    refuse 2 "one of --tokens" logits "$model" --tokens 1 --tokens-file "$model" -o "$work/never"
+    refuse 2 "must be 1 to" bench "$model" -r 0
+}
+
+check_errors() {
+    printf 'GGUF but not really' >"$work/broken"
+    : >"$work/empty"
+    local command file
+    for command in run bench tokenize inspect "eval --text $model" "logits --tokens 1 -o $work/never"; do
+        for file in "$work/missing" "$work" "$work/broken" "$work/empty"; do
+            # shellcheck disable=SC2086 # the command's own options are words
+            refuse 1 "$file" $command "$file"
+        done
+    done
+    refuse 1 "$work/missing" run "$model" -f "$work/missing"
+    refuse 1 "$work/missing" eval "$model" --text "$work/missing"
+    refuse 1 "at least 2" eval "$model" --text "$work/empty"
+    refuse 1 "not an id" logits "$model" --tokens 1,two -o "$work/never"
+    refuse 1 "not an id" logits "$model" --tokens -1 -o "$work/never"
+    refuse 1 "token $vocab_n" logits "$model" --tokens 1,$vocab_n -o "$work/never"
+    refuse 1 "the context" logits "$model" --tokens 1,2,3,4 --ctx 3 -o "$work/never"
+    refuse 1 "$work/no/folder" logits "$model" --tokens 1 -o "$work/no/folder"
+    refuse 1 "see --ctx" run "$model" -p "one two three four five six" --ctx 3
+    refuse 1 "token $vocab_n" run "$model" -p x --logit-bias $vocab_n=1
+    refuse 1 "MiB" run "$model" -p x --ram 1kB
+    refuse 1 "activation" run "$model" -p x --activation nonsense
+    expect "failures leave no file" [ -z "$(find "$work" -name 'never*')" ]
+}
+
+check_help() {
+    run 0 --version
+    expect "--version" grep -qxE 'hotset [0-9]+\.[0-9]+\.[0-9]+' "$out"
+    run 0 --help
+    local command commands
+    cp "$out" "$work/help"
+    mapfile -t commands < <(sed -n 's/^  \([a-z]*\) .*/\1/p' "$work/help")
+    expect "the help lists commands" [ ${#commands[@]} -ge 7 ]
+    for command in "${commands[@]}"; do
+        run 0 "$command" --help
+        expect "$command --help: usage" grep -q "^Usage: hotset $command [A-Z]* \[options\]$" "$out"
+        expect "$command --help: examples" grep -q "^  hotset $command " "$out"
+        expect "$command --help: nothing on standard error" [ ! -s "$err" ]
+    done
+}
+
+# The quoted pieces of the table put together again.
+untokenize() { sed -E 's/^ *[0-9]+ "(.*)"$/\1/; s/\\"/\\042/g' | while IFS= read -r piece; do printf '%b' "$piece"; done; }
+
+check_tokenize() {
+    local text=$work/text
+    input=$text
+    printf 'It is a truth, universally acknowledged:\n\n\t"caf\xc3\xa9" \\ 1234 \xe2\x82\xac\n' >"$text"
+    run 0 tokenize "$model" --no-bos
+    untokenize <"$out" >"$work/again"
+    expect "the pieces make the text again" same "$text" "$work/again"
+    sed -E 's/^ *([0-9]+) .*/\1/' "$out" | paste -sd ' ' >"$work/ids"
+    run 0 tokenize "$model" --no-bos --ids
+    expect "--ids are those of the table, on one line" same "$work/ids" "$out"
+    run 0 tokenize "$model" --ids
+    expect "BOS comes first" [ "$(cat "$out")" = "0 $(cat "$work/ids")" ]
+    printf '<|endoftext|>' >"$text"
+    run 0 tokenize "$model" --no-bos --ids --special
+    expect "special tokens are recognised with --special" [ "$(cat "$out")" = 0 ]
+    run 0 tokenize "$model" --no-bos --ids
+    expect "and only with --special" [ "$(wc -w <"$out")" -gt 1 ]
+    input=/dev/null
+    run 0 tokenize "$model" --json
+    expect "the ids as JSON" grep -qxF '{"ids": [0]}' "$out"
+    yes 'the same words again and again' | head -c 300000 >"$text"
+    input=$text
+    run 0 tokenize "$model" --no-bos
+    input=/dev/null
+    expect "long input is tokenized whole" [ "$(sed -E 's/^ *[0-9]+ "(.*)"$/\1/; s/\\n/N/g' "$out" | tr -d '\n' | wc -c)" -eq 300000 ]
+}
+
+check_logits() {
+    run 0 logits "$model" --tokens 0,776,349 -o "$work/a.f32"
+    expect "logits: nothing on standard output" [ ! -s "$out" ]
+    expect "logits: size" [ "$(stat -c %s "$work/a.f32")" -eq $((3 * vocab_n * 4)) ]
+    printf '0 776,\n349\n' >"$work/tokens"
+    run 0 logits "$model" --tokens-file "$work/tokens" --threads 1 -o -
+    expect "logits: same from a file, with one thread, to standard output" same "$work/a.f32" "$out"
+    ln -s a.f32 "$work/link.f32"
+    run 0 logits "$model" --tokens 0,776 -o "$work/link.f32"
+    expect "logits: a link stays a link" [ -L "$work/link.f32" ]
+    expect "logits: an older file is replaced" [ "$(stat -c %s "$work/a.f32")" -eq $((2 * vocab_n * 4)) ]
+    run 1 logits "$model" --tokens 1 -o /dev/full
+    expect "logits: a full disk is an error" grep -q "No space left" "$err"
+    expect "logits: no temporary files are left" [ "$(find "$work" -name '*.f32*' | wc -l)" -eq 2 ]
+}
+
+check_run() {
+    run 0 run "$model" -p "The whale" -n 24 --seed 1
+    cp "$out" "$work/first"
+    expect "run: tells the speed" grep -q "24 tokens at .* tokens/s" "$err"
+    run 0 run "$model" -p "The whale" -n 24 --seed 1 --quiet
+    expect "run: same seed, same text" same "$work/first" "$out"
+    expect "run: --quiet is quiet" [ ! -s "$err" ]
+    expect "run: the prompt comes first" grep -q "^The whale" "$out"
+    run 0 run "$model" -p "The whale" -n 24 --seed 1 --no-echo
+    expect "run: --no-echo" [ "The whale$(cat "$out")" = "$(cat "$work/first")" ]
+    run 0 run "$model" -p "The whale" -n 24 --seed 2
+    expect "run: another seed, another text" differ "$work/first" "$out"
+    printf 'The whale\n' >"$work/text"
+    run 0 run "$model" -f "$work/text" -n 24 --seed 1
+    expect "run: same text from a file" same "$work/first" "$out"
+    input=$work/text
+    run 0 run "$model" -n 24 --seed 1
+    input=/dev/null
+    expect "run: same text from standard input" same "$work/first" "$out"
+    run 0 run "$model" -p "The whale" -n 24 --seed 1 --memory mapped --threads 1
+    expect "run: same text mapped and with one thread" same "$work/first" "$out"
+    run 0 run "$model" -p "The whale" -n 12 --temp 0 --seed 1
+    cp "$out" "$work/greedy"
+    run 0 run "$model" -p "The whale" -n 12 --top-k 1 --seed 5
+    expect "run: top-k 1 is greedy" same "$work/greedy" "$out"
+    run 0 run "$model" -p "The whale" -n 5 --stats --seed 77
+    expect "run: --stats tells the seed" grep -q "seed 77" "$err"
+    run 0 run "$model" -p "The whale" -n 0 --no-echo
+    expect "run: -n 0 adds nothing" [ -z "$(cat "$out")" ]
+    run 0 run "$model" -p "The whale" --ctx 16 --ignore-eos
+    expect "run: stops at the end of the context" grep -q "context full" "$err"
+    run 0 run "$model" -p "The \"whale\"" -n 5 --json --seed 1
+    expect "run: --json is one object" grep -qE '^\{"prompt": "The \\"whale\\"", "text": ".*"token_n": 5, .*\}$' "$out"
+    local forbidden
+    forbidden=$(seq -s, 1 $((vocab_n - 1)) | sed 's/,/=-inf,/g; s/$/=-inf/')
+    run 0 run "$model" -p "The whale" -n 5 --logit-bias "$forbidden"
+    expect "run: what may only end, ends" grep -q "1 tokens at .*stopped: end of text" "$err"
+    run 0 run "$model" -p "<|endoftext|>The whale" -n 3 --special
+    expect "run: --special prints special tokens" grep -qF "<|endoftext|>" "$out"
+    run 0 run "$model" -p "The whale" -n 3 --trace "$work/trace.json"
+    expect "run: the trace is there" [ -s "$work/trace.json" ]
+}
+
+check_stop() {
+    "$hotset" run "$model" -p "The whale" -n 100000 --ctx 100100 --ignore-eos >"$out" 2>"$err" </dev/null &
+    local pid=$! i
+    for ((i = 0; i < 300; i++)); do
+        [ "$(wc -c <"$out")" -gt 20 ] && break
+        sleep 0.1
+    done
+    kill -TERM $pid
+    wait $pid
+    expect "a signal stops the answer" [ $? -eq 1 ]
+    expect "and says so in one line" grep -qE "stopped: interrupted$" "$err"
+    "$hotset" inspect "$model" --tensors 2>"$err" | head -n 1 >"$out"
+    expect "a reader that goes away is no error to tell" [ ! -s "$err" ]
+    "$hotset" inspect "$model" >/dev/full 2>"$err"
+    expect "a full disk is an error" [ $? -eq 1 ]
+    expect "a full disk is named" grep -q "standard output: No space left" "$err"
+}
+
+check_eval() {
+    printf 'It was the whale, and the sea was the sea of the whale, %d times.\n' 1 2 3 4 5 6 >"$work/text"
+    run 0 eval "$model" --text "$work/text" --ctx 32 --json
+    expect "eval: one object" [ "$(lines "$out")" -eq 1 ]
+    expect "eval: second half of each chunk" grep -q '"scored_token_n": \([0-9]*\), "scored": "half", "chunk_n": \([0-9]*\), "context_n": 32' "$out"
+    local chunk_n token_n
+    chunk_n=$(sed -E 's/.*"chunk_n": ([0-9]+).*/\1/' "$out") token_n=$(sed -E 's/.*"scored_token_n": ([0-9]+).*/\1/' "$out")
+    expect "eval: 15 of 32 positions are scored" [ "$token_n" -eq $((15 * chunk_n)) ]
+    run 0 eval "$model" --text "$work/text" --score all --chunks 1 --ctx 32
+    expect "eval: for people" grep -qE '^perplexity [0-9.]+ \+- [0-9.]+ \([0-9.]+ nats per token; 31 tokens scored' "$out"
+    expect "eval: a trained model beats chance by far" [ "$(sed -E 's/perplexity ([0-9]+).*/\1/' "$out")" -lt $((vocab_n / 8)) ]
+    expect "eval: no progress bar in a file" [ ! -s "$err" ]
+}
+
+check_bench() {
+    run 0 bench "$model" -p 16 -n 4 -r 1 --json
+    local key
+    for key in prefill_tokens_per_s decode_tokens_per_s weight_bytes_per_token touched_bytes_per_token \
+        read_bytes_per_s_limit read_anonymous_bytes_per_s fraction_of_limit int8_op_per_s float_flop_per_s \
+        prefill_op_per_s prefill_fraction_of_int8_peak prefill_fraction_of_float_peak open_s footprint_bytes \
+        resident_anonymous_bytes resident_bytes threads; do
+        expect "bench: $key is a positive number" grep -qE "\"$key\": [0-9.e+-]*[1-9]" "$out"
+    done
+    for key in model machine isa; do expect "bench: $key" grep -qE "\"$key\": \"[^\"]+\"" "$out"; done
+    run 0 bench "$model" -p 8 -n 2 -r 2
+    expect "bench: a table for people" grep -qE '^decode +[0-9.]+ tokens/s over 2 tokens' "$out"
+}
+
+check_inspect() {
+    run 0 inspect "$model"
+    expect "inspect: the architecture" grep -q llama "$out"
+    run 0 inspect "$model" --tensors --json
+    expect "inspect: an object" grep -q '^{.*token_embd.weight' <(tr -d '\n' <"$out")
+    run 0 synth "$work/random.gguf" --shape tiny --type F32 --quiet
+    run 0 run "$work/random.gguf" -p x -n 2 --quiet
+}
+
+for check in wrong_usage errors help tokenize logits run stop eval bench inspect; do "check_$check"; done
+echo "$checked expectations, $failed not met"
+[ $failed -eq 0 ]
