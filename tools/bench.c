@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tools/bench_kernels.h"
 #include "tools/commands.h"
 #include "tools/output.h"
 #include "tools/runtime.h"
@@ -40,7 +41,8 @@ static const command_spec spec = {
                "and output matrix and the experts that a token does not use. Attention over the context is "
                "not counted.\n",
     .examples = "  hotset bench model.gguf\n"
-                "  hotset bench model.gguf -p 512 -n 128 -r 9 --threads 8 --json\n",
+                "  hotset bench model.gguf -p 512 -n 128 -r 9 --threads 8 --json\n"
+                "  hotset bench --kernels                 the CPU kernels alone, without a model\n",
     .tables = {{"Options", rows, sizeof rows / sizeof rows[0], 0},
                COMMON_TABLE(offsetof(bench_options, common))},
 };
@@ -283,6 +285,7 @@ static bool measure(runtime *rt, const bench_options *o, const int32_t *tokens, 
 }
 
 int command_bench(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--kernels") == 0) return bench_kernels(argc - 1, argv + 1);
     bench_options o = {.prefill_n = 256, .decode_n = 64, .repeat_n = 5};
     int status = command_begin(&spec, argc, argv, &o);
     if (status >= 0) return status;

@@ -110,6 +110,16 @@ check_map() {
         done | sort -u
 }
 
+check_orphans() {
+    local file
+    for file in "${sources[@]}"; do
+        case $file in
+            tests/*.c) grep -qE "\b$(basename "$file" .c)\b|GLOB" "$(dirname "$file")/CMakeLists.txt" ;;
+            *.c) grep -qF "$file" CMakeLists.txt ;;
+        esac || echo "$file:1: no CMakeLists.txt builds this file"
+    done
+}
+
 # calls FILE NAMES MESSAGE: calls of these functions in bare code; members of the same name are somebody else's.
 calls() {
     NAMES=$2 MESSAGE=$3 perl -ne '
@@ -167,7 +177,7 @@ function_lengths >"$work/functions"
 wc -l "${sources[@]}" | awk '$2 != "total" { print $1, $2 }' | sort -rn >"$work/lengths"
 
 status=0
-for check in format includes headers_alone text heads map banned lengths symbols; do
+for check in format includes headers_alone text heads map orphans banned lengths symbols; do
     "check_$check" >"$work/findings"
     if [ -s "$work/findings" ]; then
         status=1

@@ -13,17 +13,19 @@ if ! { cmake -S . -B build -G Ninja && ninja -C build hotset_command; } >build/l
 fi
 
 model=tools/demo/Gutenberg-7M-ReGLU-F16.gguf
+# show COMMAND...: prints the command as it would be typed, and runs it. Its standard input is the text in $input, if any.
 show() {
     local word
     printf '\n$'
+    [ -z "${input-}" ] || printf " echo '%s' |" "$input"
     for word in "$@"; do
         case $word in *[!A-Za-z0-9_./-]*) printf " '%s'" "$word" ;; *) printf ' %s' "$word" ;; esac
     done
     printf '\n'
-    "$@"
+    if [ -n "${input-}" ]; then echo "$input" | "$@"; else "$@"; fi
 }
 PATH=$PWD/build:$PATH
 show hotset inspect $model
-show hotset tokenize $model --ids <<<"It is a truth universally acknowledged"
+input="It is a truth universally acknowledged" show hotset tokenize $model --ids
 show hotset bench $model -p 128 -n 64 -r 3
 show hotset run $model -p "The whale" -n 80 --seed 1
