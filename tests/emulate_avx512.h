@@ -21,6 +21,10 @@
 #define avx512_gemm        avx512_gemm_emulated
 #define avx512_attend      avx512_attend_emulated
 
+/* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */
+#define INLINE static inline
+#define UNROLL
+
 typedef union emu {
     __m512 ps;
     __m512i i;
@@ -73,7 +77,6 @@ static inline __m512 emu_mm512_loadu_ps(const void *p) {
     return r.ps;
 }
 static inline void emu_mm512_storeu_ps(void *p, __m512 a) { memcpy(p, &a, sizeof a); }
-static inline void emu_mm512_storeu_si512(void *p, __m512i a) { memcpy(p, &a, sizeof a); }
 /* The aligned ones fault on other addresses. */
 static inline __m512i emu_mm512_load_si512(const void *p) {
     EMU_REQUIRE((uintptr_t)p % 64 == 0);
@@ -85,7 +88,7 @@ static inline __m512 emu_mm512_load_ps(const void *p) {
 }
 static inline void emu_mm512_store_si512(void *p, __m512i a) {
     EMU_REQUIRE((uintptr_t)p % 64 == 0);
-    emu_mm512_storeu_si512(p, a);
+    memcpy(p, &a, sizeof a);
 }
 static inline void emu_mm512_store_ps(void *p, __m512 a) {
     EMU_REQUIRE((uintptr_t)p % 64 == 0);
@@ -151,7 +154,6 @@ static inline __m512 emu_mm512_zextps256_ps512(__m256 a) { return ((emu){.half_p
 static inline __m256i emu_mm512_castsi512_si256(__m512i a) { return ((emu){.i = a}).half[0]; }
 static inline __m256 emu_mm512_castps512_ps256(__m512 a) { return ((emu){.ps = a}).half_ps[0]; }
 static inline __m512 emu_mm512_castsi512_ps(__m512i a) { return ((emu){.i = a}).ps; }
-static inline __m512i emu_mm512_castps_si512(__m512 a) { return ((emu){.ps = a}).i; }
 static inline __m512d emu_mm512_castps_pd(__m512 a) { return (__m512d)a; }
 static inline __m512 emu_mm512_castpd_ps(__m512d a) { return (__m512)a; }
 static inline __m256 emu_mm512_extractf32x8_ps(__m512 a, int n) { return ((emu){.ps = a}).half_ps[n & 1]; }
@@ -399,8 +401,6 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_castps512_ps256 emu_mm512_castps512_ps256
 #undef _mm512_castps_pd
 #define _mm512_castps_pd emu_mm512_castps_pd
-#undef _mm512_castps_si512
-#define _mm512_castps_si512 emu_mm512_castps_si512
 #undef _mm512_castsi128_si512
 #define _mm512_castsi128_si512 emu_mm512_castsi128_si512
 #undef _mm512_castsi256_si512
@@ -521,8 +521,6 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_store_si512 emu_mm512_store_si512
 #undef _mm512_storeu_ps
 #define _mm512_storeu_ps emu_mm512_storeu_ps
-#undef _mm512_storeu_si512
-#define _mm512_storeu_si512 emu_mm512_storeu_si512
 #undef _mm512_sub_epi32
 #define _mm512_sub_epi32 emu_mm512_sub_epi32
 #undef _mm512_sub_ps

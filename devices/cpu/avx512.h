@@ -14,12 +14,14 @@
 #include "devices/cpu/kernels.h"
 #include "devices/quant.h"
 
+#ifndef INLINE /* the emulation brings its own */
 #define INLINE static inline __attribute__((always_inline))
 /* Small constant loops over arrays of vectors: unrolled completely, or the arrays would live in memory. */
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
 #endif
 
 /* The parts of the table, one per source file. */
