@@ -1,34 +1,13 @@
-/* test_kernels.c - every CPU kernel of every instruction set that this machine has, against the references,
+/* test_kernels.c - the products of every CPU instruction set that this machine has, against the references,
  * and the references against the documented formulas.
- *
- * Weights end at a page that must not be touched (or begin after one), outputs stand between canaries, so
- * reading past a row traps and writing past a result is seen.
  */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-#include "devices/cpu/kernels.h"
 #include "devices/quant.h"
-
-/* ---- Tables under test ---- */
-
-enum { TABLES_MAX = CPU_ISA_COUNT + 1 };
-
-void cpu_kernels_avx512_emulated(cpu_kernels *k); /* the AVX-512 sources through tests/emulate_avx512.h */
-
-static size_t kernel_tables(cpu_kernels *tables) {
-    size_t n = 0;
-    for (int isa = 0; isa <= (int)cpu_isa_detect(); isa++) cpu_kernels_init(&tables[n++], (cpu_isa)isa);
-    if (cpu_isa_detect() >= CPU_ISA_AVX2) {
-        cpu_kernels_init(&tables[n], CPU_ISA_AVX2);
-        cpu_kernels_avx512_emulated(&tables[n]);
-        tables[n++].isa = "avx512 emulated";
-    }
-    return n;
-}
+#include "tests/kernel_test.h"
 
 static const gguf_type all_types[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0,
                                       GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
@@ -49,68 +28,6 @@ static type_facts facts_of(gguf_type type) {
     case GGUF_Q6_K: return (type_facts){"Q6_K", 256, 210, 256};
     default: abort();
     }
-}
-
-/* ---- Random numbers (xorshift64*, Vigna 2016) ---- */
-
-typedef struct random_state {
-    uint64_t s;
-} random_state;
-
-static uint64_t random_u64(random_state *r) {
-    r->s ^= r->s >> 12;
-    r->s ^= r->s << 25;
-    r->s ^= r->s >> 27;
-    return r->s * 0x2545f4914f6cdd1dull;
-}
-
-static size_t random_below(random_state *r, size_t n) { return (size_t)(random_u64(r) >> 33) % n; }
-static float random_float(random_state *r) { return (float)(int64_t)(random_u64(r) >> 40) * 0x1p-23f - 1.0f; }
-
-static void random_floats(random_state *r, float *x, size_t n) {
-    for (size_t i = 0; i < n; i++) x[i] = random_float(r);
-}
-
-/* ---- Memory between guards ---- */
-
-enum { PAGE = 4096, CANARY = 64 };
-
-typedef struct guarded {
-    uint8_t *map, *data;
-    size_t map_bytes;
-} guarded;
-
-/* `bytes` of memory whose end (or, with at_start, whose beginning) touches a page without access. */
-static guarded guarded_alloc(size_t bytes, size_t align, bool at_start) {
-    const size_t room = (size_t)round_up(bytes + align, PAGE);
-    guarded g = {.map_bytes = room + 2 * PAGE};
-    g.map = mmap(NULL, g.map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    cr_assert(g.map != MAP_FAILED);
-    cr_assert_eq(mprotect(g.map, PAGE, PROT_NONE), 0);
-    cr_assert_eq(mprotect(g.map + PAGE + room, PAGE, PROT_NONE), 0);
-    memset(g.map + PAGE, 0xff, room);
-    g.data =
-        at_start ? g.map + PAGE : g.map + PAGE + room - bytes / align * align - (bytes % align ? align : 0);
-    return g;
-}
-
-static void guarded_free(guarded *g) { munmap(g->map, g->map_bytes); }
-
-/* Floats with canaries on both sides. */
-static float *canary_alloc(size_t n) {
-    uint8_t *p = malloc(n * sizeof(float) + 2 * CANARY);
-    cr_assert(p);
-    memset(p, 0xa5, n * sizeof(float) + 2 * CANARY);
-    return (float *)(void *)(p + CANARY);
-}
-
-static void canary_check_free(float *x, size_t n, const char *what) {
-    uint8_t *p = (uint8_t *)x - CANARY;
-    for (size_t i = 0; i < CANARY; i++) {
-        cr_assert_eq(p[i], 0xa5, "%s wrote before its output", what);
-        cr_assert_eq(p[CANARY + n * sizeof(float) + i], 0xa5, "%s wrote after its output", what);
-    }
-    free(p);
 }
 
 /* ---- Weights ---- */
@@ -223,7 +140,7 @@ static void reference(float *y, const uint8_t *w, size_t row_bytes, size_t row_n
 /* ---- The references themselves ---- */
 
 Test(kernels, dequantised_rows_follow_the_block_layouts) {
-    cpu_kernels tables[TABLES_MAX];
+    cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {1};
     for (size_t t = 0; t < COUNT_OF(all_types) * table_n * WEIGHTS_MODES; t++) {
@@ -360,7 +277,7 @@ typedef void check_fn(const product_case *c, random_state *r);
 
 /* Calls `check` for every table and type over lengths, contents and row counts. */
 static void for_each_product(check_fn *check) {
-    cpu_kernels tables[TABLES_MAX];
+    cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {3};
     for (size_t t = 0; t < table_n * COUNT_OF(all_types); t++) {
@@ -437,7 +354,7 @@ static void check_tile(const product_case *c, random_state *r) {
 Test(kernels, tile_mul_equals_the_reference) { for_each_product(check_tile); }
 
 Test(kernels, types_without_products_have_empty_slots) {
-    cpu_kernels tables[TABLES_MAX];
+    cpu_kernels tables[KERNEL_TABLES_MAX];
     for (size_t t = kernel_tables(tables); t-- > 0;) {
         cr_assert_null(tables[t].matmul[GGUF_I32].act_bytes);
         cr_assert_null(tables[t].dequant[GGUF_I32]);
@@ -447,7 +364,7 @@ Test(kernels, types_without_products_have_empty_slots) {
 /* ---- Halves ---- */
 
 Test(kernels, every_half_survives_a_round_trip) {
-    cpu_kernels tables[TABLES_MAX];
+    cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     for (uint32_t h = 0; h < 65536; h++) {
         const float x = ref_f16_to_f32((uint16_t)h);
@@ -479,7 +396,7 @@ static bool is_nearest(uint16_t h, float x, float (*to_f32)(uint16_t)) {
 }
 
 Test(kernels, halves_are_rounded_to_nearest_even) {
-    cpu_kernels tables[TABLES_MAX];
+    cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {4};
     enum { N = 20003 };
@@ -506,277 +423,4 @@ Test(kernels, halves_are_rounded_to_nearest_even) {
             cr_assert_eq(y[i], expected[i], "%s: %.9g became %04x", tables[t].isa, (double)x[i], y[i]);
         cr_assert_eq(y[N], 0xa5a5);
     }
-}
-
-/* ---- Norms, activations and small vector work ---- */
-
-static void check_close(const float *y, const double *expected, size_t n, double tolerance, const char *isa,
-                        const char *what) {
-    for (size_t i = 0; i < n; i++)
-        cr_assert(fabs((double)y[i] - expected[i]) <= tolerance, "%s %s: value %zu of %zu: %.9g is not %.9g",
-                  isa, what, i, n, (double)y[i], expected[i]);
-}
-
-enum { VECTOR_MAX = 2112 };
-static const size_t vector_n[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 64, 65, 100, 511, 2048, VECTOR_MAX};
-
-/* (x - mean) / sqrt(variance + eps) * w + b, or the same without mean and b. */
-static void norm_reference(double *y, const float *x, const float *w, const float *b, size_t n, float eps,
-                           bool centred) {
-    double mean = 0, square = 0;
-    for (size_t i = 0; i < n; i++) mean += centred ? (double)x[i] / (double)n : 0;
-    for (size_t i = 0; i < n; i++) square += ((double)x[i] - mean) * ((double)x[i] - mean);
-    for (size_t i = 0; i < n; i++) {
-        const double v = ((double)x[i] - mean) / sqrt(square / (double)n + (double)eps);
-        y[i] = v * (w ? (double)w[i] : 1) + (b ? (double)b[i] : 0);
-    }
-}
-
-Test(kernels, norms_follow_their_formulas) {
-    cpu_kernels tables[TABLES_MAX];
-    const size_t table_n = kernel_tables(tables);
-    random_state r = {5};
-    for (size_t t = 0; t < table_n * COUNT_OF(vector_n); t++) {
-        const cpu_kernels *k = &tables[t % table_n];
-        const size_t n = vector_n[t / table_n];
-        float x[VECTOR_MAX], w[VECTOR_MAX], b[VECTOR_MAX], *y = canary_alloc(n);
-        double expected[VECTOR_MAX];
-        random_floats(&r, x, n);
-        random_floats(&r, w, n);
-        random_floats(&r, b, n);
-        for (int with_w = 0; with_w < 2; with_w++) {
-            k->rmsnorm(y, x, with_w ? w : NULL, n, 1e-5f);
-            norm_reference(expected, x, with_w ? w : NULL, NULL, n, 1e-5f, false);
-            check_close(y, expected, n, 2e-6, k->isa, "rmsnorm");
-        }
-        for (size_t i = 0; i < n; i++) x[i] += 3; /* a mean that must be taken away */
-        for (int with_b = 0; with_b < 2; with_b++) {
-            k->layernorm(y, x, w, with_b ? b : NULL, n, 1e-3f);
-            norm_reference(expected, x, w, with_b ? b : NULL, n, 1e-3f, true);
-            check_close(y, expected, n, 1e-5, k->isa, "layernorm");
-        }
-        k->rmsnorm(x, x, w, n, 1e-5f); /* in place */
-        canary_check_free(y, n, "a norm");
-        for (size_t i = 0; i < n; i++) cr_assert(isfinite(x[i]));
-    }
-}
-
-static double activation_reference(double x, cpu_activation kind) {
-    switch (kind) {
-    case CPU_ACT_SILU: return x / (1 + exp(-x));
-    case CPU_ACT_GELU: return 0.5 * x * erfc(-x / sqrt(2.0));
-    case CPU_ACT_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case CPU_ACT_RELU: return fmax(x, 0);
-    case CPU_ACT_RELU2: return fmax(x, 0) * fmax(x, 0);
-    }
-    abort();
-}
-
-Test(kernels, activations_follow_their_formulas) {
-    cpu_kernels tables[TABLES_MAX];
-    const size_t table_n = kernel_tables(tables);
-    random_state r = {6};
-    enum { N = 4001 };
-    static float gate[N], up[N], out[N];
-    for (size_t t = 0; t < table_n * (CPU_ACT_RELU2 + 1); t++) {
-        const cpu_kernels *k = &tables[t % table_n];
-        const cpu_activation kind = (cpu_activation)(t / table_n);
-        for (size_t i = 0; i < N; i++) gate[i] = 0.01f * ((float)i - 2000) + 0.005f * random_float(&r);
-        random_floats(&r, up, N);
-        gate[0] = -200, gate[1] = 200, gate[2] = -0.0f, gate[3] = 0x1p-140f;
-        for (int with_up = 0; with_up < 2; with_up++) {
-            k->activate(out, gate, with_up ? up : NULL, N, kind);
-            for (size_t i = 0; i < N; i++) {
-                const double factor = with_up ? (double)up[i] : 1, x = (double)gate[i];
-                const double expected = activation_reference(x, kind) * factor;
-                /* 1e-6 of the value; where the value is the small difference of gate and gate, 1e-7 of the
-                 * gate */
-                const double tolerance = 1e-6 * fabs(expected) + 1e-7 * fabs(x * factor) + 0x1p-148;
-                cr_assert(fabs((double)out[i] - expected) <= tolerance,
-                          "%s activation %d of %.9g: %.9g is not %.9g", k->isa, (int)kind, x, (double)out[i],
-                          expected);
-            }
-        }
-        k->activate(up, gate, up, N, kind); /* in place */
-        cr_assert_arr_eq(up, out, sizeof out);
-    }
-}
-
-Test(kernels, exponentials_in_activations_are_exact_to_1e_6) {
-    cpu_kernels tables[TABLES_MAX];
-    for (size_t t = kernel_tables(tables); t-- > 0;) {
-        for (float x = -80; x < 80; x += 0.0137f) {
-            float y;
-            tables[t].activate(&y, &x, NULL, 1, CPU_ACT_SILU);
-            const double expected = activation_reference((double)x, CPU_ACT_SILU);
-            cr_assert(fabs((double)y - expected) <= 1e-6 * fabs(expected), "%s: %.9g", tables[t].isa,
-                      (double)x);
-        }
-    }
-}
-
-Test(kernels, axpy_and_rope_follow_their_formulas) {
-    cpu_kernels tables[TABLES_MAX];
-    const size_t table_n = kernel_tables(tables);
-    random_state r = {7};
-    for (size_t t = 0; t < table_n * COUNT_OF(vector_n); t++) {
-        const cpu_kernels *k = &tables[t % table_n];
-        const size_t n = vector_n[t / table_n];
-        float x[2 * VECTOR_MAX], cs[2 * VECTOR_MAX], *y = canary_alloc(2 * n);
-        double expected[2 * VECTOR_MAX];
-        random_floats(&r, x, 2 * n);
-        random_floats(&r, y, 2 * n);
-        for (size_t i = 0; i < 2 * n; i++) expected[i] = (double)y[i] + 0.75 * (double)x[i];
-        k->axpy(y, x, 0.75f, 2 * n);
-        check_close(y, expected, 2 * n, 1e-6, k->isa, "axpy");
-        for (size_t i = 0; i < n; i++) cs[2 * i] = cosf((float)i), cs[2 * i + 1] = sinf((float)i);
-        for (int adjacent = 0; adjacent < 2; adjacent++) {
-            for (size_t i = 0; i < n; i++) {
-                const size_t i0 = adjacent ? 2 * i : i, i1 = adjacent ? 2 * i + 1 : i + n;
-                const double c = (double)cs[2 * i], s = (double)cs[2 * i + 1];
-                expected[i0] = (double)y[i0] * c - (double)y[i1] * s;
-                expected[i1] = (double)y[i0] * s + (double)y[i1] * c;
-            }
-            k->rope(y, cs, n, adjacent);
-            check_close(y, expected, 2 * n, 1e-6, k->isa, "rope");
-        }
-        canary_check_free(y, 2 * n, "axpy or rope");
-    }
-}
-
-/* ---- Attention ---- */
-
-typedef struct attend_case {
-    const cpu_kernels *kernels;
-    size_t head_n, key_n, value_n, row_n;
-    bool f16;
-    float scale, softcap;
-} attend_case;
-
-/* State rows with gaps between them, the last touching the guard page; `x` gets their values as doubles. */
-static guarded state_rows(double *x, size_t *stride, size_t row_n, size_t n, bool f16, random_state *r) {
-    const size_t item_bytes = f16 ? 2 : 4;
-    *stride = (n + random_below(r, 3)) * item_bytes;
-    guarded g = guarded_alloc((row_n - 1) * *stride + n * item_bytes, item_bytes, false);
-    for (size_t i = 0; i < row_n * n; i++) {
-        const float v = random_float(r);
-        const uint16_t h = ref_f32_to_f16(v);
-        memcpy(g.data + i / n * *stride + i % n * item_bytes, f16 ? (const void *)&h : (const void *)&v,
-               item_bytes);
-        x[i] = (double)(f16 ? ref_f16_to_f32(h) : v);
-    }
-    return g;
-}
-
-static void check_head(const attend_case *c, const cpu_attend_args *a, size_t h, const double *key,
-                       const double *value) {
-    double *p = calloc(c->row_n, sizeof *p), *out = calloc(c->value_n, sizeof *out), max = -INFINITY, sum = 0;
-    for (size_t r = 0; r < c->row_n; r++) {
-        for (size_t i = 0; i < c->key_n; i++) p[r] += (double)a->q[h * c->key_n + i] * key[r * c->key_n + i];
-        p[r] *= (double)c->scale;
-        if (c->softcap != 0) p[r] = (double)c->softcap * tanh(p[r] / (double)c->softcap);
-        max = fmax(max, p[r]);
-    }
-    for (size_t r = 0; r < c->row_n; r++) {
-        sum += exp(p[r] - max);
-        for (size_t i = 0; i < c->value_n; i++) out[i] += exp(p[r] - max) * value[r * c->value_n + i];
-    }
-    /* a float's rounding of a score, at most scale * key_n, becomes a relative error of its exponential */
-    const double tolerance = 1e-5 + 2e-7 * (double)c->scale * (double)c->key_n;
-    /* the kernel's own maximum may differ in the last bit, which scales sum and output alike */
-    const double shift = exp((double)a->max[h] - max), error = tolerance * sum;
-    cr_assert_float_eq((double)a->max[h], max, tolerance, "%s head %zu", c->kernels->isa, h);
-    cr_assert_float_eq((double)a->sum[h] * shift, sum, error, "%s head %zu of %zu, %zu rows", c->kernels->isa,
-                       h, c->head_n, c->row_n);
-    for (size_t i = 0; i < c->value_n; i++)
-        cr_assert_float_eq((double)a->out[h * c->value_n + i] * shift, out[i], error,
-                           "%s head %zu of %zu, value %zu of %zu, %zu rows, keys of %zu", c->kernels->isa, h,
-                           c->head_n, i, c->value_n, c->row_n, c->key_n);
-    free(p);
-    free(out);
-}
-
-static void check_attend(const attend_case *c, random_state *r) {
-    double *key = calloc(c->row_n * c->key_n, sizeof *key),
-           *value = calloc(c->row_n * c->value_n, sizeof *value);
-    cpu_attend_args a = {.head_n = c->head_n,
-                         .key_n = c->key_n,
-                         .value_n = c->value_n,
-                         .row_n = c->row_n,
-                         .f16 = c->f16,
-                         .scale = c->scale,
-                         .softcap = c->softcap};
-    guarded keys = state_rows(key, &a.key_stride, c->row_n, c->key_n, c->f16, r);
-    guarded values = state_rows(value, &a.value_stride, c->row_n, c->value_n, c->f16, r);
-    guarded q = guarded_alloc(c->head_n * c->key_n * sizeof(float), sizeof(float), false);
-    random_floats(r, (float *)(void *)q.data, c->head_n * c->key_n);
-    a.key = keys.data;
-    a.value = values.data;
-    a.q = (const float *)(const void *)q.data;
-    a.scores = canary_alloc(c->head_n * c->row_n);
-    a.out = canary_alloc(c->head_n * c->value_n);
-    a.max = canary_alloc(c->head_n);
-    a.sum = canary_alloc(c->head_n);
-    c->kernels->attend(&a);
-    for (size_t h = 0; h < c->head_n; h++) check_head(c, &a, h, key, value);
-    canary_check_free(a.scores, c->head_n * c->row_n, "attend (scores)");
-    canary_check_free(a.out, c->head_n * c->value_n, "attend (out)");
-    canary_check_free(a.max, c->head_n, "attend (max)");
-    canary_check_free(a.sum, c->head_n, "attend (sum)");
-    guarded_free(&keys);
-    guarded_free(&values);
-    guarded_free(&q);
-    free(key);
-    free(value);
-}
-
-Test(kernels, attend_is_softmax_of_scaled_products) {
-    cpu_kernels tables[TABLES_MAX];
-    const size_t table_n = kernel_tables(tables);
-    random_state r = {8};
-    static const size_t widths[] = {1, 5, 8, 12, 16, 64, 80, 96, 100, 128, 256};
-    for (size_t i = 0; i < 300 * table_n; i++) {
-        attend_case c = {.kernels = &tables[i % table_n]};
-        c.head_n = 1 + random_below(&r, 9);
-        c.key_n = widths[random_below(&r, COUNT_OF(widths))];
-        c.value_n = widths[random_below(&r, COUNT_OF(widths))];
-        c.row_n = 1 + random_below(&r, i % 3 ? 70 : 8);
-        c.f16 = random_below(&r, 2);
-        c.scale = random_below(&r, 4) ? 1 / sqrtf((float)c.key_n) : 20; /* 20: scores far below the maximum */
-        c.softcap = random_below(&r, 3) ? 0 : 5 + 45 * (float)random_below(&r, 2);
-        check_attend(&c, &r);
-    }
-    for (size_t t = 0; t < table_n; t++)
-        check_attend(&(attend_case){&tables[t], 4, 128, 128, 1025, true, 0.0883883f, 0}, &r);
-}
-
-/* ---- Limits ---- */
-
-Test(kernels, limits_do_the_work_that_they_count) {
-    cpu_kernels tables[TABLES_MAX];
-    uint64_t *words = aligned_alloc(CPU_ALIGN, 8192);
-    random_state r = {9};
-    uint64_t sum = 0;
-    for (size_t i = 0; i < 1024; i++) sum += words[i] = random_u64(&r);
-    for (size_t t = kernel_tables(tables); t-- > 0;) {
-        float sink;
-        cr_assert_eq(tables[t].read_sum(words, 8192), sum, "%s", tables[t].isa);
-        const double ints = tables[t].peak_int8(100, &sink), floats = tables[t].peak_f32(100, &sink);
-        cr_assert_gt(ints, 0);
-        cr_assert_gt(floats, 0);
-        cr_assert_float_eq(tables[t].peak_int8(300, &sink), 3 * ints, 0.5);
-        cr_assert_float_eq(tables[t].peak_f32(300, &sink), 3 * floats, 0.5);
-    }
-    free(words);
-}
-
-Test(kernels, instruction_sets_have_names) {
-    for (int i = 0; i < CPU_ISA_COUNT; i++) {
-        cpu_isa isa = CPU_ISA_COUNT;
-        cr_assert(cpu_isa_by_name(cpu_isa_name((cpu_isa)i), &isa));
-        cr_assert_eq((int)isa, i);
-    }
-    cpu_isa isa;
-    cr_assert_not(cpu_isa_by_name("AVX2 ", &isa));
-    cr_assert_lt((int)cpu_isa_detect(), (int)CPU_ISA_COUNT);
 }

@@ -234,7 +234,7 @@ static float dot_q4_k(const uint8_t *w, const void *act, size_t k) {
         __m256i total = _mm256_setzero_si256();
         AVX2_UNROLL
         for (int j = 0; j < 4; j++) {
-            const __m256i nibbles = load_256(w + offsetof(quant_q4_k, q) + 32 * j);
+            const __m256i nibbles = in_order(load_256(w + offsetof(quant_q4_k, q) + 32 * j));
             const __m256i high_nibbles = _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), mask);
             const __m256i even =
                 _mm256_maddubs_epi16(_mm256_and_si256(nibbles, mask), load_256(a->q + 64 * j));

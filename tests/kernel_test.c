@@ -1,0 +1,67 @@
+/* kernel_test.c - see kernel_test.h. */
+#include "tests/kernel_test.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+void cpu_kernels_avx512_emulated(cpu_kernels *k); /* the AVX-512 sources through tests/emulate_avx512.h */
+
+size_t kernel_tables(cpu_kernels *tables) {
+    size_t n = 0;
+    for (int isa = 0; isa <= (int)cpu_isa_detect(); isa++) cpu_kernels_init(&tables[n++], (cpu_isa)isa);
+    if (cpu_isa_detect() >= CPU_ISA_AVX2) {
+        cpu_kernels_init(&tables[n], CPU_ISA_AVX2);
+        cpu_kernels_avx512_emulated(&tables[n]);
+        tables[n++].isa = "avx512 emulated";
+    }
+    return n;
+}
+
+uint64_t random_u64(random_state *r) {
+    r->s ^= r->s >> 12;
+    r->s ^= r->s << 25;
+    r->s ^= r->s >> 27;
+    return r->s * 0x2545f4914f6cdd1dull;
+}
+
+size_t random_below(random_state *r, size_t n) { return (size_t)(random_u64(r) >> 33) % n; }
+float random_float(random_state *r) { return (float)(int64_t)(random_u64(r) >> 40) * 0x1p-23f - 1.0f; }
+
+void random_floats(random_state *r, float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) x[i] = random_float(r);
+}
+
+enum { PAGE = 4096, CANARY = 64 };
+
+guarded guarded_alloc(size_t bytes, size_t align, bool at_start) {
+    const size_t room = (size_t)round_up(bytes + align, PAGE);
+    guarded g = {.map_bytes = room + 2 * PAGE};
+    g.map = mmap(NULL, g.map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    cr_assert(g.map != MAP_FAILED);
+    cr_assert_eq(mprotect(g.map, PAGE, PROT_NONE), 0);
+    cr_assert_eq(mprotect(g.map + PAGE + room, PAGE, PROT_NONE), 0);
+    memset(g.map + PAGE, 0xff, room);
+    g.data =
+        at_start ? g.map + PAGE : g.map + PAGE + room - bytes / align * align - (bytes % align ? align : 0);
+    return g;
+}
+
+void guarded_free(guarded *g) { munmap(g->map, g->map_bytes); }
+
+float *canary_alloc(size_t n) {
+    uint8_t *p = malloc(n * sizeof(float) + 2 * CANARY);
+    cr_assert(p);
+    memset(p, 0xa5, n * sizeof(float) + 2 * CANARY);
+    return (float *)(void *)(p + CANARY);
+}
+
+void canary_check_free(float *x, size_t n, const char *what) {
+    uint8_t *p = (uint8_t *)x - CANARY;
+    for (size_t i = 0; i < CANARY; i++) {
+        cr_assert_eq(p[i], 0xa5, "%s wrote before its output", what);
+        cr_assert_eq(p[CANARY + n * sizeof(float) + i], 0xa5, "%s wrote after its output", what);
+    }
+    free(p);
+}

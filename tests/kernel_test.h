@@ -1,0 +1,35 @@
+/* kernel_test.h - what the suites of the CPU kernels share: the tables under test, random numbers, guarded
+ * memory. */
+#ifndef HOTSET_TESTS_KERNEL_TEST_H
+#define HOTSET_TESTS_KERNEL_TEST_H
+
+#include "devices/cpu/kernels.h"
+
+/* Every instruction set of this machine, and AVX-512 emulated where it has AVX2: at most KERNEL_TABLES_MAX
+ * tables; returns their number. */
+enum { KERNEL_TABLES_MAX = CPU_ISA_COUNT + 1 };
+size_t kernel_tables(cpu_kernels *tables);
+
+/* xorshift64* (Vigna 2016); seed with anything but 0. */
+typedef struct random_state {
+    uint64_t s;
+} random_state;
+uint64_t random_u64(random_state *r);
+size_t random_below(random_state *r, size_t n);
+float random_float(random_state *r); /* in [-1, 1) */
+void random_floats(random_state *r, float *x, size_t n);
+
+/* `bytes` of memory, filled with 0xff, whose end (or, with at_start, whose beginning) touches a page without
+ * access: reading or writing past it traps. */
+typedef struct guarded {
+    uint8_t *map, *data;
+    size_t map_bytes;
+} guarded;
+guarded guarded_alloc(size_t bytes, size_t align, bool at_start);
+void guarded_free(guarded *g);
+
+/* Floats between canaries; the check fails the test when one was overwritten. */
+float *canary_alloc(size_t n);
+void canary_check_free(float *x, size_t n, const char *what);
+
+#endif
