@@ -185,6 +185,39 @@ Test(forward, experts) {
     check_variants(v, COUNT_OF(v));
 }
 
+/* ---- Long texts ------------------------------------------------------------------------------------- */
+
+/* Longer than two runs of the attention, than several panels of the prefill, also for a single expert. */
+Test(forward, long_texts) {
+    enum { LONG_N = 601 };
+    static const variant v[] = {
+        {"all positions", {.head_kv_n = 2, .context_n = 640}, NULL},
+        {"a window of a run and more", {.head_kv_n = 2, .context_n = 640, .window_n = 290}, NULL},
+        {"experts", {.arch = "llama", .context_n = 640, .expert_n = 4, .expert_used_n = 2, .ff_n = 32}, NULL},
+    };
+    int32_t *tokens = malloc(LONG_N * sizeof *tokens);
+    cr_assert_not_null(tokens);
+    for (size_t i = 0; i < COUNT_OF(v); i++) {
+        double *truth = NULL;
+        for (size_t k = 0; k < 3; k++) {
+            rig r;
+            rig_options o = {.batch_n = (const uint32_t[]){1, 100, 512}[k], .isa = k == 1 ? NULL : "avx2"};
+            if (o.isa && !rig_has_isa(o.isa)) o.isa = NULL;
+            rig_open_tiny(&r, &v[i].model, &o);
+            tiny_tokens(3, (uint32_t)r.vocab_n, tokens, LONG_N);
+            if (!truth) truth = rig_truth(&r, tokens, LONG_N, false);
+            float *logits = rig_append(&r, r.session, tokens, LONG_N);
+            double error = float64_relative_error(logits, truth, LONG_N * r.vocab_n);
+            cr_expect_lt(error, 1e-5, "%s, %u rows a step: relative error %.3g", v[i].label, o.batch_n,
+                         error);
+            free(logits);
+            rig_close(&r);
+        }
+        free(truth);
+    }
+    free(tokens);
+}
+
 /* ---- Every type of weights, with every instruction set ----------------------------------------------- */
 
 static const gguf_type types[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};

@@ -109,6 +109,40 @@ Test(session, threads_and_repetition_change_no_bit) {
     }
 }
 
+/* Where the attention shares out several runs of positions, and the prefill several panels. */
+Test(session, threads_change_no_bit_of_a_long_text) {
+    enum { LONG_N = 530 };
+    static const tiny_model model = {.arch = "llama",
+                                     .embd_n = 96,
+                                     .head_n = 6,
+                                     .head_kv_n = 3,
+                                     .context_n = 544,
+                                     .expert_n = 4,
+                                     .expert_used_n = 2,
+                                     .ff_n = 64};
+    int32_t tokens[LONG_N];
+    float *one = NULL;
+    tiny_tokens(5, VOCAB_N, tokens, LONG_N);
+    for (uint32_t thread_n = 1; thread_n <= 3; thread_n++) {
+        rig r;
+        rig_options o = {.thread_n = thread_n, .isa = rig_has_isa("avx2") ? "avx2" : "scalar"};
+        rig_open_tiny(&r, &model, &o);
+        float *prefill = rig_append(&r, r.session, tokens, LONG_N - 10);
+        float *logits = realloc(prefill, LONG_N * VOCAB_N * sizeof *logits);
+        cr_assert_not_null(logits);
+        for (size_t i = LONG_N - 10; i < LONG_N; i++) {
+            float *row = rig_append(&r, r.session, tokens + i, 1);
+            memcpy(logits + i * VOCAB_N, row, VOCAB_N * sizeof *row);
+            free(row);
+        }
+        if (!one) one = logits;
+        cr_expect(same_bits(one, logits, LONG_N * VOCAB_N), "%u threads", thread_n);
+        if (one != logits) free(logits);
+        rig_close(&r);
+    }
+    free(one);
+}
+
 Test(session, copied_and_mapped_weights_give_the_same_bits) {
     for (size_t m = 0; m < COUNT_OF(models); m++) {
         float *mapped = whole_text(models[m], &(rig_options){.memory = HOTSET_MEMORY_MAPPED});
