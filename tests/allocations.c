@@ -4,10 +4,11 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/hotset.h"
 
-enum { SKIPPED = 77, PROMPT_N = 40, DECODE_N = 30 };
+enum { SKIPPED = 77, PROMPT_N = 40, DECODE_N = 30, CONTEXT_N = 1 << 16 };
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define OWN_ALLOCATOR 0
@@ -51,6 +52,24 @@ static int fail(const char *what, const char *message) {
     return 1;
 }
 
+/* Anonymous memory of this process that is resident. */
+static double resident_bytes(void) {
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    double kib = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, "RssAnon:", 8)) kib = strtod(line + 8, NULL);
+    if (f) fclose(f);
+    return kib * 1024;
+}
+
+/* The contract: within 5 % and 16 MiB, in either direction. */
+static int compare_memory(double announced, double resident) {
+    double difference = resident > announced ? resident - announced : announced - resident;
+    printf("%.1f MiB announced, %.1f MiB got resident\n", announced / (1 << 20), resident / (1 << 20));
+    return difference <= 0.05 * announced + (16 << 20) ? 0 : fail("memory", "the plan's ledger is wrong");
+}
+
 static int evaluate(hotset_session *session, hotset_sampler *sampler) {
     int32_t token[PROMPT_N];
     for (int i = 0; i < PROMPT_N; i++) token[i] = 100 + i;
@@ -86,14 +105,17 @@ int main(void) {
     hotset_sampler *sampler = NULL;
     hotset_sampler_options options = {
         .temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .repeat_penalty = 1.1f, .seed = 1};
+    hotset_plan_options plan_options = {.context_n = CONTEXT_N}; /* a state of 192 MiB */
+    double before = resident_bytes();
     int result = 1;
     if (hotset_model_open(&model, HOTSET_SOURCE_DIR "/tools/demo/Gutenberg-7M-ReGLU-F16.gguf", NULL, &err) ||
-        hotset_plan_cpu(&plan, model, NULL, &err) || hotset_engine_open(&engine, model, plan, NULL, &err) ||
-        hotset_session_open(&session, engine, &err) ||
+        hotset_plan_cpu(&plan, model, &plan_options, &err) ||
+        hotset_engine_open(&engine, model, plan, NULL, &err) || hotset_session_open(&session, engine, &err) ||
         hotset_sampler_open(&sampler, &options, hotset_model_shape(model)->vocab_n, &err))
         fail("opening", err.message);
     else
-        result = evaluate(session, sampler);
+        result = evaluate(session, sampler) ||
+                 compare_memory((double)hotset_plan_footprint(plan).total_bytes, resident_bytes() - before);
     hotset_sampler_free(sampler);
     hotset_session_free(session);
     hotset_engine_free(engine);
