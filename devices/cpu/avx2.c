@@ -186,8 +186,7 @@ static void f32_to_f16(uint16_t *y, const float *x, size_t n) {
  * multiplying the constants once. */
 enum { CHAINS = 12 };
 
-/* The most that products with vpmaddubsw can do: sums stay in 16 bits for 8 steps, as 4-bit weights allow.
- * in_order also keeps the compiler from multiplying the constants once. */
+/* The most that products with vpmaddubsw can do: sums stay in 16 bits for 8 steps, as 4-bit weights allow. */
 static double peak_int8(size_t iterations, float *sink) {
     enum { STEPS = 8 };
     __m256i w = _mm256_set1_epi8(3), x = _mm256_set1_epi8(-5), sum[CHAINS];
@@ -196,8 +195,8 @@ static double peak_int8(size_t iterations, float *sink) {
         for (int step = 0; step < STEPS; step++) {
             AVX2_UNROLL
             for (int c = 0; c < CHAINS; c++) {
-                w = in_order(w);
-                sum[c] = in_order(_mm256_add_epi16(sum[c], _mm256_maddubs_epi16(w, x)));
+                w = opaque(w);
+                sum[c] = opaque(_mm256_add_epi16(sum[c], _mm256_maddubs_epi16(w, x)));
             }
         }
         AVX2_UNROLL

@@ -43,8 +43,9 @@ AVX2_INLINE float max_8(__m256 v) {
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
-/* Keeps sums in the order written: the compiler would regroup integer sums and run out of registers. */
-AVX2_INLINE __m256i in_order(__m256i v) {
+/* The same value, made in a way hidden from the compiler: it would regroup integer sums until the registers
+ * run out, load again what it can keep, and work out in advance what is meant to be measured. */
+AVX2_INLINE __m256i opaque(__m256i v) {
     __asm__("" : "+x"(v));
     return v;
 }

@@ -41,8 +41,8 @@ AVX2_INLINE void add_quads(__m256i s[HALVES][COLS], const uint8_t *q, const int8
         for (int c = 0; c < COLS; c++) {
             const __m256i b = broadcast_4(x + (size_t)c * x_stride + 4 * i);
             const __m256i p0 = _mm256_maddubs_epi16(w0, b), p1 = _mm256_maddubs_epi16(w1, b);
-            s[0][c] = in_order(from_zero && i == 0 ? p0 : _mm256_add_epi16(s[0][c], p0));
-            s[1][c] = in_order(from_zero && i == 0 ? p1 : _mm256_add_epi16(s[1][c], p1));
+            s[0][c] = opaque(from_zero && i == 0 ? p0 : _mm256_add_epi16(s[0][c], p0));
+            s[1][c] = opaque(from_zero && i == 0 ? p1 : _mm256_add_epi16(s[1][c], p1));
         }
     }
 }
@@ -213,8 +213,8 @@ static void tile_mul_q8_0(float *y, size_t y_stride, const void *tile, const voi
             for (int c = 0; c < COLS; c++) {
                 const __m256i x = broadcast_4(p->x[c] + 2 * i);
                 const __m256i p0 = _mm256_madd_epi16(w0, x), p1 = _mm256_madd_epi16(w1, x);
-                s[0][c] = in_order(i == 0 ? p0 : _mm256_add_epi32(s[0][c], p0));
-                s[1][c] = in_order(i == 0 ? p1 : _mm256_add_epi32(s[1][c], p1));
+                s[0][c] = opaque(i == 0 ? p0 : _mm256_add_epi32(s[0][c], p0));
+                s[1][c] = opaque(i == 0 ? p1 : _mm256_add_epi32(s[1][c], p1));
             }
         }
         add_scaled(sum, s, t->d, p->d);
@@ -231,7 +231,7 @@ AVX2_INLINE void add_group(__m256i total[HALVES][COLS], __m256i s[HALVES][COLS],
         const __m256i scale = load_256(scales + 16 * h);
         AVX2_UNROLL
         for (int c = 0; c < COLS; c++)
-            total[h][c] = in_order(_mm256_add_epi32(total[h][c], _mm256_madd_epi16(s[h][c], scale)));
+            total[h][c] = opaque(_mm256_add_epi32(total[h][c], _mm256_madd_epi16(s[h][c], scale)));
     }
 }
 

