@@ -115,6 +115,28 @@ Test(model, what_is_not_known_is_named) {
     }
 }
 
+/* Every type of the table that the engine has no products for, in stacked experts and in experts apart. */
+Test(model, a_type_without_products_is_named) {
+    static const gguf_type types[] = {GGUF_Q4_1, GGUF_Q5_0,   GGUF_Q5_1,   GGUF_Q2_K,  GGUF_Q3_K,
+                                      GGUF_Q5_K, GGUF_IQ4_NL, GGUF_IQ4_XS, GGUF_MXFP4, GGUF_NVFP4,
+                                      GGUF_I8,   GGUF_F64,    GGUF_TQ1_0,  GGUF_Q8_K};
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        const char *type = gguf_type_get(types[i])->name;
+        tiny_model model = {.type = types[i], .layer_n = 1, .embd_n = 256, .ff_n = 256, .vocab_n = 8};
+        hotset_error err = refusal(&model);
+        cr_expect_eq(err.status, HOTSET_E_UNSUPPORTED, "%s: %s", type, err.message);
+        cr_expect(strstr(err.message, type) && strstr(err.message, "token_embd.weight"), "%s: %s", type,
+                  err.message);
+    }
+    /* rows of 64 are no whole blocks of 256: there the matrices are F16, and only the experts' have rows of
+     * 256 */
+    tiny_model apart = {.type = GGUF_Q5_K, .ff_n = 256, .expert_n = 2, .expert_used_n = 1};
+    apart.expert_storage = TINY_EXPERTS_APART;
+    hotset_error err = refusal(&apart);
+    cr_expect_eq(err.status, HOTSET_E_UNSUPPORTED, "%s", err.message);
+    cr_expect_not_null(strstr(err.message, "blk.0.ffn_down.0.weight"), "%s", err.message);
+}
+
 Test(model, an_unknown_activation_option_is_an_argument_error) {
     char path[256];
     hotset_model *model;

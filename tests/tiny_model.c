@@ -105,7 +105,10 @@ static void random_block(uint64_t *state, uint8_t *p, gguf_type type, double dev
         break;
     case GGUF_Q4_K: q4_k_block(state, p, d / (4.6 * 47.5)); break;
     case GGUF_Q6_K: q6_k_block(state, p, d / (18.5 * 63.5)); break;
-    default: put_float(p, type, deviation * spread(state));
+    case GGUF_F32:
+    case GGUF_F16:
+    case GGUF_BF16: put_float(p, type, deviation * spread(state)); break;
+    default: memset(p, 0, gguf_type_get(type)->block_bytes); /* a type to be refused */
     }
 }
 
