@@ -2,6 +2,7 @@
 #include "tests/rig.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -106,6 +107,8 @@ Test(model, what_is_not_known_is_named) {
         {{.arch = "llama", .rotated_n = 7}, "rope.dimension_count", HOTSET_E_FORMAT},
         {{.arch = "llama", .rotated_n = 18}, "rope.dimension_count", HOTSET_E_FORMAT},
         {{.rope_kind = "yarn", .rope_factor = -4}, "rope.scaling", HOTSET_E_FORMAT},
+        {{.rope_freqs = true, .rope_divisor = -1}, "rope_freqs.weight", HOTSET_E_FORMAT},
+        {{.rope_freqs = true, .rope_divisor = INFINITY}, "rope_freqs.weight", HOTSET_E_FORMAT},
     };
     for (size_t i = 0; i < COUNT_OF(unknown); i++) {
         hotset_error err = refusal(&unknown[i].model);
