@@ -288,6 +288,23 @@ static hotset_status check_dims(const hotset_model *m, const model_layer *layer,
                           (unsigned long long)want[2]);
 }
 
+/* Matrices must be of a type that products exist for, whatever device runs them. */
+static hotset_status check_weight_type(const gguf_tensor *t, hotset_error *err) {
+    switch ((int)t->type) {
+    case GGUF_F32:
+    case GGUF_F16:
+    case GGUF_BF16:
+    case GGUF_Q8_0:
+    case GGUF_Q4_0:
+    case GGUF_Q4_K:
+    case GGUF_Q6_K: return HOTSET_OK;
+    default:
+        return hotset_fail_at(err, HOTSET_E_UNSUPPORTED, t->offset_bytes,
+                              "tensor %.*s is of type %s (known: F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K)",
+                              (int)min_u64(t->name.bytes, 60), t->name.data, gguf_type_get(t->type)->name);
+    }
+}
+
 static hotset_status out_of_views(hotset_error *err) {
     return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the model's tensors");
 }
@@ -354,6 +371,7 @@ static hotset_status take_per_unit(hotset_model *m, const model_layer *layer, ui
         const gguf_tensor *t = gguf_find_tensor(m->file, name);
         if (!t) return hotset_fail(err, HOTSET_E_FORMAT, "tensor %s is missing", name);
         HOTSET_TRY(check_dims(m, layer, rotated_n, row, t, true, err));
+        HOTSET_TRY(check_weight_type(t, err));
         if (u == 0)
             view = (model_tensor){.present = true,
                                   .type = t->type,
@@ -386,6 +404,7 @@ static hotset_status take_tensor(hotset_model *m, const model_layer *layer, uint
         return take_per_unit(m, layer, layer_i, rotated_n, row, out, err);
     if (!t) return HOTSET_OK;
     HOTSET_TRY(check_dims(m, layer, rotated_n, row, t, false, err));
+    if (row->matrix) HOTSET_TRY(check_weight_type(t, err));
     return row->matrix ? take_matrix(m, row, t, out, err) : take_vector(m, t, out, err);
 }
 

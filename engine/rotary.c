@@ -77,6 +77,9 @@ hotset_status model_rotary_read(hotset_model *m, uint32_t rotated_n, hotset_erro
     }
     const float *divisor = m->tensor[ARCH_ROPE_FREQS].values;
     for (uint32_t i = 0; i < pair_n; i++) {
+        if (divisor && (!(divisor[i] > 0) || !isfinite(divisor[i])))
+            return hotset_fail(err, HOTSET_E_FORMAT, "tensor rope_freqs.weight: value %u is %g", i,
+                               (double)divisor[i]);
         double plain = pow(base, -2.0 * i / rotated_n) / (divisor ? (double)divisor[i] : 1);
         double share = s.yarn ? yarn_share(low, high, i) : 0;
         frequency[i] = plain / s.factor * (1 - share) + plain * share;

@@ -2,6 +2,7 @@
 #include "tests/rig.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -106,6 +107,8 @@ Test(model, what_is_not_known_is_named) {
         {{.arch = "llama", .rotated_n = 7}, "rope.dimension_count", HOTSET_E_FORMAT},
         {{.arch = "llama", .rotated_n = 18}, "rope.dimension_count", HOTSET_E_FORMAT},
         {{.rope_kind = "yarn", .rope_factor = -4}, "rope.scaling", HOTSET_E_FORMAT},
+        {{.rope_freqs = true, .rope_divisor = -1}, "rope_freqs.weight", HOTSET_E_FORMAT},
+        {{.rope_freqs = true, .rope_divisor = INFINITY}, "rope_freqs.weight", HOTSET_E_FORMAT},
     };
     for (size_t i = 0; i < COUNT_OF(unknown); i++) {
         hotset_error err = refusal(&unknown[i].model);
@@ -113,6 +116,28 @@ Test(model, what_is_not_known_is_named) {
         cr_expect_not_null(strstr(err.message, unknown[i].named), "%s is not in: %s", unknown[i].named,
                            err.message);
     }
+}
+
+/* Every type of the table that the engine has no products for, in stacked experts and in experts apart. */
+Test(model, a_type_without_products_is_named) {
+    static const gguf_type types[] = {GGUF_Q4_1, GGUF_Q5_0,   GGUF_Q5_1,   GGUF_Q2_K,  GGUF_Q3_K,
+                                      GGUF_Q5_K, GGUF_IQ4_NL, GGUF_IQ4_XS, GGUF_MXFP4, GGUF_NVFP4,
+                                      GGUF_I8,   GGUF_F64,    GGUF_TQ1_0,  GGUF_Q8_K};
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        const char *type = gguf_type_get(types[i])->name;
+        tiny_model model = {.type = types[i], .layer_n = 1, .embd_n = 256, .ff_n = 256, .vocab_n = 8};
+        hotset_error err = refusal(&model);
+        cr_expect_eq(err.status, HOTSET_E_UNSUPPORTED, "%s: %s", type, err.message);
+        cr_expect(strstr(err.message, type) && strstr(err.message, "token_embd.weight"), "%s: %s", type,
+                  err.message);
+    }
+    /* rows of 64 are no whole blocks of 256: there the matrices are F16, and only the experts' have rows of
+     * 256 */
+    tiny_model apart = {.type = GGUF_Q5_K, .ff_n = 256, .expert_n = 2, .expert_used_n = 1};
+    apart.expert_storage = TINY_EXPERTS_APART;
+    hotset_error err = refusal(&apart);
+    cr_expect_eq(err.status, HOTSET_E_UNSUPPORTED, "%s", err.message);
+    cr_expect_not_null(strstr(err.message, "blk.0.ffn_down.0.weight"), "%s", err.message);
 }
 
 Test(model, an_unknown_activation_option_is_an_argument_error) {

@@ -105,7 +105,10 @@ static void random_block(uint64_t *state, uint8_t *p, gguf_type type, double dev
         break;
     case GGUF_Q4_K: q4_k_block(state, p, d / (4.6 * 47.5)); break;
     case GGUF_Q6_K: q6_k_block(state, p, d / (18.5 * 63.5)); break;
-    default: put_float(p, type, deviation * spread(state));
+    case GGUF_F32:
+    case GGUF_F16:
+    case GGUF_BF16: put_float(p, type, deviation * spread(state)); break;
+    default: memset(p, 0, gguf_type_get(type)->block_bytes); /* a type to be refused */
     }
 }
 
@@ -409,10 +412,11 @@ static tiny_model with_defaults(const tiny_model *options) {
     if (!o.ff_n) o.ff_n = 2 * o.embd_n;
     if (!o.vocab_n) o.vocab_n = 272;
     if (!o.context_n) o.context_n = 128;
+    if (o.rope_divisor == 0) o.rope_divisor = 1;
     return o;
 }
 
-static void put_values(gguf_writer *w, const tensor_spec *item, uint64_t *state) {
+static void put_values(gguf_writer *w, const tensor_spec *item, float first_divisor, uint64_t *state) {
     const gguf_type_info *info = gguf_type_get(item->type);
     uint64_t n = item->dim[0];
     for (uint32_t d = 1; d < item->dim_n; d++) n *= item->dim[d];
@@ -424,7 +428,9 @@ static void put_values(gguf_writer *w, const tensor_spec *item, uint64_t *state)
         case FILL_MATRIX: random_block(state, p, item->type, item->deviation); break;
         case FILL_NORM: put_float(p, item->type, 1 + item->deviation * spread(state)); break;
         case FILL_BIAS: put_float(p, item->type, item->deviation * spread(state)); break;
-        case FILL_DIVISORS: put_float(p, item->type, i < n / 2 ? 1 : 1 + 7 * (double)i / (double)n); break;
+        case FILL_DIVISORS:
+            put_float(p, item->type, i < n / 2 ? first_divisor : 1 + 7 * (double)i / (double)n);
+            break;
         }
     }
     hotset_error err;
@@ -450,7 +456,7 @@ void tiny_model_write(const char *path, const tiny_model *options) {
         l.item[kept_n++] = item;
     }
     uint64_t state = options->seed;
-    for (size_t i = 0; i < kept_n; i++) put_values(w, &l.item[i], &state);
+    for (size_t i = 0; i < kept_n; i++) put_values(w, &l.item[i], l.options.rope_divisor, &state);
     must(gguf_writer_commit(w, &err), &err);
     free(l.item);
 }

@@ -44,6 +44,7 @@ typedef struct tiny_model {
     uint32_t rope_original_n;
     float rope_scale_linear; /* the old key */
     bool rope_freqs;
+    float rope_divisor; /* [1] of the faster half of the pairs in rope_freqs; the others' grow up to 8 */
 
     const char *omit;     /* leave this tensor out */
     const char *misshape; /* give this tensor one element more in its last dimension */
