@@ -178,12 +178,13 @@ static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     uint32_t piece_n[DEVICE_LINEAR_MAX], total = 0;
     for (uint32_t i = 0; i < part_n; i++)
         total += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
-    for (uint32_t item; (item = cpu_take(op, 0)) < total;) {
-        uint32_t i = find_part(piece_n, part_n, &item), j = f.of_part[i];
-        for (uint32_t r = 0; r < row_n; r++)
-            walk_piece(w, &part[i], 0, item * piece_rows(&part[i].w),
-                       packed + f.offset[j] + act_stride(f.form[j], k) * r, cpu_row(part[i].y, r));
-    }
+    for (uint32_t from, n; (n = cpu_take_run(op, 0, total, w->thread_n, &from));)
+        for (uint32_t next = from; next < from + n; next++) {
+            uint32_t piece = next, i = find_part(piece_n, part_n, &piece), j = f.of_part[i];
+            for (uint32_t r = 0; r < row_n; r++)
+                walk_piece(w, &part[i], 0, piece * piece_rows(&part[i].w),
+                           packed + f.offset[j] + act_stride(f.form[j], k) * r, cpu_row(part[i].y, r));
+        }
 }
 
 static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
@@ -289,14 +290,14 @@ static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     uint32_t piece_n[2], per_use = 0;
     for (uint32_t i = 0; i < part_n; i++)
         per_use += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
-    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * used_n * per_use;) {
-        uint32_t use = item / per_use, piece = item % per_use, r = use / used_n;
-        uint32_t i = find_part(piece_n, part_n, &piece), j = f.of_part[i];
-        uint32_t input = o->experts.x_per_use ? use : r;
-        walk_piece(w, &part[i], chosen(o, r)[use % used_n], piece * piece_rows(&part[i].w),
-                   packed + f.offset[j] + act_stride(f.form[j], k) * input,
-                   cpu_row(part[i].y, r) + (size_t)(use % used_n) * part[i].w.out_n);
-    }
+    for (uint32_t from, n; (n = cpu_take_run(op, 0, row_n * used_n * per_use, w->thread_n, &from));)
+        for (uint32_t next = from; next < from + n; next++) {
+            uint32_t use = next / per_use, piece = next % per_use, r = use / used_n;
+            uint32_t i = find_part(piece_n, part_n, &piece), j = f.of_part[i];
+            walk_piece(w, &part[i], chosen(o, r)[use % used_n], piece * piece_rows(&part[i].w),
+                       packed + f.offset[j] + act_stride(f.form[j], k) * (o->experts.x_per_use ? use : r),
+                       cpu_row(part[i].y, r) + (size_t)(use % used_n) * part[i].w.out_n);
+        }
 }
 
 /* Sorts the uses by expert (counting sort, so that rows keep their order) and gives each expert its panels.

@@ -67,6 +67,21 @@ static inline uint32_t cpu_row_n(const cpu_op *op, const cpu_worker *w) {
 static inline uint32_t cpu_take(cpu_op *op, uint32_t phase) {
     return atomic_fetch_add_explicit(&op->next[phase], 1, memory_order_relaxed);
 }
+/* A run of pieces [*from, *from + result) of `total`, 0 when none is left. Runs shrink from half a thread's
+ * share to one piece: long streams are read faster than scattered pieces, and short ones at the end let all
+ * threads finish together (guided self-scheduling, Polychronopoulos & Kuck 1987). */
+static inline uint32_t cpu_take_run(cpu_op *op, uint32_t phase, uint32_t total, uint32_t thread_n,
+                                    uint32_t *from) {
+    uint32_t at = atomic_load_explicit(&op->next[phase], memory_order_relaxed), n;
+    do {
+        if (at >= total) return 0;
+        n = (total - at) / (2 * thread_n);
+        if (n == 0) n = 1;
+    } while (!atomic_compare_exchange_weak_explicit(&op->next[phase], &at, at + n, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    *from = at;
+    return n;
+}
 static inline uint8_t *cpu_thread_scratch(const cpu_worker *w, cpu_scratch s) {
     return w->workspace + s.shared_bytes + s.thread_bytes * w->thread_i;
 }
