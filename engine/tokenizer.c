@@ -416,6 +416,7 @@ hotset_status hotset_tokenize(const hotset_tokenizer *t, const char *text, size_
                            TOKENIZER_TEXT_BYTES_MAX);
     bool ends = flags & HOTSET_TOKENIZE_BOS;
     if (ends && t->add_bos && t->bos >= 0) tokenizer_emit(&w, t->bos);
+    if (!text) text = ""; /* no offset may be added to NULL, not even 0 */
     hotset_status status = tokenize_all(&w, text, text_bytes, flags & HOTSET_TOKENIZE_SPECIAL);
     if (ends && t->add_eos && t->eos >= 0) tokenizer_emit(&w, t->eos);
     if (status == HOTSET_OK) *token_n = w.token_n;

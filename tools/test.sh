@@ -34,7 +34,9 @@ step() {
     "$@" >"$log" 2>&1 </dev/null || status=$?
     if [ $status -ne 0 ]; then
         printf 'FAILED after %s s\n\n' $((SECONDS - begin))
-        tail -n 60 "$log"
+        tail -n 40 "$log"
+        printf '\n'
+        grep -nE '\[FAIL\]|\[----\] .|[Ee]rror: |ERROR: |WARNING: Thread|\*\*\*Failed' "$log" | tail -n 20
         printf '\nFAILED: %s (exit status %s)\ncommand: %s\nlog: %s\n' "$name" $status "$*" "$log"
         exit 1
     fi
