@@ -272,10 +272,10 @@ typedef struct hotset_session hotset_session;
 HOTSET_API HOTSET_CHECKED hotset_status hotset_session_open(hotset_session **out, hotset_engine *engine,
                                                             hotset_error *err);
 HOTSET_API void hotset_session_free(hotset_session *session);
-/* Makes the session's text equal `tokens`, evaluating only what follows the longest common prefix (the last
- * token at least, so that logits exist). Errors: E_ARGUMENT (no tokens, token id out of range), E_FULL (more
- * tokens than the context holds; nothing was evaluated), E_CANCELLED and E_DEVICE (the tokens evaluated so
- * far stay). */
+/* Makes the session's text equal `tokens`, evaluating only what follows the longest common prefix: nothing
+ * when the text and its logits are there already, else the last token at least. Errors: E_ARGUMENT (no
+ * tokens, token id out of range), E_FULL (more tokens than the context holds; nothing was evaluated),
+ * E_CANCELLED and E_DEVICE (the tokens evaluated so far stay). */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_session_sync(hotset_session *session, const int32_t *tokens,
                                                             size_t token_n);
 /* Appends tokens; `each`, if not NULL, receives the logits of every one of them in order. Errors: as sync. */

@@ -227,6 +227,9 @@ static hotset_status read_numbers(hotset_model *m, const hotset_model_options *o
                              m->arch->rules & ARCH_LAYER_NORM ? "attention.layer_norm_epsilon"
                                                               : "attention.layer_norm_rms_epsilon",
                              &m->norm_epsilon, NULL, err));
+    if (!(m->norm_epsilon >= 0) || !isfinite(m->norm_epsilon))
+        return hotset_fail(err, HOTSET_E_FORMAT, "key %s: the epsilon of the norms is %g", m->arch->name,
+                           m->norm_epsilon);
     s->gated = (m->arch->rules & ARCH_GATED) != 0;
     return HOTSET_OK;
 }

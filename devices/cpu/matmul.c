@@ -1,8 +1,9 @@
 /* matmul.c - products with weight matrices: dense (linear) and of the experts that a router chose.
  *
- * Few rows (decode): the activations are packed once, then pieces of weight rows are walked at memory speed.
- * Many rows (prefill): activations are packed into panels; each tile of weight rows is unpacked once and
- * multiplied with every panel. Both take activations by the same rule (kernels.h), so that they agree.
+ * Few rows (decode): every thread packs the activations for itself, which is quicker than meeting the others
+ * after one of them did it; then pieces of weight rows are walked at memory speed. Many rows (prefill):
+ * activations are packed into panels; each tile of weight rows is unpacked once and multiplied with every
+ * panel. Both take activations by the same rule (kernels.h), so that they agree.
  */
 #include <string.h>
 
@@ -21,7 +22,7 @@ enum {
 typedef struct forms {
     uint32_t n;
     const cpu_matmul *form[DEVICE_LINEAR_MAX];
-    uint64_t offset[DEVICE_LINEAR_MAX]; /* in the shared scratch */
+    uint64_t offset[DEVICE_LINEAR_MAX]; /* in the scratch that holds them */
     uint32_t of_part[DEVICE_LINEAR_MAX];
     uint64_t bytes; /* of all of them */
 } forms;
