@@ -1,4 +1,4 @@
-/* test_engine.c - plans, engines and sessions on the bundled model: what the public contract promises. */
+/* test_engine.c - plans and engines on the bundled model: what the public contract promises. */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
@@ -54,15 +54,6 @@ static double relative_difference(const float *a, const float *b, size_t n) {
         norm += (double)b[i] * b[i];
     }
     return sqrt(difference / norm);
-}
-
-static float *copy_logits(const hotset_session *s) {
-    size_t n;
-    const float *logits = hotset_session_logits(s, &n);
-    cr_assert_not_null(logits);
-    float *copy = malloc(n * sizeof *copy);
-    memcpy(copy, logits, n * sizeof *copy);
-    return copy;
 }
 
 /* ---- Plans ---- */
@@ -136,19 +127,6 @@ Test(plan, belongs_to_its_model) {
     tear_down(s);
 }
 
-/* ---- Models ---- */
-
-Test(model, activation_can_be_overridden_but_must_be_known) {
-    hotset_model *m;
-    hotset_error err = {0};
-    cr_assert_eq(hotset_model_open(&m, DEMO_MODEL, &(hotset_model_options){"swoosh"}, &err),
-                 HOTSET_E_ARGUMENT);
-    cr_assert(strstr(err.message, "swoosh"));
-    cr_assert_eq(hotset_model_open(&m, DEMO_MODEL, NULL, &err), HOTSET_OK);
-    cr_assert_str_eq(hotset_model_shape(m)->activation, "relu");
-    hotset_model_free(m);
-}
-
 /* ---- Steps ---- */
 
 typedef struct collected {
@@ -190,104 +168,7 @@ Test(step, takes_rows_of_several_sessions) {
     tear_down(s);
 }
 
-Test(step, is_the_same_for_any_number_of_threads_and_every_time) {
-    float *first = NULL;
-    size_t vocab_n = 0;
-    for (uint32_t run = 0; run < 4; run++) {
-        setup s = set_up((hotset_plan_options){.thread_n = 1 + run % 3, .batch_n = 16}, NULL);
-        hotset_session *session = open_session(s);
-        cr_assert_eq(hotset_session_sync(session, text, TEXT_N), HOTSET_OK);
-        const float *logits = hotset_session_logits(session, &vocab_n);
-        if (!first) first = copy_logits(session);
-        cr_assert_eq(memcmp(first, logits, vocab_n * sizeof *logits), 0, "run %u differs", run);
-        hotset_session_free(session);
-        tear_down(s);
-    }
-    free(first);
-}
-
 /* ---- Sessions ---- */
-
-Test(session, sync_evaluates_only_what_is_new) {
-    setup s = set_up((hotset_plan_options){.isa = "scalar"}, NULL);
-    hotset_session *session = open_session(s);
-    cr_assert_null(hotset_session_logits(session, NULL));
-    cr_assert_eq(hotset_session_sync(session, text, 20), HOTSET_OK);
-    uint64_t rows = hotset_engine_get_stats(s.engine).row_n;
-    cr_assert_eq(rows, 20u);
-    cr_assert_eq(hotset_session_sync(session, text, 20), HOTSET_OK);
-    cr_assert_eq(hotset_engine_get_stats(s.engine).row_n, rows, "nothing was new");
-    cr_assert_eq(hotset_session_sync(session, text, 25), HOTSET_OK);
-    cr_assert_eq(hotset_engine_get_stats(s.engine).row_n, rows + 5);
-    cr_assert_eq(hotset_session_sync(session, text, 12), HOTSET_OK);
-    cr_assert_eq(hotset_engine_get_stats(s.engine).row_n, rows + 6,
-                 "a shorter text needs its last token's logits");
-    int32_t other[14];
-    memcpy(other, text, sizeof other);
-    other[10] = 77;
-    cr_assert_eq(hotset_session_sync(session, other, 14), HOTSET_OK);
-    cr_assert_eq(hotset_engine_get_stats(s.engine).row_n, rows + 10);
-    float *got = copy_logits(session);
-    size_t token_n, vocab_n;
-    cr_assert_eq(memcmp(hotset_session_tokens(session, &token_n), other, sizeof other), 0);
-    cr_assert_eq(token_n, 14u);
-    hotset_session_truncate(session, 0);
-    cr_assert_null(hotset_session_logits(session, NULL));
-    cr_assert_eq(hotset_session_sync(session, other, 14), HOTSET_OK);
-    const float *want = hotset_session_logits(session, &vocab_n);
-    cr_assert_lt(relative_difference(got, want, vocab_n), 1e-5);
-    free(got);
-    hotset_session_free(session);
-    tear_down(s);
-}
-
-Test(session, says_when_the_context_is_full_and_goes_on_after) {
-    setup s = set_up((hotset_plan_options){.context_n = 16}, NULL);
-    hotset_session *session = open_session(s);
-    cr_assert_eq(hotset_session_sync(session, text, 17), HOTSET_E_FULL);
-    cr_assert(strstr(hotset_session_error(session)->message, "context of 16"));
-    cr_assert_eq(hotset_session_sync(session, text, 16), HOTSET_OK);
-    cr_assert_eq(hotset_session_append(session, text, 1, NULL, NULL), HOTSET_E_FULL);
-    hotset_session_truncate(session, 8);
-    cr_assert_eq(hotset_session_append(session, text + 8, 8, NULL, NULL), HOTSET_OK);
-    cr_assert_eq(hotset_session_error(session)->status, HOTSET_OK);
-    hotset_session_free(session);
-    tear_down(s);
-}
-
-Test(session, refuses_tokens_outside_the_vocabulary_and_too_many_sessions) {
-    setup s = set_up((hotset_plan_options){.session_n = 2}, NULL);
-    hotset_session *a = open_session(s), *b = open_session(s), *c;
-    hotset_error err = {0};
-    cr_assert_eq(hotset_session_open(&c, s.engine, &err), HOTSET_E_FULL);
-    cr_assert(strstr(err.message, "2 sessions"));
-    cr_assert_eq(hotset_session_sync(a, (int32_t[]){1, -1}, 2), HOTSET_E_ARGUMENT);
-    cr_assert_eq(hotset_session_sync(a, (int32_t[]){4096}, 1), HOTSET_E_ARGUMENT);
-    cr_assert_eq(hotset_session_sync(a, text, 0), HOTSET_E_ARGUMENT);
-    hotset_session_free(a);
-    cr_assert_eq(hotset_session_open(&c, s.engine, &err), HOTSET_OK);
-    hotset_session_free(b);
-    hotset_session_free(c);
-    tear_down(s);
-}
-
-static bool cancel_at_third(void *cookie) { return ++*(int *)cookie > 2; }
-
-Test(session, keeps_what_was_evaluated_when_cancelled) {
-    setup s = set_up((hotset_plan_options){.batch_n = 8, .memory = HOTSET_MEMORY_MAPPED}, NULL);
-    int asked = 0;
-    s.engine->options.cancel = cancel_at_third;
-    s.engine->options.cancel_cookie = &asked;
-    hotset_session *session = open_session(s);
-    cr_assert_eq(hotset_session_sync(session, text, TEXT_N), HOTSET_E_CANCELLED);
-    size_t token_n;
-    hotset_session_tokens(session, &token_n);
-    cr_assert_eq(token_n, 16u);
-    s.engine->options.cancel = NULL;
-    cr_assert_eq(hotset_session_sync(session, text, TEXT_N), HOTSET_OK);
-    hotset_session_free(session);
-    tear_down(s);
-}
 
 static bool cancel_always(void *cookie) { return cookie == NULL; }
 
