@@ -20,6 +20,7 @@ struct team {
     uint32_t thread_n;
     uint32_t core_n;
     int *core_pu;
+    int spin_n; /* before sleeping at a barrier: none where threads share cores, for the others need them */
     _Alignas(CACHE_LINE) _Atomic uint32_t arrived;
     _Alignas(CACHE_LINE) _Atomic uint32_t phase; /* futex word: counts completed barriers */
     _Atomic uint32_t sleepers;
@@ -43,7 +44,9 @@ hotset_status team_open(team **out, uint32_t thread_n, const cpu_topology *topol
     *out = NULL;
     team *t = aligned_alloc(CACHE_LINE, round_up(sizeof *t, CACHE_LINE));
     if (!t) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the thread team");
-    *t = (team){.thread_n = thread_n, .core_n = topology->core_n};
+    *t = (team){.thread_n = thread_n,
+                .core_n = topology->core_n,
+                .spin_n = thread_n <= topology->core_n ? SPINS_BEFORE_SLEEP : 0};
     hotset_status status =
         base_calloc(&t->core_pu, topology->core_n, sizeof *t->core_pu, "the thread team", err);
     if (status) {
@@ -77,6 +80,8 @@ hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset_error *err) {
     cpu_set_t caller;
     bool restore = !sched_getaffinity(0, sizeof caller, &caller);
     uint32_t got = 0;
+    int dynamic = omp_get_dynamic();
+    omp_set_dynamic(0); /* whatever the environment says: the plan has a number of threads */
 #pragma omp parallel num_threads((int)t->thread_n) shared(got)
     {
         uint32_t i = (uint32_t)omp_get_thread_num(), n = (uint32_t)omp_get_num_threads();
@@ -86,6 +91,7 @@ hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset_error *err) {
             fn(cookie, i);
         }
     }
+    omp_set_dynamic(dynamic);
     if (restore) sched_setaffinity(0, sizeof caller, &caller);
     if (got == t->thread_n) return HOTSET_OK;
     return hotset_fail(err, HOTSET_E_DEVICE, "the system gave %u threads of the %u that the plan has", got,
@@ -101,7 +107,7 @@ void team_barrier(team *t) {
         if (atomic_load_explicit(&t->sleepers, memory_order_seq_cst)) futex_wake_all(&t->phase);
         return;
     }
-    for (int spin = 0; spin < SPINS_BEFORE_SLEEP; spin++) {
+    for (int spin = 0; spin < t->spin_n; spin++) {
         if (atomic_load_explicit(&t->phase, memory_order_acquire) != phase) return;
         cpu_relax();
     }
