@@ -86,6 +86,8 @@ typedef struct device_matrix {
     uint64_t row_bytes;
     uint32_t unit_n;
     device_ref unit_offset;
+    bool
+        by_neuron; /* each matrix is stored by neuron (devices/neurons.h) instead of by row: the same bytes */
 } device_matrix;
 
 typedef enum device_activation {
@@ -106,6 +108,16 @@ typedef struct device_linear_part {
     bool accumulate;
 } device_linear_part;
 
+/* Which neurons of an FFN are active, as DEVICE_OP_SELECT finds: for each row `per_row` vectors (experts
+ * used, else 1), each a count and then the numbers of its active neurons, rising: uint32_t
+ * [per_row][1 + neurons]. Where the uint32_t `verdict` is not 0, the operations that have this choice leave
+ * out the others: up computes only the listed outputs, the activation gathers them to the front of the vector
+ * in the order of the list, and down, stored by neuron, takes that vector. Where it is 0 they work on all. */
+typedef struct device_choice {
+    device_ref verdict; /* absent: no choice */
+    device_rows list;
+} device_choice;
+
 typedef enum device_op_kind {
     DEVICE_OP_EMBED,    /* y[r] = scale * table[token of r] */
     DEVICE_OP_ROTARY,   /* table of (cos, sin) for each row's position */
@@ -113,6 +125,7 @@ typedef enum device_op_kind {
     DEVICE_OP_LINEAR,   /* y_i = W_i x + b_i, i < part_n */
     DEVICE_OP_PREPARE,  /* q = rope(norm(q)); k = rope(norm(k)); state <- k, v */
     DEVICE_OP_ATTEND,   /* y = softmax(q k^T) v over the row's session */
+    DEVICE_OP_SELECT,   /* lists the neurons whose gate is above 0 and decides whether skipping pays */
     DEVICE_OP_ACTIVATE, /* h = act(gate) * up */
     DEVICE_OP_ROUTE,    /* expert ids and weights from router logits */
     DEVICE_OP_EXPERTS,  /* y[r][j] = W_e x + b_e for the j-th expert e chosen for row r */
@@ -152,6 +165,7 @@ typedef struct device_op {
             device_rows x;
             uint32_t part_n;
             device_linear_part part[DEVICE_LINEAR_MAX];
+            device_choice choice; /* only with one part */
         } linear;
         struct {
             device_rows q, k, v;
@@ -176,11 +190,19 @@ typedef struct device_op {
             bool state_f16;
         } attend;
         struct {
+            device_rows gate; /* before the activation, which is of the ReLU family */
+            uint32_t n, per_row;
+            device_matrix up, down; /* what the choice is for; up without out_n: none, its product is gate */
+            device_choice choice;
+            device_ref skipped; /* uint64_t: steps of one row add the weight bytes that they leave out */
+        } select;
+        struct {
             device_rows gate, up, y; /* up absent: no gate matrix */
             uint32_t n;
             uint32_t
                 per_row; /* vectors per row (experts used), each `n` floats; rows of the step times this */
             device_activation kind;
+            device_choice choice;
         } activate;
         struct {
             device_rows logits; /* [unit_n] */
@@ -197,6 +219,7 @@ typedef struct device_op {
             device_rows id;
             uint32_t part_n;
             device_linear_part part[2]; /* y: [used_n][out_n] per row */
+            device_choice choice;       /* only with one part */
         } experts;
         struct {
             device_rows x, weight, y;
@@ -234,6 +257,10 @@ typedef struct device_interface {
     /* Either side may be in another device's or the host's memory where both can reach it. */
     hotset_status (*copy_async)(device_queue *q, device_ref to, device_ref from, uint64_t bytes,
                                 hotset_error *err);
+    /* Copies one matrix (or one unit) of rows to its form by neuron, and is done when it returns. `shape`
+     * gives type and sizes. */
+    hotset_status (*copy_by_neuron)(device_queue *q, device_ref to, device_ref from,
+                                    const device_matrix *shape, hotset_error *err);
     /* Scratch bytes that an operation needs beside its operands: a pure function of the op and the device. */
     uint64_t (*workspace_bytes)(const device *d, const device_op *op);
     /* Compiles ops for replay against one step table. The workspace is shared by all ops of the list. Checks
@@ -271,6 +298,15 @@ HOTSET_CHECKED hotset_status device_cpu_open(device **out, const device_cpu_opti
                                              hotset_error *err);
 /* The instruction set in use, constant text. */
 const char *device_cpu_isa(const device *d);
+
+/* What SELECT decides for many rows: by cost, measured when lists are recorded, or always the same, so that
+ * tests can have either. */
+typedef enum device_cpu_skipping {
+    DEVICE_CPU_SKIP_WHERE_IT_PAYS,
+    DEVICE_CPU_SKIP_ALWAYS,
+    DEVICE_CPU_SKIP_FEW_ROWS
+} device_cpu_skipping;
+void device_cpu_set_skipping(device *d, device_cpu_skipping mode);
 
 /* What the host offers a plan. */
 typedef struct device_cpu_facts {

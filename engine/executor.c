@@ -15,7 +15,7 @@ static uint64_t session_bytes(const hotset_shape *s, uint32_t context_n) {
 }
 
 static uint64_t table_slab_bytes(uint32_t batch_n) {
-    return round_up(device_step_bytes(batch_n), FOOTPRINT_ALIGN) + FOOTPRINT_ALIGN;
+    return round_up(device_step_bytes(batch_n), FOOTPRINT_ALIGN) + 2 * FOOTPRINT_ALIGN;
 }
 
 /* The ledger's numbers for resolved options. */
@@ -25,12 +25,13 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
     state kv = {0};
     forward_place place = {.model = m, .weights = &w, .state = &kv};
     uint64_t workspace_bytes = 0, list_bytes = 0;
-    hotset_status status = weights_describe(&w, m, err);
+    bool skips = o->sparsity != HOTSET_SPARSITY_OFF;
+    hotset_status status = weights_describe(&w, m, skips, err);
     if (!status)
         status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, err);
     if (!status) status = schedule_workspace_bytes(&place, d, o->batch_n, &workspace_bytes, err);
     if (!status) status = schedule_list_bytes(&place, o->batch_n, &list_bytes, err);
-    footprint_widths widths = forward_widths(m);
+    footprint_widths widths = forward_widths(m, skips);
     facts->shape = &m->shape;
     facts->weights_bytes = weights_copied_bytes(m);
     facts->state_bytes = kv.slot_bytes;
@@ -40,6 +41,23 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
     state_free(&kv);
     weights_free(&w);
     return status;
+}
+
+/* The plan for resolved options, where sparsity AUTO means exact skipping if the weights get copied. */
+static hotset_status plan_for(hotset_plan **out, const hotset_model *m, const device *d,
+                              hotset_plan_options o, uint64_t memory_free_bytes, hotset_error *err) {
+    planner_facts facts = {.memory_free_bytes = memory_free_bytes};
+    HOTSET_TRY(gather(m, d, &o, &facts, err));
+    hotset_error dense_err;
+    bool automatic = o.sparsity == HOTSET_SPARSITY_AUTO;
+    if (automatic) o.sparsity = HOTSET_SPARSITY_EXACT;
+    hotset_status status = plan_make(out, &o, &facts, automatic ? &dense_err : err);
+    if (!automatic || (!status && (*out)->options.memory == HOTSET_MEMORY_COPIED)) return status;
+    hotset_plan_free(*out);
+    *out = NULL;
+    o.sparsity = HOTSET_SPARSITY_OFF;
+    HOTSET_TRY(gather(m, d, &o, &facts, err));
+    return plan_make(out, &o, &facts, err);
 }
 
 hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *m, const hotset_plan_options *options,
@@ -52,9 +70,7 @@ hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *m, const ho
     device *d;
     HOTSET_TRY(device_cpu_open(&d, &(device_cpu_options){o.thread_n, o.isa}, err));
     o.isa = device_cpu_isa(d);
-    planner_facts facts = {.memory_free_bytes = host.memory_free_bytes};
-    hotset_status status = gather(m, d, &o, &facts, err);
-    if (!status) status = plan_make(out, &o, &facts, err);
+    hotset_status status = plan_for(out, m, d, o, host.memory_free_bytes, err);
     d->api->close(d);
     return status;
 }
@@ -102,12 +118,17 @@ static hotset_status load_weights(hotset_engine *e, hotset_error *err) {
     bool copied = e->plan.options.memory == HOTSET_MEMORY_COPIED;
     double begin_s = base_now_s();
     weights_progress progress = {e->options.cancel, e->options.cancel_cookie};
-    HOTSET_TRY(weights_load(&e->weights, e->device, e->queue, e->model, copied, &progress, err));
+    HOTSET_TRY(weights_load(&e->weights, e->device, e->queue, e->model, copied,
+                            e->plan.options.sparsity == HOTSET_SPARSITY_EXACT, &progress, err));
     if (copied)
         engine_log(e, HOTSET_LOG_OBJECT,
                    "copied %.1f MiB of weights to memory in %.2f s; the file's pages were released",
                    (double)e->plan.footprint.weights_copied_bytes / (1 << 20), base_now_s() - begin_s);
-    else
+    if (e->weights.reordered_bytes)
+        engine_log(e, HOTSET_LOG_OBJECT,
+                   "of these %.1f MiB were reordered by neuron, in the same bytes: exact skipping is on",
+                   (double)e->weights.reordered_bytes / (1 << 20));
+    if (!copied)
         engine_log(e, HOTSET_LOG_OBJECT, "%.1f MiB of weights are read from the mapped file",
                    (double)e->plan.footprint.weights_mapped_bytes / (1 << 20));
     return HOTSET_OK;
@@ -123,10 +144,15 @@ static hotset_status open_steps(hotset_engine *e, hotset_error *err) {
         api->buffer_alloc(e->device, DEVICE_MEMORY_PINNED, table_slab_bytes(o->batch_n), &e->tables, err));
     e->step = (device_ref){e->tables, 0};
     e->done = (device_ref){e->tables, round_up(device_step_bytes(o->batch_n), FOOTPRINT_ALIGN)};
-    forward_place place = {.model = e->model, .weights = &e->weights, .state = &e->state, .done = e->done};
+    e->skipped = device_ref_at(e->done, FOOTPRINT_ALIGN);
+    forward_place place = {.model = e->model,
+                           .weights = &e->weights,
+                           .state = &e->state,
+                           .done = e->done,
+                           .skipped = e->skipped};
     uint64_t workspace_bytes;
     HOTSET_TRY(schedule_workspace_bytes(&place, e->device, o->batch_n, &workspace_bytes, err));
-    footprint_widths widths = forward_widths(e->model);
+    footprint_widths widths = forward_widths(e->model, o->sparsity == HOTSET_SPARSITY_EXACT);
     e->layout = footprint_scratch_layout(&widths, o->batch_n, workspace_bytes);
     assert(e->layout.bytes == e->plan.footprint.scratch_bytes);
     assert(e->state.slot_bytes * o->session_n == e->plan.footprint.state_bytes);
@@ -183,7 +209,13 @@ void hotset_engine_free(hotset_engine *e) {
     free(e);
 }
 
-hotset_engine_stats hotset_engine_get_stats(const hotset_engine *e) { return e->stats; }
+hotset_engine_stats hotset_engine_get_stats(const hotset_engine *e) {
+    hotset_engine_stats stats = e->stats;
+    const uint64_t *skipped =
+        (const uint64_t *)(const void *)((const uint8_t *)e->skipped.buffer->host + e->skipped.offset);
+    if (e->single_n) stats.touched_bytes_per_token -= *skipped / e->single_n;
+    return stats;
+}
 
 hotset_status hotset_engine_measure(hotset_engine *e, double seconds, hotset_limits *out, hotset_error *err) {
     const weights *w = &e->weights;
@@ -236,6 +268,7 @@ hotset_status engine_step(hotset_engine *e, const engine_row *rows, uint32_t row
             each(cookie, (uint32_t)output[from + i], logits + (size_t)i * e->model->shape.vocab_n);
     }
     e->stats.step_n++;
+    e->single_n += row_n == 1;
     e->stats.row_n += row_n;
     e->stats.step_s += base_now_s() - begin_s;
     engine_log(e, HOTSET_LOG_STEP, "step of %u rows: %.3f ms", row_n, (base_now_s() - begin_s) * 1e3);

@@ -15,7 +15,8 @@ struct hotset_engine {
     weights weights;
     state state;
     device_buffer *scratch, *tables; /* tables: step table, counters */
-    device_ref step, done;
+    device_ref step, done, skipped;
+    uint64_t single_n; /* steps of one row */
     footprint_scratch layout;
     schedule schedule;
     trace *trace;

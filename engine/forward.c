@@ -147,7 +147,31 @@ static void attention(writer *w) {
 
 /* ---- FFN ---- */
 
-static void activate(writer *w, device_rows gate, device_rows up, uint32_t n, uint32_t per_row) {
+static const device_choice all_neurons;
+
+/* The lists of active neurons of a layer whose FFN has ff neurons, or absent where down is not by neuron. */
+static device_choice choice_of(const writer *w, arch_role down, uint32_t ff, uint32_t per_row) {
+    if (!matrix(w, down).by_neuron) return all_neurons;
+    return (device_choice){.verdict = device_ref_at(w->at->scratch, w->at->layout.verdict),
+                           .list = rows_at(w, w->at->layout.choice, (uint64_t)per_row * (ff + 1))};
+}
+
+/* Finds the neurons whose gate is above zero; the others' activation is zero, so they need no up or down. */
+static void select_neurons(writer *w, device_rows gate, device_matrix up, arch_role down, uint32_t per_row,
+                           device_choice choice) {
+    add(w, (device_op){.kind = DEVICE_OP_SELECT,
+                       .name = "ffn select",
+                       .select = {.gate = gate,
+                                  .n = matrix(w, down).in_n,
+                                  .per_row = per_row,
+                                  .up = up,
+                                  .down = matrix(w, down),
+                                  .choice = choice,
+                                  .skipped = w->at->skipped}});
+}
+
+static void activate(writer *w, device_rows gate, device_rows up, uint32_t n, uint32_t per_row,
+                     device_choice choice) {
     static const device_activation kinds[] = {
         [ARCH_ACT_SILU] = DEVICE_ACT_SILU,           [ARCH_ACT_GELU] = DEVICE_ACT_GELU,
         [ARCH_ACT_GELU_TANH] = DEVICE_ACT_GELU_TANH, [ARCH_ACT_RELU] = DEVICE_ACT_RELU,
@@ -160,23 +184,35 @@ static void activate(writer *w, device_rows gate, device_rows up, uint32_t n, ui
                                     .y = gate,
                                     .n = n,
                                     .per_row = per_row,
+                                    .choice = choice,
                                     .kind = kinds[w->at->model->activation]}});
 }
 
-/* x <- x + down(act(gate n) * up n), or x + down(act(up n)) without a gate. */
+/* x <- x + down(act(gate n) * up n), or x + down(act(up n)) without a gate. Where neurons can be skipped, the
+ * gate comes first. */
 static void dense_ffn(writer *w) {
     uint32_t ff = layer_of(w)->ff_n;
     bool gated = has(w, ARCH_FFN_GATE);
     device_rows h = rows_at(w, w->at->layout.gate, ff), up = rows_at(w, w->at->layout.up, ff);
+    device_choice choice = choice_of(w, ARCH_FFN_DOWN, ff, 1);
+    bool skips = matrix(w, ARCH_FFN_DOWN).by_neuron;
     device_op op = {.kind = DEVICE_OP_LINEAR, .name = "ffn up", .linear = {.x = normed(w), .part_n = 1}};
     op.linear.part[0] = product(w, ARCH_FFN_UP, ARCH_FFN_UP_BIAS, gated ? up : h, false);
-    if (gated) {
+    if (gated && skips) {
+        linear(w, "ffn gate", normed(w), product(w, ARCH_FFN_GATE, ARCH_FFN_GATE_BIAS, h, false));
+        select_neurons(w, h, matrix(w, ARCH_FFN_UP), ARCH_FFN_DOWN, 1, choice);
+        op.linear.choice = choice;
+    } else if (gated) {
         op.name = "ffn gate, up";
         op.linear.part[op.linear.part_n++] = product(w, ARCH_FFN_GATE, ARCH_FFN_GATE_BIAS, h, false);
     }
     add(w, op);
-    activate(w, h, gated ? up : (device_rows){0}, ff, 1);
-    linear(w, "ffn down", h, product(w, ARCH_FFN_DOWN, ARCH_FFN_DOWN_BIAS, hidden(w), true));
+    if (skips && !gated) select_neurons(w, h, (device_matrix){0}, ARCH_FFN_DOWN, 1, choice);
+    activate(w, h, gated ? up : (device_rows){0}, ff, 1, choice);
+    op = (device_op){.kind = DEVICE_OP_LINEAR, .name = "ffn down", .linear = {.x = h, .part_n = 1}};
+    op.linear.part[0] = product(w, ARCH_FFN_DOWN, ARCH_FFN_DOWN_BIAS, hidden(w), true);
+    op.linear.choice = choice;
+    add(w, op);
 }
 
 /* x <- x + sum over the chosen experts e of weight_e down_e(act(gate_e n) * up_e n). */
@@ -203,17 +239,28 @@ static void expert_ffn(writer *w) {
                                  .scale = router->scale,
                                  .id = id,
                                  .weight = weight}});
+    device_choice choice = choice_of(w, ARCH_EXPERT_DOWN, ff, used);
+    bool skips = matrix(w, ARCH_EXPERT_DOWN).by_neuron;
+    device_linear_part gate = {.w = matrix(w, ARCH_EXPERT_GATE), .y = h};
     device_op op = {.kind = DEVICE_OP_EXPERTS,
                     .name = "experts up",
                     .experts = {.x = normed(w), .used_n = used, .id = id, .part_n = 1}};
+    if (gated && skips) {
+        device_op first = op;
+        first.name = "experts gate";
+        first.experts.part[0] = gate;
+        add(w, first);
+        select_neurons(w, h, matrix(w, ARCH_EXPERT_UP), ARCH_EXPERT_DOWN, used, choice);
+        op.experts.choice = choice;
+    } else if (gated) {
+        op.name = "experts gate, up";
+        op.experts.part[op.experts.part_n++] = gate;
+    }
     op.experts.part[0].w = matrix(w, ARCH_EXPERT_UP);
     op.experts.part[0].y = gated ? up : h;
-    if (gated) {
-        op.name = "experts gate, up";
-        op.experts.part[op.experts.part_n++] = (device_linear_part){.w = matrix(w, ARCH_EXPERT_GATE), .y = h};
-    }
     add(w, op);
-    activate(w, h, gated ? up : (device_rows){0}, ff, used);
+    if (skips && !gated) select_neurons(w, h, (device_matrix){0}, ARCH_EXPERT_DOWN, used, choice);
+    activate(w, h, gated ? up : (device_rows){0}, ff, used, choice);
     add(w, (device_op){.kind = DEVICE_OP_EXPERTS,
                        .name = "experts down",
                        .experts = {.x = h,
@@ -221,7 +268,8 @@ static void expert_ffn(writer *w) {
                                    .used_n = used,
                                    .id = id,
                                    .part_n = 1,
-                                   .part = {{.w = matrix(w, ARCH_EXPERT_DOWN), .y = out}}}});
+                                   .part = {{.w = matrix(w, ARCH_EXPERT_DOWN), .y = out}},
+                                   .choice = choice}});
     add(w,
         (device_op){.kind = DEVICE_OP_COMBINE,
                     .name = "experts sum",
@@ -274,7 +322,7 @@ void forward_head(forward_list *list, const forward_place *place, uint32_t outpu
     signal_done(&w);
 }
 
-footprint_widths forward_widths(const hotset_model *m) {
+footprint_widths forward_widths(const hotset_model *m, bool skips) {
     const hotset_shape *s = &m->shape;
     return (footprint_widths){
         .embd_n = s->embd_n,
@@ -288,6 +336,7 @@ footprint_widths forward_widths(const hotset_model *m) {
         .expert_used_n = s->expert_used_n,
         .vocab_n = s->vocab_n,
         .rotary_n = 2 * m->rotary.pair_n,
+        .choice_n = skips ? (s->expert_n ? s->expert_used_n : 1) * (s->ff_n + 1) : 0,
     };
 }
 

@@ -15,7 +15,8 @@ typedef struct forward_place {
     const state *state;
     device_ref scratch; /* of the layout below */
     footprint_scratch layout;
-    device_ref done; /* counter that the last operation of each list signals */
+    device_ref done;    /* counter that the last operation of each list signals */
+    device_ref skipped; /* counter of weight bytes left out by steps of one row */
 } forward_place;
 
 /* A list that grows; op_n operations in `op`. */
@@ -25,8 +26,8 @@ typedef struct forward_list {
     bool failed; /* out of memory */
 } forward_list;
 
-/* Widths of a model's activations, for the layout of the scratch slab. */
-footprint_widths forward_widths(const hotset_model *m);
+/* Widths of a model's activations, for the layout of the scratch slab; `skips`: neurons may be skipped. */
+footprint_widths forward_widths(const hotset_model *m, bool skips);
 
 /* Tokens to the residual stream after the last layer, for steps of up to row_max rows. */
 void forward_body(forward_list *list, const forward_place *place, uint32_t row_max);

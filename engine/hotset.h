@@ -188,6 +188,16 @@ typedef enum hotset_memory_mode {
 
 typedef enum hotset_state_type { HOTSET_STATE_F16 = 0, HOTSET_STATE_F32 } hotset_state_type;
 
+/* What is done with FFN neurons whose activation is zero. Exact: relu and relu2 compute the gate (up, without
+ * one) of all neurons, then only what belongs to active ones: the dense result up to summation order. `down`
+ * is then stored by neuron instead of by row, in the same bytes, so weights must be copied; a layer whose
+ * type of `down` cannot be (block types, where the embedding is no multiple of 32) stays dense. */
+typedef enum hotset_sparsity {
+    HOTSET_SPARSITY_AUTO = 0, /* exact where the activation allows it and weights are copied, else off */
+    HOTSET_SPARSITY_OFF,      /* dense */
+    HOTSET_SPARSITY_EXACT     /* E_ARGUMENT where it cannot be; memory AUTO becomes COPIED */
+} hotset_sparsity;
+
 typedef struct hotset_plan_options {
     uint32_t context_n; /* tokens per session; 0: the training context, at most 4096 */
     uint32_t session_n; /* sessions that can be open at once; 0: 1 */
@@ -195,6 +205,7 @@ typedef struct hotset_plan_options {
     uint32_t thread_n;  /* 0: one per physical core that this process may use */
     hotset_state_type state_type;
     hotset_memory_mode memory;
+    hotset_sparsity sparsity;
     const char *isa;         /* at most this instruction set: scalar, avx2, avx512; NULL: the best there is */
     uint64_t host_bytes_max; /* limit for all host memory of the plan; 0: what is available now */
 } hotset_plan_options;
@@ -249,7 +260,8 @@ typedef struct hotset_engine_stats {
     double open_s;                    /* time that hotset_engine_open took */
     uint64_t weight_bytes_per_token;  /* all weight bytes that one decoded token multiplies with (MoE: used
                                          experts) */
-    uint64_t touched_bytes_per_token; /* the same less what skipping left out, mean over the decoded tokens */
+    uint64_t touched_bytes_per_token; /* the same less what skipping left out, mean over the tokens decoded
+                                         in steps of one row; 0 of them: all */
 } hotset_engine_stats;
 HOTSET_API hotset_engine_stats hotset_engine_get_stats(const hotset_engine *engine);
 

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/neurons.h"
 #include "planner/footprint.h"
 
 static uint64_t aligned(uint64_t bytes) { return round_up(bytes, FOOTPRINT_ALIGN); }
@@ -88,32 +89,49 @@ static device_ref source(const loading *l, const model_tensor *t, uint32_t u) {
     return (device_ref){l->w->part[t->part_i], (uint64_t)(data - map_of(l, t)->data)};
 }
 
+/* What an operation needs to know of a matrix besides its place. */
+static device_matrix shape_of(const weights *w, uint32_t role, const model_tensor *t) {
+    neurons_form f;
+    bool down = role == ARCH_FFN_DOWN || role == ARCH_EXPERT_DOWN;
+    return (device_matrix){.type = t->type,
+                           .in_n = t->in_n,
+                           .out_n = t->out_n,
+                           .row_bytes = t->row_bytes,
+                           .unit_n = t->unit_n,
+                           .by_neuron = down && w->by_neuron && neurons_form_of(t->type, t->out_n, &f)};
+}
+
 /* Places one unit's rows and says where they are. */
-static hotset_status place_unit(loading *l, const model_tensor *t, uint32_t u, device_ref *out,
-                                hotset_error *err) {
+static hotset_status place_unit(loading *l, const model_tensor *t, uint32_t u, const device_matrix *shape,
+                                device_ref *out, hotset_error *err) {
     device_ref from = source(l, t, u);
     *out = from;
     if (!l->w->copies) return HOTSET_OK;
     uint64_t bytes = model_unit_bytes(t);
     *out = (device_ref){l->w->copies, l->copied};
-    HOTSET_TRY(l->w->device->api->copy_async(l->copy, *out, from, bytes, err));
+    if (shape->by_neuron) {
+        HOTSET_TRY(l->w->device->api->copy_by_neuron(l->copy, *out, from, shape, err));
+        l->w->reordered_bytes += bytes;
+    } else {
+        HOTSET_TRY(l->w->device->api->copy_async(l->copy, *out, from, bytes, err));
+    }
     HOTSET_TRY(l->w->device->api->queue_drain(l->copy, err));
     file_map_release(map_of(l, t), from.offset, bytes);
     l->copied += bytes;
     return HOTSET_OK;
 }
 
-static hotset_status load_matrix(loading *l, const model_tensor *t, device_matrix *out, hotset_error *err) {
-    *out = (device_matrix){
-        .type = t->type, .in_n = t->in_n, .out_n = t->out_n, .row_bytes = t->row_bytes, .unit_n = t->unit_n};
+static hotset_status load_matrix(loading *l, uint32_t role, const model_tensor *t, device_matrix *out,
+                                 hotset_error *err) {
+    *out = shape_of(l->w, role, t);
     if (!t->unit_n) {
-        HOTSET_TRY(place_unit(l, t, 0, &out->data, err));
+        HOTSET_TRY(place_unit(l, t, 0, out, &out->data, err));
     } else {
         out->unit_offset = table_take(l->w, t->unit_n * sizeof(uint64_t));
         uint64_t *offset = table_host(out->unit_offset);
         for (uint32_t u = 0; u < t->unit_n; u++) {
             device_ref at;
-            HOTSET_TRY(place_unit(l, t, u, &at, err));
+            HOTSET_TRY(place_unit(l, t, u, out, &at, err));
             offset[u] = at.offset;
             if (u == 0) out->data = at;
         }
@@ -129,7 +147,7 @@ static hotset_status load_tensor(void *cookie, uint32_t layer_i, uint32_t role, 
         return hotset_fail(err, HOTSET_E_CANCELLED, "cancelled while loading layer %u", layer_i);
     weights_tensor *out = slot_of(l->w, layer_i, role);
     out->present = true;
-    if (!t->values) return load_matrix(l, t, &out->w, err);
+    if (!t->values) return load_matrix(l, role, t, &out->w, err);
     out->w = (device_matrix){.data = table_take(l->w, t->in_n * sizeof(float)), .in_n = t->in_n, .out_n = 1};
     memcpy(table_host(out->w.data), t->values, t->in_n * sizeof(float));
     return HOTSET_OK;
@@ -138,12 +156,7 @@ static hotset_status load_tensor(void *cookie, uint32_t layer_i, uint32_t role, 
 static hotset_status describe_tensor(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t,
                                      hotset_error *err) {
     (void)err;
-    *slot_of(cookie, layer_i, role) = (weights_tensor){true,
-                                                       {.type = t->type,
-                                                        .in_n = t->in_n,
-                                                        .out_n = t->out_n,
-                                                        .row_bytes = t->row_bytes,
-                                                        .unit_n = t->unit_n}};
+    *slot_of(cookie, layer_i, role) = (weights_tensor){true, shape_of(cookie, role, t)};
     return HOTSET_OK;
 }
 
@@ -152,8 +165,8 @@ static hotset_status alloc_layers(weights *w, const hotset_model *m, hotset_erro
                        "the placed tensors", err);
 }
 
-hotset_status weights_describe(weights *w, const hotset_model *m, hotset_error *err) {
-    *w = (weights){0};
+hotset_status weights_describe(weights *w, const hotset_model *m, bool by_neuron, hotset_error *err) {
+    *w = (weights){.by_neuron = by_neuron};
     HOTSET_TRY(alloc_layers(w, m, err));
     HOTSET_TRY(each_tensor(m, describe_tensor, w, err));
     if (m->shape.tied) w->global[ARCH_OUTPUT] = w->global[ARCH_EMBED];
@@ -171,8 +184,8 @@ static hotset_status wrap_parts(weights *w, const hotset_model *m, hotset_error 
 }
 
 hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m, bool copied,
-                           const weights_progress *progress, hotset_error *err) {
-    *w = (weights){.device = d};
+                           bool by_neuron, const weights_progress *progress, hotset_error *err) {
+    *w = (weights){.device = d, .by_neuron = by_neuron};
     HOTSET_TRY(wrap_parts(w, m, err));
     HOTSET_TRY(alloc_layers(w, m, err));
     HOTSET_TRY(d->api->buffer_alloc(d, DEVICE_MEMORY_PINNED, weights_table_bytes(m), &w->tables, err));

@@ -19,16 +19,20 @@ typedef struct weights {
     device_buffer *tables; /* vectors, rotary frequencies, tables unit -> offset */
     uint64_t tables_used;
     weights_tensor global[ARCH_LAYER_ROLES];
-    weights_tensor *layer; /* [layer_n][ARCH_ROLE_COUNT] */
-    device_ref rotary;     /* [pair_n] doubles */
+    weights_tensor *layer;    /* [layer_n][ARCH_ROLE_COUNT] */
+    device_ref rotary;        /* [pair_n] doubles */
+    bool by_neuron;           /* down matrices are stored by neuron where their type can be */
+    uint64_t reordered_bytes; /* of them */
 } weights;
 
 /* Bytes that the matrices take in copied mode, and that vectors and tables take in either. Pure. */
 uint64_t weights_copied_bytes(const hotset_model *m);
 uint64_t weights_table_bytes(const hotset_model *m);
 
-/* Fills in types and widths only, for what is computed before anything is loaded. Free as after loading. */
-HOTSET_CHECKED hotset_status weights_describe(weights *w, const hotset_model *m, hotset_error *err);
+/* Fills in types and widths only, for what is computed before anything is loaded. Free as after loading.
+ * `by_neuron`: down matrices that can be are stored by neuron, here and in weights_load. */
+HOTSET_CHECKED hotset_status weights_describe(weights *w, const hotset_model *m, bool by_neuron,
+                                              hotset_error *err);
 
 /* Asked between tensors; may be NULL. */
 typedef struct weights_progress {
@@ -36,9 +40,10 @@ typedef struct weights_progress {
     void *cookie;
 } weights_progress;
 
-/* Errors: E_MEMORY, E_CANCELLED. On failure free is still to be called. */
+/* by_neuron only with copied. Errors: E_MEMORY, E_CANCELLED. On failure free is still to be called. */
 HOTSET_CHECKED hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m,
-                                          bool copied, const weights_progress *progress, hotset_error *err);
+                                          bool copied, bool by_neuron, const weights_progress *progress,
+                                          hotset_error *err);
 void weights_free(weights *w);
 
 static inline const weights_tensor *weights_of(const weights *w, uint32_t layer_i, arch_role role) {

@@ -27,6 +27,8 @@ footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t r
     s.expert_weight = reserve(&bytes, row_n, w->expert_used_n);
     s.expert_out = reserve(&bytes, row_n, (uint64_t)w->expert_used_n * w->embd_n);
     s.rotary = reserve(&bytes, row_n, w->rotary_n);
+    s.choice = reserve(&bytes, row_n, w->choice_n);
+    s.verdict = reserve(&bytes, 1, w->choice_n ? 1 : 0);
     s.output_hidden = reserve(&bytes, s.output_n, w->embd_n);
     s.logits = reserve(&bytes, s.output_n, w->vocab_n);
     s.workspace = bytes;

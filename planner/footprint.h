@@ -20,6 +20,7 @@ typedef struct footprint_widths {
     uint32_t ff_expert_n, expert_n, expert_used_n;
     uint32_t vocab_n;
     uint32_t rotary_n; /* floats of (cos, sin) per row */
+    uint32_t choice_n; /* numbers per row of the lists of active neurons; 0: nothing is skipped */
 } footprint_widths;
 
 /* Offsets in the scratch slab of the activations of a step; `*_stride` is in floats. Rows are row_n of each,
@@ -34,6 +35,8 @@ typedef struct footprint_scratch {
     uint64_t expert_id, expert_weight; /* [row][used] */
     uint64_t expert_out;               /* [row][used][embd] */
     uint64_t rotary;
+    uint64_t choice;        /* [row][choice] */
+    uint64_t verdict;       /* one number */
     uint64_t output_hidden; /* [output][embd] */
     uint64_t logits;        /* [output][vocab] */
     uint64_t workspace;     /* the devices' own scratch */

@@ -1,6 +1,7 @@
 /* plan.c - the plan "everything on the CPU". */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "planner/planner.h"
 
@@ -23,6 +24,31 @@ static hotset_status check_range(const char *what, uint32_t value, uint32_t high
     return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: %s of %u is outside 1 to %u", what, value, high);
 }
 
+/* Zeros of these activations can be found without any loss. */
+static bool has_zeros(const hotset_shape *shape) {
+    return !strcmp(shape->activation, "relu") || !strcmp(shape->activation, "relu2");
+}
+
+/* AUTO stays where exact skipping can be: whether it is depends on the memory mode. */
+static hotset_status resolve_sparsity(hotset_plan_options *o, const hotset_shape *shape, hotset_error *err) {
+    switch (o->sparsity) {
+    case HOTSET_SPARSITY_AUTO:
+        if (!has_zeros(shape) || o->memory == HOTSET_MEMORY_MAPPED) o->sparsity = HOTSET_SPARSITY_OFF;
+        return HOTSET_OK;
+    case HOTSET_SPARSITY_OFF: return HOTSET_OK;
+    case HOTSET_SPARSITY_EXACT: break;
+    default: return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: unknown sparsity %d", (int)o->sparsity);
+    }
+    if (!has_zeros(shape))
+        return hotset_fail(err, HOTSET_E_ARGUMENT,
+                           "plan: exact skipping needs relu or relu2, this model has %s", shape->activation);
+    if (o->memory == HOTSET_MEMORY_MAPPED)
+        return hotset_fail(err, HOTSET_E_ARGUMENT,
+                           "plan: exact skipping needs copied weights: mapped ones stand by row");
+    o->memory = HOTSET_MEMORY_COPIED;
+    return HOTSET_OK;
+}
+
 hotset_status plan_resolve(hotset_plan_options *o, const hotset_shape *shape, uint32_t thread_n,
                            const char *isa_best, hotset_error *err) {
     if (!o->context_n) o->context_n = (uint32_t)min_u64(shape->context_train_n, CONTEXT_DEFAULT_MAX);
@@ -38,7 +64,7 @@ hotset_status plan_resolve(hotset_plan_options *o, const hotset_shape *shape, ui
         return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: unknown state type %d", (int)o->state_type);
     if (o->memory < HOTSET_MEMORY_AUTO || o->memory > HOTSET_MEMORY_COPIED)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: unknown memory mode %d", (int)o->memory);
-    return HOTSET_OK;
+    return resolve_sparsity(o, shape, err);
 }
 
 /* Weights are copied where they leave room; the rest of the ledger counts against the same memory. */

@@ -22,8 +22,9 @@ typedef struct planner_facts {
     uint64_t memory_free_bytes; /* host memory that can be taken now */
 } planner_facts;
 
-/* Fills in every zero of the options; `thread_n` and `isa_best` are the machine's. Errors: E_ARGUMENT with
- * the limit. */
+/* Fills in every zero of the options; `thread_n` and `isa_best` are the machine's. Memory and sparsity may
+ * stay AUTO: the latter then means exact skipping if the weights get copied. Errors: E_ARGUMENT with the
+ * limit. */
 HOTSET_CHECKED hotset_status plan_resolve(hotset_plan_options *options, const hotset_shape *shape,
                                           uint32_t thread_n, const char *isa_best, hotset_error *err);
 /* Decides the memory mode and writes the ledger. Errors: E_NOFIT (what is needed and what there is),

@@ -13,6 +13,7 @@ typedef struct rig_options {
     bool f16_state;                         /* else F32 */
     const char *activation;                 /* NULL: the file's */
     hotset_memory_mode memory;
+    hotset_sparsity sparsity;
     hotset_cancel_fn *cancel;
     void *cancel_cookie;
 } rig_options;

@@ -75,7 +75,7 @@ Test(plan, says_every_byte_and_fills_in_defaults) {
 }
 
 Test(plan, auto_copies_what_fits_and_maps_what_does_not) {
-    setup s = set_up((hotset_plan_options){0}, NULL);
+    setup s = set_up((hotset_plan_options){.sparsity = HOTSET_SPARSITY_OFF}, NULL);
     cr_assert_eq(hotset_plan_resolved(s.plan).memory, HOTSET_MEMORY_COPIED);
     hotset_footprint f = hotset_plan_footprint(s.plan);
     hotset_plan *mapped;
@@ -83,6 +83,7 @@ Test(plan, auto_copies_what_fits_and_maps_what_does_not) {
     hotset_plan_options tight = {.host_bytes_max = f.total_bytes};
     cr_assert_eq(hotset_plan_cpu(&mapped, s.model, &tight, &err), HOTSET_OK, "%s", err.message);
     cr_assert_eq(hotset_plan_resolved(mapped).memory, HOTSET_MEMORY_MAPPED);
+    cr_assert_eq(hotset_plan_resolved(mapped).sparsity, HOTSET_SPARSITY_OFF);
     cr_assert_eq(hotset_plan_footprint(mapped).total_bytes, f.total_bytes - f.weights_copied_bytes);
     hotset_plan_free(mapped);
     tear_down(s);
@@ -103,6 +104,9 @@ Test(plan, refuses_what_cannot_be) {
         {{.isa = "avx1024"}, HOTSET_E_ARGUMENT, "avx1024"},
         {{.state_type = (hotset_state_type)9}, HOTSET_E_ARGUMENT, "state type"},
         {{.memory = (hotset_memory_mode)9}, HOTSET_E_ARGUMENT, "memory mode"},
+        {{.sparsity = (hotset_sparsity)9}, HOTSET_E_ARGUMENT, "sparsity 9"},
+        {{.sparsity = HOTSET_SPARSITY_EXACT, .memory = HOTSET_MEMORY_MAPPED}, HOTSET_E_ARGUMENT, "copied"},
+        {{.sparsity = HOTSET_SPARSITY_EXACT, .host_bytes_max = 1 << 23}, HOTSET_E_NOFIT, "host memory"},
     };
     for (size_t i = 0; i < COUNT_OF(cases); i++) {
         hotset_plan *p = (hotset_plan *)&p;
@@ -226,7 +230,7 @@ Test(engine, writes_a_trace_and_reports_a_path_it_cannot_write) {
     fclose(f);
     unlink(path);
     cr_assert_gt(n, 1000u);
-    cr_assert(strstr(json, "\"name\":\"ffn gate, up\"") && strstr(json, "\"tid\":\"cpu\""));
+    cr_assert(strstr(json, "\"name\":\"ffn select\"") && strstr(json, "\"tid\":\"cpu\""));
     cr_assert_str_eq(json + n - 4, "\n]}\n");
 }
 

@@ -20,6 +20,8 @@ const option_row common_rows[COMMON_ROW_N] = {
      "read weights from the mapped file, or copy them; auto maps\nwhen they take more than 70 % of the free "
      "memory"},
     {"mmap", 0, OPTION_FLAG, FIELD(mapped), 0, 0, NULL, "same as --memory mapped"},
+    {"sparsity", 0, OPTION_CHOICE, FIELD(sparsity), 0, 0, "auto|off|exact",
+     "skip FFN neurons that are zero (relu, relu2; loses nothing);\nauto: where weights are copied"},
     {"ram", 0, OPTION_SIZE, FIELD(ram_bytes), 1, 0, "SIZE",
      "refuse to use more memory than this, e.g. 12GiB"},
     {"ctx", 'c', OPTION_UINT, FIELD(context_n), 0, TOKENS_MAX, "N",
@@ -114,6 +116,7 @@ static hotset_plan_options plan_options(const common_options *o, uint64_t contex
     plan.thread_n = (uint32_t)o->thread_n;
     plan.state_type = (hotset_state_type)o->state_type;
     plan.memory = o->mapped ? HOTSET_MEMORY_MAPPED : (hotset_memory_mode)o->memory;
+    plan.sparsity = (hotset_sparsity)o->sparsity;
     plan.isa = isa_names[o->isa];
     plan.host_bytes_max = o->ram_bytes;
     return plan;

@@ -12,12 +12,13 @@ typedef struct common_options {
     int isa;        /* words of the option table, in order */
     int memory;     /* hotset_memory_mode */
     int state_type; /* hotset_state_type */
+    int sparsity;   /* hotset_sparsity */
     bool mapped;    /* --mmap */
     const char *activation, *trace_path;
     bool json, quiet, verbose;
 } common_options;
 
-enum { COMMON_ROW_N = 13 };
+enum { COMMON_ROW_N = 14 };
 extern const option_row common_rows[COMMON_ROW_N];
 #define COMMON_TABLE(offset)                                                                                 \
     { .title = "Common options", .rows = common_rows, .row_n = COMMON_ROW_N, .base = (offset) }

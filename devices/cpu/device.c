@@ -6,14 +6,24 @@
 
 #include "devices/cpu/ops.h"
 #include "devices/cpu/selftest.h"
+#include "devices/neurons.h"
 
 enum {
     MEASURE_BYTES = 256 << 20,
     READ_PIECE_BYTES = 1 << 20,
     PEAK_ITERATIONS = 20000,
     TOUCH_BYTES = 2 << 20,
-    PAGE_BYTES = 4096
+    PAGE_BYTES = 4096,
+    REORDER_OUTPUTS = 64, /* of one piece of work: a line of each neuron, so that threads share none */
+    CROSSOVER_MAX = 8     /* measured ones that are kept */
 };
+
+/* A crossover, and what it was measured for. */
+typedef struct crossover_of {
+    gguf_type up, down;
+    uint32_t up_in_n, out_n;
+    cpu_crossover value;
+} crossover_of;
 
 typedef struct cpu_device {
     device base;
@@ -22,6 +32,9 @@ typedef struct cpu_device {
     team *team;
     device_trace_fn *trace;
     void *trace_cookie;
+    device_cpu_skipping skipping;
+    uint32_t crossover_n;
+    crossover_of crossover[CROSSOVER_MAX];
     hotset_error failure; /* sticky */
 } cpu_device;
 
@@ -141,6 +154,29 @@ static hotset_status cpu_copy_async(device_queue *q, device_ref to, device_ref f
     return HOTSET_OK;
 }
 
+typedef struct reorder_job {
+    uint8_t *to;
+    const uint8_t *from;
+    const device_matrix *shape;
+    _Atomic uint32_t next;
+} reorder_job;
+
+static void reorder_share(void *cookie, uint32_t thread_i) {
+    (void)thread_i;
+    reorder_job *job = cookie;
+    const device_matrix *m = job->shape;
+    for (uint32_t at; (at = atomic_fetch_add(&job->next, REORDER_OUTPUTS)) < m->out_n;)
+        neurons_store(job->to, job->from, m->row_bytes, m->type, m->in_n, m->out_n, at,
+                      m->out_n - at < REORDER_OUTPUTS ? m->out_n - at : REORDER_OUTPUTS);
+}
+
+static hotset_status cpu_copy_by_neuron(device_queue *q, device_ref to, device_ref from,
+                                        const device_matrix *shape, hotset_error *err) {
+    HOTSET_TRY(cpu_failure(q->cpu, err));
+    reorder_job job = {.to = cpu_at(to), .from = cpu_at(from), .shape = shape};
+    return team_run(q->cpu->team, reorder_share, &job, err);
+}
+
 static hotset_status cpu_queue_wait(device_queue *q, device_ref counter, uint64_t value, hotset_error *err) {
     _Atomic uint64_t *word = cpu_at(counter);
     while (atomic_load_explicit(word, memory_order_acquire) < value)
@@ -174,6 +210,23 @@ static void cpu_list_free(device_list *l) {
     free(l);
 }
 
+/* Layers of equal types and widths share one measurement. */
+static hotset_status find_crossover(cpu_device *cpu, const device_op *op, cpu_crossover *out,
+                                    hotset_error *err) {
+    const device_matrix *up = &op->select.up, *down = &op->select.down;
+    for (uint32_t i = 0; i < cpu->crossover_n; i++) {
+        const crossover_of *c = &cpu->crossover[i];
+        *out = c->value;
+        if (c->up == up->type && c->down == down->type && c->up_in_n == up->in_n && c->out_n == down->out_n)
+            return HOTSET_OK;
+    }
+    HOTSET_TRY(cpu_crossover_measure(&cpu->kernels, op, out, err));
+    if (cpu->crossover_n < CROSSOVER_MAX)
+        cpu->crossover[cpu->crossover_n++] =
+            (crossover_of){up->type, down->type, up->in_n, down->out_n, *out};
+    return HOTSET_OK;
+}
+
 static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t op_n, device_ref step,
                                      uint32_t row_max, device_ref workspace, device_list **out,
                                      hotset_error *err) {
@@ -194,9 +247,17 @@ static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t o
         cpu_list_free(l);
         return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for a list of %u operations", op_n);
     }
-    for (uint32_t i = 0; i < op_n; i++) l->op[i] = (cpu_op){.op = ops[i]};
-    *out = l;
-    return HOTSET_OK;
+    hotset_status status = HOTSET_OK;
+    for (uint32_t i = 0; i < op_n && !status; i++) {
+        l->op[i] = (cpu_op){.op = ops[i]};
+        if (ops[i].kind == DEVICE_OP_SELECT && ops[i].row_max >= CPU_TILE_ROWS_MIN)
+            status = find_crossover(cpu, &ops[i], &l->op[i].crossover, err);
+    }
+    if (status)
+        cpu_list_free(l);
+    else
+        *out = l;
+    return status;
 }
 
 typedef struct list_walk {
@@ -219,6 +280,7 @@ static void walk(void *cookie, uint32_t thread_i) {
         .output = device_step_outputs(step, l->row_max),
         .workspace = cpu_at(l->workspace),
         .epoch = job->epoch,
+        .skipping = cpu->skipping,
     };
     bool trace = cpu->trace && thread_i == 0;
     for (uint32_t i = 0; i < l->op_n; i++) {
@@ -348,6 +410,7 @@ static const device_interface cpu_interface = {
     .queue_open = cpu_queue_open,
     .queue_close = cpu_queue_close,
     .copy_async = cpu_copy_async,
+    .copy_by_neuron = cpu_copy_by_neuron,
     .workspace_bytes = cpu_workspace_bytes,
     .list_record = cpu_list_record,
     .list_free = cpu_list_free,
@@ -393,6 +456,8 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
         *out = &cpu->base;
     return status;
 }
+
+void device_cpu_set_skipping(device *d, device_cpu_skipping mode) { cpu_of(d)->skipping = mode; }
 
 const char *device_cpu_isa(const device *d) { return ((const cpu_device *)(const void *)d)->kernels.isa; }
 

@@ -70,12 +70,31 @@ typedef enum cpu_activation {
     CPU_ACT_RELU2
 } cpu_activation;
 
+/* The active neurons of one vector, for sums over a matrix stored by neuron (devices/neurons.h). Block types
+ * meet 8-bit activations by the rule above, made of the vector with zeros for the neurons that are not
+ * listed: so the sum is what gemv gives for the whole vector, up to the order of additions. */
+typedef struct cpu_active {
+    size_t n;
+    const uint32_t *neuron; /* [n] rising */
+    const float *x;         /* [n] activations (float types) */
+    const int8_t *q;        /* [n] activations in units of their block's d (block types) */
+    const float *d;         /* by block of neurons (block types) */
+} cpu_active;
+
+/* Outputs of one call of neuron_sum at most; block types take them in multiples of 32. */
+enum { CPU_NEURON_OUTPUTS_MAX = 1024 };
+
 typedef struct cpu_kernels {
     const char *isa; /* scalar, avx2, avx512 */
     /* Products by gguf_type; act_bytes is NULL for a type that has none. */
     cpu_matmul matmul[GGUF_TYPE_MAX];
     /* One row of weights to floats, by gguf_type; NULL for a type that has none. */
     void (*dequant[GGUF_TYPE_MAX])(float *x, const uint8_t *w, size_t k);
+    /* y[o - from] = sum over the active neurons i of x_i w_i[o], for o in [from, from + n); `w` is a matrix
+     * of out_n outputs by neuron. Each output is summed alone, in the order of neurons: how outputs are cut
+     * into calls changes no bit. NULL for a type that has none. */
+    void (*neuron_sum[GGUF_TYPE_MAX])(float *y, const uint8_t *w, size_t out_n, size_t from, size_t n,
+                                      const cpu_active *active);
     /* y = x / sqrt(mean(x^2) + eps) * w; w may be NULL (all ones); y may be x. (RMSNorm, Zhang & Sennrich
      * 2019) */
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);

@@ -8,9 +8,9 @@
 #include <string.h>
 
 #include "devices/cpu/ops.h"
+#include "devices/neurons.h"
 
 enum {
-    TILE_ROWS_MIN = 4, /* from this many rows on unpacking a tile pays (measured: 2-4 on AVX2 and AVX-512) */
     PIECE_BYTES = 64 << 10, /* weights per piece of work: long enough to stream, short enough to share out */
     PANEL_COLS_MAX = 64,    /* bounds of kernels.h */
     RECTANGLE_FLOATS = 64 * PANEL_COLS_MAX
@@ -69,6 +69,15 @@ static uint64_t tile_bytes_max(const cpu_kernels *kernels, const device_linear_p
     return round_up(bytes, CPU_ALIGN);
 }
 
+/* Room for a tile of restored rows. */
+static uint64_t rows_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < part_n; i++)
+        if (part[i].w.by_neuron)
+            bytes = max_u64(bytes, kernels->matmul[part[i].w.type].tile_rows * part[i].w.row_bytes);
+    return round_up(bytes, CPU_ALIGN);
+}
+
 /* ---- Pieces of weight rows ---- */
 
 static uint32_t piece_rows(const device_matrix *m) {
@@ -86,8 +95,7 @@ static uint32_t find_part(const uint32_t *piece_n, uint32_t part_n, uint32_t *it
     return i;
 }
 
-/* y <- bias + product, or y += it. */
-static void finish(float *y, const float *product, const float *bias, uint32_t n, bool accumulate) {
+void cpu_finish(float *y, const float *product, const float *bias, uint32_t n, bool accumulate) {
     if (bias && accumulate)
         for (uint32_t i = 0; i < n; i++) y[i] += product[i] + bias[i];
     else if (bias)
@@ -98,27 +106,16 @@ static void finish(float *y, const float *product, const float *bias, uint32_t n
         memcpy(y, product, n * sizeof *y);
 }
 
-static const uint8_t *unit_data(const device_matrix *m, int32_t unit) {
-    if (!m->unit_n) return cpu_at(m->data);
-    const uint64_t *offset = cpu_at(m->unit_offset);
-    return (const uint8_t *)m->data.buffer->host + offset[unit];
-}
-
-static const float *unit_bias(const device_linear_part *part, int32_t unit) {
-    const float *bias = cpu_floats(part->bias);
-    return bias && part->w.unit_n ? bias + (size_t)unit * part->w.out_n : bias;
-}
-
 /* Rows [from, from + n) of one unit's matrix times one packed activation. */
 static void walk_piece(const cpu_worker *w, const device_linear_part *part, int32_t unit, uint32_t from,
                        const void *act, float *y) {
     float product[CPU_GEMV_ROWS_MAX];
     const device_matrix *m = &part->w;
     uint32_t per_piece = piece_rows(m), n = m->out_n - from < per_piece ? m->out_n - from : per_piece;
-    const float *bias = unit_bias(part, unit);
-    w->kernels->matmul[m->type].gemv(product, unit_data(m, unit) + m->row_bytes * from, m->row_bytes, n, act,
-                                     m->in_n);
-    finish(y + from, product, bias ? bias + from : NULL, n, part->accumulate);
+    const float *bias = cpu_unit_bias(part, unit);
+    w->kernels->matmul[m->type].gemv(product, cpu_unit_data(m, unit) + m->row_bytes * from, m->row_bytes, n,
+                                     act, m->in_n);
+    cpu_finish(y + from, product, bias ? bias + from : NULL, n, part->accumulate);
 }
 
 /* One tile of weight rows, unpacked, times panels [0, panel_n); y_of(c) finds the output of column c. */
@@ -132,6 +129,7 @@ typedef struct tile_job {
     const uint32_t *use; /* column c's row number: use[c], or c when NULL */
     uint32_t used_n;     /* experts: use = row * used_n + choice */
     uint8_t *tile;
+    uint8_t *rows; /* room for a tile of rows of a matrix that is stored by neuron, behind the tile */
     float *rectangle;
 } tile_job;
 
@@ -145,14 +143,21 @@ static void multiply_tile(const tile_job *job) {
     const device_matrix *m = &job->part->w;
     const cpu_matmul *mm = &job->w->kernels->matmul[m->type];
     uint32_t n = m->out_n - job->from < mm->tile_rows ? m->out_n - job->from : (uint32_t)mm->tile_rows;
-    const float *bias = unit_bias(job->part, job->unit);
-    mm->tile_unpack(job->tile, unit_data(m, job->unit) + m->row_bytes * job->from, m->row_bytes, n, m->in_n);
+    const float *bias = cpu_unit_bias(job->part, job->unit);
+    const uint8_t *rows = cpu_unit_data(m, job->unit);
+    if (m->by_neuron) {
+        neurons_restore(job->rows, rows, m->row_bytes, m->type, m->in_n, m->out_n, job->from, n);
+        rows = job->rows;
+    } else {
+        rows += m->row_bytes * job->from;
+    }
+    mm->tile_unpack(job->tile, rows, m->row_bytes, n, m->in_n);
     for (uint32_t c = 0; c < job->col_n; c += (uint32_t)mm->panel_cols) {
         const uint8_t *panel = job->panels + panel_stride(mm, m->in_n) * (c / mm->panel_cols);
         mm->tile_mul(job->rectangle, mm->tile_rows, job->tile, panel, m->in_n);
         for (uint32_t i = 0; i < mm->panel_cols && c + i < job->col_n; i++)
-            finish(column_output(job, c + i) + job->from, job->rectangle + i * mm->tile_rows,
-                   bias ? bias + job->from : NULL, n, job->part->accumulate);
+            cpu_finish(column_output(job, c + i) + job->from, job->rectangle + i * mm->tile_rows,
+                       bias ? bias + job->from : NULL, n, job->part->accumulate);
     }
 }
 
@@ -161,10 +166,11 @@ static void multiply_tile(const tile_job *job) {
 cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op) {
     const device_linear_part *part = op->linear.part;
     uint32_t part_n = op->linear.part_n;
-    uint64_t few = forms_of(k, part, part_n, min_u64(op->row_max, TILE_ROWS_MIN - 1), 0, false).bytes;
-    if (op->row_max < TILE_ROWS_MIN) return product_scratch(few, 0, 0);
+    uint64_t few = forms_of(k, part, part_n, min_u64(op->row_max, CPU_TILE_ROWS_MIN - 1), 0, false).bytes;
+    if (op->row_max < CPU_TILE_ROWS_MIN) return product_scratch(few, 0, 0);
     return product_scratch(few, forms_of(k, part, part_n, op->row_max, 0, true).bytes,
-                           tile_bytes_max(k, part, part_n) + RECTANGLE_FLOATS * sizeof(float));
+                           tile_bytes_max(k, part, part_n) + rows_bytes_max(k, part, part_n) +
+                               RECTANGLE_FLOATS * sizeof(float));
 }
 
 static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
@@ -215,13 +221,16 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
                         .col_n = row_n,
                         .rectangle = (float *)(void *)scratch,
                         .tile = scratch + RECTANGLE_FLOATS * sizeof(float)};
+        job.rows = job.tile + tile_bytes_max(w->kernels, part, part_n);
         multiply_tile(&job);
     }
 }
 
 void cpu_linear_run(cpu_op *op, const cpu_worker *w) {
     uint32_t row_n = cpu_row_n(op, w);
-    if (row_n < TILE_ROWS_MIN)
+    if (cpu_skips(&op->op.linear.choice))
+        cpu_listed_run(op, w);
+    else if (row_n < CPU_TILE_ROWS_MIN)
         linear_few_rows(op, w, row_n);
     else
         linear_many_rows(op, w, row_n);
@@ -258,13 +267,14 @@ static groups groups_at(const cpu_kernels *k, const device_op *op, uint8_t *work
 cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op) {
     const device_linear_part *part = op->experts.part;
     uint32_t part_n = op->experts.part_n;
-    uint64_t few_rows = experts_input_n(op, min_u64(op->row_max, TILE_ROWS_MIN - 1));
+    uint64_t few_rows = experts_input_n(op, min_u64(op->row_max, CPU_TILE_ROWS_MIN - 1));
     uint64_t few = forms_of(k, part, part_n, few_rows, 0, false).bytes;
-    if (op->row_max < TILE_ROWS_MIN) return product_scratch(few, 0, 0);
+    if (op->row_max < CPU_TILE_ROWS_MIN) return product_scratch(few, 0, 0);
     uint64_t numbers = 2 * ((uint64_t)experts_unit_n(op) + 1) + (uint64_t)op->row_max * op->experts.used_n;
     uint64_t gathered = PANEL_COLS_MAX * (uint64_t)part[0].w.in_n; /* inputs of one panel */
     return product_scratch(few, experts_panels_bytes(k, op) + numbers * sizeof(uint32_t),
-                           tile_bytes_max(k, part, part_n) + (RECTANGLE_FLOATS + gathered) * sizeof(float));
+                           tile_bytes_max(k, part, part_n) + rows_bytes_max(k, part, part_n) +
+                               (RECTANGLE_FLOATS + gathered) * sizeof(float));
 }
 
 static int32_t *chosen(const device_op *op, uint32_t r) {
@@ -381,7 +391,8 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
                             .use = g.use + g.start[u],
                             .used_n = o->experts.used_n,
                             .rectangle = rectangle,
-                            .tile = tile};
+                            .tile = tile,
+                            .rows = tile + tile_bytes_max(w->kernels, part, part_n)};
             multiply_tile(&job);
         }
     }
@@ -389,7 +400,9 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
 
 void cpu_experts_run(cpu_op *op, const cpu_worker *w) {
     uint32_t row_n = cpu_row_n(op, w);
-    if (row_n < TILE_ROWS_MIN)
+    if (cpu_skips(&op->op.experts.choice))
+        cpu_listed_run(op, w);
+    else if (row_n < CPU_TILE_ROWS_MIN)
         experts_few_rows(op, w, row_n);
     else
         experts_many_rows(op, w, row_n);

@@ -49,6 +49,10 @@ static void norm_run(cpu_op *op, const cpu_worker *w) {
 }
 
 static void activate_run(cpu_op *op, const cpu_worker *w) {
+    if (cpu_skips(&op->op.activate.choice)) {
+        cpu_listed_activate_run(op, w);
+        return;
+    }
     uint32_t total = op->op.activate.n * op->op.activate.per_row;
     uint32_t chunk_n = (total + ACTIVATE_CHUNK - 1) / ACTIVATE_CHUNK, row_n = cpu_row_n(op, w);
     for (uint32_t item; (item = cpu_take(op, 0)) < row_n * chunk_n;) {
@@ -139,15 +143,19 @@ void cpu_op_run(cpu_op *op, const cpu_worker *w) {
         [DEVICE_OP_ACTIVATE] = activate_run,   [DEVICE_OP_ROUTE] = route_run,
         [DEVICE_OP_EXPERTS] = cpu_experts_run, [DEVICE_OP_COMBINE] = combine_run,
         [DEVICE_OP_GATHER] = gather_run,       [DEVICE_OP_WAIT] = wait_run,
-        [DEVICE_OP_SIGNAL] = signal_run,
+        [DEVICE_OP_SIGNAL] = signal_run,       [DEVICE_OP_SELECT] = cpu_select_run,
     };
     run[op->op.kind](op, w);
 }
 
+static cpu_scratch scratch_max(cpu_scratch a, cpu_scratch b) {
+    return (cpu_scratch){max_u64(a.shared_bytes, b.shared_bytes), max_u64(a.thread_bytes, b.thread_bytes)};
+}
+
 cpu_scratch cpu_op_scratch(const cpu_kernels *k, const device_op *op) {
     switch (op->kind) {
-    case DEVICE_OP_LINEAR: return cpu_linear_scratch(k, op);
-    case DEVICE_OP_EXPERTS: return cpu_experts_scratch(k, op);
+    case DEVICE_OP_LINEAR: return scratch_max(cpu_linear_scratch(k, op), cpu_listed_scratch(k, op));
+    case DEVICE_OP_EXPERTS: return scratch_max(cpu_experts_scratch(k, op), cpu_listed_scratch(k, op));
     case DEVICE_OP_ATTEND: return cpu_attend_scratch(op);
     default: return OP_NONE;
     }
@@ -168,6 +176,9 @@ hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_err
                       : op->kind == DEVICE_OP_EXPERTS ? op->experts.part_n
                                                       : 0;
     for (uint32_t i = 0; i < part_n; i++)
-        HOTSET_TRY(check_type(op, part[i].w.type, k->matmul[part[i].w.type].act_bytes != NULL, err));
+        HOTSET_TRY(check_type(op, part[i].w.type,
+                              k->matmul[part[i].w.type].act_bytes != NULL &&
+                                  (!part[i].w.by_neuron || k->neuron_sum[part[i].w.type]),
+                              err));
     return HOTSET_OK;
 }

@@ -8,11 +8,21 @@
 #include "devices/cpu/team.h"
 #include "devices/device.h"
 
-enum { CPU_OP_PHASES = 2 };
+enum {
+    CPU_OP_PHASES = 2,
+    CPU_TILE_ROWS_MIN = 4 /* from this many rows on unpacking a tile pays (measured: 2-4, AVX2 and AVX-512) */
+};
+
+/* Seconds of one thread per neuron of an FFN: skipping costs `active` for each active one of each row; the
+ * dense way `fixed` for each matrix set and `row` for each row. */
+typedef struct cpu_crossover {
+    double active, fixed, row;
+} cpu_crossover;
 
 /* A recorded operation with its work counters, one per phase, reset before every submission. */
 typedef struct cpu_op {
     device_op op;
+    cpu_crossover crossover; /* of a SELECT that can have many rows */
     _Alignas(64) _Atomic uint32_t next[CPU_OP_PHASES];
 } cpu_op;
 
@@ -26,6 +36,7 @@ typedef struct cpu_worker {
     const int32_t *output;
     uint8_t *workspace;
     uint64_t epoch;
+    device_cpu_skipping skipping;
 } cpu_worker;
 
 /* Scratch of an operation: `shared` bytes for all threads, then `thread` bytes for each. */
@@ -47,6 +58,15 @@ cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op);
 void cpu_linear_run(cpu_op *op, const cpu_worker *w);
 void cpu_experts_run(cpu_op *op, const cpu_worker *w);
 
+/* skip.c: what leaves out inactive neurons. cpu_listed_* are LINEAR and EXPERTS by a choice. */
+cpu_scratch cpu_listed_scratch(const cpu_kernels *k, const device_op *op);
+void cpu_listed_run(cpu_op *op, const cpu_worker *w);
+void cpu_select_run(cpu_op *op, const cpu_worker *w);
+void cpu_listed_activate_run(cpu_op *op, const cpu_worker *w);
+/* Times the kernels on a few neurons of the matrices of a SELECT. */
+HOTSET_CHECKED hotset_status cpu_crossover_measure(const cpu_kernels *k, const device_op *select,
+                                                   cpu_crossover *out, hotset_error *err);
+
 /* attention.c */
 cpu_scratch cpu_attend_scratch(const device_op *op);
 void cpu_prepare_run(cpu_op *op, const cpu_worker *w);
@@ -59,6 +79,21 @@ static inline float *cpu_floats(device_ref r) { return r.buffer ? cpu_at(r) : NU
 static inline float *cpu_row(device_rows rows, uint32_t r) {
     return (float *)cpu_at(rows.ref) + (size_t)r * rows.stride;
 }
+/* True where the choice has been made for leaving out. */
+static inline bool cpu_skips(const device_choice *c) {
+    return c->verdict.buffer && *(const uint32_t *)cpu_at(c->verdict);
+}
+static inline const uint8_t *cpu_unit_data(const device_matrix *m, int32_t unit) {
+    if (!m->unit_n) return cpu_at(m->data);
+    const uint64_t *offset = cpu_at(m->unit_offset);
+    return (const uint8_t *)m->data.buffer->host + offset[unit];
+}
+static inline const float *cpu_unit_bias(const device_linear_part *part, int32_t unit) {
+    const float *bias = cpu_floats(part->bias);
+    return bias && part->w.unit_n ? bias + (size_t)unit * part->w.out_n : bias;
+}
+/* y <- bias + product, or y += it. */
+void cpu_finish(float *y, const float *product, const float *bias, uint32_t n, bool accumulate);
 /* Rows that this submission has for an operation. */
 static inline uint32_t cpu_row_n(const cpu_op *op, const cpu_worker *w) {
     return op->op.outputs ? w->step->output_n : w->step->row_n;

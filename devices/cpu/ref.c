@@ -145,4 +145,5 @@ void cpu_kernels_ref(cpu_kernels *k) {
         .peak_f32 = peak_f32,
     };
     ref_products_init(k);
+    ref_neurons_init(k);
 }

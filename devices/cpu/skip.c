@@ -1,0 +1,405 @@
+/* skip.c - exact skipping: an FFN of the ReLU family computes its gate (or, without one, up) for all neurons
+ * and then only what belongs to neurons that are above zero.
+ *
+ * Up: the listed rows, one dot product each, the row four places ahead in the list asked for. Down: stored by
+ * neuron; threads share out stretches of outputs and each walks all active neurons, so that every output is
+ * summed in one order, whatever the number of threads.
+ */
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "devices/cpu/ops.h"
+#include "devices/neurons.h"
+
+enum {
+    RANGE = 64,       /* neurons per piece of work of up: rows that share them find them in the cache */
+    ROWS_AHEAD = 4,   /* of the list, prefetched (measured: 4 and 8 are alike, 1 is a third slower) */
+    STRETCH_MIN = 64, /* outputs per piece of work of down */
+    LINE = 64
+};
+
+/* ---- Vectors: rows, or rows times the experts used ---- */
+
+typedef struct vectors {
+    const device_linear_part *part;
+    const device_choice *choice;
+    device_rows x, id;
+    uint32_t per_row, n;
+    uint32_t neuron_n;
+} vectors;
+
+static vectors vectors_of(const device_op *op, uint32_t row_n) {
+    bool experts = op->kind == DEVICE_OP_EXPERTS;
+    vectors v = {.part = experts ? op->experts.part : op->linear.part,
+                 .choice = experts ? &op->experts.choice : &op->linear.choice,
+                 .x = experts ? op->experts.x : op->linear.x,
+                 .per_row = experts ? op->experts.used_n : 1};
+    if (experts) v.id = op->experts.id;
+    v.n = row_n * v.per_row;
+    v.neuron_n = v.part->w.by_neuron ? v.part->w.in_n : v.part->w.out_n;
+    return v;
+}
+
+/* The list of vector number i: its count, then the neurons. */
+static uint32_t *list_at(const device_choice *c, uint32_t per_row, uint32_t neuron_n, uint32_t i) {
+    return (uint32_t *)(void *)cpu_row(c->list, i / per_row) + (size_t)(i % per_row) * (neuron_n + 1);
+}
+
+static const uint32_t *list_of(const vectors *v, uint32_t i) {
+    return list_at(v->choice, v->per_row, v->neuron_n, i);
+}
+
+static int32_t unit_of(const vectors *v, uint32_t i) {
+    if (!v->id.ref.buffer) return 0;
+    return ((const int32_t *)(const void *)cpu_row(v->id, i / v->per_row))[i % v->per_row];
+}
+
+static float *output_of(const vectors *v, uint32_t i) {
+    return cpu_row(v->part->y, i / v->per_row) + (size_t)(i % v->per_row) * v->part->w.out_n;
+}
+
+/* ---- Selection ---- */
+
+static void select_vector(const device_op *op, uint32_t i) {
+    uint32_t n = op->select.n, per_row = op->select.per_row, count = 0;
+    uint32_t *list = list_at(&op->select.choice, per_row, n, i);
+    const float *gate = cpu_row(op->select.gate, i / per_row) + (size_t)(i % per_row) * n;
+    for (uint32_t j = 0; j < n; j++) {
+        list[1 + count] = j;
+        count += gate[j] > 0;
+    }
+    list[0] = count;
+}
+
+/* Weight bytes of up and down that one vector leaves out. */
+static uint64_t skipped_bytes(const device_op *op, const uint32_t *list) {
+    const device_matrix *up = &op->select.up, *down = &op->select.down;
+    neurons_form f;
+    if (!neurons_form_of(down->type, down->out_n, &f)) return 0;
+    uint64_t group_n = 0, n = op->select.n, count = list[0];
+    for (uint32_t i = 1; i <= count; i++) group_n += i == 1 || list[i] / f.group_n != list[i - 1] / f.group_n;
+    return (n - count) * (neurons_row_bytes(f, down->out_n) + (up->out_n ? up->row_bytes : 0)) +
+           (n / f.group_n - group_n) * neurons_header_bytes(f, down->out_n);
+}
+
+/* Few rows walk weights at memory speed, where fewer bytes are always less time. */
+static bool pays(const cpu_op *op, const cpu_worker *w, uint32_t row_n, uint64_t active_n) {
+    const cpu_crossover *c = &op->crossover;
+    if (row_n < CPU_TILE_ROWS_MIN || w->skipping == DEVICE_CPU_SKIP_ALWAYS) return true;
+    if (w->skipping == DEVICE_CPU_SKIP_FEW_ROWS) return false;
+    uint32_t vector_n = row_n * op->op.select.per_row, unit_n = op->op.select.down.unit_n;
+    uint32_t set_n = unit_n < vector_n ? unit_n : vector_n; /* of matrices that the dense way unpacks */
+    double dense = (unit_n ? set_n : 1) * c->fixed + vector_n * c->row;
+    return (double)active_n * c->active < op->op.select.n * dense;
+}
+
+void cpu_select_run(cpu_op *op, const cpu_worker *w) {
+    const device_op *o = &op->op;
+    uint32_t row_n = cpu_row_n(op, w), vector_n = row_n * o->select.per_row;
+    for (uint32_t i; (i = cpu_take(op, 0)) < vector_n;) {
+        select_vector(o, i);
+        if (atomic_fetch_add_explicit(&op->next[1], 1, memory_order_acq_rel) + 1 < vector_n) continue;
+        /* the last one of all decides */
+        uint64_t active_n = 0, skipped = 0;
+        for (uint32_t v = 0; v < vector_n; v++) {
+            const uint32_t *list = list_at(&o->select.choice, o->select.per_row, o->select.n, v);
+            active_n += list[0];
+            if (row_n == 1) skipped += skipped_bytes(o, list);
+        }
+        *(uint32_t *)cpu_at(o->select.choice.verdict) = pays(op, w, row_n, active_n);
+        *(uint64_t *)cpu_at(o->select.skipped) += skipped;
+    }
+}
+
+/* ---- Up: listed rows ---- */
+
+static uint64_t act_stride(const cpu_kernels *k, const device_matrix *m) {
+    return round_up(k->matmul[m->type].act_bytes(m->in_n), CPU_ALIGN);
+}
+
+static uint32_t first_from(const uint32_t *neuron, uint32_t n, uint32_t from) {
+    uint32_t low = 0, high = n;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        if (neuron[middle] < from)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void prefetch_row(const uint8_t *row, uint64_t bytes) {
+    for (uint64_t i = 0; i < bytes; i += LINE) __builtin_prefetch(row + i, 0, 2);
+}
+
+/* Outputs of vector i for its active neurons in [from, to). */
+static void up_range(const cpu_worker *w, const vectors *v, uint32_t i, uint32_t from, uint32_t to) {
+    const device_matrix *m = &v->part->w;
+    const uint32_t *list = list_of(v, i), *neuron = list + 1, n = list[0];
+    const uint8_t *data = cpu_unit_data(m, unit_of(v, i));
+    const uint8_t *act = w->workspace + act_stride(w->kernels, m) * (i / v->per_row);
+    const float *bias = cpu_unit_bias(v->part, unit_of(v, i));
+    float *y = output_of(v, i);
+    for (uint32_t j = first_from(neuron, n, from); j < n && neuron[j] < to; j++) {
+        float product;
+        if (j + ROWS_AHEAD < n) prefetch_row(data + m->row_bytes * neuron[j + ROWS_AHEAD], m->row_bytes);
+        w->kernels->matmul[m->type].gemv(&product, data + m->row_bytes * neuron[j], m->row_bytes, 1, act,
+                                         m->in_n);
+        cpu_finish(y + neuron[j], &product, bias ? bias + neuron[j] : NULL, 1, v->part->accumulate);
+    }
+}
+
+/* Rows of a dense FFN walk a range of its neurons one after the other; experts' vectors share nothing. */
+static void up_run(cpu_op *op, const cpu_worker *w, const vectors *v) {
+    const device_matrix *m = &v->part->w;
+    uint64_t stride = act_stride(w->kernels, m);
+    for (uint32_t r; (r = cpu_take(op, 0)) < v->n / v->per_row;)
+        w->kernels->matmul[m->type].act_pack(w->workspace + stride * r, cpu_row(v->x, r), m->in_n);
+    team_barrier(w->team);
+    uint32_t range_n = (v->neuron_n + RANGE - 1) / RANGE, turn_n = v->id.ref.buffer ? v->n : 1;
+    for (uint32_t at, n; (n = cpu_take_run(op, 1, turn_n * range_n, w->thread_n, &at));)
+        for (uint32_t end = at + n, to; at < end; at = to) {
+            uint32_t turn = at / range_n, from = at - turn * range_n;
+            to = turn_n > 1 || v->n == 1 ? (end < (turn + 1) * range_n ? end : (turn + 1) * range_n) : at + 1;
+            for (uint32_t i = turn_n > 1 ? turn : 0; i < (turn_n > 1 ? turn + 1 : v->n); i++)
+                up_range(w, v, i, from * RANGE, (to - turn * range_n) * RANGE);
+        }
+}
+
+/* ---- Activation ---- */
+
+void cpu_listed_activate_run(cpu_op *op, const cpu_worker *w) {
+    const device_op *o = &op->op;
+    uint32_t n = o->activate.n, per_row = o->activate.per_row, vector_n = cpu_row_n(op, w) * per_row;
+    for (uint32_t i; (i = cpu_take(op, 0)) < vector_n;) {
+        const uint32_t *list = list_at(&o->activate.choice, per_row, n, i);
+        size_t at = (size_t)(i % per_row) * n;
+        const float *gate = cpu_row(o->activate.gate, i / per_row) + at;
+        const float *up = o->activate.up.ref.buffer ? cpu_row(o->activate.up, i / per_row) + at : NULL;
+        float *y = cpu_row(o->activate.y, i / per_row) + at;
+        for (uint32_t j = 0; j < list[0];
+             j++) { /* y may be gate: a neuron's number is never below its place */
+            float g = gate[list[1 + j]];
+            if (o->activate.kind == DEVICE_ACT_RELU2) g *= g;
+            y[j] = up ? g * up[list[1 + j]] : g;
+        }
+    }
+}
+
+/* ---- Down: listed neurons ---- */
+
+/* Activations of one vector as block types take them, behind those of the vectors before. */
+typedef struct packed {
+    uint64_t q, d, bytes; /* offsets in a vector's share, and its size */
+} packed;
+
+static packed packed_layout(const device_matrix *m) {
+    neurons_form f;
+    packed p = {0};
+    if (!neurons_form_of(m->type, m->out_n, &f) || f.group_n == 1) return p;
+    p.d = round_up(m->in_n, CPU_ALIGN);
+    p.bytes = p.d + round_up(m->in_n / f.group_n * sizeof(float), CPU_ALIGN);
+    return p;
+}
+
+/* The rule of kernels.h over blocks of group_n neurons, those that are not listed being zero. */
+static void pack_blocks(int8_t *q, float *d, const uint32_t *list, const float *x, uint32_t group_n) {
+    const uint32_t *neuron = list + 1, n = list[0];
+    for (uint32_t i = 0, end; i < n; i = end) {
+        uint32_t g = neuron[i] / group_n;
+        float max = 0;
+        for (end = i; end < n && neuron[end] / group_n == g; end++) max = fmaxf(max, fabsf(x[end]));
+        float inverse = 127.0f / max;
+        if (!(inverse <= FLT_MAX)) inverse = 0;
+        d[g] = max / 127.0f;
+        for (uint32_t j = i; j < end; j++) q[j] = (int8_t)lrintf(x[j] * inverse);
+    }
+}
+
+static const float *compact_input(const vectors *v, uint32_t i) {
+    return cpu_row(v->x, i / v->per_row) + (size_t)(i % v->per_row) * v->part->w.in_n;
+}
+
+static uint32_t stretch_of(uint32_t out_n, uint32_t thread_n) {
+    uint64_t n = round_up(out_n / (2 * thread_n) + 1, STRETCH_MIN);
+    return (uint32_t)min_u64(n, CPU_NEURON_OUTPUTS_MAX);
+}
+
+static void down_run(cpu_op *op, const cpu_worker *w, const vectors *v) {
+    const device_matrix *m = &v->part->w;
+    neurons_form f;
+    if (!neurons_form_of(m->type, m->out_n, &f)) return;
+    const packed p = packed_layout(m);
+    if (p.bytes) {
+        for (uint32_t i; (i = cpu_take(op, 0)) < v->n;) {
+            uint8_t *share = w->workspace + p.bytes * i;
+            pack_blocks((int8_t *)share, (float *)(void *)(share + p.d), list_of(v, i), compact_input(v, i),
+                        f.group_n);
+        }
+        team_barrier(w->team);
+    }
+    uint32_t stretch = stretch_of(m->out_n, w->thread_n), stretch_n = (m->out_n + stretch - 1) / stretch;
+    for (uint32_t item; (item = cpu_take(op, 1)) < stretch_n * v->n;) {
+        uint32_t i = item % v->n, from = item / v->n * stretch;
+        uint32_t n = m->out_n - from < stretch ? m->out_n - from : stretch;
+        const uint8_t *share = w->workspace + p.bytes * i;
+        const uint32_t *list = list_of(v, i);
+        cpu_active active = {.n = list[0],
+                             .neuron = list + 1,
+                             .x = compact_input(v, i),
+                             .q = (const int8_t *)share,
+                             .d = (const float *)(const void *)(share + p.d)};
+        float product[CPU_NEURON_OUTPUTS_MAX];
+        const float *bias = cpu_unit_bias(v->part, unit_of(v, i));
+        w->kernels->neuron_sum[m->type](product, cpu_unit_data(m, unit_of(v, i)), m->out_n, from, n, &active);
+        cpu_finish(output_of(v, i) + from, product, bias ? bias + from : NULL, n, v->part->accumulate);
+    }
+}
+
+/* ---- Both ---- */
+
+cpu_scratch cpu_listed_scratch(const cpu_kernels *k, const device_op *op) {
+    vectors v = vectors_of(op, op->row_max);
+    if (!v.choice->list.stride) return (cpu_scratch){0, 0};
+    const device_matrix *m = &v.part->w;
+    uint64_t bytes = m->by_neuron ? packed_layout(m).bytes * v.n : act_stride(k, m) * op->row_max;
+    return (cpu_scratch){round_up(bytes, CPU_ALIGN), 0};
+}
+
+void cpu_listed_run(cpu_op *op, const cpu_worker *w) {
+    vectors v = vectors_of(&op->op, cpu_row_n(op, w));
+    if (v.part->w.by_neuron)
+        down_run(op, w, &v);
+    else
+        up_run(op, w, &v);
+}
+
+/* ---- The crossover ---- */
+
+enum { SAMPLE_NEURONS = 256, SAMPLE_SPARSITY = 8 /* one of as many neurons is active */, SAMPLE_REPEATS = 3 };
+
+/* Memory for the samples: zeros, for the time of these kernels does not depend on values. */
+typedef struct sample {
+    const cpu_kernels *kernels;
+    uint8_t *weights, *act, *panel, *tile, *rows;
+    float *x, *y;
+} sample;
+
+static void *room(uint64_t bytes) {
+    void *p = aligned_alloc(CPU_ALIGN, round_up(bytes, CPU_ALIGN));
+    if (p) memset(p, 0, bytes);
+    return p;
+}
+
+static void sample_free(sample *s) {
+    free(s->weights);
+    free(s->act);
+    free(s->panel);
+    free(s->tile);
+    free(s->rows);
+    free(s->x);
+    free(s->y);
+}
+
+/* Room for tiles of a matrix with rows of k weights, and for SAMPLE_NEURONS neurons of weight_bytes. */
+static bool sample_alloc(sample *s, const cpu_kernels *kernels, gguf_type type, uint64_t k,
+                         uint64_t weight_bytes, uint64_t out_n) {
+    const cpu_matmul *m = &kernels->matmul[type];
+    *s = (sample){.kernels = kernels};
+    s->weights = room(weight_bytes);
+    s->act = room(m->act_bytes(k));
+    s->panel = room(m->panel_bytes(k));
+    s->tile = room(m->tile_bytes(k));
+    s->rows = room(gguf_row_bytes(type, k) * m->tile_rows);
+    s->x = room(m->panel_cols * k * sizeof(float));
+    s->y = room(max_u64(m->tile_rows * m->panel_cols, out_n) * sizeof(float));
+    return s->weights && s->act && s->panel && s->tile && s->rows && s->x && s->y;
+}
+
+static void keep_least(double *least, double begin_s) {
+    double time_s = base_now_s() - begin_s;
+    if (*least == 0 || time_s < *least) *least = time_s;
+}
+
+/* Adds up's seconds per neuron. */
+static hotset_status measure_up(const cpu_kernels *kernels, const device_matrix *up, cpu_crossover *c,
+                                hotset_error *err) {
+    const cpu_matmul *m = &kernels->matmul[up->type];
+    const uint32_t k = up->in_n;
+    double list_s = 0, unpack_s = 0, mul_s = 0;
+    sample s;
+    uint64_t row_n = max_u64(m->tile_rows, SAMPLE_NEURONS / 4);
+    bool ok = sample_alloc(&s, kernels, up->type, k, up->row_bytes * row_n, row_n);
+    for (int i = 0; ok && i < SAMPLE_REPEATS; i++) {
+        double begin_s = base_now_s();
+        m->act_pack(s.act, s.x, k);
+        for (uint64_t r = 0; r < row_n; r++) {
+            prefetch_row(s.weights + up->row_bytes * (row_n - 1 - r), up->row_bytes);
+            m->gemv(s.y, s.weights + up->row_bytes * r, up->row_bytes, 1, s.act, k);
+        }
+        keep_least(&list_s, begin_s);
+        begin_s = base_now_s();
+        m->tile_unpack(s.tile, s.weights, up->row_bytes, m->tile_rows, k);
+        keep_least(&unpack_s, begin_s);
+        m->panel_pack(s.panel, s.x, k, m->panel_cols, k);
+        begin_s = base_now_s();
+        m->tile_mul(s.y, m->tile_rows, s.tile, s.panel, k);
+        keep_least(&mul_s, begin_s);
+    }
+    sample_free(&s);
+    if (!ok) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for measuring the crossover");
+    c->active += list_s / (double)row_n;
+    c->fixed += unpack_s / (double)m->tile_rows;
+    c->row += mul_s / (double)(m->tile_rows * m->panel_cols);
+    return HOTSET_OK;
+}
+
+/* Adds down's: all outputs of a few neurons, against one tile of outputs over as many. */
+static hotset_status measure_down(const cpu_kernels *kernels, const device_matrix *down, cpu_crossover *c,
+                                  hotset_error *err) {
+    const cpu_matmul *m = &kernels->matmul[down->type];
+    const uint32_t k = SAMPLE_NEURONS, out_n = down->out_n, active_n = k / SAMPLE_SPARSITY;
+    const uint32_t tile_n = m->tile_rows < out_n ? (uint32_t)m->tile_rows : out_n;
+    const uint64_t row_bytes = gguf_row_bytes(down->type, k);
+    uint32_t neuron[SAMPLE_NEURONS];
+    int8_t q[SAMPLE_NEURONS] = {0};
+    float d[SAMPLE_NEURONS] = {0};
+    double list_s = 0, unpack_s = 0, mul_s = 0;
+    sample s;
+    bool ok = sample_alloc(&s, kernels, down->type, k, row_bytes * out_n, out_n);
+    for (uint32_t i = 0; i < active_n; i++) neuron[i] = SAMPLE_SPARSITY * i;
+    for (int i = 0; ok && i < SAMPLE_REPEATS; i++) {
+        cpu_active active = {active_n, neuron, s.x, q, d};
+        double begin_s = base_now_s();
+        for (uint32_t o = 0, n; o < out_n; o += n) {
+            n = (uint32_t)min_u64(out_n - o, CPU_NEURON_OUTPUTS_MAX);
+            kernels->neuron_sum[down->type](s.y + o, s.weights, out_n, o, n, &active);
+        }
+        keep_least(&list_s, begin_s);
+        begin_s = base_now_s();
+        neurons_restore(s.rows, s.weights, row_bytes, down->type, k, out_n, 0, tile_n);
+        m->tile_unpack(s.tile, s.rows, row_bytes, tile_n, k);
+        keep_least(&unpack_s, begin_s);
+        m->panel_pack(s.panel, s.x, k, m->panel_cols, k);
+        begin_s = base_now_s();
+        m->tile_mul(s.y, m->tile_rows, s.tile, s.panel, k);
+        keep_least(&mul_s, begin_s);
+    }
+    sample_free(&s);
+    if (!ok) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for measuring the crossover");
+    double tiles = (double)out_n / tile_n;
+    c->active += list_s / active_n;
+    c->fixed += tiles * unpack_s / k;
+    c->row += tiles * mul_s / (double)(k * m->panel_cols);
+    return HOTSET_OK;
+}
+
+hotset_status cpu_crossover_measure(const cpu_kernels *k, const device_op *select, cpu_crossover *out,
+                                    hotset_error *err) {
+    *out = (cpu_crossover){0};
+    if (select->select.up.out_n) HOTSET_TRY(measure_up(k, &select->select.up, out, err));
+    return measure_down(k, &select->select.down, out, err);
+}

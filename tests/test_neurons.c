@@ -1,0 +1,164 @@
+/* test_neurons.c - matrices by neuron give back what was stored, and sums over active neurons are the
+ * products that rows give. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "devices/neurons.h"
+#include "devices/quant.h"
+#include "tests/kernel_test.h"
+
+static const gguf_type all_types[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0,
+                                      GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
+
+/* A matrix by row in random bytes (scales stay small numbers), and the same by neuron. */
+typedef struct matrix {
+    gguf_type type;
+    uint32_t in_n, out_n;
+    uint64_t row_bytes, bytes;
+    uint8_t *rows;
+    guarded stored;
+} matrix;
+
+static void put_half(uint8_t *p, float x) {
+    uint16_t h = ref_f32_to_f16(x);
+    memcpy(p, &h, sizeof h);
+}
+
+static void fill(uint8_t *w, gguf_type type, uint64_t bytes, random_state *r) {
+    uint32_t block_bytes = gguf_type_get(type)->block_bytes;
+    for (uint64_t i = 0; i < bytes; i++) w[i] = (uint8_t)random_u64(r);
+    for (uint8_t *b = w; b < w + bytes; b += block_bytes) {
+        float d = 0.01f * (1.5f + random_float(r));
+        uint16_t brain = ref_f32_to_bf16(random_float(r));
+        switch ((int)type) {
+        case GGUF_F32: d = random_float(r), memcpy(b, &d, 4); break;
+        case GGUF_F16: put_half(b, random_float(r)); break;
+        case GGUF_BF16: memcpy(b, &brain, 2); break;
+        case GGUF_Q6_K: put_half(b + offsetof(quant_q6_k, d), -d); break;
+        case GGUF_Q4_K: put_half(b + offsetof(quant_q4_k, dmin), 0.5f * d); /* fall through */
+        default: put_half(b, d);
+        }
+    }
+}
+
+static matrix matrix_make(gguf_type type, uint32_t in_n, uint32_t out_n, random_state *r) {
+    matrix m = {.type = type, .in_n = in_n, .out_n = out_n, .row_bytes = gguf_row_bytes(type, in_n)};
+    m.bytes = m.row_bytes * out_n;
+    m.rows = malloc(m.bytes);
+    cr_assert_not_null(m.rows);
+    fill(m.rows, type, m.bytes, r);
+    m.stored = guarded_alloc(m.bytes, 1, false);
+    neurons_form f;
+    cr_assert(neurons_form_of(type, out_n, &f));
+    cr_assert_eq(neurons_group_bytes(f, out_n) * (in_n / f.group_n), m.bytes, "the same size");
+    for (uint32_t o = 0; o < out_n; o += 64)
+        neurons_store(m.stored.data, m.rows, m.row_bytes, type, in_n, out_n, o,
+                      out_n - o < 64 ? out_n - o : 64);
+    return m;
+}
+
+static void matrix_free(matrix *m) {
+    free(m->rows);
+    guarded_free(&m->stored);
+}
+
+Test(neurons, rows_come_back_bit_for_bit) {
+    static const uint32_t ranges[][2] = {{0, 96}, {0, 16}, {16, 16}, {5, 1}, {30, 7}, {40, 56}};
+    random_state r = {7};
+    for (size_t t = 0; t < COUNT_OF(all_types); t++) {
+        matrix m = matrix_make(all_types[t], 512, 96, &r);
+        for (size_t i = 0; i < COUNT_OF(ranges); i++) {
+            uint32_t from = ranges[i][0], n = ranges[i][1];
+            guarded back = guarded_alloc(n * m.row_bytes, 1, i % 2);
+            neurons_restore(back.data, m.stored.data, m.row_bytes, m.type, m.in_n, m.out_n, from, n);
+            cr_assert_eq(memcmp(back.data, m.rows + from * m.row_bytes, n * m.row_bytes), 0,
+                         "%s rows %u to %u", gguf_type_get(m.type)->name, from, from + n);
+            guarded_free(&back);
+        }
+        matrix_free(&m);
+    }
+}
+
+Test(neurons, types_without_a_form_say_so) {
+    neurons_form f;
+    cr_expect_not(neurons_form_of(GGUF_Q8_0, 50, &f), "outputs that fill no run");
+    cr_expect(neurons_form_of(GGUF_F16, 50, &f));
+    cr_expect_not(neurons_form_of(GGUF_I64, 64, &f));
+}
+
+/* Neurons of an inactive group, of a lone one, of crowded ones: `share` of 256. */
+static size_t choose(uint32_t *neuron, uint32_t in_n, unsigned share, random_state *r) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < in_n; i++)
+        if (random_below(r, 256) < share && i / 32 % 5 != 2) neuron[n++] = i;
+    return n;
+}
+
+/* Activations as kernels.h has it. */
+static void pack(cpu_active *a, float *x, int8_t *q, float *d, uint32_t group_n) {
+    for (size_t i = 0; i < a->n; i++) {
+        float max = 0;
+        for (size_t j = 0; j < a->n; j++)
+            if (a->neuron[j] / group_n == a->neuron[i] / group_n) max = fmaxf(max, fabsf(x[j]));
+        d[a->neuron[i] / group_n] = max / 127.0f;
+        q[i] = (int8_t)nearbyintf(x[i] * (127.0f / max));
+    }
+    a->q = q;
+    a->d = d;
+}
+
+static void check_sum(const cpu_kernels *k, const matrix *m, unsigned share, random_state *r) {
+    enum { IN_MAX = 1024, OUT_MAX = 192 };
+    uint32_t neuron[IN_MAX];
+    float x[IN_MAX], d[IN_MAX], dense[IN_MAX] = {0}, want[OUT_MAX], whole[OUT_MAX];
+    int8_t q[IN_MAX];
+    cr_assert(m->in_n <= IN_MAX && m->out_n <= OUT_MAX);
+    cpu_active a = {.n = choose(neuron, m->in_n, share, r), .neuron = neuron, .x = x};
+    for (size_t i = 0; i < a.n; i++) dense[neuron[i]] = x[i] = random_float(r) + 1;
+    if (a.n && m->type == GGUF_Q8_0) x[0] = dense[neuron[0]] = -1.5f;
+    neurons_form f;
+    cr_assert(neurons_form_of(m->type, m->out_n, &f));
+    if (f.group_n > 1) {
+        pack(&a, x, q, d, f.group_n);
+        ref_gemv_int(want, m->rows, m->row_bytes, m->out_n, dense, m->in_n, m->type);
+    } else {
+        ref_gemv_float(want, m->rows, m->row_bytes, m->out_n, dense, m->in_n, m->type);
+    }
+    k->neuron_sum[m->type](whole, m->stored.data, m->out_n, 0, m->out_n, &a);
+    double difference = 0, size = 0;
+    for (uint32_t o = 0; o < m->out_n; o++) {
+        difference += ((double)whole[o] - want[o]) * ((double)whole[o] - want[o]);
+        size += (double)want[o] * want[o];
+    }
+    cr_assert(sqrt(difference) <= 1e-5 * sqrt(size), "%s %s, %zu of %u neurons: relative error %.2g", k->isa,
+              gguf_type_get(m->type)->name, a.n, m->in_n, sqrt(difference / size));
+    for (uint32_t from = 0, n; from < m->out_n; from += n) { /* any cut gives the same bits */
+        n = from == 0 ? 32 : m->out_n - from < 64 ? m->out_n - from : 64;
+        float *piece = canary_alloc(n);
+        k->neuron_sum[m->type](piece, m->stored.data, m->out_n, from, n, &a);
+        cr_assert_eq(memcmp(piece, whole + from, n * sizeof *piece), 0, "%s %s outputs %u to %u", k->isa,
+                     gguf_type_get(m->type)->name, from, from + n);
+        canary_check_free(piece, n, "neuron_sum");
+    }
+}
+
+Test(neurons, sums_are_the_products_of_rows) {
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    const size_t table_n = kernel_tables(tables);
+    static const unsigned shares[] = {0, 1, 9, 60, 256};
+    random_state r = {11};
+    for (size_t t = 0; t < COUNT_OF(all_types); t++) {
+        for (size_t s = 0; s < COUNT_OF(shares); s++) {
+            matrix m = matrix_make(all_types[t], s % 2 ? 256 : 1024, s % 2 ? 192 : 96, &r);
+            for (size_t k = 0; k < table_n; k++) check_sum(&tables[k], &m, shares[s], &r);
+            matrix_free(&m);
+        }
+    }
+    for (size_t t = 0; t < 3; t++) { /* floats that fill no register */
+        matrix m = matrix_make(all_types[t], 77, 50, &r);
+        for (size_t k = 0; k < table_n; k++) check_sum(&tables[k], &m, 100, &r);
+        matrix_free(&m);
+    }
+}
