@@ -306,6 +306,7 @@ typedef enum device_cpu_skipping {
     DEVICE_CPU_SKIP_ALWAYS,
     DEVICE_CPU_SKIP_FEW_ROWS
 } device_cpu_skipping;
+/* To be set before lists are recorded: the crossover is measured then. */
 void device_cpu_set_skipping(device *d, device_cpu_skipping mode);
 
 /* What the host offers a plan. */

@@ -71,6 +71,7 @@ hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *m, const ho
     HOTSET_TRY(device_cpu_open(&d, &(device_cpu_options){o.thread_n, o.isa}, err));
     o.isa = device_cpu_isa(d);
     hotset_status status = plan_for(out, m, d, o, host.memory_free_bytes, err);
+    if (!status) (*out)->skip_by_cost = options && options->sparsity == HOTSET_SPARSITY_EXACT;
     d->api->close(d);
     return status;
 }
@@ -105,6 +106,8 @@ static hotset_status open_device(hotset_engine *e, hotset_error *err) {
     const hotset_plan_options *o = &e->plan.options;
     uint64_t capacity_bytes, free_bytes;
     HOTSET_TRY(device_cpu_open(&e->device, &(device_cpu_options){o->thread_n, o->isa}, err));
+    device_cpu_set_skipping(e->device,
+                            e->plan.skip_by_cost ? DEVICE_CPU_SKIP_WHERE_IT_PAYS : DEVICE_CPU_SKIP_FEW_ROWS);
     HOTSET_TRY(e->device->api->memory(e->device, &capacity_bytes, &free_bytes, err));
     if (e->plan.footprint.total_bytes > free_bytes)
         return hotset_fail(err, HOTSET_E_NOFIT,

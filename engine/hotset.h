@@ -193,9 +193,12 @@ typedef enum hotset_state_type { HOTSET_STATE_F16 = 0, HOTSET_STATE_F32 } hotset
  * is then stored by neuron instead of by row, in the same bytes, so weights must be copied; a layer whose
  * type of `down` cannot be (block types, where the embedding is no multiple of 32) stays dense. */
 typedef enum hotset_sparsity {
-    HOTSET_SPARSITY_AUTO = 0, /* exact where the activation allows it and weights are copied, else off */
+    HOTSET_SPARSITY_AUTO = 0, /* exact while decoding where the activation allows it and weights are copied,
+                                 else off */
     HOTSET_SPARSITY_OFF,      /* dense */
-    HOTSET_SPARSITY_EXACT     /* E_ARGUMENT where it cannot be; memory AUTO becomes COPIED */
+    HOTSET_SPARSITY_EXACT     /* also in the prefill, where a crossover measured at opening says that it pays:
+                                 then results may differ in their last bits from one opening to the next.
+                                 E_ARGUMENT where it cannot be; memory AUTO becomes COPIED */
 } hotset_sparsity;
 
 typedef struct hotset_plan_options {

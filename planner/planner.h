@@ -10,6 +10,9 @@ struct hotset_plan {
     char isa[16];
     hotset_shape shape; /* of the model that it was made for */
     hotset_footprint footprint;
+    bool skip_by_cost; /* steps of many rows skip too, where a measured crossover says that it pays: only
+                          where exact skipping was asked for by name. What is measured differs from run to
+                          run, and with it the last bits of a result */
 };
 
 /* What the planner has to know of model and machine. */

@@ -21,7 +21,8 @@ const option_row common_rows[COMMON_ROW_N] = {
      "memory"},
     {"mmap", 0, OPTION_FLAG, FIELD(mapped), 0, 0, NULL, "same as --memory mapped"},
     {"sparsity", 0, OPTION_CHOICE, FIELD(sparsity), 0, 0, "auto|off|exact",
-     "skip FFN neurons that are zero (relu, relu2; loses nothing);\nauto: where weights are copied"},
+     "skip FFN neurons that are zero (relu, relu2; loses nothing);\nauto: while decoding, where weights are "
+     "copied"},
     {"ram", 0, OPTION_SIZE, FIELD(ram_bytes), 1, 0, "SIZE",
      "refuse to use more memory than this, e.g. 12GiB"},
     {"ctx", 'c', OPTION_UINT, FIELD(context_n), 0, TOKENS_MAX, "N",

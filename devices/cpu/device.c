@@ -250,7 +250,8 @@ static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t o
     hotset_status status = HOTSET_OK;
     for (uint32_t i = 0; i < op_n && !status; i++) {
         l->op[i] = (cpu_op){.op = ops[i]};
-        if (ops[i].kind == DEVICE_OP_SELECT && ops[i].row_max >= CPU_TILE_ROWS_MIN)
+        if (ops[i].kind == DEVICE_OP_SELECT && ops[i].row_max >= CPU_TILE_ROWS_MIN &&
+            cpu->skipping == DEVICE_CPU_SKIP_WHERE_IT_PAYS)
             status = find_crossover(cpu, &ops[i], &l->op[i].crossover, err);
     }
     if (status)
