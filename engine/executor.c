@@ -187,14 +187,15 @@ hotset_engine_stats hotset_engine_get_stats(const hotset_engine *e) { return e->
 
 hotset_status hotset_engine_measure(hotset_engine *e, double seconds, hotset_limits *out, hotset_error *err) {
     const weights *w = &e->weights;
-    device_ref largest = {0};
-    for (uint32_t i = 0; i < w->part_n; i++)
-        if (!largest.buffer || w->part[i]->bytes > largest.buffer->bytes)
-            largest = (device_ref){w->part[i], 0};
-    /* released pages of a copied model would be read from disk: only what is in use is measured */
-    bool mapped = e->plan.options.memory == HOTSET_MEMORY_MAPPED;
-    return e->device->api->measure(e->device, mapped ? &largest : NULL, largest.buffer->bytes,
-                                   seconds > 0 ? seconds : 0.5, out, err);
+    uint32_t largest_i = 0;
+    for (uint32_t i = 1; i < w->part_n; i++)
+        if (w->part[i]->bytes > w->part[largest_i]->bytes) largest_i = i;
+    device_ref largest = {w->part[largest_i], 0};
+    hotset_status status = e->device->api->measure(e->device, &largest, largest.buffer->bytes,
+                                                   seconds > 0 ? seconds : 0.5, out, err);
+    if (e->plan.options.memory == HOTSET_MEMORY_COPIED) /* the plan says that these pages are not resident */
+        file_map_release(gguf_part_map(e->model->file, largest_i), 0, largest.buffer->bytes);
+    return status;
 }
 
 /* ---- Steps ---- */

@@ -256,7 +256,7 @@ HOTSET_API hotset_engine_stats hotset_engine_get_stats(const hotset_engine *engi
 /* What the devices of an engine reach at best right now, measured with all of its threads. */
 typedef struct hotset_limits {
     double read_anonymous_bytes_per_s; /* plain read loop over anonymous huge pages */
-    double read_mapped_bytes_per_s;    /* the same over the mapped model file; 0 when nothing is mapped */
+    double read_mapped_bytes_per_s;    /* the same over the mapped model file */
     double int8_op_per_s;              /* 8-bit multiply-accumulate, 2 operations each, from registers */
     double float_flop_per_s;           /* float32 fused multiply-add, 2 operations each, from registers */
 } hotset_limits;

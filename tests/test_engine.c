@@ -230,8 +230,8 @@ Test(engine, writes_a_trace_and_reports_a_path_it_cannot_write) {
     cr_assert_str_eq(json + n - 4, "\n]}\n");
 }
 
-Test(engine, measures_limits_of_the_memory_in_use) {
-    setup s = set_up((hotset_plan_options){.memory = HOTSET_MEMORY_MAPPED}, NULL);
+static void measure_limits(hotset_memory_mode memory) {
+    setup s = set_up((hotset_plan_options){.memory = memory}, NULL);
     hotset_limits limits;
     hotset_error err = {0};
     cr_assert_eq(hotset_engine_measure(s.engine, 0.02, &limits, &err), HOTSET_OK, "%s", err.message);
@@ -240,4 +240,9 @@ Test(engine, measures_limits_of_the_memory_in_use) {
     cr_assert_gt(limits.int8_op_per_s, 0);
     cr_assert_gt(limits.float_flop_per_s, 0);
     tear_down(s);
+}
+
+Test(engine, measures_limits_of_mapped_and_copied_plans) {
+    measure_limits(HOTSET_MEMORY_MAPPED);
+    measure_limits(HOTSET_MEMORY_COPIED);
 }
