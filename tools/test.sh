@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.." || exit 1
 usage() {
     cat <<'EOF'
 Usage: tools/test.sh [--quick | --all]
-  (none)   gcc and clang builds with all tests, sanitizers, checks of the source, fuzz corpus: what CI runs
+  (none)   gcc and clang builds with all tests (they replay the fuzz corpus), sanitizers,
+           checks of the source: what CI runs
   --quick  gcc build and its tests only
   --all    also 10 minutes of fuzzing, and valgrind on the portable kernels
 Builds in build/; the output of every step is kept in build/logs/.
@@ -71,7 +72,6 @@ if [ "$level" -ge 1 ]; then
     build_and_test "clang asan+ubsan" build/asan clang -DHOTSET_SANITIZE=address,undefined
     # libgomp is not instrumented and gives false races: clang with libomp
     build_and_test "clang tsan" build/tsan clang -DHOTSET_SANITIZE=thread -DHOTSET_TOOLS=OFF
-    step "fuzz corpus replay" tools/fuzz.sh 0
 fi
 if [ "$level" -ge 2 ]; then
     step "packages for --all" packages_install "${packages_long[@]}"
