@@ -113,6 +113,26 @@ void cpu_select_run(cpu_op *op, const cpu_worker *w) {
     }
 }
 
+/* ---- Packed activations ----
+ * Few vectors are packed by every thread for itself, which is quicker than meeting the others after one of
+ * them did it; more are shared out. */
+
+static uint8_t *packing_room(const cpu_op *op, const cpu_worker *w, uint32_t n) {
+    if (n >= CPU_TILE_ROWS_MIN) return w->workspace;
+    return cpu_thread_scratch(w, cpu_listed_scratch(w->kernels, &op->op));
+}
+
+/* The next of n vectors that this thread packs, n when it has done its part; *at counts its own from 0. */
+static uint32_t next_to_pack(cpu_op *op, uint32_t n, uint32_t *at) {
+    if (n < CPU_TILE_ROWS_MIN) return (*at)++;
+    uint32_t i = cpu_take(op, 0);
+    return i < n ? i : n;
+}
+
+static void packing_done(const cpu_worker *w, uint32_t n) {
+    if (n >= CPU_TILE_ROWS_MIN) team_barrier(w->team);
+}
+
 /* ---- Up: listed rows ---- */
 
 static uint64_t act_stride(const cpu_kernels *k, const device_matrix *m) {
@@ -135,12 +155,13 @@ static void prefetch_row(const uint8_t *row, uint64_t bytes) {
     for (uint64_t i = 0; i < bytes; i += LINE) __builtin_prefetch(row + i, 0, 2);
 }
 
-/* Outputs of vector i for its active neurons in [from, to). */
-static void up_range(const cpu_worker *w, const vectors *v, uint32_t i, uint32_t from, uint32_t to) {
+/* Outputs of vector i for its active neurons in [from, to); `acts`: the packed rows. */
+static void up_range(const cpu_worker *w, const vectors *v, const uint8_t *acts, uint32_t i, uint32_t from,
+                     uint32_t to) {
     const device_matrix *m = &v->part->w;
     const uint32_t *list = list_of(v, i), *neuron = list + 1, n = list[0];
     const uint8_t *data = cpu_unit_data(m, unit_of(v, i));
-    const uint8_t *act = w->workspace + act_stride(w->kernels, m) * (i / v->per_row);
+    const uint8_t *act = acts + act_stride(w->kernels, m) * (i / v->per_row);
     const float *bias = cpu_unit_bias(v->part, unit_of(v, i));
     float *y = output_of(v, i);
     for (uint32_t j = first_from(neuron, n, from); j < n && neuron[j] < to; j++) {
@@ -156,16 +177,17 @@ static void up_range(const cpu_worker *w, const vectors *v, uint32_t i, uint32_t
 static void up_run(cpu_op *op, const cpu_worker *w, const vectors *v) {
     const device_matrix *m = &v->part->w;
     uint64_t stride = act_stride(w->kernels, m);
-    for (uint32_t r; (r = cpu_take(op, 0)) < v->n / v->per_row;)
-        w->kernels->matmul[m->type].act_pack(w->workspace + stride * r, cpu_row(v->x, r), m->in_n);
-    team_barrier(w->team);
+    uint8_t *acts = packing_room(op, w, v->n / v->per_row);
+    for (uint32_t r, at = 0; (r = next_to_pack(op, v->n / v->per_row, &at)) < v->n / v->per_row;)
+        w->kernels->matmul[m->type].act_pack(acts + stride * r, cpu_row(v->x, r), m->in_n);
+    packing_done(w, v->n / v->per_row);
     uint32_t range_n = (v->neuron_n + RANGE - 1) / RANGE, turn_n = v->id.ref.buffer ? v->n : 1;
     for (uint32_t at, n; (n = cpu_take_run(op, 1, turn_n * range_n, w->thread_n, &at));)
         for (uint32_t end = at + n, to; at < end; at = to) {
             uint32_t turn = at / range_n, from = at - turn * range_n;
             to = turn_n > 1 || v->n == 1 ? (end < (turn + 1) * range_n ? end : (turn + 1) * range_n) : at + 1;
             for (uint32_t i = turn_n > 1 ? turn : 0; i < (turn_n > 1 ? turn + 1 : v->n); i++)
-                up_range(w, v, i, from * RANGE, (to - turn * range_n) * RANGE);
+                up_range(w, v, acts, i, from * RANGE, (to - turn * range_n) * RANGE);
         }
 }
 
@@ -233,19 +255,20 @@ static void down_run(cpu_op *op, const cpu_worker *w, const vectors *v) {
     neurons_form f;
     if (!neurons_form_of(m->type, m->out_n, &f)) return;
     const packed p = packed_layout(m);
+    uint8_t *shares = packing_room(op, w, v->n);
     if (p.bytes) {
-        for (uint32_t i; (i = cpu_take(op, 0)) < v->n;) {
-            uint8_t *share = w->workspace + p.bytes * i;
+        for (uint32_t i, at = 0; (i = next_to_pack(op, v->n, &at)) < v->n;) {
+            uint8_t *share = shares + p.bytes * i;
             pack_blocks((int8_t *)share, (float *)(void *)(share + p.d), list_of(v, i), compact_input(v, i),
                         f.group_n);
         }
-        team_barrier(w->team);
+        packing_done(w, v->n);
     }
     uint32_t stretch = stretch_of(m->out_n, w->thread_n), stretch_n = (m->out_n + stretch - 1) / stretch;
     for (uint32_t item; (item = cpu_take(op, 1)) < stretch_n * v->n;) {
         uint32_t i = item % v->n, from = item / v->n * stretch;
         uint32_t n = m->out_n - from < stretch ? m->out_n - from : stretch;
-        const uint8_t *share = w->workspace + p.bytes * i;
+        const uint8_t *share = shares + p.bytes * i;
         const uint32_t *list = list_of(v, i);
         cpu_active active = {.n = list[0],
                              .neuron = list + 1,
@@ -265,8 +288,9 @@ cpu_scratch cpu_listed_scratch(const cpu_kernels *k, const device_op *op) {
     vectors v = vectors_of(op, op->row_max);
     if (!v.choice->list.stride) return (cpu_scratch){0, 0};
     const device_matrix *m = &v.part->w;
-    uint64_t bytes = m->by_neuron ? packed_layout(m).bytes * v.n : act_stride(k, m) * op->row_max;
-    return (cpu_scratch){round_up(bytes, CPU_ALIGN), 0};
+    uint32_t n = m->by_neuron ? v.n : op->row_max;
+    uint64_t bytes = m->by_neuron ? packed_layout(m).bytes : act_stride(k, m);
+    return (cpu_scratch){bytes * n, bytes * min_u64(n, CPU_TILE_ROWS_MIN - 1)};
 }
 
 void cpu_listed_run(cpu_op *op, const cpu_worker *w) {
