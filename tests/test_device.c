@@ -1,0 +1,118 @@
+/* test_device.c - the CPU through the device interface: memory, copies, counters, lists that cannot be
+ * recorded. */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "devices/device.h"
+
+typedef struct setup {
+    device *cpu;
+    device_queue *queue;
+} setup;
+
+static setup set_up(void) {
+    setup s;
+    hotset_error err = {0};
+    cr_assert_eq(device_cpu_open(&s.cpu, &(device_cpu_options){.thread_n = 2}, &err), HOTSET_OK, "%s",
+                 err.message);
+    cr_assert_eq(s.cpu->api->queue_open(s.cpu, DEVICE_QUEUE_COMPUTE, &s.queue, &err), HOTSET_OK);
+    return s;
+}
+
+static void tear_down(setup s) {
+    s.cpu->api->queue_close(s.queue);
+    s.cpu->api->close(s.cpu);
+}
+
+static device_buffer *allocate(setup s, uint64_t bytes) {
+    device_buffer *b;
+    hotset_error err = {0};
+    cr_assert_eq(s.cpu->api->buffer_alloc(s.cpu, DEVICE_MEMORY_PINNED, bytes, &b, &err), HOTSET_OK, "%s",
+                 err.message);
+    return b;
+}
+
+Test(device, copies_what_it_is_told_and_no_more) {
+    setup s = set_up();
+    enum { BYTES = 5 << 20 };
+    device_buffer *from = allocate(s, BYTES), *to = allocate(s, BYTES);
+    memset(from->host, 7, BYTES);
+    hotset_error err = {0};
+    const uint64_t sizes[] = {100, BYTES - 200};
+    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
+        memset(to->host, 0, BYTES);
+        device_ref at = {to, 64}, source = {from, 128};
+        cr_assert_eq(s.cpu->api->copy_async(s.queue, at, source, sizes[i], &err), HOTSET_OK);
+        cr_assert_eq(s.cpu->api->queue_drain(s.queue, &err), HOTSET_OK);
+        const uint8_t *p = to->host;
+        cr_assert(p[63] == 0 && p[64] == 7 && p[63 + sizes[i]] == 7 && p[64 + sizes[i]] == 0);
+    }
+    s.cpu->api->buffer_free(from);
+    s.cpu->api->buffer_free(to);
+    tear_down(s);
+}
+
+Test(device, refuses_more_memory_than_there_is) {
+    setup s = set_up();
+    device_buffer *b = (device_buffer *)&b;
+    hotset_error err = {0};
+    uint64_t capacity, available;
+    cr_assert_eq(s.cpu->api->memory(s.cpu, &capacity, &available, &err), HOTSET_OK);
+    cr_assert(available > 0 && available <= capacity);
+    cr_assert_eq(s.cpu->api->buffer_alloc(s.cpu, DEVICE_MEMORY_DEVICE, UINT64_MAX - 4096, &b, &err),
+                 HOTSET_E_MEMORY);
+    cr_assert_null(b);
+    tear_down(s);
+}
+
+/* A list that waits for one counter and signals another: what several devices will do to each other. */
+Test(device, lists_wait_and_signal) {
+    setup s = set_up();
+    device_buffer *tables = allocate(s, 4096);
+    device_ref step = {tables, 0}, before = {tables, 1024}, after = {tables, 2048},
+               workspace = {tables, 3072};
+    const device_op ops[] = {
+        {.kind = DEVICE_OP_WAIT, .name = "wait", .row_max = 1, .counter = {.counter = before}},
+        {.kind = DEVICE_OP_SIGNAL, .name = "signal", .row_max = 1, .counter = {.counter = after}},
+    };
+    device_list *list;
+    hotset_error err = {0};
+    cr_assert_eq(s.cpu->api->list_record(s.cpu, ops, COUNT_OF(ops), step, 1, workspace, &list, &err),
+                 HOTSET_OK);
+    for (uint64_t epoch = 1; epoch < 4; epoch++) {
+        cr_assert_eq(s.cpu->api->queue_signal(s.queue, before, epoch, &err), HOTSET_OK);
+        cr_assert_eq(s.cpu->api->submit(s.queue, list, epoch, &err), HOTSET_OK);
+        cr_assert_eq(s.cpu->api->queue_wait(s.queue, after, epoch, &err), HOTSET_OK);
+        cr_assert_eq(*(const uint64_t *)(const void *)((const uint8_t *)tables->host + after.offset), epoch);
+    }
+    s.cpu->api->list_free(list);
+    s.cpu->api->buffer_free(tables);
+    tear_down(s);
+}
+
+Test(device, lists_that_cannot_run_are_refused_by_name) {
+    setup s = set_up();
+    device_buffer *tables = allocate(s, 1 << 16);
+    device_ref step = {tables, 0}, short_workspace = {tables, (1 << 16) - 64};
+    device_op op = {.kind = DEVICE_OP_LINEAR, .name = "attn qkv", .layer_i = 3, .row_max = 1};
+    op.linear.part_n = 1;
+    op.linear.part[0].w = (device_matrix){.type = GGUF_Q5_0, .in_n = 2048, .out_n = 32, .row_bytes = 1408};
+    device_list *list = (device_list *)&list;
+    hotset_error err = {0};
+    cr_assert_eq(s.cpu->api->list_record(s.cpu, &op, 1, step, 1, short_workspace, &list, &err),
+                 HOTSET_E_UNSUPPORTED);
+    cr_assert(strstr(err.message, "attn qkv of layer 3") && strstr(err.message, "Q5_0"), "%s", err.message);
+    cr_assert_null(list);
+    op.linear.part[0].w.type = GGUF_F32;
+    op.linear.part[0].w.row_bytes = 8192;
+    cr_assert_eq(s.cpu->api->list_record(s.cpu, &op, 1, step, 1, short_workspace, &list, &err),
+                 HOTSET_E_ARGUMENT);
+    cr_assert(strstr(err.message, "workspace"), "%s", err.message);
+    s.cpu->api->buffer_free(tables);
+    tear_down(s);
+}
+
+Test(device, every_kind_of_operation_has_a_name) {
+    for (int kind = 0; kind < DEVICE_OP_COUNT; kind++)
+        cr_assert_not_null(device_op_kind_name((device_op_kind)kind));
+}
