@@ -12,6 +12,7 @@
 #ifndef HOTSET_DEVICE_H
 #define HOTSET_DEVICE_H
 
+#include "devices/neurons.h"
 #include "profiles/gguf.h"
 
 typedef struct device device;
@@ -86,8 +87,7 @@ typedef struct device_matrix {
     uint64_t row_bytes;
     uint32_t unit_n;
     device_ref unit_offset;
-    bool
-        by_neuron; /* each matrix is stored by neuron (devices/neurons.h) instead of by row: the same bytes */
+    neurons_order order; /* of each matrix; BY_ROW: row_bytes is that of a neuron's row */
 } device_matrix;
 
 typedef enum device_activation {

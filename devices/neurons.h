@@ -17,6 +17,13 @@
 
 enum { NEURONS_RUN = 32 /* outputs of block types are stored in runs of as many */ };
 
+/* How a down matrix of in_n neurons and out_n outputs stands. Floats by neuron and by row are the same. */
+typedef enum neurons_order {
+    NEURONS_BY_OUTPUT = 0, /* as in GGUF: out_n rows of in_n weights */
+    NEURONS_BY_NEURON,     /* the same bytes in the order described above */
+    NEURONS_BY_ROW /* in_n rows of out_n weights, blocks along the outputs (PowerInfer's ffn_down_t) */
+} neurons_order;
+
 typedef struct neurons_form {
     uint32_t group_n;      /* neurons that share scales; 1: float type */
     uint32_t run_bytes;    /* quants of one neuron for a run of outputs; float types: bytes of one weight */

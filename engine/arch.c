@@ -4,13 +4,25 @@
 #include <string.h>
 
 #define MATRIX(role, name, in, out, need, instead)                                                           \
-    { ARCH_##role, name, true, ARCH_W_##in, ARCH_W_##out, ARCH_W_NONE, ARCH_##need, ARCH_##instead, NULL }
+    {                                                                                                        \
+        ARCH_##role, name, true, ARCH_W_##in, ARCH_W_##out, ARCH_W_NONE, ARCH_##need, ARCH_##instead, NULL,  \
+            NEURONS_BY_OUTPUT                                                                                \
+    }
 #define VECTOR(role, name, in, need)                                                                         \
-    { ARCH_##role, name, false, ARCH_W_##in, ARCH_W_NONE, ARCH_W_NONE, ARCH_##need, ARCH_##role, NULL }
+    {                                                                                                        \
+        ARCH_##role, name, false, ARCH_W_##in, ARCH_W_NONE, ARCH_W_NONE, ARCH_##need, ARCH_##role, NULL,     \
+            NEURONS_BY_OUTPUT                                                                                \
+    }
 #define EXPERTS(role, name, in, out, need, instead, per_unit)                                                \
     {                                                                                                        \
         ARCH_##role, name, true, ARCH_W_##in, ARCH_W_##out, ARCH_W_EXPERTS, ARCH_##need, ARCH_##instead,     \
-            per_unit                                                                                         \
+            per_unit, NEURONS_BY_OUTPUT                                                                      \
+    }
+/* A down matrix whose neurons lie together: never needed, for the plain one may stand in the file instead. */
+#define NEURONS(role, name, in, out, unit, order)                                                            \
+    {                                                                                                        \
+        ARCH_##role, name, true, ARCH_W_##in, ARCH_W_##out, ARCH_W_##unit, ARCH_OPTIONAL, ARCH_##role, NULL, \
+            NEURONS_##order                                                                                  \
     }
 
 const arch_tensor arch_tensors[] = {
@@ -27,15 +39,15 @@ const arch_tensor arch_tensors[] = {
     VECTOR(ATTN_QKV_BIAS, "attn_qkv.bias", QKV, OPTIONAL),
     MATRIX(ATTN_Q, "attn_q.weight", EMBD, QUERY, ALWAYS, ATTN_QKV),
     {ARCH_ATTN_Q_BIAS, "attn_q.bias", false, ARCH_W_QUERY, ARCH_W_NONE, ARCH_W_NONE, ARCH_IF_QKV_BIAS,
-     ARCH_ATTN_QKV_BIAS, NULL},
+     ARCH_ATTN_QKV_BIAS, NULL, NEURONS_BY_OUTPUT},
     VECTOR(ATTN_Q_NORM, "attn_q_norm.weight", HEAD, IF_QK_NORM),
     MATRIX(ATTN_K, "attn_k.weight", EMBD, KEY, ALWAYS, ATTN_QKV),
     {ARCH_ATTN_K_BIAS, "attn_k.bias", false, ARCH_W_KEY, ARCH_W_NONE, ARCH_W_NONE, ARCH_IF_QKV_BIAS,
-     ARCH_ATTN_QKV_BIAS, NULL},
+     ARCH_ATTN_QKV_BIAS, NULL, NEURONS_BY_OUTPUT},
     VECTOR(ATTN_K_NORM, "attn_k_norm.weight", HEAD, IF_QK_NORM),
     MATRIX(ATTN_V, "attn_v.weight", EMBD, VALUE, ALWAYS, ATTN_QKV),
     {ARCH_ATTN_V_BIAS, "attn_v.bias", false, ARCH_W_VALUE, ARCH_W_NONE, ARCH_W_NONE, ARCH_IF_QKV_BIAS,
-     ARCH_ATTN_QKV_BIAS, NULL},
+     ARCH_ATTN_QKV_BIAS, NULL, NEURONS_BY_OUTPUT},
     MATRIX(ATTN_OUT, "attn_output.weight", MIXED, EMBD, ALWAYS, ATTN_OUT),
     VECTOR(ATTN_OUT_BIAS, "attn_output.bias", EMBD, OPTIONAL),
 
@@ -45,6 +57,8 @@ const arch_tensor arch_tensors[] = {
     VECTOR(FFN_GATE_BIAS, "ffn_gate.bias", FF, OPTIONAL),
     MATRIX(FFN_UP, "ffn_up.weight", EMBD, FF, IF_DENSE, FFN_UP),
     VECTOR(FFN_UP_BIAS, "ffn_up.bias", FF, OPTIONAL),
+    NEURONS(FFN_DOWN, "ffn_down_t.weight", EMBD, FF, NONE, BY_ROW),
+    NEURONS(FFN_DOWN, "ffn_down_neuron.weight", FF, EMBD, NONE, BY_NEURON),
     MATRIX(FFN_DOWN, "ffn_down.weight", FF, EMBD, IF_DENSE, FFN_DOWN),
     VECTOR(FFN_DOWN_BIAS, "ffn_down.bias", EMBD, OPTIONAL),
     MATRIX(ROUTER, "ffn_gate_inp.weight", EMBD, EXPERTS, IF_MOE, ROUTER),
@@ -53,6 +67,8 @@ const arch_tensor arch_tensors[] = {
     EXPERTS(EXPERT_GATE, "ffn_gate_exps.weight", EMBD, FF_EXPERT, IF_MOE_GATED, EXPERT_GATE_UP,
             "ffn_gate.%u.weight"),
     EXPERTS(EXPERT_UP, "ffn_up_exps.weight", EMBD, FF_EXPERT, IF_MOE, EXPERT_GATE_UP, "ffn_up.%u.weight"),
+    NEURONS(EXPERT_DOWN, "ffn_down_exps_t.weight", EMBD, FF_EXPERT, EXPERTS, BY_ROW),
+    NEURONS(EXPERT_DOWN, "ffn_down_exps_neuron.weight", FF_EXPERT, EMBD, EXPERTS, BY_NEURON),
     EXPERTS(EXPERT_DOWN, "ffn_down_exps.weight", FF_EXPERT, EMBD, IF_MOE, EXPERT_DOWN, "ffn_down.%u.weight"),
 };
 const size_t arch_tensor_n = COUNT_OF(arch_tensors);

@@ -7,6 +7,7 @@
 #ifndef HOTSET_ARCH_H
 #define HOTSET_ARCH_H
 
+#include "devices/neurons.h"
 #include "profiles/gguf.h"
 
 /* What a tensor is for. Those before ARCH_LAYER_ROLES stand once per model, the others once per layer. */
@@ -89,9 +90,11 @@ typedef struct arch_tensor {
     arch_need need;
     arch_role instead;    /* this role's presence makes up for a missing one; its own role: none */
     const char *per_unit; /* name of one expert's tensor in old files, with %u for its number; NULL: none */
+    neurons_order order;  /* of a down matrix under this name */
 } arch_tensor;
 
-/* One row per role that a file can have, of all architectures. */
+/* One row per name that a tensor can have, of all architectures. Where a role has several, the first one that
+ * is in the file is taken. */
 extern const arch_tensor arch_tensors[];
 extern const size_t arch_tensor_n;
 

@@ -151,7 +151,7 @@ static const device_choice all_neurons;
 
 /* The lists of active neurons of a layer whose FFN has ff neurons, or absent where down is not by neuron. */
 static device_choice choice_of(const writer *w, arch_role down, uint32_t ff, uint32_t per_row) {
-    if (!matrix(w, down).by_neuron) return all_neurons;
+    if (matrix(w, down).order == NEURONS_BY_OUTPUT) return all_neurons;
     return (device_choice){.verdict = device_ref_at(w->at->scratch, w->at->layout.verdict),
                            .list = rows_at(w, w->at->layout.choice, (uint64_t)per_row * (ff + 1))};
 }
@@ -195,7 +195,7 @@ static void dense_ffn(writer *w) {
     bool gated = has(w, ARCH_FFN_GATE);
     device_rows h = rows_at(w, w->at->layout.gate, ff), up = rows_at(w, w->at->layout.up, ff);
     device_choice choice = choice_of(w, ARCH_FFN_DOWN, ff, 1);
-    bool skips = matrix(w, ARCH_FFN_DOWN).by_neuron;
+    bool skips = matrix(w, ARCH_FFN_DOWN).order != NEURONS_BY_OUTPUT;
     device_op op = {.kind = DEVICE_OP_LINEAR, .name = "ffn up", .linear = {.x = normed(w), .part_n = 1}};
     op.linear.part[0] = product(w, ARCH_FFN_UP, ARCH_FFN_UP_BIAS, gated ? up : h, false);
     if (gated && skips) {
@@ -240,7 +240,7 @@ static void expert_ffn(writer *w) {
                                  .id = id,
                                  .weight = weight}});
     device_choice choice = choice_of(w, ARCH_EXPERT_DOWN, ff, used);
-    bool skips = matrix(w, ARCH_EXPERT_DOWN).by_neuron;
+    bool skips = matrix(w, ARCH_EXPERT_DOWN).order != NEURONS_BY_OUTPUT;
     device_linear_part gate = {.w = matrix(w, ARCH_EXPERT_GATE), .y = h};
     device_op op = {.kind = DEVICE_OP_EXPERTS,
                     .name = "experts up",

@@ -341,13 +341,24 @@ static hotset_status take_vector(hotset_model *m, const gguf_tensor *t, model_te
 
 static hotset_status take_matrix(hotset_model *m, const arch_tensor *row, const gguf_tensor *t,
                                  model_tensor *out, hotset_error *err) {
+    bool by_row = row->order == NEURONS_BY_ROW;
     *out = (model_tensor){.present = true,
                           .type = t->type,
-                          .in_n = (uint32_t)t->dim[0],
-                          .out_n = (uint32_t)t->dim[1],
+                          .order = row->order,
+                          .in_n = (uint32_t)t->dim[by_row],
+                          .out_n = (uint32_t)t->dim[!by_row],
                           .row_bytes = t->row_bytes,
                           .data = t->data,
                           .part_i = t->part_i};
+    if (by_row && gguf_type_get(t->type)->block_n == 1) { /* the same by neuron */
+        out->order = NEURONS_BY_NEURON;
+        out->row_bytes = gguf_row_bytes(t->type, out->in_n);
+    }
+    neurons_form f;
+    if (out->order == NEURONS_BY_NEURON && !neurons_form_of(out->type, out->out_n, &f))
+        return hotset_fail_at(
+            err, HOTSET_E_FORMAT, t->offset_bytes, "tensor %.*s: %s of %u outputs cannot be by neuron",
+            (int)min_u64(t->name.bytes, 60), t->name.data, gguf_type_get(t->type)->name, out->out_n);
     if (row->unit == ARCH_W_NONE) return HOTSET_OK;
     out->unit_n = (uint32_t)t->dim[2];
     const uint8_t **unit = arena_alloc(&m->arena, out->unit_n, sizeof *unit);
@@ -458,7 +469,7 @@ static hotset_status split_fused(hotset_model *m, model_layer *layer, hotset_err
 static hotset_status take_layer(hotset_model *m, uint32_t layer_i, uint32_t rotated_n, hotset_error *err) {
     model_layer *layer = &m->layer[layer_i];
     for (size_t i = 0; i < arch_tensor_n; i++)
-        if (arch_tensors[i].role >= ARCH_LAYER_ROLES)
+        if (arch_tensors[i].role >= ARCH_LAYER_ROLES && !layer->tensor[arch_tensors[i].role].present)
             HOTSET_TRY(take_tensor(m, layer, layer_i, rotated_n, &arch_tensors[i],
                                    &layer->tensor[arch_tensors[i].role], err));
     for (size_t i = 0; i < arch_tensor_n; i++) {

@@ -2,6 +2,7 @@
 #ifndef HOTSET_MODEL_H
 #define HOTSET_MODEL_H
 
+#include "devices/neurons.h"
 #include "engine/arch.h"
 #include "engine/base.h"
 #include "profiles/gguf.h"
@@ -10,8 +11,9 @@
 typedef struct model_tensor {
     bool present;
     gguf_type type;
-    uint32_t in_n, out_n; /* vector: in_n elements, out_n 1 */
-    uint64_t row_bytes;
+    uint32_t in_n, out_n;       /* vector: in_n elements, out_n 1 */
+    neurons_order order;        /* of a down matrix; its in_n are neurons in every order */
+    uint64_t row_bytes;         /* of in_n weights; NEURONS_BY_ROW: of out_n */
     uint32_t unit_n;            /* experts; 0: one plain matrix */
     const uint8_t *data;        /* plain matrix: its first row */
     const uint8_t *const *unit; /* [unit_n] first row of each expert, in the model's arena */
@@ -61,7 +63,9 @@ struct hotset_model {
 };
 
 /* Bytes of all rows of a tensor's matrix, or of one expert's. */
-static inline uint64_t model_unit_bytes(const model_tensor *t) { return t->row_bytes * t->out_n; }
+static inline uint64_t model_unit_bytes(const model_tensor *t) {
+    return t->row_bytes * (t->order == NEURONS_BY_ROW ? t->in_n : t->out_n);
+}
 static inline uint64_t model_matrix_bytes(const model_tensor *t) {
     return model_unit_bytes(t) * (t->unit_n ? t->unit_n : 1);
 }

@@ -93,12 +93,14 @@ static device_ref source(const loading *l, const model_tensor *t, uint32_t u) {
 static device_matrix shape_of(const weights *w, uint32_t role, const model_tensor *t) {
     neurons_form f;
     bool down = role == ARCH_FFN_DOWN || role == ARCH_EXPERT_DOWN;
+    bool reorder =
+        down && w->by_neuron && t->order == NEURONS_BY_OUTPUT && neurons_form_of(t->type, t->out_n, &f);
     return (device_matrix){.type = t->type,
                            .in_n = t->in_n,
                            .out_n = t->out_n,
                            .row_bytes = t->row_bytes,
                            .unit_n = t->unit_n,
-                           .by_neuron = down && w->by_neuron && neurons_form_of(t->type, t->out_n, &f)};
+                           .order = reorder ? NEURONS_BY_NEURON : t->order};
 }
 
 /* Places one unit's rows and says where they are. */
@@ -109,7 +111,7 @@ static hotset_status place_unit(loading *l, const model_tensor *t, uint32_t u, c
     if (!l->w->copies) return HOTSET_OK;
     uint64_t bytes = model_unit_bytes(t);
     *out = (device_ref){l->w->copies, l->copied};
-    if (shape->by_neuron) {
+    if (shape->order != t->order) {
         HOTSET_TRY(l->w->device->api->copy_by_neuron(l->copy, *out, from, shape, err));
         l->w->reordered_bytes += bytes;
     } else {

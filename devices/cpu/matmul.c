@@ -73,7 +73,7 @@ static uint64_t tile_bytes_max(const cpu_kernels *kernels, const device_linear_p
 static uint64_t rows_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n) {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < part_n; i++)
-        if (part[i].w.by_neuron)
+        if (part[i].w.order != NEURONS_BY_OUTPUT)
             bytes = max_u64(bytes, kernels->matmul[part[i].w.type].tile_rows * part[i].w.row_bytes);
     return round_up(bytes, CPU_ALIGN);
 }
@@ -145,7 +145,7 @@ static void multiply_tile(const tile_job *job) {
     uint32_t n = m->out_n - job->from < mm->tile_rows ? m->out_n - job->from : (uint32_t)mm->tile_rows;
     const float *bias = cpu_unit_bias(job->part, job->unit);
     const uint8_t *rows = cpu_unit_data(m, job->unit);
-    if (m->by_neuron) {
+    if (m->order != NEURONS_BY_OUTPUT) {
         neurons_restore(job->rows, rows, m->row_bytes, m->type, m->in_n, m->out_n, job->from, n);
         rows = job->rows;
     } else {

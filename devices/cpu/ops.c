@@ -175,10 +175,15 @@ hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_err
     uint32_t part_n = op->kind == DEVICE_OP_LINEAR    ? op->linear.part_n
                       : op->kind == DEVICE_OP_EXPERTS ? op->experts.part_n
                                                       : 0;
-    for (uint32_t i = 0; i < part_n; i++)
+    for (uint32_t i = 0; i < part_n; i++) {
+        if (part[i].w.order == NEURONS_BY_ROW)
+            return hotset_fail(err, HOTSET_E_UNSUPPORTED,
+                               "%s of layer %u: the CPU has no kernel for %s by neuron rows", op->name,
+                               op->layer_i, gguf_type_get(part[i].w.type)->name);
         HOTSET_TRY(check_type(op, part[i].w.type,
                               k->matmul[part[i].w.type].act_bytes != NULL &&
-                                  (!part[i].w.by_neuron || k->neuron_sum[part[i].w.type]),
+                                  (part[i].w.order == NEURONS_BY_OUTPUT || k->neuron_sum[part[i].w.type]),
                               err));
+    }
     return HOTSET_OK;
 }

@@ -38,7 +38,7 @@ static vectors vectors_of(const device_op *op, uint32_t row_n) {
                  .per_row = experts ? op->experts.used_n : 1};
     if (experts) v.id = op->experts.id;
     v.n = row_n * v.per_row;
-    v.neuron_n = v.part->w.by_neuron ? v.part->w.in_n : v.part->w.out_n;
+    v.neuron_n = v.part->w.order != NEURONS_BY_OUTPUT ? v.part->w.in_n : v.part->w.out_n;
     return v;
 }
 
@@ -288,14 +288,14 @@ cpu_scratch cpu_listed_scratch(const cpu_kernels *k, const device_op *op) {
     vectors v = vectors_of(op, op->row_max);
     if (!v.choice->list.stride) return (cpu_scratch){0, 0};
     const device_matrix *m = &v.part->w;
-    uint32_t n = m->by_neuron ? v.n : op->row_max;
-    uint64_t bytes = m->by_neuron ? packed_layout(m).bytes : act_stride(k, m);
+    uint32_t n = m->order != NEURONS_BY_OUTPUT ? v.n : op->row_max;
+    uint64_t bytes = m->order != NEURONS_BY_OUTPUT ? packed_layout(m).bytes : act_stride(k, m);
     return (cpu_scratch){bytes * n, bytes * min_u64(n, CPU_TILE_ROWS_MIN - 1)};
 }
 
 void cpu_listed_run(cpu_op *op, const cpu_worker *w) {
     vectors v = vectors_of(&op->op, cpu_row_n(op, w));
-    if (v.part->w.by_neuron)
+    if (v.part->w.order != NEURONS_BY_OUTPUT)
         down_run(op, w, &v);
     else
         up_run(op, w, &v);
