@@ -232,6 +232,15 @@ check_eval() {
     expect "eval: for people" grep -qE '^perplexity [0-9.]+ \+- [0-9.]+ \([0-9.]+ nats per token; 31 tokens scored' "$out"
     expect "eval: a trained model beats chance by far" [ "$(sed -E 's/perplexity ([0-9]+).*/\1/' "$out")" -lt $((vocab_n / 8)) ]
     expect "eval: no progress bar in a file" [ ! -s "$err" ]
+
+    # exact skipping on the way of decoding is the dense model up to rounding, dense itself to the last bit
+    run 0 eval "$model" --text "$work/text" --ctx 32 --batch 1 --against dense --json
+    expect "eval: against dense, everything is compared" grep -q "\"scored_token_n\": $token_n," "$out"
+    expect "eval: against dense, next to nothing differs" grep -qE '"divergence_mean_nats": ([0-9.]+e-(0[6-9]|[1-9][0-9])|0\.0000[0-9]+|0), ' "$out"
+    expect "eval: against dense, the same tokens" grep -qE '"same_top_token_share": (1|0\.99)' "$out"
+    run 0 eval "$model" --text "$work/text" --ctx 32 --sparsity off --against dense --json
+    expect "eval: dense against dense says so" grep -q 'dense is compared with dense' "$err"
+    expect "eval: dense is dense" grep -q '"divergence_mean_nats": 0, .*"divergence_largest_nats": 0, "same_top_token_share": 1}' "$out"
 }
 
 check_bench() {
