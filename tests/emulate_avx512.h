@@ -176,6 +176,13 @@ static inline __m512i emu_mm512_permutexvar_epi16(__m512i index, __m512i a) {
     EMU_EACH(i, 32) r.u16[i] = x.u16[n.u16[i] & 31];
     return r.i;
 }
+static inline __m512i emu_mm512_broadcast_i32x4(__m128i a) { return ((emu){.quarter = {a, a, a, a}}).i; }
+static inline __m512i emu_mm512_permutexvar_epi8(__m512i index, __m512i a) {
+    const emu n = {.i = index}, x = {.i = a};
+    emu r;
+    EMU_EACH(i, 64) r.u8[i] = x.u8[n.u8[i] & 63];
+    return r.i;
+}
 static inline __m512i emu_mm512_permutex2var_epi8(__m512i a, __m512i index, __m512i b) {
     const emu x = {.i = a}, n = {.i = index}, y = {.i = b};
     emu r;
@@ -188,6 +195,10 @@ static inline __m512 emu_mm512_shuffle_f32x4(__m512 a, __m512 b, int n) {
                               y.quarter[n >> 6 & 3]}})
         .ps;
 }
+EMU_TWICE(mm512_unpacklo_epi8, _mm256_unpacklo_epi8)
+EMU_TWICE(mm512_unpackhi_epi8, _mm256_unpackhi_epi8)
+EMU_TWICE(mm512_unpacklo_epi16, _mm256_unpacklo_epi16)
+EMU_TWICE(mm512_unpackhi_epi16, _mm256_unpackhi_epi16)
 EMU_TWICE(mm512_unpacklo_epi32, _mm256_unpacklo_epi32)
 EMU_TWICE(mm512_unpackhi_epi32, _mm256_unpackhi_epi32)
 EMU_TWICE(mm512_unpacklo_epi64, _mm256_unpacklo_epi64)
@@ -207,6 +218,7 @@ EMU_TWICE(mm512_packs_epi32, _mm256_packs_epi32)
 EMU_TWICE(mm512_add_epi32, _mm256_add_epi32)
 EMU_TWICE(mm512_add_epi64, _mm256_add_epi64)
 EMU_TWICE(mm512_sub_epi32, _mm256_sub_epi32)
+EMU_TWICE(mm512_srlv_epi64, _mm256_srlv_epi64)
 EMU_TWICE(mm512_and_si512, _mm256_and_si256)
 EMU_TWICE(mm512_or_si512, _mm256_or_si256)
 EMU_TWICE(mm512_xor_si512, _mm256_xor_si256)
@@ -391,6 +403,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_add_ps emu_mm512_add_ps
 #undef _mm512_and_si512
 #define _mm512_and_si512 emu_mm512_and_si512
+#undef _mm512_broadcast_i32x4
+#define _mm512_broadcast_i32x4 emu_mm512_broadcast_i32x4
 #undef _mm512_broadcast_i64x4
 #define _mm512_broadcast_i64x4 emu_mm512_broadcast_i64x4
 #undef _mm512_broadcastss_ps
@@ -475,6 +489,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_permutex2var_epi8 emu_mm512_permutex2var_epi8
 #undef _mm512_permutexvar_epi16
 #define _mm512_permutexvar_epi16 emu_mm512_permutexvar_epi16
+#undef _mm512_permutexvar_epi8
+#define _mm512_permutexvar_epi8 emu_mm512_permutexvar_epi8
 #undef _mm512_reduce_add_epi32
 #define _mm512_reduce_add_epi32 emu_mm512_reduce_add_epi32
 #undef _mm512_reduce_add_epi64
@@ -515,6 +531,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_srli_epi32 emu_mm512_srli_epi32
 #undef _mm512_srlv_epi16
 #define _mm512_srlv_epi16 emu_mm512_srlv_epi16
+#undef _mm512_srlv_epi64
+#define _mm512_srlv_epi64 emu_mm512_srlv_epi64
 #undef _mm512_store_ps
 #define _mm512_store_ps emu_mm512_store_ps
 #undef _mm512_store_si512
@@ -527,18 +545,26 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_sub_ps emu_mm512_sub_ps
 #undef _mm512_ternarylogic_epi64
 #define _mm512_ternarylogic_epi64 emu_mm512_ternarylogic_epi64
+#undef _mm512_unpackhi_epi16
+#define _mm512_unpackhi_epi16 emu_mm512_unpackhi_epi16
 #undef _mm512_unpackhi_epi32
 #define _mm512_unpackhi_epi32 emu_mm512_unpackhi_epi32
 #undef _mm512_unpackhi_epi64
 #define _mm512_unpackhi_epi64 emu_mm512_unpackhi_epi64
+#undef _mm512_unpackhi_epi8
+#define _mm512_unpackhi_epi8 emu_mm512_unpackhi_epi8
 #undef _mm512_unpackhi_pd
 #define _mm512_unpackhi_pd emu_mm512_unpackhi_pd
 #undef _mm512_unpackhi_ps
 #define _mm512_unpackhi_ps emu_mm512_unpackhi_ps
+#undef _mm512_unpacklo_epi16
+#define _mm512_unpacklo_epi16 emu_mm512_unpacklo_epi16
 #undef _mm512_unpacklo_epi32
 #define _mm512_unpacklo_epi32 emu_mm512_unpacklo_epi32
 #undef _mm512_unpacklo_epi64
 #define _mm512_unpacklo_epi64 emu_mm512_unpacklo_epi64
+#undef _mm512_unpacklo_epi8
+#define _mm512_unpacklo_epi8 emu_mm512_unpacklo_epi8
 #undef _mm512_unpacklo_pd
 #define _mm512_unpacklo_pd emu_mm512_unpacklo_pd
 #undef _mm512_unpacklo_ps

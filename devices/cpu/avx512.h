@@ -48,6 +48,11 @@ INLINE int32_t read_i32(const void *p) {
     memcpy(&v, p, sizeof v);
     return v;
 }
+INLINE uint64_t read_u64(const void *p) {
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
 INLINE float read_half(const void *p) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(read_i16(p)))); }
 
 /* The lanes of one vector that hold the next of n > 0 elements. */
