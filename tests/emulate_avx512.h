@@ -20,6 +20,7 @@
 #define avx512_gemv        avx512_gemv_emulated
 #define avx512_gemm        avx512_gemm_emulated
 #define avx512_attend      avx512_attend_emulated
+#define avx512_neurons     avx512_neurons_emulated
 
 /* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */
 #define INLINE static inline
@@ -170,6 +171,16 @@ static inline __m512i emu_mm512_mask_broadcast_i32x4(__m512i a, __mmask16 m, __m
     EMU_EACH(i, 16) if (m >> i & 1) r.u32[i] = x.u32[i % 4];
     return r.i;
 }
+static inline __m512i emu_mm512_set_epi64(long long a7, long long a6, long long a5, long long a4,
+                                          long long a3, long long a2, long long a1, long long a0) {
+    return ((emu){.half = {_mm256_set_epi64x(a3, a2, a1, a0), _mm256_set_epi64x(a7, a6, a5, a4)}}).i;
+}
+static inline __m512i emu_mm512_permutexvar_epi64(__m512i index, __m512i a) {
+    const emu n = {.i = index}, x = {.i = a};
+    emu r;
+    EMU_EACH(i, 8) r.u64[i] = x.u64[n.u64[i] & 7];
+    return r.i;
+}
 static inline __m512i emu_mm512_permutexvar_epi16(__m512i index, __m512i a) {
     const emu n = {.i = index}, x = {.i = a};
     emu r;
@@ -306,6 +317,18 @@ static inline __m512i emu_mm512_cvtepu16_epi32(__m256i a) {
     EMU_EACH(i, 16) r.u32[i] = x.u16[i];
     return r.i;
 }
+static inline __m512i emu_mm512_cvtepu8_epi32(__m128i a) {
+    const emu x = {.quarter = {a}};
+    emu r;
+    EMU_EACH(i, 16) r.u32[i] = x.u8[i];
+    return r.i;
+}
+static inline __m512i emu_mm512_cvtepi8_epi32(__m128i a) {
+    const emu x = {.quarter = {a}};
+    emu r;
+    EMU_EACH(i, 16) r.i32[i] = x.i8[i];
+    return r.i;
+}
 static inline __m256i emu_mm512_cvtepi32_epi16(__m512i a) {
     const emu x = {.i = a};
     emu r;
@@ -429,8 +452,12 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_cvtepi32_epi16 emu_mm512_cvtepi32_epi16
 #undef _mm512_cvtepi32_ps
 #define _mm512_cvtepi32_ps emu_mm512_cvtepi32_ps
+#undef _mm512_cvtepi8_epi32
+#define _mm512_cvtepi8_epi32 emu_mm512_cvtepi8_epi32
 #undef _mm512_cvtepu16_epi32
 #define _mm512_cvtepu16_epi32 emu_mm512_cvtepu16_epi32
+#undef _mm512_cvtepu8_epi32
+#define _mm512_cvtepu8_epi32 emu_mm512_cvtepu8_epi32
 #undef _mm512_cvtph_ps
 #define _mm512_cvtph_ps emu_mm512_cvtph_ps
 #undef _mm512_cvtps_epi32
@@ -489,6 +516,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_permutex2var_epi8 emu_mm512_permutex2var_epi8
 #undef _mm512_permutexvar_epi16
 #define _mm512_permutexvar_epi16 emu_mm512_permutexvar_epi16
+#undef _mm512_permutexvar_epi64
+#define _mm512_permutexvar_epi64 emu_mm512_permutexvar_epi64
 #undef _mm512_permutexvar_epi8
 #define _mm512_permutexvar_epi8 emu_mm512_permutexvar_epi8
 #undef _mm512_reduce_add_epi32
@@ -511,6 +540,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_set1_epi8 emu_mm512_set1_epi8
 #undef _mm512_set1_ps
 #define _mm512_set1_ps emu_mm512_set1_ps
+#undef _mm512_set_epi64
+#define _mm512_set_epi64 emu_mm512_set_epi64
 #undef _mm512_setzero_ps
 #define _mm512_setzero_ps emu_mm512_setzero_ps
 #undef _mm512_setzero_si512
