@@ -194,15 +194,26 @@ static dequant_fn *dequant_of(gguf_type type) {
 
 /* ---- Dot products ------------------------------------------------------------------------------------ */
 
-/* Eight partial sums, so that the order is fixed and still fit for vectors. */
-static double dot_float(const float *a, const float *b, size_t n) {
-    double part[8] = {0};
+double ref_dot_total(const double part[REF_DOT_PARTS]) {
+    return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+}
+
+/* At most REF_DOT_PIECE products. */
+static double dot_piece(const float *a, const float *b, size_t n) {
+    double part[REF_DOT_PARTS] = {0};
     size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        for (size_t j = 0; j < 8; j++) part[j] += (double)a[i + j] * (double)b[i + j];
+    for (; i + REF_DOT_PARTS <= n; i += REF_DOT_PARTS) {
+        for (size_t j = 0; j < REF_DOT_PARTS; j++) part[j] += (double)a[i + j] * (double)b[i + j];
     }
     for (size_t j = 0; i < n; i++, j++) part[j] += (double)a[i] * (double)b[i];
-    return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+    return ref_dot_total(part);
+}
+
+static double dot_float(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i += REF_DOT_PIECE)
+        sum += dot_piece(a + i, b + i, n - i < REF_DOT_PIECE ? n - i : REF_DOT_PIECE);
+    return sum;
 }
 
 static int32_t dot_half_group(const int8_t *a, const int8_t *b) {
@@ -260,12 +271,12 @@ void ref_gemv_float(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, 
                                                                            : type == GGUF_F32 ? 4
                                                                                               : 2;
     for (size_t r = 0; r < row_n; r++, w += row_bytes) {
-        float piece[BLOCK_GROUPS_MAX * GROUP];
+        float piece[REF_DOT_PIECE];
         double sum = 0;
         for (size_t i = 0; i < k;) {
             const size_t n = k - i < COUNT_OF(piece) ? k - i : COUNT_OF(piece);
             dequant(piece, w + i / block_n * block_bytes, n);
-            sum += dot_float(piece, x + i, n);
+            sum += dot_piece(piece, x + i, n);
             i += n;
         }
         y[r] = (float)sum;
