@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/cpu/selftest.h"
 #include "devices/neurons.h"
 #include "devices/quant.h"
 #include "tests/kernel_test.h"
@@ -212,5 +213,22 @@ Test(neurons, sums_are_the_products_of_rows) {
         matrix m = matrix_make(all_types[t], 77, 50, &r);
         for (size_t k = 0; k < table_n; k++) check_sum(&tables[k], &m, 100, &r);
         matrix_free(&m);
+    }
+}
+
+Test(neurons, self_test_finds_wrong_kernels) {
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    const size_t table_n = kernel_tables(tables);
+    for (size_t i = 0; i < table_n; i++) {
+        hotset_error err = {0};
+        cr_expect_eq(cpu_selftest(&tables[i], &err), HOTSET_OK, "%s: %s", tables[i].isa, err.message);
+        cpu_kernels wrong = tables[i];
+        wrong.neuron_sum[GGUF_Q4_0] = tables[i].neuron_sum[GGUF_Q8_0];
+        cr_expect_eq(cpu_selftest(&wrong, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong Q4_0 sums over neurons"), "%s", err.message);
+        wrong = tables[i];
+        wrong.matmul[GGUF_F16].neuron_tiles = tables[i].matmul[GGUF_BF16].neuron_tiles;
+        cr_expect_eq(cpu_selftest(&wrong, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong F16 tiles by neuron"), "%s", err.message);
     }
 }
