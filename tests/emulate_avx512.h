@@ -20,6 +20,7 @@
 #define avx512_gemv        avx512_gemv_emulated
 #define avx512_gemm        avx512_gemm_emulated
 #define avx512_attend      avx512_attend_emulated
+#define avx512_neurons     avx512_neurons_emulated
 
 /* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */
 #define INLINE static inline
@@ -170,10 +171,27 @@ static inline __m512i emu_mm512_mask_broadcast_i32x4(__m512i a, __mmask16 m, __m
     EMU_EACH(i, 16) if (m >> i & 1) r.u32[i] = x.u32[i % 4];
     return r.i;
 }
+static inline __m512i emu_mm512_set_epi64(long long a7, long long a6, long long a5, long long a4,
+                                          long long a3, long long a2, long long a1, long long a0) {
+    return ((emu){.half = {_mm256_set_epi64x(a3, a2, a1, a0), _mm256_set_epi64x(a7, a6, a5, a4)}}).i;
+}
+static inline __m512i emu_mm512_permutexvar_epi64(__m512i index, __m512i a) {
+    const emu n = {.i = index}, x = {.i = a};
+    emu r;
+    EMU_EACH(i, 8) r.u64[i] = x.u64[n.u64[i] & 7];
+    return r.i;
+}
 static inline __m512i emu_mm512_permutexvar_epi16(__m512i index, __m512i a) {
     const emu n = {.i = index}, x = {.i = a};
     emu r;
     EMU_EACH(i, 32) r.u16[i] = x.u16[n.u16[i] & 31];
+    return r.i;
+}
+static inline __m512i emu_mm512_broadcast_i32x4(__m128i a) { return ((emu){.quarter = {a, a, a, a}}).i; }
+static inline __m512i emu_mm512_permutexvar_epi8(__m512i index, __m512i a) {
+    const emu n = {.i = index}, x = {.i = a};
+    emu r;
+    EMU_EACH(i, 64) r.u8[i] = x.u8[n.u8[i] & 63];
     return r.i;
 }
 static inline __m512i emu_mm512_permutex2var_epi8(__m512i a, __m512i index, __m512i b) {
@@ -188,6 +206,10 @@ static inline __m512 emu_mm512_shuffle_f32x4(__m512 a, __m512 b, int n) {
                               y.quarter[n >> 6 & 3]}})
         .ps;
 }
+EMU_TWICE(mm512_unpacklo_epi8, _mm256_unpacklo_epi8)
+EMU_TWICE(mm512_unpackhi_epi8, _mm256_unpackhi_epi8)
+EMU_TWICE(mm512_unpacklo_epi16, _mm256_unpacklo_epi16)
+EMU_TWICE(mm512_unpackhi_epi16, _mm256_unpackhi_epi16)
 EMU_TWICE(mm512_unpacklo_epi32, _mm256_unpacklo_epi32)
 EMU_TWICE(mm512_unpackhi_epi32, _mm256_unpackhi_epi32)
 EMU_TWICE(mm512_unpacklo_epi64, _mm256_unpacklo_epi64)
@@ -207,6 +229,7 @@ EMU_TWICE(mm512_packs_epi32, _mm256_packs_epi32)
 EMU_TWICE(mm512_add_epi32, _mm256_add_epi32)
 EMU_TWICE(mm512_add_epi64, _mm256_add_epi64)
 EMU_TWICE(mm512_sub_epi32, _mm256_sub_epi32)
+EMU_TWICE(mm512_srlv_epi64, _mm256_srlv_epi64)
 EMU_TWICE(mm512_and_si512, _mm256_and_si256)
 EMU_TWICE(mm512_or_si512, _mm256_or_si256)
 EMU_TWICE(mm512_xor_si512, _mm256_xor_si256)
@@ -292,6 +315,18 @@ static inline __m512i emu_mm512_cvtepu16_epi32(__m256i a) {
     const emu x = {.half = {a}};
     emu r;
     EMU_EACH(i, 16) r.u32[i] = x.u16[i];
+    return r.i;
+}
+static inline __m512i emu_mm512_cvtepu8_epi32(__m128i a) {
+    const emu x = {.quarter = {a}};
+    emu r;
+    EMU_EACH(i, 16) r.u32[i] = x.u8[i];
+    return r.i;
+}
+static inline __m512i emu_mm512_cvtepi8_epi32(__m128i a) {
+    const emu x = {.quarter = {a}};
+    emu r;
+    EMU_EACH(i, 16) r.i32[i] = x.i8[i];
     return r.i;
 }
 static inline __m256i emu_mm512_cvtepi32_epi16(__m512i a) {
@@ -391,6 +426,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_add_ps emu_mm512_add_ps
 #undef _mm512_and_si512
 #define _mm512_and_si512 emu_mm512_and_si512
+#undef _mm512_broadcast_i32x4
+#define _mm512_broadcast_i32x4 emu_mm512_broadcast_i32x4
 #undef _mm512_broadcast_i64x4
 #define _mm512_broadcast_i64x4 emu_mm512_broadcast_i64x4
 #undef _mm512_broadcastss_ps
@@ -415,8 +452,12 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_cvtepi32_epi16 emu_mm512_cvtepi32_epi16
 #undef _mm512_cvtepi32_ps
 #define _mm512_cvtepi32_ps emu_mm512_cvtepi32_ps
+#undef _mm512_cvtepi8_epi32
+#define _mm512_cvtepi8_epi32 emu_mm512_cvtepi8_epi32
 #undef _mm512_cvtepu16_epi32
 #define _mm512_cvtepu16_epi32 emu_mm512_cvtepu16_epi32
+#undef _mm512_cvtepu8_epi32
+#define _mm512_cvtepu8_epi32 emu_mm512_cvtepu8_epi32
 #undef _mm512_cvtph_ps
 #define _mm512_cvtph_ps emu_mm512_cvtph_ps
 #undef _mm512_cvtps_epi32
@@ -475,6 +516,10 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_permutex2var_epi8 emu_mm512_permutex2var_epi8
 #undef _mm512_permutexvar_epi16
 #define _mm512_permutexvar_epi16 emu_mm512_permutexvar_epi16
+#undef _mm512_permutexvar_epi64
+#define _mm512_permutexvar_epi64 emu_mm512_permutexvar_epi64
+#undef _mm512_permutexvar_epi8
+#define _mm512_permutexvar_epi8 emu_mm512_permutexvar_epi8
 #undef _mm512_reduce_add_epi32
 #define _mm512_reduce_add_epi32 emu_mm512_reduce_add_epi32
 #undef _mm512_reduce_add_epi64
@@ -495,6 +540,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_set1_epi8 emu_mm512_set1_epi8
 #undef _mm512_set1_ps
 #define _mm512_set1_ps emu_mm512_set1_ps
+#undef _mm512_set_epi64
+#define _mm512_set_epi64 emu_mm512_set_epi64
 #undef _mm512_setzero_ps
 #define _mm512_setzero_ps emu_mm512_setzero_ps
 #undef _mm512_setzero_si512
@@ -515,6 +562,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_srli_epi32 emu_mm512_srli_epi32
 #undef _mm512_srlv_epi16
 #define _mm512_srlv_epi16 emu_mm512_srlv_epi16
+#undef _mm512_srlv_epi64
+#define _mm512_srlv_epi64 emu_mm512_srlv_epi64
 #undef _mm512_store_ps
 #define _mm512_store_ps emu_mm512_store_ps
 #undef _mm512_store_si512
@@ -527,18 +576,26 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_sub_ps emu_mm512_sub_ps
 #undef _mm512_ternarylogic_epi64
 #define _mm512_ternarylogic_epi64 emu_mm512_ternarylogic_epi64
+#undef _mm512_unpackhi_epi16
+#define _mm512_unpackhi_epi16 emu_mm512_unpackhi_epi16
 #undef _mm512_unpackhi_epi32
 #define _mm512_unpackhi_epi32 emu_mm512_unpackhi_epi32
 #undef _mm512_unpackhi_epi64
 #define _mm512_unpackhi_epi64 emu_mm512_unpackhi_epi64
+#undef _mm512_unpackhi_epi8
+#define _mm512_unpackhi_epi8 emu_mm512_unpackhi_epi8
 #undef _mm512_unpackhi_pd
 #define _mm512_unpackhi_pd emu_mm512_unpackhi_pd
 #undef _mm512_unpackhi_ps
 #define _mm512_unpackhi_ps emu_mm512_unpackhi_ps
+#undef _mm512_unpacklo_epi16
+#define _mm512_unpacklo_epi16 emu_mm512_unpacklo_epi16
 #undef _mm512_unpacklo_epi32
 #define _mm512_unpacklo_epi32 emu_mm512_unpacklo_epi32
 #undef _mm512_unpacklo_epi64
 #define _mm512_unpacklo_epi64 emu_mm512_unpacklo_epi64
+#undef _mm512_unpacklo_epi8
+#define _mm512_unpacklo_epi8 emu_mm512_unpacklo_epi8
 #undef _mm512_unpacklo_pd
 #define _mm512_unpacklo_pd emu_mm512_unpacklo_pd
 #undef _mm512_unpacklo_ps

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/cpu/selftest.h"
 #include "devices/neurons.h"
 #include "devices/quant.h"
 #include "tests/kernel_test.h"
@@ -79,6 +80,58 @@ Test(neurons, rows_come_back_bit_for_bit) {
         }
         matrix_free(&m);
     }
+}
+
+/* Tiles of rows [from, from + n) from the stored matrix give the products, bit for bit, that tiles of the
+ * restored rows give. */
+static void check_tiles(const cpu_kernels *k, const matrix *m, uint32_t from, uint32_t n, random_state *r) {
+    const cpu_matmul *mm = &k->matmul[m->type];
+    const size_t stride = round_up(mm->tile_bytes(m->in_n), CPU_ALIGN);
+    const size_t tile_n = (n + mm->tile_rows - 1) / mm->tile_rows, y_n = mm->tile_rows * mm->panel_cols;
+    guarded tiles = guarded_alloc(tile_n * stride, CPU_ALIGN, false);
+    guarded tile = guarded_alloc(stride, CPU_ALIGN, true);
+    uint8_t *panel = aligned_alloc(CPU_ALIGN, round_up(mm->panel_bytes(m->in_n), CPU_ALIGN));
+    float *x = malloc(mm->panel_cols * m->in_n * sizeof *x), *y = malloc(2 * y_n * sizeof *y);
+    cr_assert(panel && x && y);
+    random_floats(r, x, mm->panel_cols * m->in_n);
+    mm->panel_pack(panel, x, m->in_n, mm->panel_cols, m->in_n);
+    mm->neuron_tiles(tiles.data, stride, m->stored.data, m->out_n, from, n, m->in_n);
+    for (uint32_t at = 0; at < n; at += (uint32_t)mm->tile_rows) {
+        const uint32_t row_n = n - at < mm->tile_rows ? n - at : (uint32_t)mm->tile_rows;
+        mm->tile_unpack(tile.data, m->rows + (from + at) * m->row_bytes, m->row_bytes, row_n, m->in_n);
+        mm->tile_mul(y, mm->tile_rows, tile.data, panel, m->in_n);
+        mm->tile_mul(y + y_n, mm->tile_rows, tiles.data + at / mm->tile_rows * stride, panel, m->in_n);
+        for (size_t c = 0; c < mm->panel_cols; c++)
+            cr_assert_eq(memcmp(y + c * mm->tile_rows, y + y_n + c * mm->tile_rows, row_n * sizeof *y), 0,
+                         "%s %s: rows %u to %u of [%u][%u], column %zu", k->isa, gguf_type_get(m->type)->name,
+                         from + at, from + at + row_n, m->out_n, m->in_n, c);
+    }
+    free(panel);
+    free(x);
+    free(y);
+    guarded_free(&tiles);
+    guarded_free(&tile);
+}
+
+Test(neurons, tiles_are_those_of_rows) {
+    static const uint32_t outs[] = {32, 64, 96, 192}, ins[] = {256, 768};
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    const size_t table_n = kernel_tables(tables);
+    random_state r = {13};
+    for (size_t t = 0; t < COUNT_OF(all_types); t++)
+        for (size_t i = 0; i < COUNT_OF(outs) * COUNT_OF(ins); i++) {
+            uint32_t out_n = outs[i / COUNT_OF(ins)], in_n = ins[i % COUNT_OF(ins)];
+            bool floats = gguf_type_get(all_types[t])->block_n == 1;
+            if (floats) in_n -= 1 + (uint32_t)random_below(&r, 100), out_n -= (uint32_t)random_below(&r, 31);
+            matrix m = matrix_make(all_types[t], in_n, out_n, &r);
+            for (size_t k = 0; k < table_n; k++)
+                for (uint32_t from = 0, n; from < out_n; from += n) {
+                    n = CPU_NEURON_ROWS * (1 + (uint32_t)random_below(&r, 3));
+                    if (n > out_n - from) n = out_n - from;
+                    check_tiles(&tables[k], &m, from, n, &r);
+                }
+            matrix_free(&m);
+        }
 }
 
 Test(neurons, types_without_a_form_say_so) {
@@ -160,5 +213,22 @@ Test(neurons, sums_are_the_products_of_rows) {
         matrix m = matrix_make(all_types[t], 77, 50, &r);
         for (size_t k = 0; k < table_n; k++) check_sum(&tables[k], &m, 100, &r);
         matrix_free(&m);
+    }
+}
+
+Test(neurons, self_test_finds_wrong_kernels) {
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    const size_t table_n = kernel_tables(tables);
+    for (size_t i = 0; i < table_n; i++) {
+        hotset_error err = {0};
+        cr_expect_eq(cpu_selftest(&tables[i], &err), HOTSET_OK, "%s: %s", tables[i].isa, err.message);
+        cpu_kernels wrong = tables[i];
+        wrong.neuron_sum[GGUF_Q4_0] = tables[i].neuron_sum[GGUF_Q8_0];
+        cr_expect_eq(cpu_selftest(&wrong, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong Q4_0 sums over neurons"), "%s", err.message);
+        wrong = tables[i];
+        wrong.matmul[GGUF_F16].neuron_tiles = tables[i].matmul[GGUF_BF16].neuron_tiles;
+        cr_expect_eq(cpu_selftest(&wrong, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong F16 tiles by neuron"), "%s", err.message);
     }
 }

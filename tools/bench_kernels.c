@@ -14,8 +14,10 @@
 #include <string.h>
 
 #include "devices/cpu/kernels.h"
+#include "devices/neurons.h"
 
-enum { REPEATS = 7, CACHED_REPEATS = 1000, PREFILL_REPEATS = 50 };
+enum { REPEATS = 7, CACHED_REPEATS = 1000, PREFILL_REPEATS = 50, SPARSE_REPEATS = 15 };
+enum { LAYER_NEURONS = 4096, ROWS_AHEAD = 4 };
 
 typedef struct bench_options {
     cpu_isa isa;
@@ -44,6 +46,11 @@ typedef struct bench_case {
     size_t row_bytes, row_n;
     void *act, *panels;
     float *x, *y;
+    uint32_t *active; /* [row_n] chosen rows */
+    size_t active_n;
+    uint64_t random;
+    float ones[LAYER_NEURONS];
+    int8_t q[LAYER_NEURONS];
     double sink;
 } bench_case;
 
@@ -114,6 +121,73 @@ static double gemm_s(bench_case *c) {
     return base_now_s() - start;
 }
 
+/* ---- Skipping: a fresh random choice of rows, or neurons, is visited as the device does ---- */
+
+/* Chooses about `share` of row_n rows. */
+static void choose(bench_case *c, double share) {
+    c->active_n = 0;
+    for (size_t r = 0; r < c->row_n; r++) {
+        c->random = c->random * 6364136223846793005u + 1442695040888963407u;
+        if ((double)(c->random >> 11) * 0x1p-53 < share) c->active[c->active_n++] = (uint32_t)r;
+    }
+}
+
+/* Dot products of the chosen rows. */
+static double listed_s(bench_case *c) {
+    const cpu_matmul *m = &c->kernels->matmul[c->type->type];
+    const double start = base_now_s();
+#pragma omp parallel num_threads(c->options->thread_n)
+    {
+        const size_t last = share(c->active_n, 1, omp_get_thread_num() + 1, omp_get_num_threads());
+        size_t i = share(c->active_n, 1, omp_get_thread_num(), omp_get_num_threads());
+        for (; i < last; i++) {
+            const uint8_t *ahead =
+                c->weights + c->row_bytes * c->active[i + ROWS_AHEAD < last ? i + ROWS_AHEAD : i];
+            for (size_t at = 0; at < c->row_bytes; at += 64) __builtin_prefetch(ahead + at, 0, 2);
+            m->gemv(c->y + i, c->weights + c->row_bytes * c->active[i], c->row_bytes, 1, c->act,
+                    c->options->k);
+        }
+    }
+    return base_now_s() - start;
+}
+
+/* Sums of the chosen neurons over k outputs, in layers of LAYER_NEURONS. */
+static double neurons_s(bench_case *c) {
+    const size_t k = c->options->k;
+    const double start = base_now_s();
+#pragma omp parallel num_threads(c->options->thread_n)
+    {
+        float y[CPU_NEURON_OUTPUTS_MAX];
+        uint32_t neuron[LAYER_NEURONS];
+        const size_t first = share(k, 128, omp_get_thread_num(), omp_get_num_threads());
+        const size_t last = share(k, 128, omp_get_thread_num() + 1, omp_get_num_threads());
+        for (size_t layer = 0, i = 0, n; layer < c->row_n; layer += LAYER_NEURONS, i += n) {
+            for (n = 0; i + n < c->active_n && c->active[i + n] < layer + LAYER_NEURONS; n++)
+                neuron[n] = c->active[i + n] - (uint32_t)layer;
+            const cpu_active active = {n, neuron, c->ones, c->q, c->ones};
+            for (size_t o = first, outputs; o < last; o += outputs) {
+                outputs = (size_t)min_u64(last - o, CPU_NEURON_OUTPUTS_MAX);
+                c->kernels->neuron_sum[c->type->type](y, c->weights + c->row_bytes * layer, k, o, outputs,
+                                                      &active);
+            }
+        }
+    }
+    return base_now_s() - start;
+}
+
+/* What a sum reads: the chosen neurons, and the scales of every group that has one. */
+static double neurons_bytes(const bench_case *c) {
+    neurons_form f;
+    const uint32_t k = (uint32_t)c->options->k;
+    if (!neurons_form_of(c->type->type, k, &f)) return 0;
+    double bytes = 0;
+    for (size_t i = 0; i < c->active_n; i++) {
+        const bool first = i == 0 || c->active[i] / f.group_n != c->active[i - 1] / f.group_n;
+        bytes += (double)(neurons_row_bytes(f, k) + (first ? neurons_header_bytes(f, k) : 0));
+    }
+    return bytes;
+}
+
 /* Operations per second of the multipliers, all threads together. */
 static double peak_per_s(bench_case *c, bool floats) {
     double operations = 0;
@@ -135,6 +209,8 @@ static void case_free(bench_case *c) {
     free(c->panels);
     free(c->x);
     free(c->y);
+    free(c->active);
+    c->active = NULL;
     c->act = c->panels = c->x = c->y = NULL;
     c->weights = NULL;
 }
@@ -151,9 +227,12 @@ static bool case_make(bench_case *c, size_t row_n, size_t col_n) {
     c->y = aligned((panel_n * m->panel_cols + 1) * (row_n + 64) * sizeof(float));
     c->act = aligned(m->act_bytes(k));
     c->panels = aligned(panel_n * panel_bytes + CPU_ALIGN);
-    if (!c->weights || !c->x || !c->y || !c->act || !c->panels) return false;
-    /* bytes below 0x38 make halves and floats below one, whatever their place in a block */
-    for (size_t i = 0; i < c->row_bytes * row_n; i++) c->weights[i] = (uint8_t)(i * 2654435761u >> 16) % 0x38;
+    c->active = aligned(row_n * sizeof *c->active);
+    if (!c->weights || !c->x || !c->y || !c->act || !c->panels || !c->active) return false;
+    for (size_t i = 0; i < LAYER_NEURONS; i++) c->ones[i] = 1, c->q[i] = 1;
+    /* bytes from 1 to 0x37 make halves and floats below one, and no subnormal float, which would be slow */
+    for (size_t i = 0; i < c->row_bytes * row_n; i++)
+        c->weights[i] = (uint8_t)(1 + (i * 2654435761u >> 16) % 0x37);
     for (size_t i = 0; i < k * (col_n + 1); i++) c->x[i] = sinf((float)i);
     m->act_pack(c->act, c->x, k);
     for (size_t p = 0; p < panel_n; p++)
@@ -171,6 +250,26 @@ static void bench_gemv(bench_case *c, size_t repeats, double *gb_per_s, double *
     }
     *gb_per_s = (double)(c->row_bytes * c->row_n) / best / 1e9;
     *ratio = read / best;
+}
+
+/* Rates of active bytes, and their share of the read limit: dot products and sums at each density. */
+enum { DENSITIES = 2 };
+static const double densities[DENSITIES] = {0.1, 0.3};
+
+static void bench_sparse(bench_case *c, double *gb_per_s, double *ratio) {
+    const double bytes = (double)(c->row_bytes * c->row_n);
+    for (size_t d = 0; d < DENSITIES; d++) {
+        double read = INFINITY, dot = 0, sum = 0;
+        for (size_t i = 0; i < SPARSE_REPEATS; i++) {
+            choose(c, densities[d]);
+            read = fmin(read, read_s(c));
+            dot = fmax(dot, (double)(c->row_bytes * c->active_n) / listed_s(c));
+            choose(c, densities[d]);
+            sum = fmax(sum, neurons_bytes(c) / neurons_s(c));
+        }
+        gb_per_s[d] = dot / 1e9, ratio[d] = dot / (bytes / read);
+        gb_per_s[DENSITIES + d] = sum / 1e9, ratio[DENSITIES + d] = sum / (bytes / read);
+    }
 }
 
 static void bench_gemm(bench_case *c, double *gop_per_s, double *ratio) {
@@ -193,6 +292,15 @@ static bool bench_decode(bench_case *c, size_t row_n, size_t repeats, double *gb
     return ok;
 }
 
+static bool bench_skipping(bench_case *c, size_t row_n, double *gb_per_s, double *ratio) {
+    row_n = row_n / LAYER_NEURONS * LAYER_NEURONS;
+    if (row_n == 0) return true;
+    const bool ok = case_make(c, row_n, 0);
+    if (ok) bench_sparse(c, gb_per_s, ratio);
+    case_free(c);
+    return ok;
+}
+
 static bool bench_prefill(bench_case *c, size_t row_n, double *gop_per_s, double *ratio) {
     if (c->options->col_n == 0) return true;
     const bool ok = case_make(c, row_n, c->options->col_n);
@@ -205,14 +313,17 @@ static bool bench_one(const bench_options *o, const cpu_kernels *kernels, const 
     enum { CACHED_BYTES = 256 * 1024, PREFILL_ROWS = 256 };
     const size_t row_bytes = o->k / type->block_n * type->block_bytes;
     const size_t cached_rows = o->weight_bytes ? (size_t)max_u64(1, CACHED_BYTES / row_bytes) : 0;
-    double rate[3] = {0}, ratio[3] = {0};
-    bench_case c = {.options = o, .kernels = kernels, .type = type};
+    double rate[3] = {0}, ratio[3] = {0}, sparse[2 * DENSITIES] = {0}, sparse_ratio[2 * DENSITIES] = {0};
+    bench_case c = {.options = o, .kernels = kernels, .type = type, .random = 1};
     bool ok = bench_decode(&c, o->weight_bytes / row_bytes, REPEATS, &rate[0], &ratio[0]);
     ok = ok && bench_decode(&c, cached_rows, CACHED_REPEATS, &rate[1], &ratio[1]);
     ok = ok && bench_prefill(&c, PREFILL_ROWS, &rate[2], &ratio[2]);
+    ok = ok && bench_skipping(&c, o->weight_bytes / row_bytes, sparse, sparse_ratio);
     if (!ok) return false;
-    printf("%-5s %8.1f %8.2f %10.1f %12.1f %8.2f\n", type->name, rate[0], ratio[0], rate[1], rate[2],
-           ratio[2]);
+    printf("%-5s %8.1f %8.2f %10.1f %12.1f %8.2f", type->name, rate[0], ratio[0], rate[1], rate[2], ratio[2]);
+    for (size_t i = 0; i < 2 * DENSITIES; i++)
+        printf("%s%6.1f %4.2f", i ? " " : "   ", sparse[i], sparse_ratio[i]);
+    printf("\n");
     fflush(stdout);
     return true;
 }
@@ -254,8 +365,13 @@ int bench_kernels(int argc, char **argv) {
     cpu_kernels kernels;
     cpu_kernels_init(&kernels, o.isa);
     printf("%s, rows of %zu weights, %d thread(s)\n", kernels.isa, o.k, o.thread_n);
-    printf("      ------ decode: memory ------ cached ---- prefill: %zu columns ----\n", o.col_n);
-    printf("type      GB/s  of read       GB/s        Gop/s  of peak\n");
+    printf(
+        "      ------ decode: memory ------ cached ---- prefill: %zu columns ----   -- listed rows, neuron "
+        "sums: GB/s of read --\n",
+        o.col_n);
+    printf("type      GB/s  of read       GB/s        Gop/s  of peak      dot 10%%     dot 30%%     sum 10%% "
+           "    "
+           "sum 30%%\n");
     for (size_t i = 0; i < COUNT_OF(bench_types); i++) {
         if (o.type && strcmp(o.type, bench_types[i].name) != 0) continue;
         if (!bench_one(&o, &kernels, &bench_types[i])) {

@@ -16,7 +16,7 @@ workshop_headers() {
         tools/synth*) echo "engine/base.h engine/arch.h profiles/gguf.h devices/quant.h devices/cpu/kernels.h" ;;
         tools/convert*) echo "engine/base.h engine/arch.h profiles/gguf.h devices/quant.h" ;;
         tools/predictor*) echo "engine/base.h engine/arch.h profiles/gguf.h" ;;
-        tools/bench_kernels*) echo "engine/base.h profiles/gguf.h devices/quant.h devices/cpu/kernels.h" ;;
+        tools/bench_kernels*) echo "engine/base.h profiles/gguf.h devices/quant.h devices/neurons.h devices/cpu/kernels.h" ;;
     esac
 }
 

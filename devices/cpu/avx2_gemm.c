@@ -6,6 +6,7 @@
  * weights), widening is paid once per group.
  */
 #include "devices/cpu/avx2.h"
+#include "devices/neurons.h"
 #include "devices/quant.h"
 
 #include <stddef.h>
@@ -28,6 +29,67 @@ AVX2_INLINE void store_rows(uint8_t *q, __m256i v[8], int half) {
     transpose_8x8(v);
     AVX2_UNROLL
     for (int i = 0; i < 8; i++) _mm256_store_si256((__m256i *)(void *)(q + 64 * i + 32 * half), v[i]);
+}
+
+/* ---- Tiles of a matrix stored by neuron, where the rows of a tile stand side by side already ---- */
+
+enum { NEURONS_AHEAD = 32 };
+
+/* Tile number i of those that neuron_tiles fills. */
+#define TILE_AT(type, tiles, tile_stride, i) ((type *)(void *)((tiles) + (i) * (tile_stride)))
+
+AVX2_INLINE void prefetch_neurons(const uint8_t *p, size_t row_bytes, size_t neuron_n) {
+    AVX2_UNROLL
+    for (size_t i = 0; i < neuron_n; i++)
+        _mm_prefetch((const char *)((uintptr_t)p + (NEURONS_AHEAD + i) * row_bytes), _MM_HINT_T1);
+}
+
+/* Bytes of four neurons for 16 outputs: stores [16][4]. */
+AVX2_INLINE void store_interleaved(uint8_t *q, const __m128i n[4]) {
+    const __m128i low_01 = _mm_unpacklo_epi8(n[0], n[1]), high_01 = _mm_unpackhi_epi8(n[0], n[1]);
+    const __m128i low_23 = _mm_unpacklo_epi8(n[2], n[3]), high_23 = _mm_unpackhi_epi8(n[2], n[3]);
+    __m128i *out = (__m128i *)(void *)q;
+    _mm_store_si128(out, _mm_unpacklo_epi16(low_01, low_23));
+    _mm_store_si128(out + 1, _mm_unpackhi_epi16(low_01, low_23));
+    _mm_store_si128(out + 2, _mm_unpacklo_epi16(high_01, high_23));
+    _mm_store_si128(out + 3, _mm_unpackhi_epi16(high_01, high_23));
+}
+
+/* The nibbles of four neurons for a run of 32 outputs: those of one tile and of the next. */
+AVX2_INLINE void load_nibbles(__m128i low[4], __m128i high[4], const uint8_t *p, size_t row_bytes) {
+    const __m128i mask = _mm_set1_epi8(15);
+    AVX2_UNROLL
+    for (size_t i = 0; i < 4; i++) {
+        const __m128i v = load_128(p + i * row_bytes);
+        low[i] = _mm_and_si128(v, mask);
+        high[i] = _mm_and_si128(_mm_srli_epi16(v, 4), mask);
+    }
+}
+
+/* 16 halves of a plane. */
+AVX2_INLINE void store_plane(float *d, const uint8_t *p) {
+    _mm256_store_ps(d, load_f16(p));
+    _mm256_store_ps(d + 8, load_f16(p + 16));
+}
+
+/* 16 bytes, unsigned or signed, widened. */
+AVX2_INLINE void widen_16(__m256i out[2], __m128i v) {
+    out[0] = _mm256_cvtepu8_epi32(v);
+    out[1] = _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8));
+}
+AVX2_INLINE void widen_signed_16(__m256i out[2], __m128i v) {
+    out[0] = _mm256_cvtepi8_epi32(v);
+    out[1] = _mm256_cvtepi8_epi32(_mm_srli_si128(v, 8));
+}
+
+/* Numbers of 16 rows, each twice, or each beside another, as pairs of 16 bits. */
+AVX2_INLINE void store_pairs(int16_t (*out)[2], __m256i first[2], __m256i second[2]) {
+    AVX2_UNROLL
+    for (int h = 0; h < HALVES; h++) {
+        const __m256i low = _mm256_and_si256(first[h], _mm256_set1_epi32(0xffff));
+        _mm256_store_si256((__m256i *)(void *)out[8 * h],
+                           _mm256_or_si256(low, _mm256_slli_epi32(second[h], 16)));
+    }
 }
 
 /* s[h][c] (+)= products of `quad_n` times four weights, in lanes of 16 bits. q: [quad_n][ROWS][4] unsigned;
@@ -118,6 +180,27 @@ static void tile_unpack_q4_0(void *tile, const uint8_t *w, size_t row_bytes, siz
     }
 }
 
+static void neuron_tiles_q4_0(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                              size_t from, size_t row_n, size_t k) {
+    const size_t row_bytes = out_n / 2;
+    uint8_t *block = tiles;
+    for (size_t b = 0; b < k / 32; b++, block += sizeof(tile_q4_0), stored += 32 * row_bytes + 2 * out_n) {
+        for (size_t g = 0; g < 8; g++) {
+            const uint8_t *neurons = stored + 4 * g * row_bytes + from / 2;
+            prefetch_neurons(neurons, row_bytes, 4);
+            for (size_t r = 0; r < row_n; r += NEURONS_RUN) {
+                __m128i low[4], high[4];
+                load_nibbles(low, high, neurons + r / 2, row_bytes);
+                store_interleaved(TILE_AT(tile_q4_0, block, tile_stride, r / ROWS)->q[g][0], low);
+                store_interleaved(TILE_AT(tile_q4_0, block, tile_stride, r / ROWS + 1)->q[g][0], high);
+            }
+        }
+        for (size_t r = 0; r < row_n; r += ROWS)
+            store_plane(TILE_AT(tile_q4_0, block, tile_stride, r / ROWS)->d,
+                        stored + 32 * row_bytes + 2 * (from + r));
+    }
+}
+
 /* Adds a block's integer sums, times the scales of rows and columns. */
 AVX2_INLINE void add_scaled(__m256 sum[HALVES][COLS], __m256i s[HALVES][COLS], const float *d,
                             const float *dx) {
@@ -196,6 +279,28 @@ static void tile_unpack_q8_0(void *tile, const uint8_t *w, size_t row_bytes, siz
             }
             store_rows((uint8_t *)t->q[8 * run], v, half);
         }
+    }
+}
+
+static void neuron_tiles_q8_0(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                              size_t from, size_t row_n, size_t k) {
+    uint8_t *block = tiles;
+    for (size_t b = 0; b < k / 32; b++, block += sizeof(tile_q8_0), stored += 34 * out_n) {
+        for (size_t i = 0; i < 16; i++) {
+            const uint8_t *neurons = stored + 2 * i * out_n + from;
+            prefetch_neurons(neurons, out_n, 2);
+            for (size_t r = 0; r < row_n; r += ROWS) {
+                tile_q8_0 *t = TILE_AT(tile_q8_0, block, tile_stride, r / ROWS);
+                const __m128i n0 = load_128(neurons + r), n1 = load_128(neurons + out_n + r);
+                _mm256_store_si256((__m256i *)(void *)t->q[i][0],
+                                   _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(n0, n1)));
+                _mm256_store_si256((__m256i *)(void *)t->q[i][8],
+                                   _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(n0, n1)));
+            }
+        }
+        for (size_t r = 0; r < row_n; r += ROWS)
+            store_plane(TILE_AT(tile_q8_0, block, tile_stride, r / ROWS)->d,
+                        stored + 32 * out_n + 2 * (from + r));
     }
 }
 
@@ -310,6 +415,53 @@ static void tile_unpack_q4_k(void *tile, const uint8_t *w, size_t row_bytes, siz
     }
 }
 
+/* Scales and minima of a tile's rows from planes, at row o. Six bits: see devices/quant.h. */
+static void unpack_planes_q4_k(tile_q4_k *t, const uint8_t *planes, size_t out_n, size_t o) {
+    const __m128i six = _mm_set1_epi8(63), four = _mm_set1_epi8(15), top = _mm_set1_epi8(0x30);
+    __m256i scale[8][HALVES], min[8][HALVES];
+    for (size_t j = 0; j < 4; j++) {
+        const __m128i s = load_128(planes + (4 + j) * out_n + o), m = load_128(planes + (8 + j) * out_n + o);
+        const __m128i both = load_128(planes + (12 + j) * out_n + o);
+        const __m128i upper_s = _mm_and_si128(_mm_srli_epi16(s, 2), top);
+        const __m128i upper_m = _mm_and_si128(_mm_srli_epi16(m, 2), top);
+        const __m128i number[4] = {_mm_and_si128(s, six), _mm_and_si128(m, six),
+                                   _mm_or_si128(_mm_and_si128(both, four), upper_s),
+                                   _mm_or_si128(_mm_and_si128(_mm_srli_epi16(both, 4), four), upper_m)};
+        widen_16(scale[j], number[0]);
+        widen_16(min[j], number[1]);
+        widen_16(scale[4 + j], number[2]);
+        widen_16(min[4 + j], number[3]);
+    }
+    for (size_t j = 0; j < 8; j++) store_pairs(t->scale[j], scale[j], scale[j]);
+    for (size_t j = 0; j < 8; j += 2) store_pairs(t->min[j / 2], min[j], min[j + 1]);
+    store_plane(t->d, planes + 2 * o);
+    store_plane(t->dmin, planes + 2 * out_n + 2 * o);
+}
+
+static void neuron_tiles_q4_k(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                              size_t from, size_t row_n, size_t k) {
+    const size_t row_bytes = out_n / 2;
+    uint8_t *block = tiles;
+    for (size_t b = 0; b < k / 256; b++, block += sizeof(tile_q4_k)) {
+        for (size_t g = 0; g < 64; g++) {
+            const uint8_t *neurons = stored + 4 * g * row_bytes + from / 2;
+            prefetch_neurons(neurons, row_bytes, 4);
+            for (size_t r = 0; r < row_n; r += NEURONS_RUN) {
+                __m128i low[4], high[4];
+                load_nibbles(low, high, neurons + r / 2, row_bytes);
+                tile_q4_k *t = TILE_AT(tile_q4_k, block, tile_stride, r / ROWS);
+                store_interleaved(t->q[g / 8][g % 8][0], low);
+                t = TILE_AT(tile_q4_k, block, tile_stride, r / ROWS + 1);
+                store_interleaved(t->q[g / 8][g % 8][0], high);
+            }
+        }
+        stored += 256 * row_bytes;
+        for (size_t r = 0; r < row_n; r += ROWS)
+            unpack_planes_q4_k(TILE_AT(tile_q4_k, block, tile_stride, r / ROWS), stored, out_n, from + r);
+        stored += 16 * out_n;
+    }
+}
+
 /* The minima's part of a block, to be subtracted: dmin * sum of minima times the groups' sums of activations.
  */
 AVX2_INLINE __m256 min_part(const tile_q4_k *t, const panel_q4_k *p, int h, int c) {
@@ -403,6 +555,50 @@ static void tile_unpack_q6_k(void *tile, const uint8_t *w, size_t row_bytes, siz
     }
 }
 
+/* Adds the upper two bits of a neuron to its nibbles of a run: devices/neurons.h. */
+AVX2_INLINE void add_bits_q6_k(__m128i *low, __m128i *high, const uint8_t *p) {
+    long long bits;
+    memcpy(&bits, p, sizeof bits);
+    const __m256i shifted = _mm256_srlv_epi64(_mm256_set1_epi64x(bits), _mm256_setr_epi64x(0, 2, 4, 6));
+    const __m256i upper = _mm256_slli_epi16(_mm256_and_si256(shifted, _mm256_set1_epi8(3)), 4);
+    *low = _mm_or_si128(*low, _mm256_castsi256_si128(upper));
+    *high = _mm_or_si128(*high, _mm256_extracti128_si256(upper, 1));
+}
+
+static void neuron_tiles_q6_k(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                              size_t from, size_t row_n, size_t k) {
+    const size_t row_bytes = out_n / 4 * 3;
+    uint8_t *block = tiles;
+    for (size_t b = 0; b < k / 256; b++, block += sizeof(tile_q6_k)) {
+        for (size_t g = 0; g < 64; g++) {
+            const uint8_t *neurons = stored + 4 * g * row_bytes;
+            prefetch_neurons(neurons + from / 2, row_bytes, 4);
+            prefetch_neurons(neurons + out_n / 2 + from / 4, row_bytes, 4);
+            for (size_t r = 0; r < row_n; r += NEURONS_RUN) {
+                __m128i low[4], high[4];
+                load_nibbles(low, high, neurons + (from + r) / 2, row_bytes);
+                for (size_t i = 0; i < 4; i++)
+                    add_bits_q6_k(&low[i], &high[i], neurons + i * row_bytes + out_n / 2 + (from + r) / 4);
+                tile_q6_k *t = TILE_AT(tile_q6_k, block, tile_stride, r / ROWS);
+                store_interleaved(t->q[g / 4][g % 4][0], low);
+                t = TILE_AT(tile_q6_k, block, tile_stride, r / ROWS + 1);
+                store_interleaved(t->q[g / 4][g % 4][0], high);
+            }
+        }
+        stored += 256 * row_bytes;
+        for (size_t r = 0; r < row_n; r += ROWS) {
+            tile_q6_k *t = TILE_AT(tile_q6_k, block, tile_stride, r / ROWS);
+            for (size_t j = 0; j < 16; j++) {
+                __m256i scale[HALVES];
+                widen_signed_16(scale, load_128(stored + j * out_n + from + r));
+                store_pairs(t->scale[j], scale, scale);
+            }
+            store_plane(t->d, stored + 16 * out_n + 2 * (from + r));
+        }
+        stored += 18 * out_n;
+    }
+}
+
 static void tile_mul_q6_k(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
     const tile_q6_k *t = tile;
     const panel_q6_k *p = panel;
@@ -433,6 +629,7 @@ static void tile_mul_q6_k(float *y, size_t y_stride, const void *tile, const voi
         (m)->tile_bytes = tile_bytes_##type;                                                                 \
         (m)->tile_unpack = tile_unpack_##type;                                                               \
         (m)->tile_mul = tile_mul_##type;                                                                     \
+        (m)->neuron_tiles = neuron_tiles_##type;                                                             \
     } while (0)
 
 void cpu_avx2_gemm_init(cpu_kernels *k) {

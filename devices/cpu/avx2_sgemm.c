@@ -46,6 +46,27 @@ TILE_UNPACK(f32, 4)
 TILE_UNPACK(f16, 2)
 TILE_UNPACK(bf16, 2)
 
+/* By neuron a matrix is transposed, as the tile is. Rows that fill no tile leave what follows them unread. */
+enum { NEURONS_AHEAD = 32 };
+#define NEURON_TILES(type, item_bytes)                                                                       \
+    static void neuron_tiles_##type(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,    \
+                                    size_t from, size_t row_n, size_t k) {                                   \
+        const size_t row_bytes = out_n * (item_bytes);                                                       \
+        for (size_t r = 0; r < row_n; r += 8) {                                                              \
+            const size_t n = (size_t)min_u64(row_n - r, 8);                                                  \
+            const uint8_t *p = stored + (from + r) * (item_bytes);                                           \
+            float *out = (float *)(void *)((uint8_t *)tiles + r / ROWS * tile_stride) + r % ROWS;            \
+            for (size_t i = 0; i < k; i++, p += row_bytes, out += ROWS) {                                    \
+                _mm_prefetch((const char *)((uintptr_t)p + NEURONS_AHEAD * row_bytes), _MM_HINT_T1);         \
+                _mm256_store_ps(out,                                                                         \
+                                n == 8 ? load_##type(p) : AVX2_LOAD_PART(load_##type, p, n, item_bytes));    \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+NEURON_TILES(f32, 4)
+NEURON_TILES(f16, 2)
+NEURON_TILES(bf16, 2)
+
 /* sum[h][c] = products over n of k. */
 AVX2_INLINE void mul_run(__m256 sum[HALVES][COLS], const float *w, const float *x, size_t n) {
     AVX2_UNROLL
@@ -78,7 +99,8 @@ static void tile_mul(float *y, size_t y_stride, const void *tile, const void *pa
     }
 }
 
-static void set_slots(cpu_matmul *m, void (*tile_unpack)(void *, const uint8_t *, size_t, size_t, size_t)) {
+static void set_slots(cpu_matmul *m, void (*tile_unpack)(void *, const uint8_t *, size_t, size_t, size_t),
+                      void (*neuron_tiles)(void *, size_t, const uint8_t *, size_t, size_t, size_t, size_t)) {
     m->tile_rows = ROWS;
     m->panel_cols = COLS;
     m->panel_bytes = panel_bytes;
@@ -86,10 +108,11 @@ static void set_slots(cpu_matmul *m, void (*tile_unpack)(void *, const uint8_t *
     m->tile_bytes = tile_bytes;
     m->tile_unpack = tile_unpack;
     m->tile_mul = tile_mul;
+    m->neuron_tiles = neuron_tiles;
 }
 
 void cpu_avx2_sgemm_init(cpu_kernels *k) {
-    set_slots(&k->matmul[GGUF_F32], tile_unpack_f32);
-    set_slots(&k->matmul[GGUF_F16], tile_unpack_f16);
-    set_slots(&k->matmul[GGUF_BF16], tile_unpack_bf16);
+    set_slots(&k->matmul[GGUF_F32], tile_unpack_f32, neuron_tiles_f32);
+    set_slots(&k->matmul[GGUF_F16], tile_unpack_f16, neuron_tiles_f16);
+    set_slots(&k->matmul[GGUF_BF16], tile_unpack_bf16, neuron_tiles_bf16);
 }

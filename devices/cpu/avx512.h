@@ -28,6 +28,7 @@
 void avx512_gemv(cpu_kernels *k);
 void avx512_gemm(cpu_kernels *k);
 void avx512_attend(cpu_kernels *k);
+void avx512_neurons(cpu_kernels *k);
 
 enum { BLOCK = 32, SUPERBLOCK = 256, Q4_0_BYTES = 18, Q8_0_BYTES = 34, Q4_K_BYTES = 144, Q6_K_BYTES = 210 };
 enum { LINE = 64 };
@@ -45,6 +46,11 @@ INLINE int16_t read_i16(const void *p) {
 }
 INLINE int32_t read_i32(const void *p) {
     int32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+INLINE uint64_t read_u64(const void *p) {
+    uint64_t v;
     memcpy(&v, p, sizeof v);
     return v;
 }

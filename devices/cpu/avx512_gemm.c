@@ -11,7 +11,10 @@
  */
 #include "devices/cpu/avx512.h"
 
+#include "devices/neurons.h"
+
 enum { ROWS = 16, FLOAT_ROWS = 32, COLS = 8 };
+enum { NEURONS_AHEAD = 32 };
 
 /* The rows of a tile; prefetches reach for the next tile, since callers walk tiles in order. */
 typedef struct tile_rows {
@@ -54,6 +57,31 @@ INLINE __m512 load_scales(const tile_rows *w, size_t offset) {
     _Alignas(32) uint16_t halves[ROWS];
     UNROLL for (size_t r = 0; r < ROWS; r++) memcpy(&halves[r], w->row[r] + offset, sizeof halves[r]);
     return _mm512_cvtph_ps(_mm256_load_si256((const void *)halves));
+}
+
+/* 16 bytes at p of four neurons (or planes) `stride` apart, one in each quarter. */
+INLINE __m512i load_neurons(const uint8_t *p, size_t stride) {
+    __m512i z = _mm512_castsi128_si512(_mm_loadu_si128((const void *)p));
+    z = _mm512_mask_broadcast_i32x4(z, 0x00f0, _mm_loadu_si128((const void *)(p + stride)));
+    z = _mm512_mask_broadcast_i32x4(z, 0x0f00, _mm_loadu_si128((const void *)(p + 2 * stride)));
+    return _mm512_mask_broadcast_i32x4(z, 0xf000, _mm_loadu_si128((const void *)(p + 3 * stride)));
+}
+
+/* Byte i of every quarter to lane i. */
+INLINE __m512i interleave(__m512i quarters) {
+    static const _Alignas(64) uint8_t order[64] = {
+        0,  16, 32, 48, 1,  17, 33, 49, 2,  18, 34, 50, 3,  19, 35, 51, 4,  20, 36, 52, 5,  21,
+        37, 53, 6,  22, 38, 54, 7,  23, 39, 55, 8,  24, 40, 56, 9,  25, 41, 57, 10, 26, 42, 58,
+        11, 27, 43, 59, 12, 28, 44, 60, 13, 29, 45, 61, 14, 30, 46, 62, 15, 31, 47, 63};
+    return _mm512_permutexvar_epi8(_mm512_load_si512(order), quarters);
+}
+
+/* 16 halves of a plane. */
+INLINE __m512 load_plane(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+
+/* Asks for the same outputs of the four neurons that are some rows ahead. */
+INLINE void prefetch_neurons(const uint8_t *p, size_t row_bytes) {
+    UNROLL for (size_t i = 0; i < 4; i++) prefetch(p, (NEURONS_AHEAD + i) * row_bytes);
 }
 
 /* s[c] += quad_n registers of weights times the activations of column c, which start at x + c * x_stride. */
@@ -135,6 +163,50 @@ static void tile_unpack_q8_0(void *tile, const uint8_t *w, size_t row_bytes, siz
     }
 }
 
+static void neuron_tiles_q8_0(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                              size_t from, size_t row_n, size_t k) {
+    const __m512i flip = _mm512_set1_epi8((char)0x80);
+    uint8_t *tile = tiles;
+    for (size_t b = 0; b < k / BLOCK; b++, tile += sizeof(tile_32), stored += BLOCK * out_n + 2 * out_n) {
+        for (size_t g = 0; g < 8; g++) {
+            const uint8_t *neurons = stored + 4 * g * out_n + from;
+            prefetch_neurons(neurons, out_n);
+            for (size_t r = 0; r < row_n; r += ROWS) {
+                tile_32 *t = (void *)(tile + r / ROWS * tile_stride);
+                const __m512i q = interleave(load_neurons(neurons + r, out_n));
+                _mm512_store_si512(t->w[g], _mm512_xor_si512(q, flip));
+            }
+        }
+        for (size_t r = 0; r < row_n; r += ROWS) {
+            tile_32 *t = (void *)(tile + r / ROWS * tile_stride);
+            _mm512_store_ps(t->d, load_plane(stored + BLOCK * out_n + 2 * (from + r)));
+        }
+    }
+}
+
+static void neuron_tiles_q4_0(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                              size_t from, size_t row_n, size_t k) {
+    const size_t row_bytes = out_n / 2;
+    uint8_t *tile = tiles;
+    for (size_t b = 0; b < k / BLOCK; b++, tile += sizeof(tile_32), stored += BLOCK * row_bytes + 2 * out_n) {
+        for (size_t g = 0; g < 8; g++) {
+            const uint8_t *neurons = stored + 4 * g * row_bytes + from / 2;
+            prefetch_neurons(neurons, row_bytes);
+            for (size_t r = 0; r < row_n; r += NEURONS_RUN) { /* a run: two tiles */
+                const __m512i q = interleave(load_neurons(neurons + r / 2, row_bytes));
+                tile_32 *t = (void *)(tile + r / ROWS * tile_stride);
+                _mm512_store_si512(t->w[g], low_nibbles(q));
+                t = (void *)(tile + (r / ROWS + 1) * tile_stride);
+                _mm512_store_si512(t->w[g], high_nibbles(q));
+            }
+        }
+        for (size_t r = 0; r < row_n; r += ROWS) {
+            tile_32 *t = (void *)(tile + r / ROWS * tile_stride);
+            _mm512_store_ps(t->d, load_plane(stored + BLOCK * row_bytes + 2 * (from + r)));
+        }
+    }
+}
+
 static void tile_mul_32(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
     const tile_32 *w = tile;
     const panel_32 *x = panel;
@@ -192,10 +264,8 @@ INLINE __m512i byte_of_lanes(__m512i v, const unsigned j) {
 
 /* The 16 bytes d, dmin, scales of each row. As dwords s0, s1, s2 of the scales: the bytes of s0 and s1 hold
  * scales and mins of groups 0-3 in six bits and the upper two bits of groups 4-7; s2 has the lower four. */
-INLINE void unpack_scales_q4_k(tile_q4_k *t, const tile_rows *rows, size_t offset) {
+INLINE void unpack_scales_q4_k(tile_q4_k *t, const __m512i head[4]) {
     const __m512i six = _mm512_set1_epi8(0x3f), upper = _mm512_set1_epi8(0x30);
-    __m512i head[4];
-    load_quads(head, rows, offset);
     const __m512 d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(head[0]));
     const __m512 dmin = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(head[0], 16)));
     const __m512i scale[2] = {
@@ -222,7 +292,9 @@ static void tile_unpack_q4_k(void *tile, const uint8_t *w, size_t row_bytes, siz
     tile_q4_k *t = tile;
     for (size_t b = 0; b < k / SUPERBLOCK; b++, t++) {
         const size_t offset = b * Q4_K_BYTES;
-        unpack_scales_q4_k(t, &rows, offset);
+        __m512i head[4];
+        load_quads(head, &rows, offset);
+        unpack_scales_q4_k(t, head);
         for (size_t i = 0; i < 8; i++) { /* 16 bytes: half of groups 2j (low nibbles) and 2j + 1 (high) */
             const size_t j = i / 2, first_quad = i % 2 * 4, from = offset + 16 + 16 * i;
             if (i % 3 == 0) prefetch_rows(&rows, from);
@@ -233,6 +305,42 @@ static void tile_unpack_q4_k(void *tile, const uint8_t *w, size_t row_bytes, siz
                 _mm512_store_si512(t->w[2 * j + 1][first_quad + g], high_nibbles(q[g]));
             }
         }
+    }
+}
+
+/* The same 16 bytes of rows whose fields stand in planes. */
+INLINE void load_head_q4_k(__m512i head[4], const uint8_t *planes, size_t out_n, size_t o) {
+    const __m256i d = _mm256_loadu_si256((const void *)(planes + 2 * o));
+    const __m256i dmin = _mm256_loadu_si256((const void *)(planes + 2 * out_n + 2 * o));
+    head[0] = _mm512_or_si512(_mm512_cvtepu16_epi32(d), _mm512_slli_epi32(_mm512_cvtepu16_epi32(dmin), 16));
+    UNROLL for (size_t i = 0; i < 3; i++) {
+        head[1 + i] = interleave(load_neurons(planes + (4 + 4 * i) * out_n + o, out_n));
+    }
+}
+
+static void neuron_tiles_q4_k(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                              size_t from, size_t row_n, size_t k) {
+    const size_t row_bytes = out_n / 2;
+    uint8_t *tile = tiles;
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += sizeof(tile_q4_k)) {
+        for (size_t g = 0; g < SUPERBLOCK / 4; g++) {
+            const uint8_t *neurons = stored + 4 * g * row_bytes + from / 2;
+            prefetch_neurons(neurons, row_bytes);
+            for (size_t r = 0; r < row_n; r += NEURONS_RUN) {
+                const __m512i q = interleave(load_neurons(neurons + r / 2, row_bytes));
+                tile_q4_k *t = (void *)(tile + r / ROWS * tile_stride);
+                _mm512_store_si512(t->w[g / 8][g % 8], low_nibbles(q));
+                t = (void *)(tile + (r / ROWS + 1) * tile_stride);
+                _mm512_store_si512(t->w[g / 8][g % 8], high_nibbles(q));
+            }
+        }
+        stored += SUPERBLOCK * row_bytes;
+        for (size_t r = 0; r < row_n; r += ROWS) {
+            __m512i head[4];
+            load_head_q4_k(head, stored, out_n, from + r);
+            unpack_scales_q4_k((void *)(tile + r / ROWS * tile_stride), head);
+        }
+        stored += 16 * out_n;
     }
 }
 
@@ -298,10 +406,8 @@ static void panel_pack_q6_k(void *panel, const float *x, size_t x_stride, size_t
     }
 }
 
-INLINE void unpack_scales_q6_k(tile_q6_k *t, const tile_rows *rows, size_t offset) {
-    const __m512 d = load_scales(rows, offset + 208);
-    __m512i scale[4];
-    load_quads(scale, rows, offset + 192);
+/* scale: the 16 signed bytes of each row, in fours. */
+INLINE void unpack_scales_q6_k(tile_q6_k *t, const __m512i scale[4], __m512 d) {
     UNROLL for (unsigned j = 0; j < 16; j++) { /* signed byte j % 4 of each lane */
         const __m512i s = _mm512_srai_epi32(_mm512_slli_epi32(scale[j / 4], 24 - 8 * (j % 4)), 24);
         _mm512_store_ps(t->d[j], _mm512_mul_ps(_mm512_cvtepi32_ps(s), d));
@@ -314,7 +420,9 @@ static void tile_unpack_q6_k(void *tile, const uint8_t *w, size_t row_bytes, siz
     tile_q6_k *t = tile;
     for (size_t b = 0; b < k / SUPERBLOCK; b++, t++) {
         const size_t offset = b * Q6_K_BYTES;
-        unpack_scales_q6_k(t, &rows, offset);
+        __m512i scale[4];
+        load_quads(scale, &rows, offset + 192);
+        unpack_scales_q6_k(t, scale, load_scales(&rows, offset + 208));
         for (size_t i = 0; i < 4; i++) { /* 16 bytes of upper bits: groups j, j + 2, j + 4, j + 6 */
             const size_t j = i / 2 * 8 + i % 2, low = offset + i / 2 * 64 + i % 2 * 16;
             prefetch_rows(&rows, offset + 54 * i); /* 54: 210 bytes in four steps of less than a line */
@@ -333,6 +441,57 @@ static void tile_unpack_q6_k(void *tile, const uint8_t *w, size_t row_bytes, siz
                 }
             }
         }
+    }
+}
+
+/* Upper bits of four neurons for a run of outputs: their 8 bytes twice in each quarter. */
+INLINE __m512i load_bits_q6_k(const uint8_t *p, size_t row_bytes) {
+    __m128i bits[4];
+    UNROLL for (size_t i = 0; i < 4; i++) {
+        bits[i] = _mm_set1_epi64x((long long)read_u64(p + i * row_bytes));
+    }
+    __m512i z = _mm512_castsi128_si512(bits[0]);
+    z = _mm512_mask_broadcast_i32x4(z, 0x00f0, bits[1]);
+    z = _mm512_mask_broadcast_i32x4(z, 0x0f00, bits[2]);
+    return _mm512_mask_broadcast_i32x4(z, 0xf000, bits[3]);
+}
+
+/* Outputs 0-15 (half 0) or 16-31 of a run: nibbles of four neurons, and their upper bits, which stand at
+ * bits 4h and 4h + 1 for the first eight outputs and at the next two for the others. */
+INLINE __m512i quads_q6_k(__m512i nibbles, __m512i bits, const unsigned half) {
+    const __m512i shift = _mm512_broadcast_i32x4(_mm_set_epi64x(4 * half + 2, 4 * half));
+    const __m512i high = _mm512_and_si512(_mm512_srlv_epi64(bits, shift), _mm512_set1_epi8(3));
+    return interleave(_mm512_or_si512(nibbles, _mm512_slli_epi16(high, 4)));
+}
+
+static void neuron_tiles_q6_k(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                              size_t from, size_t row_n, size_t k) {
+    const size_t row_bytes = out_n / 4 * 3;
+    uint8_t *tile = tiles;
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += sizeof(tile_q6_k)) {
+        for (size_t g = 0; g < SUPERBLOCK / 4; g++) {
+            const uint8_t *neurons = stored + 4 * g * row_bytes;
+            prefetch_neurons(neurons + from / 2, row_bytes);
+            prefetch_neurons(neurons + out_n / 2 + from / 4, row_bytes);
+            for (size_t r = 0; r < row_n; r += NEURONS_RUN) {
+                const __m512i q = load_neurons(neurons + (from + r) / 2, row_bytes);
+                const __m512i bits = load_bits_q6_k(neurons + out_n / 2 + (from + r) / 4, row_bytes);
+                tile_q6_k *t = (void *)(tile + r / ROWS * tile_stride);
+                _mm512_store_si512(t->w[g / 4][g % 4], quads_q6_k(low_nibbles(q), bits, 0));
+                t = (void *)(tile + (r / ROWS + 1) * tile_stride);
+                _mm512_store_si512(t->w[g / 4][g % 4], quads_q6_k(high_nibbles(q), bits, 1));
+            }
+        }
+        stored += SUPERBLOCK * row_bytes;
+        for (size_t r = 0; r < row_n; r += ROWS) {
+            __m512i scale[4];
+            UNROLL for (size_t i = 0; i < 4; i++) {
+                scale[i] = interleave(load_neurons(stored + 4 * i * out_n + from + r, out_n));
+            }
+            unpack_scales_q6_k((void *)(tile + r / ROWS * tile_stride), scale,
+                               load_plane(stored + 16 * out_n + 2 * (from + r)));
+        }
+        stored += 18 * out_n;
     }
 }
 
@@ -430,6 +589,33 @@ static void tile_unpack_bf16(void *tile, const uint8_t *w, size_t row_bytes, siz
     tile_unpack_float(tile, w, row_bytes, row_n, k, GGUF_BF16);
 }
 
+/* By neuron a float matrix is transposed, as the tile is. */
+INLINE void neuron_tiles_float(uint8_t *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                               size_t from, size_t row_n, size_t k, const gguf_type type) {
+    const size_t bytes = float_bytes(type);
+    for (size_t r = 0; r < row_n; r += FLOAT_ROWS) {
+        const __mmask16 low = lanes_left(row_n - r);
+        const __mmask16 high = row_n - r > ROWS ? lanes_left(row_n - r - ROWS) : 0;
+        const uint8_t *w = stored + (from + r) * bytes;
+        float *t = (void *)(tiles + r / FLOAT_ROWS * tile_stride);
+        for (size_t i = 0; i < k; i++, w += out_n * bytes, t += FLOAT_ROWS) {
+            prefetch(w, NEURONS_AHEAD * out_n * bytes);
+            if (type == GGUF_F32) prefetch(w + LINE, NEURONS_AHEAD * out_n * bytes);
+            _mm512_store_ps(t, load_float(type, w, low));
+            _mm512_store_ps(t + ROWS, load_float(type, w + ROWS * bytes, high));
+        }
+    }
+}
+
+#define NEURON_TILES(name, type)                                                                             \
+    static void neuron_tiles_##name(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,    \
+                                    size_t from, size_t row_n, size_t k) {                                   \
+        neuron_tiles_float(tiles, tile_stride, stored, out_n, from, row_n, k, type);                         \
+    }
+NEURON_TILES(f32, GGUF_F32)
+NEURON_TILES(f16, GGUF_F16)
+NEURON_TILES(bf16, GGUF_BF16)
+
 static void tile_mul_float(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
     const float *w = tile, *x = panel;
     __m512 low[COLS], high[COLS]; /* rows 0-15 and 16-31 */
@@ -458,7 +644,8 @@ static void set(cpu_matmul *m, cpu_matmul gemm) {
     (cpu_matmul) {                                                                                           \
         .tile_rows = rows, .panel_cols = COLS, .panel_bytes = panel_bytes_##form,                            \
         .panel_pack = panel_pack_##pack, .tile_bytes = tile_bytes_##form,                                    \
-        .tile_unpack = tile_unpack_##unpack, .tile_mul = tile_mul_##form                                     \
+        .tile_unpack = tile_unpack_##unpack, .tile_mul = tile_mul_##form,                                    \
+        .neuron_tiles = neuron_tiles_##unpack                                                                \
     }
 
 void avx512_gemm(cpu_kernels *k) {

@@ -22,6 +22,9 @@
 enum { CPU_ALIGN = 64 };
 /* Rows of weights that one call to `gemv` gets at most, so that callers can keep results on the stack. */
 enum { CPU_GEMV_ROWS_MAX = 64 };
+/* Rows of a matrix stored by neuron that are unpacked together are a multiple of this one: whole runs of
+ * block types, whole tiles. */
+enum { CPU_NEURON_ROWS = 32 };
 
 /* Products of one weight type. */
 typedef struct cpu_matmul {
@@ -43,6 +46,12 @@ typedef struct cpu_matmul {
      * with. What else of the rectangle r < tile_rows, c < panel_cols is written is unspecified: y must have
      * room for all of it. */
     void (*tile_mul)(float *y, size_t y_stride, const void *tile, const void *panel, size_t k);
+    /* Unpacks rows [from, from + row_n) of a matrix of out_n rows that is stored by neuron
+     * (devices/neurons.h): one tile of tile_rows after the other, tile_stride bytes apart, each fit for the
+     * same products, bit for bit, as one that tile_unpack makes of the restored rows. from and row_n are
+     * multiples of CPU_NEURON_ROWS, but a float matrix may end anywhere. */
+    void (*neuron_tiles)(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n, size_t from,
+                         size_t row_n, size_t k);
 } cpu_matmul;
 
 /* Streaming softmax over one run of state rows, for the query heads that share one key/value head. */

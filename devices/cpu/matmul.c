@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "devices/cpu/ops.h"
-#include "devices/neurons.h"
 
 enum {
     PIECE_BYTES = 64 << 10, /* weights per piece of work: long enough to stream, short enough to share out */
@@ -62,20 +61,23 @@ static cpu_scratch product_scratch(uint64_t few_bytes, uint64_t panels_bytes, ui
                          round_up(max_u64(few_bytes, tile_bytes), CPU_ALIGN)};
 }
 
-static uint64_t tile_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n) {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < part_n; i++)
-        bytes = max_u64(bytes, kernels->matmul[part[i].w.type].tile_bytes(part[i].w.in_n));
-    return round_up(bytes, CPU_ALIGN);
+/* Weight rows that are unpacked at a time: one tile; of a matrix stored by neuron those that share cache
+ * lines, which come from far apart and would be fetched for each tile again. */
+static uint32_t unpack_rows(const cpu_kernels *kernels, const device_matrix *m) {
+    if (m->order == NEURONS_BY_OUTPUT) return (uint32_t)kernels->matmul[m->type].tile_rows;
+    return gguf_type_get(m->type)->block_n > 1 ? 2 * CPU_NEURON_ROWS : CPU_NEURON_ROWS;
 }
 
-/* Room for a tile of restored rows. */
-static uint64_t rows_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n) {
+static uint64_t tile_stride(const cpu_matmul *m, uint32_t k) { return round_up(m->tile_bytes(k), CPU_ALIGN); }
+
+static uint64_t tiles_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n) {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < part_n; i++)
-        if (part[i].w.order != NEURONS_BY_OUTPUT)
-            bytes = max_u64(bytes, kernels->matmul[part[i].w.type].tile_rows * part[i].w.row_bytes);
-    return round_up(bytes, CPU_ALIGN);
+    for (uint32_t i = 0; i < part_n; i++) {
+        const cpu_matmul *m = &kernels->matmul[part[i].w.type];
+        uint64_t tile_n = (unpack_rows(kernels, &part[i].w) + m->tile_rows - 1) / m->tile_rows;
+        bytes = max_u64(bytes, tile_n * tile_stride(m, part[i].w.in_n));
+    }
+    return bytes;
 }
 
 /* ---- Pieces of weight rows ---- */
@@ -118,7 +120,7 @@ static void walk_piece(const cpu_worker *w, const device_linear_part *part, int3
     cpu_finish(y + from, product, bias ? bias + from : NULL, n, part->accumulate);
 }
 
-/* One tile of weight rows, unpacked, times panels [0, panel_n); y_of(c) finds the output of column c. */
+/* Weight rows from `from` on, as many as are unpacked at a time, times the panels of col_n columns. */
 typedef struct tile_job {
     const cpu_worker *w;
     const device_linear_part *part;
@@ -128,8 +130,7 @@ typedef struct tile_job {
     uint32_t col_n;
     const uint32_t *use; /* column c's row number: use[c], or c when NULL */
     uint32_t used_n;     /* experts: use = row * used_n + choice */
-    uint8_t *tile;
-    uint8_t *rows; /* room for a tile of rows of a matrix that is stored by neuron, behind the tile */
+    uint8_t *tiles;
     float *rectangle;
 } tile_job;
 
@@ -139,26 +140,34 @@ static float *column_output(const tile_job *job, uint32_t c) {
     return cpu_row(job->part->y, use / job->used_n) + (size_t)(use % job->used_n) * job->part->w.out_n;
 }
 
-static void multiply_tile(const tile_job *job) {
+/* The tile of rows [from, from + n). */
+static void multiply_tile(const tile_job *job, const uint8_t *tile, uint32_t from, uint32_t n) {
     const device_matrix *m = &job->part->w;
     const cpu_matmul *mm = &job->w->kernels->matmul[m->type];
-    uint32_t n = m->out_n - job->from < mm->tile_rows ? m->out_n - job->from : (uint32_t)mm->tile_rows;
     const float *bias = cpu_unit_bias(job->part, job->unit);
-    const uint8_t *rows = cpu_unit_data(m, job->unit);
-    if (m->order != NEURONS_BY_OUTPUT) {
-        neurons_restore(job->rows, rows, m->row_bytes, m->type, m->in_n, m->out_n, job->from, n);
-        rows = job->rows;
-    } else {
-        rows += m->row_bytes * job->from;
-    }
-    mm->tile_unpack(job->tile, rows, m->row_bytes, n, m->in_n);
     for (uint32_t c = 0; c < job->col_n; c += (uint32_t)mm->panel_cols) {
         const uint8_t *panel = job->panels + panel_stride(mm, m->in_n) * (c / mm->panel_cols);
-        mm->tile_mul(job->rectangle, mm->tile_rows, job->tile, panel, m->in_n);
+        mm->tile_mul(job->rectangle, mm->tile_rows, tile, panel, m->in_n);
         for (uint32_t i = 0; i < mm->panel_cols && c + i < job->col_n; i++)
-            cpu_finish(column_output(job, c + i) + job->from, job->rectangle + i * mm->tile_rows,
-                       bias ? bias + job->from : NULL, n, job->part->accumulate);
+            cpu_finish(column_output(job, c + i) + from, job->rectangle + i * mm->tile_rows,
+                       bias ? bias + from : NULL, n, job->part->accumulate);
     }
+}
+
+static void multiply_tiles(const tile_job *job) {
+    const device_matrix *m = &job->part->w;
+    const cpu_matmul *mm = &job->w->kernels->matmul[m->type];
+    const uint8_t *data = cpu_unit_data(m, job->unit);
+    uint32_t tile_rows = (uint32_t)mm->tile_rows;
+    uint32_t n = (uint32_t)min_u64(m->out_n - job->from, unpack_rows(job->w->kernels, m));
+    uint64_t stride = tile_stride(mm, m->in_n);
+    if (m->order != NEURONS_BY_OUTPUT)
+        mm->neuron_tiles(job->tiles, stride, data, m->out_n, job->from, n, m->in_n);
+    else
+        mm->tile_unpack(job->tiles, data + m->row_bytes * job->from, m->row_bytes, n, m->in_n);
+    for (uint32_t at = 0; at < n; at += tile_rows)
+        multiply_tile(job, job->tiles + stride * (at / tile_rows), job->from + at,
+                      n - at < tile_rows ? n - at : tile_rows);
 }
 
 /* ---- Linear ---- */
@@ -169,8 +178,7 @@ cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op) {
     uint64_t few = forms_of(k, part, part_n, min_u64(op->row_max, CPU_TILE_ROWS_MIN - 1), 0, false).bytes;
     if (op->row_max < CPU_TILE_ROWS_MIN) return product_scratch(few, 0, 0);
     return product_scratch(few, forms_of(k, part, part_n, op->row_max, 0, true).bytes,
-                           tile_bytes_max(k, part, part_n) + rows_bytes_max(k, part, part_n) +
-                               RECTANGLE_FLOATS * sizeof(float));
+                           tiles_bytes_max(k, part, part_n) + RECTANGLE_FLOATS * sizeof(float));
 }
 
 static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
@@ -208,21 +216,20 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     }
     team_barrier(w->team);
     uint8_t *scratch = cpu_thread_scratch(w, cpu_linear_scratch(w->kernels, &op->op));
-    uint32_t tile_n[DEVICE_LINEAR_MAX];
+    uint32_t tile_n[DEVICE_LINEAR_MAX]; /* per part: what is unpacked at a time */
     total = 0;
     for (uint32_t i = 0; i < part_n; i++)
-        total += tile_n[i] = pieces(part[i].w.out_n, (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows);
+        total += tile_n[i] = pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w));
     for (uint32_t item; (item = cpu_take(op, 1)) < total;) {
         uint32_t i = find_part(tile_n, part_n, &item);
         tile_job job = {.w = w,
                         .part = &part[i],
-                        .from = item * (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows,
+                        .from = item * unpack_rows(w->kernels, &part[i].w),
                         .panels = w->workspace + f.offset[f.of_part[i]],
                         .col_n = row_n,
                         .rectangle = (float *)(void *)scratch,
-                        .tile = scratch + RECTANGLE_FLOATS * sizeof(float)};
-        job.rows = job.tile + tile_bytes_max(w->kernels, part, part_n);
-        multiply_tile(&job);
+                        .tiles = scratch + RECTANGLE_FLOATS * sizeof(float)};
+        multiply_tiles(&job);
     }
 }
 
@@ -273,8 +280,7 @@ cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op) {
     uint64_t numbers = 2 * ((uint64_t)experts_unit_n(op) + 1) + (uint64_t)op->row_max * op->experts.used_n;
     uint64_t gathered = PANEL_COLS_MAX * (uint64_t)part[0].w.in_n; /* inputs of one panel */
     return product_scratch(few, experts_panels_bytes(k, op) + numbers * sizeof(uint32_t),
-                           tile_bytes_max(k, part, part_n) + rows_bytes_max(k, part, part_n) +
-                               (RECTANGLE_FLOATS + gathered) * sizeof(float));
+                           tiles_bytes_max(k, part, part_n) + (RECTANGLE_FLOATS + gathered) * sizeof(float));
 }
 
 static int32_t *chosen(const device_op *op, uint32_t r) {
@@ -360,7 +366,7 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     groups g = groups_at(w->kernels, o, w->workspace);
     uint8_t *scratch = cpu_thread_scratch(w, cpu_experts_scratch(w->kernels, o));
     float *rectangle = (float *)(void *)scratch, *gathered = rectangle + RECTANGLE_FLOATS;
-    uint8_t *tile = (uint8_t *)(gathered + PANEL_COLS_MAX * (size_t)k);
+    uint8_t *tiles = (uint8_t *)(gathered + PANEL_COLS_MAX * (size_t)k);
     /* panels are numbered by one column count: forms of an operation that differ in it take turns */
     for (uint32_t j = 0; j < f.n; j++) {
         team_barrier(w->team);
@@ -376,8 +382,7 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
         uint32_t tile_n[2] = {0, 0}, per_unit = 0;
         for (uint32_t i = 0; i < part_n; i++)
             if (f.of_part[i] == j)
-                per_unit += tile_n[i] =
-                    pieces(part[i].w.out_n, (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows);
+                per_unit += tile_n[i] = pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w));
         for (uint32_t item; (item = cpu_take(op, 1)) < unit_n * per_unit;) {
             uint32_t u = item / per_unit, tile_i = item % per_unit, i = find_part(tile_n, part_n, &tile_i);
             uint32_t uses = g.start[u + 1] - g.start[u];
@@ -385,15 +390,14 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
             tile_job job = {.w = w,
                             .part = &part[i],
                             .unit = (int32_t)u,
-                            .from = tile_i * (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows,
+                            .from = tile_i * unpack_rows(w->kernels, &part[i].w),
                             .panels = w->workspace + f.offset[j] + panel_stride(f.form[j], k) * g.panel[u],
                             .col_n = uses,
                             .use = g.use + g.start[u],
                             .used_n = o->experts.used_n,
                             .rectangle = rectangle,
-                            .tile = tile,
-                            .rows = tile + tile_bytes_max(w->kernels, part, part_n)};
-            multiply_tile(&job);
+                            .tiles = tiles};
+            multiply_tiles(&job);
         }
     }
 }

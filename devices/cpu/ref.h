@@ -5,6 +5,11 @@
 
 #include "devices/cpu/kernels.h"
 
+/* Products of floats are added in double: by pieces of a row, in each piece eight partial sums, product i to
+ * number i % 8, so that the order is fixed and still fit for vectors. */
+enum { REF_DOT_PARTS = 8, REF_DOT_PIECE = 256 };
+double ref_dot_total(const double part[REF_DOT_PARTS]);
+
 /* Fills matmul[] and dequant[] of the table. */
 void ref_products_init(cpu_kernels *k);
 /* Fills neuron_sum[]. */

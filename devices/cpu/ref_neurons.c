@@ -1,4 +1,7 @@
-/* ref_neurons.c - sums over active neurons in plain C: one neuron after the other, in double. */
+/* ref_neurons.c - sums over active neurons in plain C: what gemv does for the whole vector (ref_quant.c),
+ * addition by addition, less those of zeros. So the portable engine gives the same bits whether it skips or
+ * not.
+ */
 #include "devices/cpu/ref.h"
 #include "devices/neurons.h"
 
@@ -18,8 +21,33 @@ static float float_at(const uint8_t *w, gguf_type type, size_t i) {
     return type == GGUF_F16 ? ref_f16_to_f32(h) : ref_bf16_to_f32(h);
 }
 
-static void add_float_neuron(double *sum, const uint8_t *w, gguf_type type, size_t from, size_t n, float x) {
-    for (size_t o = 0; o < n; o++) sum[o] += (double)x * (double)float_at(w, type, from + o);
+/* The partial sums of ref_dot_float for each output, of the piece of neurons that is being added. */
+typedef struct piece_sums {
+    double part[REF_DOT_PARTS][NEURONS_RUN], total[NEURONS_RUN];
+} piece_sums;
+
+static void end_piece(piece_sums *s) {
+    for (size_t o = 0; o < NEURONS_RUN; o++) {
+        double part[REF_DOT_PARTS];
+        for (size_t j = 0; j < REF_DOT_PARTS; j++) part[j] = s->part[j][o];
+        s->total[o] += ref_dot_total(part);
+    }
+    memset(s->part, 0, sizeof s->part);
+}
+
+/* At most NEURONS_RUN outputs. */
+static void sum_floats(float *y, const uint8_t *w, gguf_type type, size_t out_n, size_t from, size_t n,
+                       const cpu_active *a) {
+    piece_sums s = {0};
+    for (size_t j = 0; j < a->n; j++) {
+        const size_t i = a->neuron[j];
+        if (j > 0 && i / REF_DOT_PIECE != a->neuron[j - 1] / REF_DOT_PIECE) end_piece(&s);
+        double *part = s.part[i % REF_DOT_PARTS];
+        for (size_t o = 0; o < n; o++)
+            part[o] += (double)float_at(w, type, out_n * i + from + o) * (double)a->x[j];
+    }
+    end_piece(&s);
+    for (size_t o = 0; o < n; o++) y[o] = (float)s.total[o];
 }
 
 /* ---- Block types ---- */
@@ -48,40 +76,64 @@ static void q4_k_part(const uint8_t *planes, size_t out_n, size_t o, size_t part
 #undef BYTE
 }
 
-/* Weight of output o of neuron i of a group. */
-static double weight_at(const uint8_t *group, gguf_type type, neurons_form f, size_t out_n, size_t i,
-                        size_t o) {
+enum { PART = 32 /* neurons whose sum is scaled at once */ };
+
+/* Scales of both halves of part number `part` of a group for output o, and its minimum. */
+static void scales_at(float scale[2], float *min, const uint8_t *planes, gguf_type type, size_t out_n,
+                      size_t part, size_t o) {
+    *min = 0;
+    if (type == GGUF_Q6_K) {
+        const float d = half_at(planes + 16 * out_n, o);
+        for (size_t h = 0; h < 2; h++) scale[h] = d * (float)(int8_t)planes[(2 * part + h) * out_n + o];
+        return;
+    }
+    scale[0] = scale[1] = half_at(planes, o);
+    if (type != GGUF_Q4_K) return;
+    int s, m;
+    q4_k_part(planes + 4 * out_n, out_n, o, part, &s, &m);
+    scale[0] = scale[1] = scale[0] * (float)s;
+    *min = half_at(planes + 2 * out_n, o) * (float)m;
+}
+
+/* Adds the neurons listed from j on that belong to one part; returns where the next begins. */
+static size_t add_part(double *sum, const uint8_t *w, gguf_type type, neurons_form f, size_t out_n,
+                       size_t from, size_t n, const cpu_active *a, size_t j) {
+    const size_t g = a->neuron[j] / f.group_n, number = a->neuron[j] / PART;
     const uint64_t row_bytes = neurons_row_bytes(f, (uint32_t)out_n);
-    const uint8_t *planes = group + f.group_n * row_bytes;
-    const double q = quant_at(group + row_bytes * i, type, out_n, o);
-    if (type == GGUF_Q6_K)
-        return (double)half_at(planes + 16 * out_n, o) * (int8_t)planes[i / 16 * out_n + o] * q;
-    const double d = (double)half_at(planes, o);
-    if (type != GGUF_Q4_K) return d * q;
-    int scale, min;
-    q4_k_part(planes + 4 * out_n, out_n, o, i / 32, &scale, &min);
-    return d * scale * q - (double)half_at(planes + 2 * out_n, o) * min;
+    const uint8_t *group = w + neurons_group_bytes(f, (uint32_t)out_n) * g;
+    size_t end = j;
+    int32_t q_sum = 0;
+    for (; end < a->n && a->neuron[end] / PART == number; end++) q_sum += a->q[end];
+    for (size_t o = 0; o < n; o++) {
+        int32_t product[2] = {0};
+        float scale[2], min;
+        for (size_t i = j; i < end; i++) {
+            const size_t neuron = a->neuron[i] % f.group_n;
+            product[neuron % PART / 16] +=
+                a->q[i] * quant_at(group + row_bytes * neuron, type, out_n, from + o);
+        }
+        scales_at(scale, &min, group + f.group_n * row_bytes, type, out_n, number % (f.group_n / PART),
+                  from + o);
+        const double low = (double)scale[0] * product[0], high = (double)scale[1] * product[1];
+        sum[o] += (double)a->d[g] * (low + high - (double)min * q_sum);
+    }
+    return end;
 }
 
 /* ---- The slots ---- */
 
 static void neuron_sum(float *y, const uint8_t *w, size_t out_n, size_t from, size_t n, const cpu_active *a,
                        gguf_type type) {
-    double sum[CPU_NEURON_OUTPUTS_MAX] = {0};
     neurons_form f;
     bool known = neurons_form_of(type, (uint32_t)out_n, &f);
     assert(known && n <= CPU_NEURON_OUTPUTS_MAX);
-    const uint64_t group_bytes = neurons_group_bytes(f, (uint32_t)out_n);
-    for (size_t j = 0; j < a->n; j++) {
-        const size_t g = a->neuron[j] / f.group_n, i = a->neuron[j] % f.group_n;
-        if (f.group_n == 1) {
-            add_float_neuron(sum, w + group_bytes * g, type, from, n, a->x[j]);
-            continue;
-        }
-        const double x = (double)a->d[g] * a->q[j];
-        for (size_t o = 0; o < n; o++)
-            sum[o] += x * weight_at(w + group_bytes * g, type, f, out_n, i, from + o);
+    if (f.group_n == 1) {
+        for (size_t o = 0; o < n; o += NEURONS_RUN)
+            sum_floats(y + o, w, type, out_n, from + o, n - o < NEURONS_RUN ? n - o : NEURONS_RUN, a);
+        return;
     }
+    double sum[CPU_NEURON_OUTPUTS_MAX] = {0};
+    for (size_t j = 0; j < a->n;) j = add_part(sum, w, type, f, out_n, from, n, a, j);
     for (size_t o = 0; o < n; o++) y[o] = (float)sum[o];
 }
 

@@ -6,6 +6,7 @@
  * loses nothing.
  */
 #include "devices/cpu/ref.h"
+#include "devices/neurons.h"
 #include "devices/quant.h"
 
 #include <assert.h>
@@ -193,15 +194,26 @@ static dequant_fn *dequant_of(gguf_type type) {
 
 /* ---- Dot products ------------------------------------------------------------------------------------ */
 
-/* Eight partial sums, so that the order is fixed and still fit for vectors. */
-static double dot_float(const float *a, const float *b, size_t n) {
-    double part[8] = {0};
+double ref_dot_total(const double part[REF_DOT_PARTS]) {
+    return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+}
+
+/* At most REF_DOT_PIECE products. */
+static double dot_piece(const float *a, const float *b, size_t n) {
+    double part[REF_DOT_PARTS] = {0};
     size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        for (size_t j = 0; j < 8; j++) part[j] += (double)a[i + j] * (double)b[i + j];
+    for (; i + REF_DOT_PARTS <= n; i += REF_DOT_PARTS) {
+        for (size_t j = 0; j < REF_DOT_PARTS; j++) part[j] += (double)a[i + j] * (double)b[i + j];
     }
     for (size_t j = 0; i < n; i++, j++) part[j] += (double)a[i] * (double)b[i];
-    return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+    return ref_dot_total(part);
+}
+
+static double dot_float(const float *a, const float *b, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i += REF_DOT_PIECE)
+        sum += dot_piece(a + i, b + i, n - i < REF_DOT_PIECE ? n - i : REF_DOT_PIECE);
+    return sum;
 }
 
 static int32_t dot_half_group(const int8_t *a, const int8_t *b) {
@@ -259,12 +271,12 @@ void ref_gemv_float(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, 
                                                                            : type == GGUF_F32 ? 4
                                                                                               : 2;
     for (size_t r = 0; r < row_n; r++, w += row_bytes) {
-        float piece[BLOCK_GROUPS_MAX * GROUP];
+        float piece[REF_DOT_PIECE];
         double sum = 0;
         for (size_t i = 0; i < k;) {
             const size_t n = k - i < COUNT_OF(piece) ? k - i : COUNT_OF(piece);
             dequant(piece, w + i / block_n * block_bytes, n);
-            sum += dot_float(piece, x + i, n);
+            sum += dot_piece(piece, x + i, n);
             i += n;
         }
         y[r] = (float)sum;
@@ -327,7 +339,7 @@ static void tile_mul(float *y, size_t y_stride, const void *tile, const void *pa
 }
 
 /* The slots that differ by type. */
-#define QUANT_SLOTS(type)                                                                                    \
+#define QUANT_SLOTS(type, TYPE)                                                                              \
     static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
                             size_t k) {                                                                      \
         for (size_t r = 0; r < row_n; r++)                                                                   \
@@ -341,11 +353,35 @@ static void tile_mul(float *y, size_t y_stride, const void *tile, const void *pa
             for (size_t j = 0; j < k / GROUP; j += form_##type.group_n, block += form_##type.block_bytes)    \
                 form_##type.unpack(g + r * (k / GROUP) + j, block);                                          \
         }                                                                                                    \
+    }                                                                                                        \
+    static void neuron_tiles_##type(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,    \
+                                    size_t from, size_t row_n, size_t k) {                                   \
+        neuron_tiles_blocks(tiles, tile_stride, stored, out_n, from, row_n, k, GGUF_##TYPE, &form_##type);   \
     }
-QUANT_SLOTS(q4_0)
-QUANT_SLOTS(q8_0)
-QUANT_SLOTS(q4_k)
-QUANT_SLOTS(q6_k)
+/* Tiles of restored rows: whole rows of a block at a time. */
+static void neuron_tiles_blocks(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                                size_t from, size_t row_n, size_t k, gguf_type type, const quant_form *form) {
+    const size_t block_n = form->group_n * GROUP;
+    neurons_form f;
+    bool known = neurons_form_of(type, (uint32_t)out_n, &f);
+    assert(known && f.group_n == block_n);
+    for (size_t r = 0; r < row_n; r += TILE_ROWS) {
+        weight_group *tile = (void *)((uint8_t *)tiles + r / TILE_ROWS * tile_stride);
+        for (size_t b = 0; b < k / block_n; b++) {
+            uint8_t rows[TILE_ROWS * sizeof(quant_q6_k)];
+            const size_t n = row_n - r < TILE_ROWS ? row_n - r : TILE_ROWS;
+            neurons_restore(rows, stored + neurons_group_bytes(f, (uint32_t)out_n) * b, form->block_bytes,
+                            type, (uint32_t)block_n, (uint32_t)out_n, (uint32_t)(from + r), (uint32_t)n);
+            for (size_t i = 0; i < n; i++)
+                form->unpack(tile + i * (k / GROUP) + b * form->group_n, rows + i * form->block_bytes);
+        }
+    }
+}
+
+QUANT_SLOTS(q4_0, Q4_0)
+QUANT_SLOTS(q8_0, Q8_0)
+QUANT_SLOTS(q4_k, Q4_K)
+QUANT_SLOTS(q6_k, Q6_K)
 
 /* ---- Portable products of float types ----------------------------------------------------------------
  * Packed activation: the floats. Panel and tile: rows of floats. */
@@ -374,6 +410,15 @@ static void float_tile_mul(float *y, size_t y_stride, const void *tile, const vo
     }                                                                                                        \
     static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
         for (size_t r = 0; r < row_n; r++) dequant_##type((float *)tile + r * k, w + r * row_bytes, k);      \
+    }                                                                                                        \
+    static void neuron_tiles_##type(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,    \
+                                    size_t from, size_t row_n, size_t k) {                                   \
+        const size_t bytes = gguf_type_get(GGUF_##TYPE)->block_bytes;                                        \
+        for (size_t r = 0; r < row_n; r++) {                                                                 \
+            float *row = (float *)(void *)((uint8_t *)tiles + r / TILE_ROWS * tile_stride);                  \
+            for (size_t i = 0; i < k; i++)                                                                   \
+                dequant_##type(row + r % TILE_ROWS * k + i, stored + (i * out_n + from + r) * bytes, 1);     \
+        }                                                                                                    \
     }
 FLOAT_SLOTS(f32, F32)
 FLOAT_SLOTS(f16, F16)
@@ -382,12 +427,12 @@ FLOAT_SLOTS(bf16, BF16)
 #define QUANT_MATMUL(type, block)                                                                            \
     (cpu_matmul) {                                                                                           \
         act_bytes, act_pack_##block, gemv_##type, TILE_ROWS, PANEL_COLS, panel_bytes, panel_pack_##block,    \
-            tile_bytes, tile_unpack_##type, tile_mul                                                         \
+            tile_bytes, tile_unpack_##type, tile_mul, neuron_tiles_##type                                    \
     }
 #define FLOAT_MATMUL(type)                                                                                   \
     (cpu_matmul) {                                                                                           \
         float_act_bytes, float_act_pack, gemv_##type, TILE_ROWS, PANEL_COLS, float_panel_bytes,              \
-            float_panel_pack, float_tile_bytes, tile_unpack_##type, float_tile_mul                           \
+            float_panel_pack, float_tile_bytes, tile_unpack_##type, float_tile_mul, neuron_tiles_##type      \
     }
 
 void ref_products_init(cpu_kernels *k) {

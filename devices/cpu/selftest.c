@@ -5,9 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/neurons.h"
 #include "devices/quant.h"
 
-enum { ROW_N = 4, K = 512, ROW_BYTES_MAX = K * 4 };
+/* ROW_N: a run of outputs, as matrices by neuron need. ACTIVE_EVERY: neurons of sums. */
+enum { ROW_N = NEURONS_RUN, K = 512, ACTIVE_EVERY = 3 };
 
 static uint64_t next_random(uint64_t *state) { /* splitmix64 */
     uint64_t z = *state += 0x9E3779B97F4A7C15u;
@@ -43,43 +45,126 @@ static void fill_floats(uint8_t *w, uint64_t n, gguf_type type, uint64_t *state)
     }
 }
 
-static hotset_status test_type(const cpu_kernels *k, gguf_type type, uint8_t *w, void *act,
-                               hotset_error *err) {
-    uint64_t state = type, row_bytes = gguf_row_bytes(type, K);
-    bool quantised = gguf_type_get(type)->block_n > 1;
-    float x[K], got[ROW_N], want[ROW_N];
-    for (int i = 0; i < K; i++) x[i] = next_float(&state);
-    if (quantised)
-        fill_blocks(w, row_bytes * ROW_N, type, &state);
-    else
-        fill_floats(w, ROW_N * K, type, &state);
-    k->matmul[type].act_pack(act, x, K);
-    k->matmul[type].gemv(got, w, row_bytes, ROW_N, act, K);
-    if (quantised)
-        ref_gemv_int(want, w, row_bytes, ROW_N, x, K, type);
-    else
-        ref_gemv_float(want, w, row_bytes, ROW_N, x, K, type);
+/* Memory for the test of one type. */
+typedef struct workspace {
+    uint8_t *rows, *stored, *act, *panel, *tile, *tiles;
+    float *got, *want; /* products of tiles, or ROW_N of others */
+} workspace;
+
+/* Lays the parts out from `base` on, which may be NULL; returns the bytes they take. */
+static uint64_t lay_out(workspace *ws, const cpu_matmul *m, uint64_t row_bytes, uint8_t *base) {
+    const uint64_t tile_n = (ROW_N + m->tile_rows - 1) / m->tile_rows;
+    const uint64_t products = max_u64(ROW_N, m->tile_rows * m->panel_cols) * sizeof(float);
+    const struct {
+        uint8_t **at;
+        uint64_t bytes;
+    } part[] = {{&ws->rows, row_bytes * ROW_N}, {&ws->stored, row_bytes * ROW_N},
+                {&ws->act, m->act_bytes(K)},    {&ws->panel, m->panel_bytes(K)},
+                {&ws->tile, m->tile_bytes(K)},  {&ws->tiles, round_up(m->tile_bytes(K), CPU_ALIGN) * tile_n}};
+    uint64_t used = 0;
+    for (size_t i = 0; i < COUNT_OF(part); i++) {
+        if (base) *part[i].at = base + used;
+        used += round_up(part[i].bytes, CPU_ALIGN);
+    }
+    if (base) ws->got = (float *)(void *)(base + used), ws->want = (float *)(void *)(base + used + products);
+    return used + 2 * products;
+}
+
+/* What one type is tested with. */
+typedef struct type_test {
+    const cpu_kernels *kernels, *reference;
+    gguf_type type;
+    uint64_t row_bytes;
+    workspace ws;
+    float x[K];
+} type_test;
+
+static hotset_status compare(const type_test *t, const char *what, size_t n, hotset_error *err) {
     double difference = 0, norm = 0;
-    for (int i = 0; i < ROW_N; i++) {
-        difference += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
-        norm += (double)want[i] * want[i];
+    for (size_t i = 0; i < n; i++) {
+        const double got = t->ws.got[i], want = t->ws.want[i];
+        difference += (got - want) * (got - want);
+        norm += want * want;
     }
     if (sqrt(difference) <= 1e-5 * sqrt(norm)) return HOTSET_OK;
-    return hotset_fail(err, HOTSET_E_DEVICE,
-                       "cpu: the %s kernels compute wrong %s products (relative error %.1e)", k->isa,
-                       gguf_type_get(type)->name, sqrt(difference / norm));
+    return hotset_fail(err, HOTSET_E_DEVICE, "cpu: the %s kernels compute wrong %s %s (relative error %.1e)",
+                       t->kernels->isa, gguf_type_get(t->type)->name, what, sqrt(difference / norm));
+}
+
+static hotset_status test_gemv(const type_test *t, hotset_error *err) {
+    const cpu_matmul *m = &t->kernels->matmul[t->type];
+    m->act_pack(t->ws.act, t->x, K);
+    m->gemv(t->ws.got, t->ws.rows, t->row_bytes, ROW_N, t->ws.act, K);
+    if (gguf_type_get(t->type)->block_n > 1)
+        ref_gemv_int(t->ws.want, t->ws.rows, t->row_bytes, ROW_N, t->x, K, t->type);
+    else
+        ref_gemv_float(t->ws.want, t->ws.rows, t->row_bytes, ROW_N, t->x, K, t->type);
+    return compare(t, "products", ROW_N, err);
+}
+
+/* Tiles by neuron against tiles of rows. */
+static hotset_status test_tiles(const type_test *t, hotset_error *err) {
+    const cpu_matmul *m = &t->kernels->matmul[t->type];
+    const uint64_t stride = round_up(m->tile_bytes(K), CPU_ALIGN);
+    m->panel_pack(t->ws.panel, t->x, 0, m->panel_cols, K); /* every column the same */
+    m->neuron_tiles(t->ws.tiles, stride, t->ws.stored, ROW_N, 0, ROW_N, K);
+    for (size_t r = 0; r < ROW_N; r += m->tile_rows) {
+        const size_t n = ROW_N - r < m->tile_rows ? ROW_N - r : m->tile_rows;
+        m->tile_unpack(t->ws.tile, t->ws.rows + r * t->row_bytes, t->row_bytes, n, K);
+        m->tile_mul(t->ws.want, m->tile_rows, t->ws.tile, t->ws.panel, K);
+        m->tile_mul(t->ws.got, m->tile_rows, t->ws.tiles + r / m->tile_rows * stride, t->ws.panel, K);
+        HOTSET_TRY(compare(t, "tiles by neuron", n, err));
+    }
+    return HOTSET_OK;
+}
+
+static hotset_status test_sums(const type_test *t, hotset_error *err) {
+    uint32_t neuron[K];
+    int8_t q[K];
+    float d[K];
+    cpu_active active = {.neuron = neuron, .x = t->x, .q = q, .d = d};
+    for (uint32_t i = 0; i < K; i += ACTIVE_EVERY, active.n++) {
+        neuron[active.n] = i;
+        q[active.n] = (int8_t)(127 * t->x[active.n]);
+    }
+    for (size_t i = 0; i < K; i++) d[i] = 0.01f; /* by block, as many as there are */
+    t->kernels->neuron_sum[t->type](t->ws.got, t->ws.stored, ROW_N, 0, ROW_N, &active);
+    t->reference->neuron_sum[t->type](t->ws.want, t->ws.stored, ROW_N, 0, ROW_N, &active);
+    return compare(t, "sums over neurons", ROW_N, err);
+}
+
+static hotset_status test_type(type_test *t, hotset_error *err) {
+    uint64_t state = t->type;
+    for (int i = 0; i < K; i++) t->x[i] = next_float(&state);
+    if (gguf_type_get(t->type)->block_n > 1)
+        fill_blocks(t->ws.rows, t->row_bytes * ROW_N, t->type, &state);
+    else
+        fill_floats(t->ws.rows, ROW_N * K, t->type, &state);
+    HOTSET_TRY(test_gemv(t, err));
+    if (!t->kernels->neuron_sum[t->type]) return HOTSET_OK;
+    neurons_store(t->ws.stored, t->ws.rows, t->row_bytes, t->type, K, ROW_N, 0, ROW_N);
+    HOTSET_TRY(test_tiles(t, err));
+    return test_sums(t, err);
 }
 
 hotset_status cpu_selftest(const cpu_kernels *k, hotset_error *err) {
-    uint64_t act_bytes = 0;
+    cpu_kernels reference;
+    cpu_kernels_ref(&reference);
+    uint64_t bytes = 0;
     for (int type = 0; type < GGUF_TYPE_MAX; type++)
-        if (k->matmul[type].act_bytes) act_bytes = max_u64(act_bytes, k->matmul[type].act_bytes(K));
-    uint8_t *memory = aligned_alloc(CPU_ALIGN, round_up(act_bytes, CPU_ALIGN) + ROW_N * ROW_BYTES_MAX);
+        if (k->matmul[type].act_bytes)
+            bytes = max_u64(
+                bytes, lay_out(&(workspace){0}, &k->matmul[type], gguf_row_bytes((gguf_type)type, K), NULL));
+    uint8_t *memory = aligned_alloc(CPU_ALIGN, round_up(bytes, CPU_ALIGN));
     if (!memory) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the CPU's self-test");
     hotset_status status = HOTSET_OK;
-    for (int type = 0; type < GGUF_TYPE_MAX && !status; type++)
-        if (k->matmul[type].act_bytes)
-            status = test_type(k, (gguf_type)type, memory + round_up(act_bytes, CPU_ALIGN), memory, err);
+    for (int type = 0; type < GGUF_TYPE_MAX && !status; type++) {
+        if (!k->matmul[type].act_bytes) continue;
+        type_test t = {.kernels = k, .reference = &reference, .type = (gguf_type)type};
+        t.row_bytes = gguf_row_bytes(t.type, K);
+        lay_out(&t.ws, &k->matmul[type], t.row_bytes, memory);
+        status = test_type(&t, err);
+    }
     free(memory);
     return status;
 }

@@ -308,7 +308,7 @@ enum { SAMPLE_NEURONS = 256, SAMPLE_SPARSITY = 8 /* one of as many neurons is ac
 /* Memory for the samples: zeros, for the time of these kernels does not depend on values. */
 typedef struct sample {
     const cpu_kernels *kernels;
-    uint8_t *weights, *act, *panel, *tile, *rows;
+    uint8_t *weights, *act, *panel, *tiles; /* tiles of CPU_NEURON_ROWS rows */
     float *x, *y;
 } sample;
 
@@ -322,11 +322,12 @@ static void sample_free(sample *s) {
     free(s->weights);
     free(s->act);
     free(s->panel);
-    free(s->tile);
-    free(s->rows);
+    free(s->tiles);
     free(s->x);
     free(s->y);
 }
+
+static uint64_t tile_stride(const cpu_matmul *m, uint64_t k) { return round_up(m->tile_bytes(k), CPU_ALIGN); }
 
 /* Room for tiles of a matrix with rows of k weights, and for SAMPLE_NEURONS neurons of weight_bytes. */
 static bool sample_alloc(sample *s, const cpu_kernels *kernels, gguf_type type, uint64_t k,
@@ -336,11 +337,10 @@ static bool sample_alloc(sample *s, const cpu_kernels *kernels, gguf_type type, 
     s->weights = room(weight_bytes);
     s->act = room(m->act_bytes(k));
     s->panel = room(m->panel_bytes(k));
-    s->tile = room(m->tile_bytes(k));
-    s->rows = room(gguf_row_bytes(type, k) * m->tile_rows);
+    s->tiles = room(tile_stride(m, k) * ((CPU_NEURON_ROWS + m->tile_rows - 1) / m->tile_rows));
     s->x = room(m->panel_cols * k * sizeof(float));
     s->y = room(max_u64(m->tile_rows * m->panel_cols, out_n) * sizeof(float));
-    return s->weights && s->act && s->panel && s->tile && s->rows && s->x && s->y;
+    return s->weights && s->act && s->panel && s->tiles && s->x && s->y;
 }
 
 static void keep_least(double *least, double begin_s) {
@@ -366,11 +366,11 @@ static hotset_status measure_up(const cpu_kernels *kernels, const device_matrix 
         }
         keep_least(&list_s, begin_s);
         begin_s = base_now_s();
-        m->tile_unpack(s.tile, s.weights, up->row_bytes, m->tile_rows, k);
+        m->tile_unpack(s.tiles, s.weights, up->row_bytes, m->tile_rows, k);
         keep_least(&unpack_s, begin_s);
         m->panel_pack(s.panel, s.x, k, m->panel_cols, k);
         begin_s = base_now_s();
-        m->tile_mul(s.y, m->tile_rows, s.tile, s.panel, k);
+        m->tile_mul(s.y, m->tile_rows, s.tiles, s.panel, k);
         keep_least(&mul_s, begin_s);
     }
     sample_free(&s);
@@ -381,12 +381,12 @@ static hotset_status measure_up(const cpu_kernels *kernels, const device_matrix 
     return HOTSET_OK;
 }
 
-/* Adds down's: all outputs of a few neurons, against one tile of outputs over as many. */
+/* Adds down's: all outputs of a few neurons, against tiles of a few outputs over as many. */
 static hotset_status measure_down(const cpu_kernels *kernels, const device_matrix *down, cpu_crossover *c,
                                   hotset_error *err) {
     const cpu_matmul *m = &kernels->matmul[down->type];
     const uint32_t k = SAMPLE_NEURONS, out_n = down->out_n, active_n = k / SAMPLE_SPARSITY;
-    const uint32_t tile_n = m->tile_rows < out_n ? (uint32_t)m->tile_rows : out_n;
+    const uint32_t unpack_n = (uint32_t)min_u64(out_n, CPU_NEURON_ROWS);
     const uint64_t row_bytes = gguf_row_bytes(down->type, k);
     uint32_t neuron[SAMPLE_NEURONS];
     int8_t q[SAMPLE_NEURONS] = {0};
@@ -404,20 +404,18 @@ static hotset_status measure_down(const cpu_kernels *kernels, const device_matri
         }
         keep_least(&list_s, begin_s);
         begin_s = base_now_s();
-        neurons_restore(s.rows, s.weights, row_bytes, down->type, k, out_n, 0, tile_n);
-        m->tile_unpack(s.tile, s.rows, row_bytes, tile_n, k);
+        m->neuron_tiles(s.tiles, tile_stride(m, k), s.weights, out_n, 0, unpack_n, k);
         keep_least(&unpack_s, begin_s);
         m->panel_pack(s.panel, s.x, k, m->panel_cols, k);
         begin_s = base_now_s();
-        m->tile_mul(s.y, m->tile_rows, s.tile, s.panel, k);
+        m->tile_mul(s.y, m->tile_rows, s.tiles, s.panel, k);
         keep_least(&mul_s, begin_s);
     }
     sample_free(&s);
     if (!ok) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for measuring the crossover");
-    double tiles = (double)out_n / tile_n;
     c->active += list_s / active_n;
-    c->fixed += tiles * unpack_s / k;
-    c->row += tiles * mul_s / (double)(k * m->panel_cols);
+    c->fixed += unpack_s * out_n / ((double)unpack_n * k);
+    c->row += mul_s * out_n / (double)(m->tile_rows * m->panel_cols * k);
     return HOTSET_OK;
 }
 
