@@ -24,13 +24,15 @@ static int falling(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-int64_t *profile_sorted(const hotset_profile_layer *layer) {
-    int64_t *sorted = malloc((layer->unit_n + 1) * sizeof *sorted);
+static int64_t *sorted_of(const int64_t *count, uint32_t n) {
+    int64_t *sorted = malloc(((size_t)n + 1) * sizeof *sorted);
     if (!sorted) return NULL;
-    memcpy(sorted, layer->count, layer->unit_n * sizeof *sorted);
-    qsort(sorted, layer->unit_n, sizeof *sorted, falling);
+    memcpy(sorted, count, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, falling);
     return sorted;
 }
+
+int64_t *profile_sorted(const hotset_profile_layer *layer) { return sorted_of(layer->count, layer->unit_n); }
 
 static int64_t sum_of(const int64_t *values, size_t n) {
     int64_t sum = 0;
@@ -340,21 +342,38 @@ static uint32_t chosen_of(double share, uint32_t unit_n) {
     return n ? n : 1;
 }
 
-static bool carried_of(const hotset_profile_layer *a, const hotset_profile_layer *b, carried out[CHOSEN_N]) {
-    uint32_t n = a->unit_n;
-    int64_t *best = profile_sorted(b);
+/* Uses `a` and `b` of the same units [n]. */
+static bool carried_of(const int64_t *a, const int64_t *b, uint32_t n, carried out[CHOSEN_N]) {
+    int64_t *best = sorted_of(b, n);
     unit_use *use = malloc(n * sizeof *use);
-    for (uint32_t i = 0; best && use && i < n; i++) use[i] = (unit_use){a->count[i], b->count[i], i};
-    if (best && use) qsort(use, n, sizeof *use, by_use);
-    for (int s = 0; best && use && s < CHOSEN_N; s++) {
+    bool done = best && use;
+    for (uint32_t i = 0; done && i < n; i++) use[i] = (unit_use){a[i], b[i], i};
+    if (done) qsort(use, n, sizeof *use, by_use);
+    for (int s = 0; done && s < CHOSEN_N; s++) {
         uint32_t chosen_n = chosen_of(chosen_shares[s], n);
         out[s] = (carried){.chosen_n = chosen_n, .unit_n = n, .all = (double)sum_of(best, n)};
         out[s].best = (double)sum_of(best, chosen_n);
         out[s].even = out[s].all * chosen_n / n;
         for (uint32_t i = 0; i < chosen_n; i++) out[s].by_a += (double)use[i].b;
     }
-    bool done = best && use;
     free(best);
+    free(use);
+    return done;
+}
+
+/* The units of all layers together. */
+static bool carried_jointly(const hotset_profile *a, const hotset_profile *b, uint32_t unit_n,
+                            carried out[CHOSEN_N]) {
+    int64_t *use = malloc(2 * (size_t)unit_n * sizeof *use);
+    if (!use) return false;
+    for (uint32_t i = 0, at = 0; at < unit_n; i++) {
+        hotset_profile_layer l = hotset_profile_get_layer(a, i), m = hotset_profile_get_layer(b, i);
+        if (!l.count) continue;
+        memcpy(use + at, l.count, l.unit_n * sizeof *use);
+        memcpy(use + unit_n + at, m.count, l.unit_n * sizeof *use);
+        at += l.unit_n;
+    }
+    bool done = carried_of(use, use + unit_n, unit_n, out);
     free(use);
     return done;
 }
@@ -405,6 +424,14 @@ static void against_head(FILE *out, const char *a_path, const char *b_path) {
     fputc('\n', out);
 }
 
+static void even_text(FILE *out, const carried c[CHOSEN_N]) {
+    fputs(" even        ", out);
+    for (int s = 0; s < CHOSEN_N; s++) fprintf(out, "  %5.1f            ", 100 * ratio(c[s].even, c[s].all));
+    fputs("\n\nall: this share of every layer; joint: the most used units of all layers together;\n"
+          "even: had every unit the same use\n",
+          out);
+}
+
 bool profile_against(FILE *out, const char *command, const char *a_path, const hotset_profile *a,
                      const char *b_path, const hotset_profile *b, bool json) {
     if (!comparable(command, a_path, a, b_path, b)) return false;
@@ -416,17 +443,16 @@ bool profile_against(FILE *out, const char *command, const char *a_path, const h
         carried c[CHOSEN_N];
         char name[16];
         if (!l.count) continue;
-        if (!carried_of(&l, &m, c)) return say(command, "out of memory"), false;
+        if (!carried_of(l.count, m.count, l.unit_n, c)) return say(command, "out of memory"), false;
         snprintf(name, sizeof name, "%u", i);
         (json ? carried_json : carried_text)(out, name, c);
         for (int s = 0; s < CHOSEN_N; s++) carried_add(&total[s], &c[s]);
     }
     if (total->unit_n <= 0) return say(command, "%s has no layer with hot units", a_path), false;
+    carried joint[CHOSEN_N];
+    if (!carried_jointly(a, b, (uint32_t)total->unit_n, joint)) return say(command, "out of memory"), false;
     (json ? carried_json : carried_text)(out, "all", total);
-    if (json) return true;
-    fputs("even        ", out);
-    for (int s = 0; s < CHOSEN_N; s++)
-        fprintf(out, "  %5.1f            ", 100 * ratio(total[s].even, total[s].all));
-    fputs("(had every unit the same use)\n", out);
+    (json ? carried_json : carried_text)(out, "joint", joint);
+    if (!json) even_text(out, total);
     return true;
 }

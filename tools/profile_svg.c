@@ -174,6 +174,18 @@ static bool rows_draw(const picture *p) {
 
 /* ---- Around the rows -------------------------------------------------------------------------------- */
 
+/* The share of all counted units that a token uses. */
+static double mean_active(const picture *p) {
+    double used = 0, all = 0;
+    for (uint32_t i = 0; i < p->facts.layer_n; i++) {
+        hotset_profile_layer l = hotset_profile_get_layer(p->profile, i);
+        if (!l.count) continue;
+        used += (double)l.union_n[0];
+        all += (double)p->facts.token_n * l.unit_n;
+    }
+    return all > 0 ? used / all : 0;
+}
+
 static void head_draw(const picture *p) {
     char corpora[200], tokens[32], line[400];
     const hotset_profile_facts *f = &p->facts;
@@ -185,7 +197,9 @@ static void head_draw(const picture *p) {
              p->sizes ? "How large the activations of each layer are:" : "How often each unit is used:",
              tokens, corpora, f->activation);
     label(p, LEFT, 60, "start", line);
-    if (!p->sizes) label(p, MEAN_LEFT, TOP - 8, "start", "active, mean");
+    if (p->sizes) return;
+    snprintf(line, sizeof line, "active: mean %.1f %%", 100 * mean_active(p));
+    label(p, MEAN_LEFT, TOP - 8, "start", line);
 }
 
 static void layer_axis(const picture *p) {
@@ -200,20 +214,25 @@ static void layer_axis(const picture *p) {
             (TOP + p->bottom) / 2);
 }
 
-static void tick(const picture *p, double x, const char *text) {
+static void tick(const picture *p, double x) {
     fprintf(p->out, "<path stroke=\"#5b6b82\" d=\"M%.1f %.1fv5\"/>\n", x, p->bottom);
-    label(p, x, p->bottom + 19, "mid", text);
 }
 
 static void unit_axis(const picture *p) {
     char text[32];
     for (int i = 0; i <= 10 && !p->sizes; i++) {
+        double x = LEFT + i / 10.0 * PLOT_WIDTH;
         snprintf(text, sizeof text, "%d %%", 10 * i);
-        tick(p, LEFT + i / 10.0 * PLOT_WIDTH, text);
+        tick(p, x);
+        label(p, x, p->bottom + 19, "mid", text);
     }
     for (int power = -24; power <= 8 && p->sizes; power += 4) {
-        snprintf(text, sizeof text, "2^%d", power);
-        tick(p, LEFT + (power + 25.0) / OCTAVE_N * PLOT_WIDTH, text);
+        double x = LEFT + (power + 25.0) / OCTAVE_N * PLOT_WIDTH;
+        tick(p, x);
+        fprintf(
+            p->out,
+            "<text x=\"%.1f\" y=\"%.1f\" class=\"mid\">2<tspan dy=\"-6\" class=\"power\">%d</tspan></text>\n",
+            x, p->bottom + 20, power);
     }
     label(p, LEFT + PLOT_WIDTH / 2.0, p->bottom + 42, "mid",
           p->sizes ? "absolute value of the activation; every neuron is always active, none is hot"
@@ -249,7 +268,7 @@ static void styles(const picture *p, double height) {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %.0f\" width=\"%d\" height=\"%.0f\">\n"
         "<style>text{font:13px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#2b3442}"
         ".title{font-size:20px;font-weight:600}.mid{text-anchor:middle}.end{text-anchor:end}"
-        ".mark{stroke:#0b6e99;stroke-width:2;fill:none}</style>\n"
+        ".mark{stroke:#12a5c9;stroke-width:2.5;fill:none}.power{font-size:9px}</style>\n"
         "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
         WIDTH, height, WIDTH, height);
 }
