@@ -13,6 +13,7 @@
 #define HOTSET_DEVICE_H
 
 #include "devices/neurons.h"
+#include "profiles/activation.h"
 #include "profiles/gguf.h"
 
 typedef struct device device;
@@ -118,6 +119,24 @@ typedef struct device_choice {
     device_rows list;
 } device_choice;
 
+/* What DEVICE_OP_TALLY writes into its record for each row. */
+typedef enum device_tally {
+    DEVICE_TALLY_BITS,  /* uint64_t [(n + 63) / 64]: bit i % 64 of word i / 64 says that value i is above 0;
+                           the unused bits of the last word are 0 */
+    DEVICE_TALLY_SIZES, /* uint32_t [ACTIVATION_SIZE_N]: how many of the n activations act(value) are in each
+                           bin of profiles/activation.h */
+    DEVICE_TALLY_CHOSEN /* int32_t id [n], float weight [n] of the chosen experts */
+} device_tally;
+
+static inline uint64_t device_tally_bytes(device_tally kind, uint32_t n) {
+    switch (kind) {
+    case DEVICE_TALLY_BITS: return activation_word_n(n) * sizeof(uint64_t);
+    case DEVICE_TALLY_SIZES: return ACTIVATION_SIZE_N * sizeof(uint32_t);
+    case DEVICE_TALLY_CHOSEN: return n * (sizeof(int32_t) + sizeof(float));
+    }
+    return 0;
+}
+
 typedef enum device_op_kind {
     DEVICE_OP_EMBED,    /* y[r] = scale * table[token of r] */
     DEVICE_OP_ROTARY,   /* table of (cos, sin) for each row's position */
@@ -130,6 +149,7 @@ typedef enum device_op_kind {
     DEVICE_OP_ROUTE,    /* expert ids and weights from router logits */
     DEVICE_OP_EXPERTS,  /* y[r][j] = W_e x + b_e for the j-th expert e chosen for row r */
     DEVICE_OP_COMBINE,  /* y[r] += sum_j weight[r][j] x[r][j] */
+    DEVICE_OP_TALLY,    /* writes down for the host what the FFN of each row uses */
     DEVICE_OP_GATHER,   /* y[i] = x[output[output_from + i]] */
     DEVICE_OP_WAIT,     /* until *counter >= the epoch of the submission */
     DEVICE_OP_SIGNAL,   /* *counter = epoch */
@@ -225,6 +245,14 @@ typedef struct device_op {
             device_rows x, weight, y;
             uint32_t used_n, n;
         } combine;
+        struct {
+            device_tally kind;
+            device_rows x;      /* BITS, SIZES: [n] before the activation; CHOSEN: ids [n] */
+            device_rows weight; /* CHOSEN: [n] */
+            uint32_t n;
+            device_activation activation; /* SIZES */
+            device_ref record; /* in pinned memory; row r stands at r * device_tally_bytes(kind, n) */
+        } tally;
         struct {
             device_rows x, y;
             uint32_t n;

@@ -23,12 +23,14 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
                             planner_facts *facts, hotset_error *err) {
     weights w = {0};
     state kv = {0};
-    forward_place place = {.model = m, .weights = &w, .state = &kv};
+    tally record = {0};
+    forward_place place = {.model = m, .weights = &w, .state = &kv, .tally = o->record ? &record : NULL};
     uint64_t workspace_bytes = 0, list_bytes = 0;
     bool skips = o->sparsity != HOTSET_SPARSITY_OFF;
     hotset_status status = weights_describe(&w, m, skips, err);
     if (!status)
         status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, err);
+    if (!status && o->record) status = tally_layout(&record, m, o->batch_n, err);
     if (!status) status = schedule_workspace_bytes(&place, d, o->batch_n, &workspace_bytes, err);
     if (!status) status = schedule_list_bytes(&place, o->batch_n, &list_bytes, err);
     footprint_widths widths = forward_widths(m, skips);
@@ -36,8 +38,9 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
     facts->weights_bytes = weights_copied_bytes(m);
     facts->state_bytes = kv.slot_bytes;
     facts->scratch_bytes = footprint_scratch_layout(&widths, o->batch_n, workspace_bytes).bytes;
-    facts->table_bytes = weights_table_bytes(m) + table_slab_bytes(o->batch_n) + list_bytes +
+    facts->table_bytes = weights_table_bytes(m) + table_slab_bytes(o->batch_n) + list_bytes + record.bytes +
                          o->session_n * session_bytes(&m->shape, o->context_n);
+    tally_free(&record);
     state_free(&kv);
     weights_free(&w);
     return status;
@@ -137,6 +140,17 @@ static hotset_status load_weights(hotset_engine *e, hotset_error *err) {
     return HOTSET_OK;
 }
 
+static hotset_status open_record(hotset_engine *e, forward_place *place, hotset_error *err) {
+    const hotset_plan_options *o = &e->plan.options;
+    if (!o->record) return HOTSET_OK;
+    HOTSET_TRY(tally_layout(&e->tally, e->model, o->batch_n, err));
+    HOTSET_TRY(
+        e->device->api->buffer_alloc(e->device, DEVICE_MEMORY_PINNED, e->tally.bytes, &e->record, err));
+    place->tally = &e->tally;
+    place->record = (device_ref){e->record, 0};
+    return HOTSET_OK;
+}
+
 static hotset_status open_steps(hotset_engine *e, hotset_error *err) {
     const hotset_plan_options *o = &e->plan.options;
     const device_interface *api = e->device->api;
@@ -153,6 +167,7 @@ static hotset_status open_steps(hotset_engine *e, hotset_error *err) {
                            .state = &e->state,
                            .done = e->done,
                            .skipped = e->skipped};
+    HOTSET_TRY(open_record(e, &place, err));
     uint64_t workspace_bytes;
     HOTSET_TRY(schedule_workspace_bytes(&place, e->device, o->batch_n, &workspace_bytes, err));
     footprint_widths widths = forward_widths(e->model, o->sparsity == HOTSET_SPARSITY_EXACT);
@@ -203,11 +218,13 @@ void hotset_engine_free(hotset_engine *e) {
         const device_interface *api = e->device->api;
         api->buffer_free(e->scratch);
         api->buffer_free(e->tables);
+        api->buffer_free(e->record);
         state_free(&e->state);
         weights_free(&e->weights);
         api->queue_close(e->queue);
         api->close(e->device);
     }
+    tally_free(&e->tally);
     free(e->slot_used);
     free(e);
 }
@@ -261,6 +278,7 @@ hotset_status engine_step(hotset_engine *e, const engine_row *rows, uint32_t row
     uint32_t output_n = write_step(e, rows, row_n, step);
     const int32_t *output = device_step_outputs(step, e->plan.options.batch_n);
     HOTSET_TRY(submit(e, schedule_find(&e->schedule, row_n)->body, err));
+    if (e->recorder) tally_feed(&e->tally, e->record, row_n, e->recorder);
     for (uint32_t from = 0; from < output_n; from += e->layout.output_n) {
         step->output_from = from;
         step->output_n = (uint32_t)min_u64(output_n - from, e->layout.output_n);

@@ -15,6 +15,9 @@ struct hotset_engine {
     weights weights;
     state state;
     device_buffer *scratch, *tables; /* tables: step table, counters */
+    tally tally;                     /* empty where the plan does not record */
+    device_buffer *record;           /* of that layout; NULL: none */
+    activation_recorder *recorder;   /* counts the rows of every step, if not NULL; borrowed */
     device_ref step, done, skipped;
     uint64_t single_n; /* steps of one row */
     footprint_scratch layout;
@@ -40,6 +43,9 @@ typedef void engine_logits_fn(void *cookie, uint32_t row_i, const float *logits)
  * is allocated. Errors: E_DEVICE. */
 HOTSET_CHECKED hotset_status engine_step(hotset_engine *e, const engine_row *rows, uint32_t row_n,
                                          engine_logits_fn *each, void *cookie, hotset_error *err);
+
+/* The engine that a session is of. */
+hotset_engine *session_engine(const hotset_session *s);
 
 void engine_log(const hotset_engine *e, hotset_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -170,13 +170,32 @@ static void select_neurons(writer *w, device_rows gate, device_matrix up, arch_r
                                   .skipped = w->at->skipped}});
 }
 
-static void activate(writer *w, device_rows gate, device_rows up, uint32_t n, uint32_t per_row,
-                     device_choice choice) {
+static device_activation activation_of(const writer *w) {
     static const device_activation kinds[] = {
         [ARCH_ACT_SILU] = DEVICE_ACT_SILU,           [ARCH_ACT_GELU] = DEVICE_ACT_GELU,
         [ARCH_ACT_GELU_TANH] = DEVICE_ACT_GELU_TANH, [ARCH_ACT_RELU] = DEVICE_ACT_RELU,
         [ARCH_ACT_RELU2] = DEVICE_ACT_RELU2,
     };
+    return kinds[w->at->model->activation];
+}
+
+/* Writes down what the layer's FFN uses, from the neurons' values before the activation or from the chosen
+ * experts, where the plan asks for it. */
+static void record_use(writer *w, device_rows x, device_rows weight) {
+    const tally_layer *layer = w->at->tally ? &w->at->tally->layer[w->layer_i] : NULL;
+    if (!layer || !layer->row_bytes) return;
+    add(w, (device_op){.kind = DEVICE_OP_TALLY,
+                       .name = "ffn use",
+                       .tally = {.kind = layer->kind,
+                                 .x = x,
+                                 .weight = weight,
+                                 .n = layer->n,
+                                 .activation = activation_of(w),
+                                 .record = device_ref_at(w->at->record, layer->at)}});
+}
+
+static void activate(writer *w, device_rows gate, device_rows up, uint32_t n, uint32_t per_row,
+                     device_choice choice) {
     add(w, (device_op){.kind = DEVICE_OP_ACTIVATE,
                        .name = "ffn activation",
                        .activate = {.gate = gate,
@@ -185,7 +204,7 @@ static void activate(writer *w, device_rows gate, device_rows up, uint32_t n, ui
                                     .n = n,
                                     .per_row = per_row,
                                     .choice = choice,
-                                    .kind = kinds[w->at->model->activation]}});
+                                    .kind = activation_of(w)}});
 }
 
 /* x <- x + down(act(gate n) * up n), or x + down(act(up n)) without a gate. Where neurons can be skipped, the
@@ -208,6 +227,7 @@ static void dense_ffn(writer *w) {
     }
     add(w, op);
     if (skips && !gated) select_neurons(w, h, (device_matrix){0}, ARCH_FFN_DOWN, 1, choice);
+    record_use(w, h, (device_rows){0});
     activate(w, h, gated ? up : (device_rows){0}, ff, 1, choice);
     op = (device_op){.kind = DEVICE_OP_LINEAR, .name = "ffn down", .linear = {.x = h, .part_n = 1}};
     op.linear.part[0] = product(w, ARCH_FFN_DOWN, ARCH_FFN_DOWN_BIAS, hidden(w), true);
@@ -239,6 +259,7 @@ static void expert_ffn(writer *w) {
                                  .scale = router->scale,
                                  .id = id,
                                  .weight = weight}});
+    record_use(w, id, weight);
     device_choice choice = choice_of(w, ARCH_EXPERT_DOWN, ff, used);
     bool skips = matrix(w, ARCH_EXPERT_DOWN).order != NEURONS_BY_OUTPUT;
     device_linear_part gate = {.w = matrix(w, ARCH_EXPERT_GATE), .y = h};

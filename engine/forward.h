@@ -5,6 +5,7 @@
 #include "devices/device.h"
 #include "engine/model.h"
 #include "engine/state.h"
+#include "engine/tally.h"
 #include "engine/weights.h"
 #include "planner/footprint.h"
 
@@ -17,6 +18,8 @@ typedef struct forward_place {
     footprint_scratch layout;
     device_ref done;    /* counter that the last operation of each list signals */
     device_ref skipped; /* counter of weight bytes left out by steps of one row */
+    const tally *tally; /* what each layer's FFN uses is recorded so; NULL: it is not */
+    device_ref record;  /* of that layout */
 } forward_place;
 
 /* A list that grows; op_n operations in `op`. */

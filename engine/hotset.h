@@ -34,7 +34,6 @@ extern "C" {
 #define HOTSET_VERSION_PATCH 0
 
 /* ---- Status and errors ------------------------------------------------------------------------------ */
-
 #define HOTSET_STATUS_MAP(X)                                                                                 \
     X(OK, 0, "success")                                                                                      \
     X(E_ARGUMENT, -1, "invalid argument")                                                                    \
@@ -66,7 +65,6 @@ HOTSET_API const char *hotset_status_text(hotset_status status);
 HOTSET_API const char *hotset_version(void);
 
 /* ---- Callbacks -------------------------------------------------------------------------------------- */
-
 /* Log levels are defined by how often a message can come. */
 typedef enum hotset_log_level {
     HOTSET_LOG_WARNING = 0, /* something the user should know */
@@ -82,10 +80,8 @@ typedef bool hotset_cancel_fn(void *cookie);
 typedef void hotset_logits_fn(void *cookie, size_t position, const float *logits, size_t logit_n);
 
 /* ---- Model ------------------------------------------------------------------------------------------ */
-
 typedef struct hotset_model hotset_model;
 typedef struct hotset_tokenizer hotset_tokenizer;
-
 /* Plain numbers that describe a model. Counts are per layer where a file may vary them by layer: then the
  * largest value stands here. */
 typedef struct hotset_shape {
@@ -109,10 +105,8 @@ typedef struct hotset_shape {
     uint64_t parameter_n;
     uint64_t weight_bytes; /* all tensors as stored in the file */
 } hotset_shape;
-
 typedef struct hotset_model_options {
-    const char *
-        activation; /* FFN activation instead of the file's (silu, gelu, relu, relu2 ...); NULL: the file's */
+    const char *activation; /* FFN activation instead of the file's: silu, gelu, relu ...; NULL: the file's */
 } hotset_model_options;
 
 /* Opens and checks a GGUF model (all parts of a split one when given the first). Weights stay in the mapped
@@ -129,7 +123,6 @@ HOTSET_API const hotset_tokenizer *hotset_model_tokenizer(const hotset_model *mo
 HOTSET_API const char *hotset_model_chat_template(const hotset_model *model, size_t *text_bytes);
 
 /* ---- Tokenizer -------------------------------------------------------------------------------------- */
-
 enum {
     HOTSET_TOKENIZE_BOS = 1,     /* add BOS (and EOS) where the file asks for them */
     HOTSET_TOKENIZE_SPECIAL = 2, /* recognise special tokens written out in the text */
@@ -176,18 +169,13 @@ HOTSET_API void hotset_text_stream_push(hotset_text_stream *stream, const hotset
 HOTSET_API void hotset_text_stream_finish(hotset_text_stream *stream, hotset_text_fn *write, void *cookie);
 
 /* ---- Plan ------------------------------------------------------------------------------------------- */
-
 typedef struct hotset_plan hotset_plan;
-
 typedef enum hotset_memory_mode {
-    HOTSET_MEMORY_AUTO =
-        0, /* mapped when the weights take more than 70 % of the available memory, else copied */
-    HOTSET_MEMORY_MAPPED, /* weights are read from the mapped file */
-    HOTSET_MEMORY_COPIED  /* weights are copied to huge pages, the file's pages are released */
+    HOTSET_MEMORY_AUTO = 0, /* mapped when weights take over 70 % of the available memory, else copied */
+    HOTSET_MEMORY_MAPPED,   /* weights are read from the mapped file */
+    HOTSET_MEMORY_COPIED    /* weights are copied to huge pages, the file's pages are released */
 } hotset_memory_mode;
-
 typedef enum hotset_state_type { HOTSET_STATE_F16 = 0, HOTSET_STATE_F32 } hotset_state_type;
-
 /* What is done with FFN neurons whose activation is zero. Exact: relu and relu2 compute the gate (up, without
  * one) of all neurons, then only what belongs to active ones: the dense result up to summation order. `down`
  * is then stored by neuron instead of by row, in the same bytes, so weights must be copied; a layer whose
@@ -209,7 +197,8 @@ typedef struct hotset_plan_options {
     hotset_state_type state_type;
     hotset_memory_mode memory;
     hotset_sparsity sparsity;
-    const char *isa;         /* at most this instruction set: scalar, avx2, avx512; NULL: the best there is */
+    bool record;     /* steps note what they use, for hotset_profile_record; sparsity AUTO becomes OFF */
+    const char *isa; /* at most this instruction set: scalar, avx2, avx512; NULL: the best there is */
     uint64_t host_bytes_max; /* limit for all host memory of the plan; 0: what is available now */
 } hotset_plan_options;
 
@@ -219,10 +208,9 @@ typedef struct hotset_footprint {
     uint64_t weights_copied_bytes; /* anonymous copies */
     uint64_t state_bytes;          /* KV state of all sessions */
     uint64_t scratch_bytes;        /* activations and workspace of the largest step */
-    uint64_t table_bytes;          /* schedules, rotary tables, row tables */
+    uint64_t table_bytes;          /* schedules, rotary tables, row tables, what steps record */
     uint64_t total_bytes;          /* copied + state + scratch + table: what is resident beyond the file */
 } hotset_footprint;
-
 HOTSET_API hotset_plan_options hotset_plan_default_options(void);
 /* The plan "everything on the CPU". Errors: E_ARGUMENT, E_NOFIT (bytes needed and available in the message),
  * E_UNSUPPORTED (isa that this machine lacks), E_MEMORY. */
@@ -235,9 +223,7 @@ HOTSET_API hotset_footprint hotset_plan_footprint(const hotset_plan *plan);
 HOTSET_API hotset_plan_options hotset_plan_resolved(const hotset_plan *plan);
 
 /* ---- Engine ----------------------------------------------------------------------------------------- */
-
 typedef struct hotset_engine hotset_engine;
-
 typedef struct hotset_engine_options {
     hotset_log_fn *log; /* NULL: silent */
     void *log_cookie;
@@ -280,9 +266,7 @@ HOTSET_API HOTSET_CHECKED hotset_status hotset_engine_measure(hotset_engine *eng
                                                               hotset_limits *out, hotset_error *err);
 
 /* ---- Session: one growing text ---------------------------------------------------------------------- */
-
 typedef struct hotset_session hotset_session;
-
 /* Errors: E_FULL when the plan's number of sessions is open already, E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_session_open(hotset_session **out, hotset_engine *engine,
                                                             hotset_error *err);
@@ -308,14 +292,11 @@ HOTSET_API const int32_t *hotset_session_tokens(const hotset_session *session, s
 HOTSET_API const hotset_error *hotset_session_error(const hotset_session *session);
 
 /* ---- Sampling --------------------------------------------------------------------------------------- */
-
 typedef struct hotset_sampler hotset_sampler;
-
 typedef struct hotset_logit_bias {
     int32_t token;
     float bias; /* added to the token's logit; -INFINITY forbids it */
 } hotset_logit_bias;
-
 /* Steps in this order: logit bias, repetition penalty, temperature, top-k, top-p, min-p, draw. One draw of
  * the generator per pick, none when greedy; engine/sampler.c defines every step. */
 typedef struct hotset_sampler_options {
@@ -327,8 +308,7 @@ typedef struct hotset_sampler_options {
     uint32_t repeat_last_n; /* how many recent tokens count, at most 1048576; 0: 64 */
     const hotset_logit_bias *bias; /* copied; NULL: none; biases of the same token add up */
     size_t bias_n;
-    uint64_t
-        seed; /* of the generator (xoshiro256** seeded by splitmix64): same seed, same logits, same token */
+    uint64_t seed; /* of the generator (xoshiro256** from splitmix64): same seed, same logits, same token */
 } hotset_sampler_options;
 
 /* Greedy, nothing else. */
@@ -346,8 +326,63 @@ HOTSET_API int32_t hotset_sampler_pick(hotset_sampler *sampler, const float *log
  * ignored. */
 HOTSET_API void hotset_sampler_accept(hotset_sampler *sampler, int32_t token);
 
-/* ---- Inspection ------------------------------------------------------------------------------------- */
+/* ---- Activation profile: how often each neuron or expert is used (profiles/activation.h) --------------- */
+typedef struct hotset_profile hotset_profile;
+/* Worth a warning: other weights of the same shape; a corpus that counts again. */
+enum { HOTSET_PROFILE_WEIGHTS_DIFFER = 1, HOTSET_PROFILE_CORPUS_AGAIN = 2 };
+/* `path` NULL: a profile of no tokens for the model; `model` NULL: the file for itself; both: the file, which
+ * must serve the model. Errors: E_ARGUMENT (another shape, with both fingerprints, or FFN activation), E_IO,
+ * E_FORMAT (also what is no profile), E_UNSUPPORTED (version), E_MEMORY. `notes`, here and below: flags that
+ * are added, or NULL. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_profile_open(hotset_profile **out, const hotset_model *model,
+                                                            const char *path, unsigned *notes,
+                                                            hotset_error *err);
+/* Whether a file says that it is a profile, broken or not. */
+HOTSET_API bool hotset_profile_is(const char *path);
+HOTSET_API void hotset_profile_free(hotset_profile *profile);
+/* The file appears whole or not at all. Equal profiles give equal bytes. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_profile_write(const hotset_profile *profile, const char *path,
+                                                             hotset_error *err);
+/* Adds `from`: any order and grouping gives the same. E_ARGUMENT (shape, limits) leaves `into` as it was. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_profile_merge(hotset_profile *into, const hotset_profile *from,
+                                                             unsigned *notes, hotset_error *err);
+typedef struct hotset_corpus {
+    const char *name, *text;      /* the name is for people */
+    size_t text_bytes, token_max; /* token_max: stop behind so many tokens; 0: never */
+} hotset_corpus;
+typedef bool hotset_progress_fn(void *cookie, size_t done_n, size_t token_n); /* true: stop */
+/* Evaluates a corpus and counts what it uses: its tokens, cut into texts of the session's context (with BOS
+ * where the model's file asks for it), each from an empty context; the session is empty afterwards. The plan
+ * must have `record`. Whatever fails, the profile is whole and holds what was seen. Errors: E_ARGUMENT (also
+ * a profile of another model), E_UNSUPPORTED (no tokenizer), E_CANCELLED, E_DEVICE, E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_profile_record(hotset_profile *profile,
+                                                              hotset_session *session,
+                                                              const hotset_corpus *corpus,
+                                                              hotset_progress_fn *progress, void *cookie,
+                                                              hotset_error *err);
+typedef enum hotset_units { HOTSET_NO_UNITS, HOTSET_NEURONS, HOTSET_EXPERTS, HOTSET_SIZES } hotset_units;
+/* A layer's numbers, borrowed; NULL where its kind has none. */
+typedef struct hotset_profile_layer {
+    hotset_units kind; /* NEURONS are often zero (ReLU and its kin); those of SIZES (SiLU, GELU) never are */
+    uint32_t unit_n;
+    const int64_t *count;   /* [unit_n] tokens that used each unit. NEURONS, EXPERTS */
+    const int64_t *mass;    /* [unit_n] sum of its router weights, in 2^-20. EXPERTS */
+    const int64_t *union_n; /* [6] units used by windows of 1, 2, 4 .. 32 tokens, summed. NEURONS, EXPERTS */
+    const int64_t *reuse_n; /* [10] uses; 0: first in a chunk; k: 2^(k-1) <= distance < 2^k. EXPERTS */
+    const int64_t *size_n;  /* [66] activations; bin k: 2^((k-1)/2-24) <= |a| < 2^(k/2-24). SIZES */
+} hotset_profile_layer;
+typedef struct hotset_profile_facts {
+    const char *model, *activation; /* borrowed; the name of the (first) model may be empty */
+    uint64_t shape, weights;        /* fingerprints */
+    uint32_t model_n, corpus_n, layer_n;
+    int64_t token_n, window_n[6]; /* windows of 1, 2, 4 .. 32 tokens */
+} hotset_profile_facts;
+HOTSET_API hotset_profile_facts hotset_profile_get(const hotset_profile *profile);
+HOTSET_API hotset_profile_layer hotset_profile_get_layer(const hotset_profile *profile, uint32_t layer_i);
+HOTSET_API const char *hotset_profile_get_corpus(const hotset_profile *profile, uint32_t corpus_i,
+                                                 int64_t *token_n);
 
+/* ---- Inspection ------------------------------------------------------------------------------------- */
 typedef struct hotset_inspect_options {
     bool json;    /* one JSON object instead of text for people */
     bool tensors; /* list every tensor */

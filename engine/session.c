@@ -15,6 +15,8 @@ struct hotset_session {
     hotset_error error;
 };
 
+hotset_engine *session_engine(const hotset_session *s) { return s->engine; }
+
 static uint32_t context_of(const hotset_session *s) { return s->engine->plan.options.context_n; }
 
 hotset_status hotset_session_open(hotset_session **out, hotset_engine *e, hotset_error *err) {

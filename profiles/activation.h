@@ -29,6 +29,8 @@
 #ifndef HOTSET_ACTIVATION_H
 #define HOTSET_ACTIVATION_H
 
+#include <string.h>
+
 #include "profiles/gguf.h"
 
 enum {
@@ -195,11 +197,28 @@ static inline uint32_t activation_word_n(uint32_t unit_n) { return (unit_n + 63)
 void activation_add_bits(activation_recorder *r, uint32_t layer_i, const uint64_t *bits);
 /* NEURONS: the active ones as a list of different ids. */
 void activation_add_list(activation_recorder *r, uint32_t layer_i, const uint32_t *ids, uint32_t id_n);
-/* EXPERTS: different ids and their router weights as the layer used them. Weights below 0 and NaN count as 0.
- */
+/* EXPERTS: the chosen ids and their router weights as the layer used them. Weights below 0 and NaN count as
+ * 0; an id that is repeated counts once (a router that meets NaN may choose it again). */
 void activation_add_experts(activation_recorder *r, uint32_t layer_i, const uint32_t *ids,
                             const float *weights, uint32_t id_n);
 /* SIZES: the activations of all neurons (gated FFNs: before the product with up), [unit_n]. */
 void activation_add_sizes(activation_recorder *r, uint32_t layer_i, const float *values);
+/* SIZES: the same, sorted into bins already: [ACTIVATION_SIZE_N], adding up to unit_n. */
+void activation_add_binned(activation_recorder *r, uint32_t layer_i, const uint32_t *binned);
+
+/* The bin of an activation: two for each power of two, below and from sqrt(2) on, read off the float's bits;
+ * infinity and NaN have the largest exponent field. */
+static inline uint32_t activation_size_bin(float value) {
+    enum {
+        LEAST = (127 - 24) * 2,    /* twice the exponent field of 2^-24 */
+        SQRT2_FRACTION = 0x3504F4, /* of the smallest float that is not below sqrt(2) */
+        BIN_MAX = ACTIVATION_SIZE_N - 1
+    };
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint32_t half_octave = (bits >> 23 & 0xFF) * 2 + ((bits & 0x7FFFFF) >= SQRT2_FRACTION);
+    if (half_octave < LEAST) return 0;
+    return half_octave - LEAST < BIN_MAX ? half_octave - LEAST + 1 : BIN_MAX;
+}
 
 #endif

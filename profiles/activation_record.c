@@ -153,12 +153,13 @@ void activation_add_bits(activation_recorder *r, uint32_t layer_i, const uint64_
     close_windows(layer, past, active_n);
 }
 
-/* Counts one use of a unit and marks it in the token's bitmap. */
-static void use_unit(activation_layer *layer, layer_past *past, uint32_t unit_i) {
+/* Counts a use of a unit and marks it in the token's bitmap; false where it was marked already. */
+static bool use_unit(activation_layer *layer, layer_past *past, uint32_t unit_i) {
     uint64_t *word = &past->bits[unit_i / 64], bit = (uint64_t)1 << unit_i % 64;
-    assert(!(*word & bit));
+    if (*word & bit) return false;
     *word |= bit;
     layer->count[unit_i]++;
+    return true;
 }
 
 void activation_add_list(activation_recorder *r, uint32_t layer_i, const uint32_t *ids, uint32_t id_n) {
@@ -167,7 +168,8 @@ void activation_add_list(activation_recorder *r, uint32_t layer_i, const uint32_
     memset(past->bits, 0, past->word_n * sizeof *past->bits);
     for (uint32_t i = 0; i < id_n; i++) {
         assert(ids[i] < layer->unit_n);
-        use_unit(layer, past, ids[i]);
+        bool first = use_unit(layer, past, ids[i]);
+        assert(first);
     }
     close_windows(layer, past, id_n);
 }
@@ -188,38 +190,31 @@ void activation_add_experts(activation_recorder *r, uint32_t layer_i, const uint
                             const float *weights, uint32_t id_n) {
     layer_past *past;
     activation_layer *layer = begin_token(r, layer_i, ACTIVATION_EXPERTS, &past);
-    uint32_t now = past->token_n % ACTIVATION_CHUNK_TOKENS + 1;
+    uint32_t now = past->token_n % ACTIVATION_CHUNK_TOKENS + 1, used_n = 0;
     if (now == 1) memset(past->last, 0, layer->unit_n * sizeof *past->last);
     memset(past->bits, 0, past->word_n * sizeof *past->bits);
     for (uint32_t i = 0; i < id_n; i++) {
         uint32_t id = ids[i];
         assert(id < layer->unit_n);
-        use_unit(layer, past, id);
+        if (!use_unit(layer, past, id)) continue;
+        used_n++;
         layer->mass[id] += mass_of(weights[i]);
         layer->reuse_n[reuse_bin(past->last[id], now)]++;
         past->last[id] = (uint16_t)now;
     }
-    close_windows(layer, past, id_n);
-}
-
-/* Two bins for each power of two, below and from sqrt(2) on, read off the float's bits; infinity and NaN have
- * the largest exponent field. */
-static uint32_t size_bin(float value) {
-    enum {
-        LEAST = (127 - 24) * 2,    /* twice the exponent field of 2^-24 */
-        SQRT2_FRACTION = 0x3504F4, /* of the smallest float that is not below sqrt(2) */
-        BIN_MAX = ACTIVATION_SIZE_N - 1
-    };
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    uint32_t half_octave = (bits >> 23 & 0xFF) * 2 + ((bits & 0x7FFFFF) >= SQRT2_FRACTION);
-    if (half_octave < LEAST) return 0;
-    return half_octave - LEAST < BIN_MAX ? half_octave - LEAST + 1 : BIN_MAX;
+    close_windows(layer, past, used_n);
 }
 
 void activation_add_sizes(activation_recorder *r, uint32_t layer_i, const float *values) {
     layer_past *past;
     activation_layer *layer = begin_token(r, layer_i, ACTIVATION_SIZES, &past);
-    for (uint32_t i = 0; i < layer->unit_n; i++) layer->size_n[size_bin(values[i])]++;
+    for (uint32_t i = 0; i < layer->unit_n; i++) layer->size_n[activation_size_bin(values[i])]++;
+    past->token_n++;
+}
+
+void activation_add_binned(activation_recorder *r, uint32_t layer_i, const uint32_t *binned) {
+    layer_past *past;
+    activation_layer *layer = begin_token(r, layer_i, ACTIVATION_SIZES, &past);
+    for (uint32_t k = 0; k < ACTIVATION_SIZE_N; k++) layer->size_n[k] += binned[k];
     past->token_n++;
 }

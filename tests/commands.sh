@@ -266,6 +266,103 @@ check_inspect() {
     run 0 run "$work/random.gguf" -p x -n 2 --quiet
 }
 
-for check in wrong_usage errors help tokenize logits run stop eval bench inspect; do "check_$check"; done
+# Profiles of two texts: recorded at once, one after the other, merged; shown; drawn.
+check_profile() {
+    local a=$work/pa.gguf b=$work/pb.gguf both=$work/pboth.gguf sum=$work/psum.gguf other
+    printf 'It was the whale, and the sea was the sea of the whale, %d times.\n' {1..60} >"$work/one.txt"
+    printf 'She was not the first to think it a truth that %d are too many.\n' {1..50} >"$work/two.txt"
+    run 0 profile "$model" --text "$work/one.txt" -o "$a" --svg "$work/use.svg"
+    expect "profile: a table" grep -qE '^ +5 +1024 +[0-9.]+ +[0-9.]+ %' "$out"
+    expect "profile: tells the speed, and no progress bar in a file" [ "$(lines "$err")" -eq 1 ]
+    expect "profile: a picture" grep -q '^</svg>$' "$work/use.svg"
+    expect "profile: of one row a layer" [ "$(grep -c 'class="mark"' "$work/use.svg")" -eq 7 ]
+    ! command -v xmllint >/dev/null || expect "profile: the picture is XML" xmllint --noout "$work/use.svg"
+    expect "profile: without xmllint, at least as many ends as beginnings" \
+        [ "$(grep -o '<text' "$work/use.svg" | wc -l)" -eq "$(grep -o '</text>' "$work/use.svg" | wc -l)" ]
+    run 0 profile "$model" --text "$work/two.txt" -o "$b" --quiet
+    expect "profile: --quiet is quiet" [ ! -s "$err" ]
+    run 0 profile "$model" --text "$work/one.txt" "$work/two.txt" -o "$both" --batch 100 --threads 1
+    cp "$out" "$work/report"
+    for other in "$a $b" "$b $a"; do
+        # shellcheck disable=SC2086 # two names
+        run 0 profile --merge $other -o "$sum"
+        expect "profile: merged, the same bytes" same "$both" "$sum"
+        expect "profile: the same report" same "$work/report" "$out"
+    done
+    run 0 profile "$model" --text "$work/two.txt" --continue "$a" -o "$sum"
+    expect "profile: continued, the same bytes" same "$both" "$sum"
+    run 0 inspect "$both"
+    expect "inspect: the report of a profile" same "$work/report" "$out"
+    run 0 inspect "$both" --json
+    expect "inspect: a profile as JSON, an object a layer" [ "$(grep -c '^{.*}$' "$out")" -eq 7 ]
+    run 0 inspect "$both" --tensors
+    expect "inspect: a profile as the GGUF that it is" grep -q 'blk.5.count' "$out"
+    run 0 inspect "$a" --against "$b"
+    expect "inspect --against: a line for each layer and three for all" \
+        [ "$(grep -cE '^ *([0-5] +1024|all +6144|joint +6144|even) ' "$out")" -eq 9 ]
+    run 0 inspect "$a" --against "$a" --json
+    expect "inspect --against itself: nothing could be better" \
+        [ "$(grep -c '"of_best": 1}' "$out")" -eq "$(lines "$out")" ]
+    run 0 profile "$model" --text "$work/one.txt" -n 300 -o "$sum" --json
+    expect "profile: -n limits the tokens" grep -q '"token_n": 300,' "$out"
+    run 0 profile "$model" --text "$work/one.txt" --continue "$a" -o "$sum"
+    expect "profile: a text seen again is told" grep -q "counts once more" "$err"
+    cp "$model" "$work/here.gguf"
+    run 0 profile "$work/here.gguf" --text "$work/one.txt" -q
+    expect "profile: without -o it stands beside the model" same "$a" "$work/here.activation.gguf"
+    check_profile_errors "$a"
+    check_profile_stop
+}
+
+check_profile_errors() {
+    local a=$1 never=$work/never.gguf
+    refuse 2 "MODEL is missing" profile --text "$model"
+    refuse 2 "--text is required" profile "$model"
+    refuse 2 "-o is required" profile --merge "$a"
+    refuse 2 "no MODEL" profile "$model" --merge "$a" -o "$never"
+    refuse 2 "excludes" profile --merge "$a" -o "$never" --text "$a"
+    refuse 1 "$work/missing" profile "$model" --text "$work/one.txt" "$work/missing" -o "$never"
+    refuse 1 "no token" profile "$model" --text "$work/empty" -o "$never"
+    refuse 1 "the model itself" profile "$model" --text "$work/one.txt" -o "$model"
+    refuse 1 "$work/no/folder" profile "$model" --text "$work/one.txt" -o "$work/no/folder"
+    run 0 synth "$work/fewer.gguf" --layers 5 --embd 256 --heads 8 --kv-heads 4 --ff 1024 --vocab 4096 --type F16 -q \
+        --activation relu
+    refuse 1 "another shape: fingerprint" profile "$work/fewer.gguf" --text "$work/one.txt" --continue "$a" -o "$never"
+    refuse 1 "runs with silu" profile "$model" --activation silu --text "$work/one.txt" --continue "$a" -o "$never"
+    refuse 1 "not an activation profile" profile "$model" --text "$work/one.txt" --continue "$model" -o "$never"
+    refuse 1 "not an activation profile" inspect "$a" --against "$model"
+    run 0 profile "$work/fewer.gguf" --text "$work/one.txt" -n 64 -o "$work/pfewer.gguf"
+    refuse 1 "different shapes" profile --merge "$a" "$work/pfewer.gguf" -o "$never"
+    refuse 1 "different shapes" inspect "$a" --against "$work/pfewer.gguf"
+    head -c 20000 "$a" >"$work/cut.gguf"
+    refuse 1 "$work/cut.gguf" inspect "$work/cut.gguf"
+    refuse 1 "$work/cut.gguf" profile --merge "$a" "$work/cut.gguf" -o "$never"
+    # counts far above the tokens: the last bytes of the file are of the last layer's unions
+    cp "$a" "$work/above.gguf"
+    printf '\377\377\377\377\377\377\377\017' |
+        dd of="$work/above.gguf" bs=1 seek=$(($(stat -c %s "$a") - 4096)) conv=notrunc status=none
+    refuse 1 "layer 5" inspect "$work/above.gguf"
+    refuse 1 "layer 5" profile "$model" --text "$work/one.txt" --continue "$work/above.gguf" -o "$never"
+    expect "failures leave no file" [ -z "$(find "$work" -name 'never*')" ]
+}
+
+check_profile_stop() {
+    yes "$(cat "$work/one.txt")" | head -c 3000000 >"$work/long.txt"
+    "$hotset" profile "$model" --text "$work/long.txt" -o "$work/stopped.gguf" --trace "$work/t.json" \
+        >"$out" 2>"$err" </dev/null &
+    local pid=$! i
+    for ((i = 0; i < 600; i++)); do # until some steps have been traced
+        [ -f "$work/t.json.part" ] && [ "$(stat -c %s "$work/t.json.part")" -gt 40000 ] && break
+        sleep 0.1
+    done
+    kill -TERM $pid
+    wait $pid
+    expect "profile: a signal ends it with 1" [ $? -eq 1 ]
+    expect "profile: what was seen is told" grep -q "interrupted: $work/stopped.gguf holds the [0-9]* tokens" "$err"
+    run 0 inspect "$work/stopped.gguf"
+    run 0 profile "$model" --text "$work/two.txt" --continue "$work/stopped.gguf" -o "$work/further.gguf" -q
+}
+
+for check in wrong_usage errors help tokenize logits run stop eval bench inspect profile; do "check_$check"; done
 echo "$checked expectations, $failed not met"
 [ $failed -eq 0 ]

@@ -42,6 +42,7 @@ void rig_open_file(rig *r, const char *path, const rig_options *options) {
     plan_options.state_type = o.f16_state ? HOTSET_STATE_F16 : HOTSET_STATE_F32;
     plan_options.memory = o.memory;
     plan_options.sparsity = o.sparsity;
+    plan_options.record = o.record;
     cr_assert_eq(hotset_plan_cpu(&r->plan, r->model, &plan_options, &err), HOTSET_OK, "%s", err.message);
     hotset_engine_options engine_options = hotset_engine_default_options();
     engine_options.cancel = o.cancel;

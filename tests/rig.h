@@ -14,6 +14,7 @@ typedef struct rig_options {
     const char *activation;                 /* NULL: the file's */
     hotset_memory_mode memory;
     hotset_sparsity sparsity;
+    bool record; /* what neurons and experts steps use */
     hotset_cancel_fn *cancel;
     void *cancel_cookie;
 } rig_options;

@@ -108,6 +108,44 @@ Test(activation, unusual_floats) {
     activation_free(p);
 }
 
+/* Experts that are named twice count once; sizes that come in bins count as they do one by one. */
+Test(activation, repeated_experts_and_binned_sizes) {
+    static const activation_units layers[] = {{ACTIVATION_EXPERTS, 8}, {ACTIVATION_SIZES, 50}};
+    const activation_facts facts = {.function = "silu", .layer_n = 2, .layer = layers};
+    const uint32_t ids[4] = {5, 5, 2, 5};
+    const float weights[4] = {0.5f, 0.25f, 0.125f, 1};
+    uint32_t binned[ACTIVATION_SIZE_N] = {0};
+    float sizes[50];
+    activation_profile *p[2];
+    for (int i = 0; i < 50; i++) {
+        sizes[i] = ldexpf((float)(i % 7) - 3, i - 30);
+        binned[activation_size_bin(sizes[i])]++;
+    }
+    for (int k = 0; k < 2; k++) {
+        activation_recorder *r;
+        OK(activation_make(&p[k], &facts, err));
+        OK(activation_recorder_open(&r, p[k], err));
+        OK(activation_begin_text(r, 1, "x", err));
+        for (int token = 0; token < 3; token++) {
+            activation_add_experts(r, 0, ids, weights, 4);
+            if (k)
+                activation_add_binned(r, 1, binned);
+            else
+                activation_add_sizes(r, 1, sizes);
+        }
+        OK(activation_end_text(r, err));
+        OK(activation_check(p[k], err));
+        activation_recorder_free(r);
+    }
+    naive_compare(p[0], p[1]);
+    const activation_layer *l = &p[0]->layer[0];
+    cr_assert(l->count[5] == 3 && l->count[2] == 3 && l->union_n[0] == 6 && l->union_n[1] == 2);
+    cr_assert(l->mass[5] == 3 << 19 && l->mass[2] == 3 << 17);
+    cr_assert(l->reuse_n[0] == 2 && l->reuse_n[1] == 4);
+    activation_free(p[0]);
+    activation_free(p[1]);
+}
+
 Test(activation, layers_that_disagree_about_the_text) {
     activation_profile *p = naive_profile(1, "m");
     activation_recorder *r;

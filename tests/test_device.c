@@ -1,6 +1,7 @@
 /* test_device.c - the CPU through the device interface: memory, copies, counters, lists that cannot be
  * recorded. */
 #include <criterion/criterion.h>
+#include <math.h>
 #include <string.h>
 
 #include "devices/device.h"
@@ -87,6 +88,41 @@ Test(device, lists_wait_and_signal) {
     }
     s.cpu->api->list_free(list);
     s.cpu->api->buffer_free(tables);
+    tear_down(s);
+}
+
+/* Bits of rows whose last word is not full, into memory that held something else. */
+Test(device, tallies_bits_row_by_row) {
+    enum { N = 131, ROW_N = 9, STRIDE = 140, WORD_N = 3 };
+    setup s = set_up();
+    device_buffer *tables = allocate(s, 4096), *values = allocate(s, ROW_N * STRIDE * sizeof(float));
+    device_buffer *record = allocate(s, (ROW_N + 1) * WORD_N * sizeof(uint64_t));
+    device_op op = {.kind = DEVICE_OP_TALLY, .name = "ffn use", .row_max = ROW_N};
+    op.tally.kind = DEVICE_TALLY_BITS;
+    op.tally.x = (device_rows){{values, 0}, STRIDE};
+    op.tally.n = N;
+    op.tally.record = (device_ref){record, 0};
+    float *x = values->host;
+    uint64_t *bits = record->host;
+    for (int i = 0; i < ROW_N * STRIDE; i++) x[i] = i % 3 ? i % 5 ? -1.0f : -0.0f : i % 7 ? 1e-40f : NAN;
+    memset(bits, 0xA5, record->bytes);
+    device_list *list;
+    hotset_error err = {0};
+    ((device_step *)tables->host)->row_n = ROW_N;
+    cr_assert_eq(s.cpu->api->list_record(s.cpu, &op, 1, (device_ref){tables, 0}, ROW_N,
+                                         (device_ref){tables, 2048}, &list, &err),
+                 HOTSET_OK, "%s", err.message);
+    cr_assert_eq(s.cpu->api->submit(s.queue, list, 1, &err), HOTSET_OK);
+    for (int i = 0; i < ROW_N * WORD_N * 64; i++) {
+        int row = i / (WORD_N * 64), unit = i % (WORD_N * 64);
+        bool active = unit < N && x[row * STRIDE + unit] > 0;
+        cr_assert_eq(bits[i / 64] >> i % 64 & 1, active, "row %d, value %d", row, unit);
+    }
+    for (int i = ROW_N * WORD_N; i < (ROW_N + 1) * WORD_N; i++) cr_assert_eq(bits[i], 0xA5A5A5A5A5A5A5A5u);
+    s.cpu->api->list_free(list);
+    s.cpu->api->buffer_free(tables);
+    s.cpu->api->buffer_free(values);
+    s.cpu->api->buffer_free(record);
     tear_down(s);
 }
 

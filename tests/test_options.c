@@ -20,7 +20,7 @@ typedef struct values {
     double share;
     const char *text;
     int kind;
-    option_list list;
+    option_list list, files;
 } values;
 
 #define FIELD(name) .offset = offsetof(values, name)
@@ -33,6 +33,7 @@ static const option_row rows[] = {
     {"text", 'p', OPTION_TEXT, FIELD(text), 0, 0, "TEXT", "a text"},
     {"kind", 0, OPTION_CHOICE, FIELD(kind), 0, 0, "red|green|blue", "a kind"},
     {"list", 0, OPTION_LIST, FIELD(list), 0, 0, "FIRST,SECOND,...", "a list with a name that is not short"},
+    {"files", 'f', OPTION_FILES, FIELD(files), 0, 0, "FILE...", "files"},
 };
 static const option_row more_rows[] = {
     {"threads", 't', OPTION_UINT, .offset = offsetof(common_values, thread_n), 0, 64, "N", "threads"},
@@ -73,6 +74,7 @@ static options_result parse(values *v, char message[OPTION_MESSAGE_BYTES], char 
         cr_assert_eq(PARSE(&wrong_values_, __VA_ARGS__), OPTIONS_WRONG);                                     \
         cr_assert_str_eq(message, expected);                                                                 \
         option_list_free(&wrong_values_.list);                                                               \
+        option_list_free(&wrong_values_.files);                                                              \
     } while (0)
 
 static char message[OPTION_MESSAGE_BYTES];
@@ -141,6 +143,32 @@ Test(options, lists_split_at_commas_and_add_up) {
     ASSERT_WRONG("--list: an item of the list is empty", "--list", "a,,b", "m");
     ASSERT_WRONG("--list: an item of the list is empty", "--list", "a,", "m");
     ASSERT_WRONG("--list: an item of the list is empty", "--list=", "m");
+}
+
+Test(options, files_go_on_to_the_next_option_and_add_up) {
+    values v = {0};
+    ASSERT_DONE(&v, "m", "--files", "a,b", "-", "--fast", "-f", "c", "-x", "--files=d", "e");
+    cr_assert_eq(v.files.n, 5u);
+    static const char *const expected[] = {"a,b", "-", "c", "d", "e"};
+    for (size_t i = 0; i < 5; i++) cr_assert_str_eq(v.files.items[i].text, expected[i]);
+    cr_assert(v.fast && !strcmp(v.path, "m"));
+    option_list_free(&v.files);
+    v = (values){0};
+    ASSERT_DONE(&v, "--files", "a", "--", "m");
+    cr_assert_eq(v.files.n, 1u);
+    option_list_free(&v.files);
+    ASSERT_WRONG("--files: an item of the list is empty", "m", "--files", "");
+    ASSERT_WRONG("--files needs a value FILE...", "m", "--files");
+    ASSERT_WRONG("MODEL is missing", "--files", "a", "m");
+}
+
+Test(options, an_argument_can_be_optional) {
+    command_spec optional = spec;
+    char *argv[] = {(char *)"try", (char *)"-x", NULL};
+    values v = {0};
+    optional.argument_optional = true;
+    cr_assert_eq(options_parse(&optional, 2, argv, &v, message), OPTIONS_DONE);
+    cr_assert(v.fast && !v.path);
 }
 
 Test(options, sizes_have_units) {
@@ -291,6 +319,7 @@ Test(options, help_is_made_from_the_table) {
                            "      --kind red|green|blue a kind (default red)\n"
                            "      --list FIRST,SECOND,...\n"
                            "                            a list with a name that is not short\n"
+                           "  -f, --files FILE...       files\n"
                            "\n"
                            "Common options:\n"
                            "  -t, --threads N           threads (default 3)\n"

@@ -19,6 +19,7 @@ static const struct {
     {"eval", command_eval, "perplexity of a text"},
     {"logits", command_logits, "write the logits of given tokens"},
     {"tokenize", command_tokenize, "turn standard input into tokens"},
+    {"profile", command_profile, "count how often each neuron or expert is used"},
     {"inspect", command_inspect, "describe a file"},
     {"synth", command_synth, "make a model with random weights for tests and measurements"},
 };

@@ -138,17 +138,35 @@ static options_result choice_store(option_reader *r, const option_row *row, cons
     return wrong(r, "--%s %s: must be one of %s", row->name, text, row->value);
 }
 
+static options_result list_append(option_reader *r, const option_row *row, option_item item,
+                                  option_list *list) {
+    if (item.text_bytes == 0) return wrong(r, "--%s: an item of the list is empty", row->name);
+    option_item *items = realloc(list->items, (list->n + 1) * sizeof *items);
+    if (!items) return wrong(r, "--%s: out of memory", row->name);
+    list->items = items;
+    items[list->n++] = item;
+    return OPTIONS_DONE;
+}
+
 static options_result list_store(option_reader *r, const option_row *row, const char *text,
                                  option_list *list) {
     for (;;) {
         size_t item_bytes = strcspn(text, ",");
-        if (item_bytes == 0) return wrong(r, "--%s: an item of the list is empty", row->name);
-        option_item *items = realloc(list->items, (list->n + 1) * sizeof *items);
-        if (!items) return wrong(r, "--%s: out of memory", row->name);
-        list->items = items;
-        items[list->n++] = (option_item){text, item_bytes};
-        if (!text[item_bytes]) return OPTIONS_DONE;
+        options_result result = list_append(r, row, (option_item){text, item_bytes}, list);
+        if (result != OPTIONS_DONE || !text[item_bytes]) return result;
         text += item_bytes + 1;
+    }
+}
+
+static bool is_option(const char *argument) { return argument[0] == '-' && argument[1]; }
+
+/* `text` is the first of them; the others follow in argv. */
+static options_result files_store(option_reader *r, const option_row *row, const char *text,
+                                  option_list *list) {
+    for (;;) {
+        options_result result = list_append(r, row, (option_item){text, strlen(text)}, list);
+        if (result != OPTIONS_DONE || r->i == r->argc || is_option(r->argv[r->i])) return result;
+        text = r->argv[r->i++];
     }
 }
 
@@ -167,6 +185,7 @@ static options_result value_store(option_reader *r, const option_row *row, const
     case OPTION_TEXT: memcpy(field, &text, sizeof text); return OPTIONS_DONE;
     case OPTION_CHOICE: return choice_store(r, row, text, field);
     case OPTION_LIST: return list_store(r, row, text, field);
+    case OPTION_FILES: return files_store(r, row, text, field);
     }
     return wrong(r, "--%s: unknown type", row->name);
 }
@@ -270,7 +289,7 @@ options_result options_parse(const command_spec *spec, int argc, char **argv, vo
         if (!only_arguments && !strcmp(argument, "--")) {
             only_arguments = true;
             r.i++;
-        } else if (only_arguments || argument[0] != '-' || !argument[1]) {
+        } else if (only_arguments || !is_option(argument)) {
             result = argument_store(&r, argv[r.i++]);
         } else if (!strcmp(argument, "--help") || !strcmp(argument, "-h")) {
             return OPTIONS_HELP;
@@ -281,7 +300,8 @@ options_result options_parse(const command_spec *spec, int argc, char **argv, vo
     if (result != OPTIONS_DONE) return result;
     const char *given;
     memcpy(&given, r.values + spec->argument_offset, sizeof given);
-    return given ? OPTIONS_DONE : wrong(&r, "%s is missing", spec->argument);
+    if (given || spec->argument_optional) return OPTIONS_DONE;
+    return wrong(&r, "%s is missing", spec->argument);
 }
 
 /* ---- Help ---- */
@@ -311,7 +331,8 @@ static void default_print(const option_row *row, const void *field, FILE *out) {
     }
     case OPTION_FLAG:
     case OPTION_TEXT:
-    case OPTION_LIST: break;
+    case OPTION_LIST:
+    case OPTION_FILES: break;
     }
 }
 

@@ -17,7 +17,8 @@ typedef enum option_type {
     OPTION_FLOAT,  /* double, finite */
     OPTION_TEXT,   /* const char *, borrowed from argv */
     OPTION_CHOICE, /* int: position of the word in `value`, "a|b|c" */
-    OPTION_LIST    /* option_list: comma-separated, may be repeated */
+    OPTION_LIST,   /* option_list: comma-separated, may be repeated */
+    OPTION_FILES   /* option_list: every argument up to the next option, at least one; may be repeated */
 } option_type;
 
 typedef struct option_row {
@@ -52,7 +53,8 @@ enum { OPTION_TABLES_MAX = 3, OPTION_MESSAGE_BYTES = 256 };
 
 typedef struct command_spec {
     const char *name;       /* "run" */
-    const char *argument;   /* the one argument beside options, always required: "MODEL" */
+    const char *argument;   /* the one argument beside options: "MODEL" */
+    bool argument_optional; /* else it is required */
     size_t argument_offset; /* of its const char * field */
     const char *summary;    /* one line */
     const char *details;    /* further lines, or NULL */

@@ -215,15 +215,26 @@ void json_end(json_object *json) { fputs("}\n", json->out); }
 
 /* ---- Progress ---- */
 
+/* " 5230 tokens/s, 1:05 left" */
+static void rate_print(const progress *p, size_t done_n, size_t all_n, double seconds) {
+    double per_s = seconds > 0 ? (double)done_n / seconds : 0;
+    if (!p->unit || per_s <= 0) return;
+    unsigned long long left_s = (unsigned long long)((double)(all_n - done_n) / per_s + 0.5);
+    fprintf(stderr, ", %.*f %s/s, %llu:%02llu left", per_s < 100, per_s, p->unit, left_s / 60, left_s % 60);
+}
+
 void progress_update(progress *p, size_t done_n, size_t all_n) {
     enum { BAR_N = 30 };
     double now = now_s();
+    if (p->begin_s <= 0) p->begin_s = now;
     if (p->quiet || !isatty(STDERR_FILENO) || (done_n < all_n && now - p->last_s < 0.1)) return;
     p->last_s = now;
     p->shown = true;
     int filled = all_n ? (int)(done_n * BAR_N / all_n) : 0;
-    fprintf(stderr, "\r%s [%.*s%*s] %zu/%zu\033[K", p->what, filled, "##############################",
+    fprintf(stderr, "\r%s [%.*s%*s] %zu/%zu", p->what, filled, "##############################",
             BAR_N - filled, "", done_n, all_n);
+    rate_print(p, done_n, all_n, now - p->begin_s);
+    fputs("\033[K", stderr);
     fflush(stderr);
 }
 

@@ -52,9 +52,11 @@ void json_end(json_object *json);
 /* A bar on standard error, only where that is a terminal. */
 typedef struct progress {
     const char *what;
+    const char *unit; /* "tokens": also shows how many a second, and the time left; NULL: neither */
     bool shown;
     bool quiet;
     double last_s;
+    double begin_s; /* of the first update */
 } progress;
 void progress_update(progress *p, size_t done_n, size_t all_n);
 void progress_clear(progress *p);

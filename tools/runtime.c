@@ -126,6 +126,7 @@ static hotset_plan_options plan_options(const common_options *o, uint64_t contex
 bool runtime_open_session(runtime *rt, uint64_t context_n) {
     hotset_error err = {0};
     hotset_plan_options wanted = plan_options(rt->options, context_n);
+    wanted.record = rt->record;
     hotset_engine_options engine_options = hotset_engine_default_options();
     engine_options.log = on_log;
     engine_options.log_cookie = rt;

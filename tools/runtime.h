@@ -38,6 +38,7 @@ typedef struct runtime {
     hotset_plan *plan;
     hotset_engine *engine;
     hotset_session *session;
+    bool record; /* to be set before the session is opened: the plan's `record` */
 } runtime;
 
 bool runtime_open_model(runtime *rt, const char *command, const char *path, const common_options *options,

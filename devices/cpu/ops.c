@@ -144,6 +144,7 @@ void cpu_op_run(cpu_op *op, const cpu_worker *w) {
         [DEVICE_OP_EXPERTS] = cpu_experts_run, [DEVICE_OP_COMBINE] = combine_run,
         [DEVICE_OP_GATHER] = gather_run,       [DEVICE_OP_WAIT] = wait_run,
         [DEVICE_OP_SIGNAL] = signal_run,       [DEVICE_OP_SELECT] = cpu_select_run,
+        [DEVICE_OP_TALLY] = cpu_tally_run,
     };
     run[op->op.kind](op, w);
 }

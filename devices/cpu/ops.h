@@ -67,6 +67,9 @@ void cpu_listed_activate_run(cpu_op *op, const cpu_worker *w);
 HOTSET_CHECKED hotset_status cpu_crossover_measure(const cpu_kernels *k, const device_op *select,
                                                    cpu_crossover *out, hotset_error *err);
 
+/* tally.c */
+void cpu_tally_run(cpu_op *op, const cpu_worker *w);
+
 /* attention.c */
 cpu_scratch cpu_attend_scratch(const device_op *op);
 void cpu_prepare_run(cpu_op *op, const cpu_worker *w);
