@@ -31,7 +31,7 @@ typedef struct cpu_matmul {
     /* -- one activation row (decode) -- */
     size_t (*act_bytes)(size_t k);
     void (*act_pack)(void *act, const float *x, size_t k);
-    /* y[i] = W[i] . x for i < row_n */
+    /* y[i] = W[i] . x for i < row_n; each row is summed in the same order, whatever row_n is */
     void (*gemv)(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k);
 
     /* -- many activation rows (prefill): tile_rows weight rows times panel_cols activation rows -- */
