@@ -134,6 +134,34 @@ Test(neurons, tiles_are_those_of_rows) {
         }
 }
 
+Test(neurons, fast_stores_move_the_same_bytes) {
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    const size_t table_n = kernel_tables(tables);
+    random_state r = {17};
+    for (size_t t = 0; t < COUNT_OF(all_types); t++)
+        for (int i = 0; i < 6; i++) {
+            bool floats = gguf_type_get(all_types[t])->block_n == 1;
+            uint32_t in_n = 256 * (1 + (uint32_t)random_below(&r, 3));
+            uint32_t out_n = 32 * (1 + (uint32_t)random_below(&r, 6));
+            if (floats && i) in_n -= (uint32_t)random_below(&r, 250), out_n -= (uint32_t)random_below(&r, 31);
+            matrix m = matrix_make(all_types[t], in_n, out_n, &r);
+            for (size_t k = 0; k < table_n; k++) {
+                guarded rows = guarded_alloc(m.bytes, 1, i % 2), stored = guarded_alloc(m.bytes, 1, i % 2);
+                memcpy(rows.data, m.rows, m.bytes);
+                for (uint32_t from = 0, n; from < out_n; from += n) {
+                    n = 32 * (1 + (uint32_t)random_below(&r, 4));
+                    if (n > out_n - from) n = out_n - from;
+                    tables[k].neuron_store(stored.data, rows.data, m.row_bytes, m.type, in_n, out_n, from, n);
+                }
+                cr_assert_eq(memcmp(stored.data, m.stored.data, m.bytes), 0, "%s %s [%u][%u]", tables[k].isa,
+                             gguf_type_get(m.type)->name, out_n, in_n);
+                guarded_free(&rows);
+                guarded_free(&stored);
+            }
+            matrix_free(&m);
+        }
+}
+
 Test(neurons, types_without_a_form_say_so) {
     neurons_form f;
     cr_expect_not(neurons_form_of(GGUF_Q8_0, 50, &f), "outputs that fill no run");

@@ -52,13 +52,15 @@ enum { NEURONS_AHEAD = 32 };
     static void neuron_tiles_##type(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,    \
                                     size_t from, size_t row_n, size_t k) {                                   \
         const size_t row_bytes = out_n * (item_bytes);                                                       \
-        for (size_t r = 0; r < row_n; r += 8) {                                                              \
-            const size_t n = (size_t)min_u64(row_n - r, 8);                                                  \
-            const uint8_t *p = stored + (from + r) * (item_bytes);                                           \
-            float *out = (float *)(void *)((uint8_t *)tiles + r / ROWS * tile_stride) + r % ROWS;            \
-            for (size_t i = 0; i < k; i++, p += row_bytes, out += ROWS) {                                    \
-                _mm_prefetch((const char *)((uintptr_t)p + NEURONS_AHEAD * row_bytes), _MM_HINT_T1);         \
-                _mm256_store_ps(out,                                                                         \
+        const uint8_t *w = stored + from * (item_bytes);                                                     \
+        for (size_t i = 0; i < k; i++, w += row_bytes) {                                                     \
+            for (size_t r = 0; r < row_n; r += 8) {                                                          \
+                const size_t n = (size_t)min_u64(row_n - r, 8);                                              \
+                const uint8_t *p = w + r * (item_bytes);                                                     \
+                float *out = (float *)(void *)((uint8_t *)tiles + r / ROWS * tile_stride);                   \
+                if (r * (item_bytes) % 64 == 0)                                                              \
+                    _mm_prefetch((const char *)((uintptr_t)p + NEURONS_AHEAD * row_bytes), _MM_HINT_T1);     \
+                _mm256_store_ps(out + i * ROWS + r % ROWS,                                                   \
                                 n == 8 ? load_##type(p) : AVX2_LOAD_PART(load_##type, p, n, item_bytes));    \
             }                                                                                                \
         }                                                                                                    \

@@ -592,17 +592,18 @@ static void tile_unpack_bf16(void *tile, const uint8_t *w, size_t row_bytes, siz
 /* By neuron a float matrix is transposed, as the tile is. */
 INLINE void neuron_tiles_float(uint8_t *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
                                size_t from, size_t row_n, size_t k, const gguf_type type) {
-    const size_t bytes = float_bytes(type);
-    for (size_t r = 0; r < row_n; r += FLOAT_ROWS) {
-        const __mmask16 low = lanes_left(row_n - r);
-        const __mmask16 high = row_n - r > ROWS ? lanes_left(row_n - r - ROWS) : 0;
-        const uint8_t *w = stored + (from + r) * bytes;
-        float *t = (void *)(tiles + r / FLOAT_ROWS * tile_stride);
-        for (size_t i = 0; i < k; i++, w += out_n * bytes, t += FLOAT_ROWS) {
-            prefetch(w, NEURONS_AHEAD * out_n * bytes);
-            if (type == GGUF_F32) prefetch(w + LINE, NEURONS_AHEAD * out_n * bytes);
-            _mm512_store_ps(t, load_float(type, w, low));
-            _mm512_store_ps(t + ROWS, load_float(type, w + ROWS * bytes, high));
+    const size_t bytes = float_bytes(type), row_bytes = out_n * bytes;
+    const uint8_t *w = stored + from * bytes;
+    for (size_t i = 0; i < k; i++, w += row_bytes, tiles += FLOAT_ROWS * sizeof(float)) {
+        for (size_t r = 0; r < row_n; r += FLOAT_ROWS) {
+            const uint8_t *p = w + r * bytes;
+            float *t = (void *)(tiles + r / FLOAT_ROWS * tile_stride);
+            const size_t n = row_n - r;
+            prefetch(p, NEURONS_AHEAD * row_bytes);
+            if (type == GGUF_F32) prefetch(p + LINE, NEURONS_AHEAD * row_bytes);
+            _mm512_store_ps(t, load_float(type, p, lanes_left(n)));
+            _mm512_store_ps(t + ROWS,
+                            load_float(type, p + ROWS * bytes, n > ROWS ? lanes_left(n - ROWS) : 0));
         }
     }
 }

@@ -6,7 +6,6 @@
 
 #include "devices/cpu/ops.h"
 #include "devices/cpu/selftest.h"
-#include "devices/neurons.h"
 
 enum {
     MEASURE_BYTES = 256 << 20,
@@ -14,8 +13,8 @@ enum {
     PEAK_ITERATIONS = 20000,
     TOUCH_BYTES = 2 << 20,
     PAGE_BYTES = 4096,
-    REORDER_OUTPUTS = 64, /* of one piece of work: a line of each neuron, so that threads share none */
-    CROSSOVER_MAX = 8     /* measured ones that are kept */
+    REORDER_OUTPUTS = 128, /* of one piece of work: lines of each neuron, so that threads share none */
+    CROSSOVER_MAX = 8      /* measured ones that are kept */
 };
 
 /* A crossover, and what it was measured for. */
@@ -155,6 +154,7 @@ static hotset_status cpu_copy_async(device_queue *q, device_ref to, device_ref f
 }
 
 typedef struct reorder_job {
+    const cpu_kernels *kernels;
     uint8_t *to;
     const uint8_t *from;
     const device_matrix *shape;
@@ -166,14 +166,14 @@ static void reorder_share(void *cookie, uint32_t thread_i) {
     reorder_job *job = cookie;
     const device_matrix *m = job->shape;
     for (uint32_t at; (at = atomic_fetch_add(&job->next, REORDER_OUTPUTS)) < m->out_n;)
-        neurons_store(job->to, job->from, m->row_bytes, m->type, m->in_n, m->out_n, at,
-                      m->out_n - at < REORDER_OUTPUTS ? m->out_n - at : REORDER_OUTPUTS);
+        job->kernels->neuron_store(job->to, job->from, m->row_bytes, m->type, m->in_n, m->out_n, at,
+                                   m->out_n - at < REORDER_OUTPUTS ? m->out_n - at : REORDER_OUTPUTS);
 }
 
 static hotset_status cpu_copy_by_neuron(device_queue *q, device_ref to, device_ref from,
                                         const device_matrix *shape, hotset_error *err) {
     HOTSET_TRY(cpu_failure(q->cpu, err));
-    reorder_job job = {.to = cpu_at(to), .from = cpu_at(from), .shape = shape};
+    reorder_job job = {.kernels = &q->cpu->kernels, .to = cpu_at(to), .from = cpu_at(from), .shape = shape};
     return team_run(q->cpu->team, reorder_share, &job, err);
 }
 

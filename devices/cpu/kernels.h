@@ -31,7 +31,7 @@ typedef struct cpu_matmul {
     /* -- one activation row (decode) -- */
     size_t (*act_bytes)(size_t k);
     void (*act_pack)(void *act, const float *x, size_t k);
-    /* y[i] = W[i] . x for i < row_n */
+    /* y[i] = W[i] . x for i < row_n; each row is summed in the same order, whatever row_n is */
     void (*gemv)(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k);
 
     /* -- many activation rows (prefill): tile_rows weight rows times panel_cols activation rows -- */
@@ -104,6 +104,9 @@ typedef struct cpu_kernels {
      * into calls changes no bit. NULL for a type that has none. */
     void (*neuron_sum[GGUF_TYPE_MAX])(float *y, const uint8_t *w, size_t out_n, size_t from, size_t n,
                                       const cpu_active *active);
+    /* neurons_store of devices/neurons.h, which moves bytes while a model is loaded. */
+    void (*neuron_store)(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, gguf_type type, uint32_t in_n,
+                         uint32_t out_n, uint32_t from, uint32_t n);
     /* y = x / sqrt(mean(x^2) + eps) * w; w may be NULL (all ones); y may be x. (RMSNorm, Zhang & Sennrich
      * 2019) */
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);

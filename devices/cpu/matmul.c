@@ -61,11 +61,14 @@ static cpu_scratch product_scratch(uint64_t few_bytes, uint64_t panels_bytes, ui
                          round_up(max_u64(few_bytes, tile_bytes), CPU_ALIGN)};
 }
 
-/* Weight rows that are unpacked at a time: one tile; of a matrix stored by neuron those that share cache
- * lines, which come from far apart and would be fetched for each tile again. */
-static uint32_t unpack_rows(const cpu_kernels *kernels, const device_matrix *m) {
+/* Weight rows that are unpacked at a time: one tile. Of a matrix stored by neuron as many as fill one or two
+ * cache lines of each neuron, for every visit to one costs a look into the page tables (some 30 ns, whether
+ * for one line or two); fewer where threads would wait for each other. */
+static uint32_t unpack_rows(const cpu_kernels *kernels, const device_matrix *m, uint32_t thread_n) {
     if (m->order == NEURONS_BY_OUTPUT) return (uint32_t)kernels->matmul[m->type].tile_rows;
-    return gguf_type_get(m->type)->block_n > 1 ? 2 * CPU_NEURON_ROWS : CPU_NEURON_ROWS;
+    uint32_t n = (gguf_type_get(m->type)->block_n > 1 ? 4 : 2) * CPU_NEURON_ROWS;
+    while (n > CPU_NEURON_ROWS && m->out_n / n < 4 * thread_n) n /= 2;
+    return n;
 }
 
 static uint64_t tile_stride(const cpu_matmul *m, uint32_t k) { return round_up(m->tile_bytes(k), CPU_ALIGN); }
@@ -74,7 +77,7 @@ static uint64_t tiles_bytes_max(const cpu_kernels *kernels, const device_linear_
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < part_n; i++) {
         const cpu_matmul *m = &kernels->matmul[part[i].w.type];
-        uint64_t tile_n = (unpack_rows(kernels, &part[i].w) + m->tile_rows - 1) / m->tile_rows;
+        uint64_t tile_n = (unpack_rows(kernels, &part[i].w, 1) + m->tile_rows - 1) / m->tile_rows;
         bytes = max_u64(bytes, tile_n * tile_stride(m, part[i].w.in_n));
     }
     return bytes;
@@ -159,7 +162,7 @@ static void multiply_tiles(const tile_job *job) {
     const cpu_matmul *mm = &job->w->kernels->matmul[m->type];
     const uint8_t *data = cpu_unit_data(m, job->unit);
     uint32_t tile_rows = (uint32_t)mm->tile_rows;
-    uint32_t n = (uint32_t)min_u64(m->out_n - job->from, unpack_rows(job->w->kernels, m));
+    uint32_t n = (uint32_t)min_u64(m->out_n - job->from, unpack_rows(job->w->kernels, m, job->w->thread_n));
     uint64_t stride = tile_stride(mm, m->in_n);
     if (m->order != NEURONS_BY_OUTPUT)
         mm->neuron_tiles(job->tiles, stride, data, m->out_n, job->from, n, m->in_n);
@@ -219,12 +222,12 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     uint32_t tile_n[DEVICE_LINEAR_MAX]; /* per part: what is unpacked at a time */
     total = 0;
     for (uint32_t i = 0; i < part_n; i++)
-        total += tile_n[i] = pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w));
+        total += tile_n[i] = pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w, w->thread_n));
     for (uint32_t item; (item = cpu_take(op, 1)) < total;) {
         uint32_t i = find_part(tile_n, part_n, &item);
         tile_job job = {.w = w,
                         .part = &part[i],
-                        .from = item * unpack_rows(w->kernels, &part[i].w),
+                        .from = item * unpack_rows(w->kernels, &part[i].w, w->thread_n),
                         .panels = w->workspace + f.offset[f.of_part[i]],
                         .col_n = row_n,
                         .rectangle = (float *)(void *)scratch,
@@ -382,7 +385,8 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
         uint32_t tile_n[2] = {0, 0}, per_unit = 0;
         for (uint32_t i = 0; i < part_n; i++)
             if (f.of_part[i] == j)
-                per_unit += tile_n[i] = pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w));
+                per_unit += tile_n[i] =
+                    pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w, w->thread_n));
         for (uint32_t item; (item = cpu_take(op, 1)) < unit_n * per_unit;) {
             uint32_t u = item / per_unit, tile_i = item % per_unit, i = find_part(tile_n, part_n, &tile_i);
             uint32_t uses = g.start[u + 1] - g.start[u];
@@ -390,7 +394,7 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
             tile_job job = {.w = w,
                             .part = &part[i],
                             .unit = (int32_t)u,
-                            .from = tile_i * unpack_rows(w->kernels, &part[i].w),
+                            .from = tile_i * unpack_rows(w->kernels, &part[i].w, w->thread_n),
                             .panels = w->workspace + f.offset[j] + panel_stride(f.form[j], k) * g.panel[u],
                             .col_n = uses,
                             .use = g.use + g.start[u],

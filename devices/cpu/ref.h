@@ -12,7 +12,7 @@ double ref_dot_total(const double part[REF_DOT_PARTS]);
 
 /* Fills matmul[] and dequant[] of the table. */
 void ref_products_init(cpu_kernels *k);
-/* Fills neuron_sum[]. */
+/* Fills neuron_sum[] and neuron_store. */
 void ref_neurons_init(cpu_kernels *k);
 
 #endif

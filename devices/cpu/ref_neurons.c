@@ -151,6 +151,7 @@ SLOT(q4_k, Q4_K)
 SLOT(q6_k, Q6_K)
 
 void ref_neurons_init(cpu_kernels *k) {
+    k->neuron_store = neurons_store;
     k->neuron_sum[GGUF_F32] = neuron_sum_f32;
     k->neuron_sum[GGUF_F16] = neuron_sum_f16;
     k->neuron_sum[GGUF_BF16] = neuron_sum_bf16;

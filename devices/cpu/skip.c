@@ -1,7 +1,8 @@
 /* skip.c - exact skipping: an FFN of the ReLU family computes its gate (or, without one, up) for all neurons
  * and then only what belongs to neurons that are above zero.
  *
- * Up: the listed rows, one dot product each, the row four places ahead in the list asked for. Down: stored by
+ * Up: the listed rows, one dot product each, the row four places ahead in the list asked for; where most
+ * neurons are active, all rows in one stream, which changes no bit of the listed ones. Down: stored by
  * neuron; threads share out stretches of outputs and each walks all active neurons, so that every output is
  * summed in one order, whatever the number of threads.
  */
@@ -14,8 +15,11 @@
 #include "devices/neurons.h"
 
 enum {
-    RANGE = 64,       /* neurons per piece of work of up: rows that share them find them in the cache */
+    /* neurons per piece of work of up: rows that share them find them in the cache; a crowded one is one call
+     */
+    RANGE = CPU_GEMV_ROWS_MAX,
     ROWS_AHEAD = 4,   /* of the list, prefetched (measured: 4 and 8 are alike, 1 is a third slower) */
+    CROWD = 32,       /* active neurons of a range from which on all its rows are walked */
     STRETCH_MIN = 64, /* outputs per piece of work of down */
     LINE = 64
 };
@@ -155,21 +159,60 @@ static void prefetch_row(const uint8_t *row, uint64_t bytes) {
     for (uint64_t i = 0; i < bytes; i += LINE) __builtin_prefetch(row + i, 0, 2);
 }
 
-/* Outputs of vector i for its active neurons in [from, to); `acts`: the packed rows. */
+/* What up needs of one vector. */
+typedef struct up_job {
+    const cpu_worker *w;
+    const device_linear_part *part;
+    const uint8_t *data, *act;
+    const float *bias;
+    float *y;
+} up_job;
+
+static void up_finish(const up_job *job, uint32_t neuron, const float *product) {
+    cpu_finish(job->y + neuron, product, job->bias ? job->bias + neuron : NULL, 1, job->part->accumulate);
+}
+
+/* The listed neurons of a crowded range: one stream over all rows between the first and the last of them. A
+ * row has the same bits so or alone, so that nothing depends on the choice but time. */
+static void up_crowd(const up_job *job, const uint32_t *neuron, uint32_t n) {
+    const device_matrix *m = &job->part->w;
+    float product[CPU_GEMV_ROWS_MAX];
+    job->w->kernels->matmul[m->type].gemv(product, job->data + m->row_bytes * neuron[0], m->row_bytes,
+                                          neuron[n - 1] - neuron[0] + 1, job->act, m->in_n);
+    for (uint32_t j = 0; j < n; j++) up_finish(job, neuron[j], product + (neuron[j] - neuron[0]));
+}
+
+/* The first n of `left` listed neurons. */
+static void up_few(const up_job *job, const uint32_t *neuron, uint32_t n, uint32_t left) {
+    const device_matrix *m = &job->part->w;
+    for (uint32_t j = 0; j < n; j++) {
+        float product;
+        if (j + ROWS_AHEAD < left)
+            prefetch_row(job->data + m->row_bytes * neuron[j + ROWS_AHEAD], m->row_bytes);
+        job->w->kernels->matmul[m->type].gemv(&product, job->data + m->row_bytes * neuron[j], m->row_bytes, 1,
+                                              job->act, m->in_n);
+        up_finish(job, neuron[j], &product);
+    }
+}
+
+/* Outputs of vector i for its active neurons in [from, to), RANGE at a time; `acts`: the packed rows. */
 static void up_range(const cpu_worker *w, const vectors *v, const uint8_t *acts, uint32_t i, uint32_t from,
                      uint32_t to) {
     const device_matrix *m = &v->part->w;
-    const uint32_t *list = list_of(v, i), *neuron = list + 1, n = list[0];
-    const uint8_t *data = cpu_unit_data(m, unit_of(v, i));
-    const uint8_t *act = acts + act_stride(w->kernels, m) * (i / v->per_row);
-    const float *bias = cpu_unit_bias(v->part, unit_of(v, i));
-    float *y = output_of(v, i);
-    for (uint32_t j = first_from(neuron, n, from); j < n && neuron[j] < to; j++) {
-        float product;
-        if (j + ROWS_AHEAD < n) prefetch_row(data + m->row_bytes * neuron[j + ROWS_AHEAD], m->row_bytes);
-        w->kernels->matmul[m->type].gemv(&product, data + m->row_bytes * neuron[j], m->row_bytes, 1, act,
-                                         m->in_n);
-        cpu_finish(y + neuron[j], &product, bias ? bias + neuron[j] : NULL, 1, v->part->accumulate);
+    const uint32_t *list = list_of(v, i), *neuron = list + 1;
+    const up_job job = {.w = w,
+                        .part = v->part,
+                        .data = cpu_unit_data(m, unit_of(v, i)),
+                        .act = acts + act_stride(w->kernels, m) * (i / v->per_row),
+                        .bias = cpu_unit_bias(v->part, unit_of(v, i)),
+                        .y = output_of(v, i)};
+    for (uint32_t j = first_from(neuron, list[0], from), n; j < list[0] && neuron[j] < to; j += n) {
+        const uint32_t end = (neuron[j] / RANGE + 1) * RANGE;
+        for (n = 1; j + n < list[0] && neuron[j + n] < end; n++) continue;
+        if (n >= CROWD)
+            up_crowd(&job, neuron + j, n);
+        else
+            up_few(&job, neuron + j, n, list[0] - j);
     }
 }
 
