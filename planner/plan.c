@@ -33,7 +33,8 @@ static bool has_zeros(const hotset_shape *shape) {
 static hotset_status resolve_sparsity(hotset_plan_options *o, const hotset_shape *shape, hotset_error *err) {
     switch (o->sparsity) {
     case HOTSET_SPARSITY_AUTO:
-        if (!has_zeros(shape) || o->memory == HOTSET_MEMORY_MAPPED || o->record) o->sparsity = HOTSET_SPARSITY_OFF;
+        if (!has_zeros(shape) || o->memory == HOTSET_MEMORY_MAPPED || o->record)
+            o->sparsity = HOTSET_SPARSITY_OFF;
         return HOTSET_OK;
     case HOTSET_SPARSITY_OFF: return HOTSET_OK;
     case HOTSET_SPARSITY_EXACT: break;

@@ -310,6 +310,13 @@ check_profile() {
     cp "$model" "$work/here.gguf"
     run 0 profile "$work/here.gguf" --text "$work/one.txt" -q
     expect "profile: without -o it stands beside the model" same "$a" "$work/here.activation.gguf"
+    run 0 profile "$model" --activation silu --text "$work/one.txt" -n 100 -o "$sum" --svg "$work/sizes.svg" -q
+    expect "profile: silu has no hot neurons, and it is said" grep -q 'neurons are always active (silu)' "$out"
+    expect "profile: sizes are drawn" grep -q 'none is hot' "$work/sizes.svg"
+    refuse 1 "no layer with hot units" inspect "$sum" --against "$sum"
+    run 0 synth "$work/experts.gguf" --shape tiny-moe --type Q4_0 --quiet
+    run 0 profile "$work/experts.gguf" --text "$work/one.txt" -n 100 -o "$sum" -q
+    expect "profile: experts have router weights" grep -q 'mean router weight' "$out"
     check_profile_errors "$a"
     check_profile_stop
 }

@@ -1,7 +1,7 @@
 /* threads.c - what the contract allows threads to do at once; run under ThreadSanitizer to find races.
  *
- * Two threads share one model and its tokenizer; each has an engine with a team of its own and generates
- * text.
+ * Two threads share one model and its tokenizer; each has an engine with a team of its own, generates text
+ * and records an activation profile.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -10,6 +10,8 @@
 #include "engine/hotset.h"
 
 enum { THREAD_N = 2, PROMPT_MAX = 64, GENERATE_N = 12 };
+
+static const char text[] = "There was once a time when the whale and the sea";
 
 typedef struct job {
     const hotset_model *model;
@@ -26,10 +28,9 @@ static int32_t best(const float *logits, size_t n) {
 }
 
 static hotset_status generate(job *j, hotset_session *session) {
-    static const char prompt[] = "There was once a time when the whale and the sea";
     int32_t token[PROMPT_MAX];
     size_t token_n, vocab_n;
-    hotset_status status = hotset_tokenize(hotset_model_tokenizer(j->model, NULL), prompt, strlen(prompt),
+    hotset_status status = hotset_tokenize(hotset_model_tokenizer(j->model, NULL), text, strlen(text),
                                            HOTSET_TOKENIZE_BOS, token, PROMPT_MAX, &token_n, &j->error);
     if (!status) status = hotset_session_sync(session, token, token_n);
     for (int i = 0; i < GENERATE_N && !status; i++) {
@@ -39,17 +40,28 @@ static hotset_status generate(job *j, hotset_session *session) {
     return status;
 }
 
+/* The whole team writes down what the host then counts. */
+static hotset_status record(job *j, hotset_session *session) {
+    static const hotset_corpus corpus = {.name = "text", .text = text, .text_bytes = sizeof text - 1};
+    hotset_profile *profile;
+    hotset_status status = hotset_profile_open(&profile, j->model, NULL, NULL, &j->error);
+    if (!status) status = hotset_profile_record(profile, session, &corpus, NULL, NULL, &j->error);
+    hotset_profile_free(profile);
+    return status;
+}
+
 static void *run(void *cookie) {
     job *j = cookie;
     hotset_plan *plan = NULL;
     hotset_engine *engine = NULL;
     hotset_session *session = NULL;
-    hotset_plan_options options = {.thread_n = j->team_n, .batch_n = 8};
+    hotset_plan_options options = {.thread_n = j->team_n, .batch_n = 8, .record = true};
     hotset_status status = hotset_plan_cpu(&plan, j->model, &options, &j->error);
     if (!status) status = hotset_engine_open(&engine, j->model, plan, NULL, &j->error);
     if (!status) status = hotset_session_open(&session, engine, &j->error);
     if (!status && generate(j, session) && j->error.status == HOTSET_OK)
         j->error = *hotset_session_error(session);
+    if (!status && j->error.status == HOTSET_OK) status = record(j, session);
     hotset_session_free(session);
     hotset_engine_free(engine);
     hotset_plan_free(plan);

@@ -435,6 +435,8 @@ static void even_text(FILE *out, const carried c[CHOSEN_N]) {
 bool profile_against(FILE *out, const char *command, const char *a_path, const hotset_profile *a,
                      const char *b_path, const hotset_profile *b, bool json) {
     if (!comparable(command, a_path, a, b_path, b)) return false;
+    if (!has_kind(a, HOTSET_NEURONS) && !has_kind(a, HOTSET_EXPERTS))
+        return say(command, "%s has no layer with hot units", a_path), false;
     carried total[CHOSEN_N] = {0};
     uint32_t layer_n = hotset_profile_get(a).layer_n;
     if (!json) against_head(out, a_path, b_path);
@@ -448,7 +450,6 @@ bool profile_against(FILE *out, const char *command, const char *a_path, const h
         (json ? carried_json : carried_text)(out, name, c);
         for (int s = 0; s < CHOSEN_N; s++) carried_add(&total[s], &c[s]);
     }
-    if (total->unit_n <= 0) return say(command, "%s has no layer with hot units", a_path), false;
     carried joint[CHOSEN_N];
     if (!carried_jointly(a, b, (uint32_t)total->unit_n, joint)) return say(command, "out of memory"), false;
     (json ? carried_json : carried_text)(out, "all", total);

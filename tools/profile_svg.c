@@ -218,6 +218,15 @@ static void tick(const picture *p, double x) {
     fprintf(p->out, "<path stroke=\"#5b6b82\" d=\"M%.1f %.1fv5\"/>\n", x, p->bottom);
 }
 
+/* 2 to this power, in superscript digits. */
+static void power_text(char *out, size_t out_bytes, int power) {
+    static const char *const digits[] = {"\u2070", "\u00b9", "\u00b2", "\u00b3", "\u2074",
+                                         "\u2075", "\u2076", "\u2077", "\u2078", "\u2079"};
+    int size = power < 0 ? -power : power;
+    snprintf(out, out_bytes, "2%s%s%s", power < 0 ? "\u207b" : "", size >= 10 ? digits[size / 10 % 10] : "",
+             digits[size % 10]);
+}
+
 static void unit_axis(const picture *p) {
     char text[32];
     for (int i = 0; i <= 10 && !p->sizes; i++) {
@@ -229,10 +238,8 @@ static void unit_axis(const picture *p) {
     for (int power = -24; power <= 8 && p->sizes; power += 4) {
         double x = LEFT + (power + 25.0) / OCTAVE_N * PLOT_WIDTH;
         tick(p, x);
-        fprintf(
-            p->out,
-            "<text x=\"%.1f\" y=\"%.1f\" class=\"mid\">2<tspan dy=\"-6\" class=\"power\">%d</tspan></text>\n",
-            x, p->bottom + 20, power);
+        power_text(text, sizeof text, power);
+        label(p, x, p->bottom + 19, "mid", text);
     }
     label(p, LEFT + PLOT_WIDTH / 2.0, p->bottom + 42, "mid",
           p->sizes ? "absolute value of the activation; every neuron is always active, none is hot"
@@ -268,7 +275,7 @@ static void styles(const picture *p, double height) {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %.0f\" width=\"%d\" height=\"%.0f\">\n"
         "<style>text{font:13px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#2b3442}"
         ".title{font-size:20px;font-weight:600}.mid{text-anchor:middle}.end{text-anchor:end}"
-        ".mark{stroke:#12a5c9;stroke-width:2.5;fill:none}.power{font-size:9px}</style>\n"
+        ".mark{stroke:#12a5c9;stroke-width:2.5;fill:none}</style>\n"
         "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
         WIDTH, height, WIDTH, height);
 }

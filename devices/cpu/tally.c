@@ -6,11 +6,23 @@
 
 enum { CHUNK = 1024 }; /* activations computed at once */
 
+/* Eight bytes of 0 or 1 to eight bits, the first lowest: the product's top byte gathers one bit of each. */
+static uint64_t pack_flags(const uint8_t flag[8]) {
+    uint64_t bytes;
+    memcpy(&bytes, flag, sizeof bytes);
+    return bytes * 0x0102040810204080u >> 56;
+}
+
+/* By way of bytes, which compilers compare many at a time. */
 static void tally_bits(uint64_t *bits, const float *x, uint32_t n) {
     for (uint32_t from = 0; from < n; from += 64) {
-        uint32_t bit_n = n - from < 64 ? n - from : 64;
+        uint8_t flag[64] = {0};
         uint64_t word = 0;
-        for (uint32_t i = 0; i < bit_n; i++) word |= (uint64_t)(x[from + i] > 0) << i;
+        if (n - from >= 64)
+            for (uint32_t i = 0; i < 64; i++) flag[i] = x[from + i] > 0;
+        else
+            for (uint32_t i = 0; i < n - from; i++) flag[i] = x[from + i] > 0;
+        for (uint32_t i = 0; i < 64; i += 8) word |= pack_flags(flag + i) << i;
         bits[from / 64] = word;
     }
 }
