@@ -40,7 +40,7 @@ static forms forms_of(const cpu_kernels *kernels, const device_linear_part *part
                       uint64_t row_n, uint64_t panel_extra, bool tiles) {
     forms f = {0};
     for (uint32_t i = 0; i < part_n; i++) {
-        const cpu_matmul *m = &kernels->matmul[part[i].w.type];
+        const cpu_matmul *m = cpu_matmul_of(kernels, &part[i].w);
         uint32_t j = 0;
         while (j < f.n && !same_form(f.form[j], m)) j++;
         f.of_part[i] = j;
@@ -65,7 +65,7 @@ static cpu_scratch product_scratch(uint64_t few_bytes, uint64_t panels_bytes, ui
 static uint64_t tile_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n) {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < part_n; i++)
-        bytes = max_u64(bytes, kernels->matmul[part[i].w.type].tile_bytes(part[i].w.in_n));
+        bytes = max_u64(bytes, cpu_matmul_of(kernels, &part[i].w)->tile_bytes(part[i].w.in_n));
     return round_up(bytes, CPU_ALIGN);
 }
 
@@ -73,7 +73,7 @@ static uint64_t tile_bytes_max(const cpu_kernels *kernels, const device_linear_p
 static uint64_t rows_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n) {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < part_n; i++)
-        if (part[i].w.order != NEURONS_BY_OUTPUT)
+        if (part[i].w.order == NEURONS_BY_NEURON)
             bytes = max_u64(bytes, kernels->matmul[part[i].w.type].tile_rows * part[i].w.row_bytes);
     return round_up(bytes, CPU_ALIGN);
 }
@@ -139,19 +139,24 @@ static float *column_output(const tile_job *job, uint32_t c) {
     return cpu_row(job->part->y, use / job->used_n) + (size_t)(use % job->used_n) * job->part->w.out_n;
 }
 
+void cpu_tile_make(const cpu_kernels *k, const device_matrix *m, const uint8_t *data, uint32_t from,
+                   uint32_t n, uint8_t *tile, uint8_t *rows) {
+    if (m->order == NEURONS_BY_ROW) {
+        k->row_tile[m->type](tile, data, m->row_bytes, from, n, m->in_n);
+        return;
+    }
+    if (m->order == NEURONS_BY_NEURON)
+        neurons_restore(rows, data, m->row_bytes, m->type, m->in_n, m->out_n, from, n);
+    k->matmul[m->type].tile_unpack(tile, m->order == NEURONS_BY_NEURON ? rows : data + m->row_bytes * from,
+                                   m->row_bytes, n, m->in_n);
+}
+
 static void multiply_tile(const tile_job *job) {
     const device_matrix *m = &job->part->w;
-    const cpu_matmul *mm = &job->w->kernels->matmul[m->type];
+    const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, m);
     uint32_t n = m->out_n - job->from < mm->tile_rows ? m->out_n - job->from : (uint32_t)mm->tile_rows;
     const float *bias = cpu_unit_bias(job->part, job->unit);
-    const uint8_t *rows = cpu_unit_data(m, job->unit);
-    if (m->order != NEURONS_BY_OUTPUT) {
-        neurons_restore(job->rows, rows, m->row_bytes, m->type, m->in_n, m->out_n, job->from, n);
-        rows = job->rows;
-    } else {
-        rows += m->row_bytes * job->from;
-    }
-    mm->tile_unpack(job->tile, rows, m->row_bytes, n, m->in_n);
+    cpu_tile_make(job->w->kernels, m, cpu_unit_data(m, job->unit), job->from, n, job->tile, job->rows);
     for (uint32_t c = 0; c < job->col_n; c += (uint32_t)mm->panel_cols) {
         const uint8_t *panel = job->panels + panel_stride(mm, m->in_n) * (c / mm->panel_cols);
         mm->tile_mul(job->rectangle, mm->tile_rows, job->tile, panel, m->in_n);
@@ -159,6 +164,10 @@ static void multiply_tile(const tile_job *job) {
             cpu_finish(column_output(job, c + i) + job->from, job->rectangle + i * mm->tile_rows,
                        bias ? bias + job->from : NULL, n, job->part->accumulate);
     }
+}
+
+static uint32_t tile_rows_of(const cpu_worker *w, const device_matrix *m) {
+    return (uint32_t)cpu_matmul_of(w->kernels, m)->tile_rows;
 }
 
 /* ---- Linear ---- */
@@ -211,12 +220,12 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     uint32_t tile_n[DEVICE_LINEAR_MAX];
     total = 0;
     for (uint32_t i = 0; i < part_n; i++)
-        total += tile_n[i] = pieces(part[i].w.out_n, (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows);
+        total += tile_n[i] = pieces(part[i].w.out_n, tile_rows_of(w, &part[i].w));
     for (uint32_t item; (item = cpu_take(op, 1)) < total;) {
         uint32_t i = find_part(tile_n, part_n, &item);
         tile_job job = {.w = w,
                         .part = &part[i],
-                        .from = item * (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows,
+                        .from = item * tile_rows_of(w, &part[i].w),
                         .panels = w->workspace + f.offset[f.of_part[i]],
                         .col_n = row_n,
                         .rectangle = (float *)(void *)scratch,
@@ -228,7 +237,8 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
 
 void cpu_linear_run(cpu_op *op, const cpu_worker *w) {
     uint32_t row_n = cpu_row_n(op, w);
-    if (cpu_skips(&op->op.linear.choice))
+    if (cpu_skips(&op->op.linear.choice) ||
+        (op->op.linear.part[0].w.order != NEURONS_BY_OUTPUT && row_n < CPU_TILE_ROWS_MIN))
         cpu_listed_run(op, w);
     else if (row_n < CPU_TILE_ROWS_MIN)
         linear_few_rows(op, w, row_n);
@@ -376,8 +386,7 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
         uint32_t tile_n[2] = {0, 0}, per_unit = 0;
         for (uint32_t i = 0; i < part_n; i++)
             if (f.of_part[i] == j)
-                per_unit += tile_n[i] =
-                    pieces(part[i].w.out_n, (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows);
+                per_unit += tile_n[i] = pieces(part[i].w.out_n, tile_rows_of(w, &part[i].w));
         for (uint32_t item; (item = cpu_take(op, 1)) < unit_n * per_unit;) {
             uint32_t u = item / per_unit, tile_i = item % per_unit, i = find_part(tile_n, part_n, &tile_i);
             uint32_t uses = g.start[u + 1] - g.start[u];
@@ -385,7 +394,7 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
             tile_job job = {.w = w,
                             .part = &part[i],
                             .unit = (int32_t)u,
-                            .from = tile_i * (uint32_t)w->kernels->matmul[part[i].w.type].tile_rows,
+                            .from = tile_i * tile_rows_of(w, &part[i].w),
                             .panels = w->workspace + f.offset[j] + panel_stride(f.form[j], k) * g.panel[u],
                             .col_n = uses,
                             .use = g.use + g.start[u],
@@ -400,7 +409,8 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
 
 void cpu_experts_run(cpu_op *op, const cpu_worker *w) {
     uint32_t row_n = cpu_row_n(op, w);
-    if (cpu_skips(&op->op.experts.choice))
+    if (cpu_skips(&op->op.experts.choice) ||
+        (op->op.experts.part[0].w.order != NEURONS_BY_OUTPUT && row_n < CPU_TILE_ROWS_MIN))
         cpu_listed_run(op, w);
     else if (row_n < CPU_TILE_ROWS_MIN)
         experts_few_rows(op, w, row_n);
