@@ -266,4 +266,5 @@ void cpu_kernels_avx2(cpu_kernels *k) {
     cpu_avx2_sgemm_init(k);
     cpu_avx2_attend_init(k);
     cpu_avx2_neurons_init(k);
+    cpu_avx2_rows_init(k);
 }
