@@ -20,6 +20,7 @@
 #define avx512_gemv        avx512_gemv_emulated
 #define avx512_gemm        avx512_gemm_emulated
 #define avx512_attend      avx512_attend_emulated
+#define avx512_rows        avx512_rows_emulated
 
 /* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */
 #define INLINE static inline
@@ -294,6 +295,12 @@ static inline __m512i emu_mm512_cvtepu16_epi32(__m256i a) {
     EMU_EACH(i, 16) r.u32[i] = x.u16[i];
     return r.i;
 }
+static inline __m512i emu_mm512_cvtepi8_epi32(__m128i a) {
+    const emu x = {.quarter = {a}};
+    emu r;
+    EMU_EACH(i, 16) r.i32[i] = x.i8[i];
+    return r.i;
+}
 static inline __m256i emu_mm512_cvtepi32_epi16(__m512i a) {
     const emu x = {.i = a};
     emu r;
@@ -415,6 +422,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_cvtepi32_epi16 emu_mm512_cvtepi32_epi16
 #undef _mm512_cvtepi32_ps
 #define _mm512_cvtepi32_ps emu_mm512_cvtepi32_ps
+#undef _mm512_cvtepi8_epi32
+#define _mm512_cvtepi8_epi32 emu_mm512_cvtepi8_epi32
 #undef _mm512_cvtepu16_epi32
 #define _mm512_cvtepu16_epi32 emu_mm512_cvtepu16_epi32
 #undef _mm512_cvtph_ps

@@ -1,6 +1,6 @@
 /* avx512.c - fills the table with what 512-bit registers do better than AVX2, and the vector work of it:
  * norms, activations, conversions, limits. Products are in avx512_gemv.c and avx512_gemm.c, attention in
- * avx512_attend.c. */
+ * avx512_attend.c, sums over rows in avx512_rows.c. */
 #include "devices/cpu/avx512.h"
 
 #include <math.h>
@@ -177,6 +177,7 @@ void cpu_kernels_avx512(cpu_kernels *k) {
     avx512_gemv(k);
     avx512_gemm(k);
     avx512_attend(k);
+    avx512_rows(k);
     k->rmsnorm = rmsnorm;
     k->activate = activate;
     k->axpy = axpy;
