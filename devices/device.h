@@ -96,10 +96,12 @@ typedef enum device_activation {
     DEVICE_ACT_GELU,
     DEVICE_ACT_GELU_TANH,
     DEVICE_ACT_RELU,
-    DEVICE_ACT_RELU2
+    DEVICE_ACT_RELU2,
+    DEVICE_ACT_DRELU /* relu(gate) * relu(up) */
 } device_activation;
 
 enum { DEVICE_LINEAR_MAX = 3 }; /* matrices that share an input: q, k, v */
+enum { DEVICE_BANK_MAX = 3 };   /* matrices of an FFN: gate, up, down */
 
 /* One matrix of a linear operation: y = W x + bias, or y += ... */
 typedef struct device_linear_part {
@@ -112,8 +114,9 @@ typedef struct device_linear_part {
 /* Which neurons of an FFN are active, as DEVICE_OP_SELECT finds: for each row `per_row` vectors (experts
  * used, else 1), each a count and then the numbers of its active neurons, rising: uint32_t
  * [per_row][1 + neurons]. Where the uint32_t `verdict` is not 0, the operations that have this choice leave
- * out the others: up computes only the listed outputs, the activation gathers them to the front of the vector
- * in the order of the list, and down, stored by neuron, takes that vector. Where it is 0 they work on all. */
+ * out the others: gate and up compute only the listed outputs, the activation gathers them to the front of
+ * the vector in the order of the list, and down, stored by neuron or by row, takes that vector. Where it is 0
+ * they work on all. A list may be narrowed on the way, when more is known of its neurons. */
 typedef struct device_choice {
     device_ref verdict; /* absent: no choice */
     device_rows list;
@@ -144,7 +147,7 @@ typedef enum device_op_kind {
     DEVICE_OP_LINEAR,   /* y_i = W_i x + b_i, i < part_n */
     DEVICE_OP_PREPARE,  /* q = rope(norm(q)); k = rope(norm(k)); state <- k, v */
     DEVICE_OP_ATTEND,   /* y = softmax(q k^T) v over the row's session */
-    DEVICE_OP_SELECT,   /* lists the neurons whose gate is above 0 and decides whether skipping pays */
+    DEVICE_OP_SELECT,   /* lists active neurons and decides whether skipping pays, or narrows the list */
     DEVICE_OP_ACTIVATE, /* h = act(gate) * up */
     DEVICE_OP_ROUTE,    /* expert ids and weights from router logits */
     DEVICE_OP_EXPERTS,  /* y[r][j] = W_e x + b_e for the j-th expert e chosen for row r */
@@ -210,11 +213,16 @@ typedef struct device_op {
             bool state_f16;
         } attend;
         struct {
-            device_rows gate; /* before the activation, which is of the ReLU family */
+            device_rows x;   /* what tells active neurons from others: [per_row][n] */
+            bool scored;     /* neurons are listed where x >= threshold, else where x > 0 */
+            float threshold; /* of scored ones */
+            bool narrow;     /* only neurons listed so far stay; the verdict stands, and is 0: nothing */
             uint32_t n, per_row;
-            device_matrix up, down; /* what the choice is for; up without out_n: none, its product is gate */
+            uint32_t part_n, spared_n;
+            device_matrix part[DEVICE_BANK_MAX]; /* what the list is for, in the order of use */
             device_choice choice;
-            device_ref skipped; /* uint64_t: steps of one row add the weight bytes that they leave out */
+            device_ref skipped; /* uint64_t: steps of one row add the weight bytes that they leave out of the
+                                   first spared_n parts: those before the list is narrowed */
         } select;
         struct {
             device_rows gate, up, y; /* up absent: no gate matrix */
@@ -223,6 +231,9 @@ typedef struct device_op {
                 per_row; /* vectors per row (experts used), each `n` floats; rows of the step times this */
             device_activation kind;
             device_choice choice;
+            device_rows score; /* without a list neurons whose score is below the threshold give 0: [n] per
+                                  row, per_row 1; absent: none */
+            float threshold;
         } activate;
         struct {
             device_rows logits; /* [unit_n] */

@@ -35,6 +35,8 @@ const arch_tensor arch_tensors[] = {
 
     VECTOR(ATTN_NORM, "attn_norm.weight", EMBD, ALWAYS),
     VECTOR(ATTN_NORM_BIAS, "attn_norm.bias", EMBD, IF_NORM_BIAS),
+    VECTOR(ATTN_NORM_2, "attn_norm_2.weight", EMBD, OPTIONAL),
+    VECTOR(ATTN_NORM_2_BIAS, "attn_norm_2.bias", EMBD, OPTIONAL),
     MATRIX(ATTN_QKV, "attn_qkv.weight", EMBD, QKV, OPTIONAL, ATTN_QKV),
     VECTOR(ATTN_QKV_BIAS, "attn_qkv.bias", QKV, OPTIONAL),
     MATRIX(ATTN_Q, "attn_q.weight", EMBD, QUERY, ALWAYS, ATTN_QKV),
@@ -51,8 +53,8 @@ const arch_tensor arch_tensors[] = {
     MATRIX(ATTN_OUT, "attn_output.weight", MIXED, EMBD, ALWAYS, ATTN_OUT),
     VECTOR(ATTN_OUT_BIAS, "attn_output.bias", EMBD, OPTIONAL),
 
-    VECTOR(FFN_NORM, "ffn_norm.weight", EMBD, ALWAYS),
-    VECTOR(FFN_NORM_BIAS, "ffn_norm.bias", EMBD, IF_NORM_BIAS),
+    VECTOR(FFN_NORM, "ffn_norm.weight", EMBD, IF_FFN_NORM),
+    VECTOR(FFN_NORM_BIAS, "ffn_norm.bias", EMBD, IF_FFN_NORM_BIAS),
     MATRIX(FFN_GATE, "ffn_gate.weight", EMBD, FF, IF_DENSE_GATED, FFN_GATE),
     VECTOR(FFN_GATE_BIAS, "ffn_gate.bias", FF, OPTIONAL),
     MATRIX(FFN_UP, "ffn_up.weight", EMBD, FF, IF_DENSE, FFN_UP),
@@ -61,6 +63,8 @@ const arch_tensor arch_tensors[] = {
     NEURONS(FFN_DOWN, "ffn_down_neuron.weight", FF, EMBD, NONE, BY_NEURON),
     MATRIX(FFN_DOWN, "ffn_down.weight", FF, EMBD, IF_DENSE, FFN_DOWN),
     VECTOR(FFN_DOWN_BIAS, "ffn_down.bias", EMBD, OPTIONAL),
+    MATRIX(PREDICTOR_IN, "fc1.weight", EMBD, RANK, IF_PREDICTOR, PREDICTOR_IN),
+    MATRIX(PREDICTOR_OUT, "fc2.weight", RANK, FF, IF_PREDICTOR, PREDICTOR_OUT),
     MATRIX(ROUTER, "ffn_gate_inp.weight", EMBD, EXPERTS, IF_MOE, ROUTER),
     VECTOR(ROUTER_BIAS, "ffn_gate_inp.bias", EXPERTS, OPTIONAL),
     EXPERTS(EXPERT_GATE_UP, "ffn_gate_up_exps.weight", EMBD, FF_EXPERT_TWICE, OPTIONAL, EXPERT_GATE_UP, NULL),
@@ -74,11 +78,13 @@ const arch_tensor arch_tensors[] = {
 const size_t arch_tensor_n = COUNT_OF(arch_tensors);
 
 static const arch archs[] = {
-    {"llama", ARCH_GATED | ARCH_ROPE_ADJACENT | ARCH_ROUTER_NORM, "silu"},
-    {"qwen2", ARCH_GATED | ARCH_QKV_BIAS, "silu"},
-    {"qwen3", ARCH_GATED | ARCH_QK_NORM, "silu"},
-    {"qwen3moe", ARCH_GATED | ARCH_QK_NORM | ARCH_ROUTER_NORM, "silu"},
-    {"arcee", ARCH_ROPE_ADJACENT, "relu2"},
+    {"llama", ARCH_GATED | ARCH_ROPE_ADJACENT | ARCH_ROUTER_NORM, "silu", "relu"},
+    {"qwen2", ARCH_GATED | ARCH_QKV_BIAS, "silu", "silu"},
+    {"qwen3", ARCH_GATED | ARCH_QK_NORM, "silu", "silu"},
+    {"qwen3moe", ARCH_GATED | ARCH_QK_NORM | ARCH_ROUTER_NORM, "silu", "silu"},
+    {"arcee", ARCH_ROPE_ADJACENT, "relu2", "relu2"},
+    {"bamboo", ARCH_GATED | ARCH_ROPE_ADJACENT, "drelu", "drelu"},
+    {"falcon", ARCH_LAYER_NORM | ARCH_PARALLEL, "gelu", "relu"},
 };
 
 const arch *arch_find(gguf_string name) {
@@ -87,7 +93,9 @@ const arch *arch_find(gguf_string name) {
     return NULL;
 }
 
-const char *arch_names(void) { return "llama, qwen2, qwen3, qwen3moe, arcee"; }
+const char *arch_names(void) { return "llama, qwen2, qwen3, qwen3moe, arcee, bamboo, falcon"; }
+
+const char *arch_activation_names(void) { return "silu, gelu, gelu_tanh, relu, relu2, drelu"; }
 
 bool arch_activation_find(gguf_string name, arch_activation *out, const char **canonical) {
     static const struct {
@@ -104,6 +112,7 @@ bool arch_activation_find(gguf_string name, arch_activation *out, const char **c
         {"relu2", "relu2", ARCH_ACT_RELU2},
         {"relu_squared", "relu2", ARCH_ACT_RELU2},
         {"relu^2", "relu2", ARCH_ACT_RELU2},
+        {"drelu", "drelu", ARCH_ACT_DRELU},
     };
     for (size_t i = 0; i < COUNT_OF(rows); i++)
         if (gguf_string_is(name, rows[i].name)) {

@@ -21,6 +21,8 @@ typedef enum arch_role {
     ARCH_LAYER_ROLES,
     ARCH_ATTN_NORM = ARCH_LAYER_ROLES,
     ARCH_ATTN_NORM_BIAS,
+    ARCH_ATTN_NORM_2,
+    ARCH_ATTN_NORM_2_BIAS,
     ARCH_ATTN_QKV,
     ARCH_ATTN_QKV_BIAS,
     ARCH_ATTN_Q,
@@ -41,6 +43,8 @@ typedef enum arch_role {
     ARCH_FFN_UP_BIAS,
     ARCH_FFN_DOWN,
     ARCH_FFN_DOWN_BIAS,
+    ARCH_PREDICTOR_IN,
+    ARCH_PREDICTOR_OUT,
     ARCH_ROUTER,
     ARCH_ROUTER_BIAS,
     ARCH_EXPERT_GATE_UP,
@@ -63,6 +67,7 @@ typedef enum arch_width {
     ARCH_W_HEAD,  /* key_n */
     ARCH_W_PAIRS, /* rotated pairs of a head */
     ARCH_W_FF,    /* neurons of the dense FFN */
+    ARCH_W_RANK,  /* inner width of a layer's predictor: as its tensors say */
     ARCH_W_FF_EXPERT,
     ARCH_W_FF_EXPERT_TWICE,
     ARCH_W_EXPERTS,
@@ -79,7 +84,10 @@ typedef enum arch_need {
     ARCH_IF_MOE_GATED,
     ARCH_IF_QKV_BIAS,
     ARCH_IF_QK_NORM,
-    ARCH_IF_NORM_BIAS
+    ARCH_IF_NORM_BIAS,
+    ARCH_IF_FFN_NORM,
+    ARCH_IF_FFN_NORM_BIAS,
+    ARCH_IF_PREDICTOR /* layers that have either half of one */
 } arch_need;
 
 typedef struct arch_tensor {
@@ -104,13 +112,15 @@ enum {
     ARCH_QK_NORM = 4,  /* per-head RMSNorm of q and k before the rotation (taken wherever present) */
     ARCH_LAYER_NORM = 8,     /* LayerNorm with biases instead of RMSNorm */
     ARCH_ROPE_ADJACENT = 16, /* rotated pairs are neighbours (NORM); else half a head apart (NEOX) */
-    ARCH_ROUTER_NORM = 32 /* chosen experts' weights are divided by their sum, unless a key says otherwise */
+    ARCH_ROUTER_NORM = 32, /* chosen experts' weights are divided by their sum, unless a key says otherwise */
+    ARCH_PARALLEL = 64     /* attention and FFN both read the layer's input: there is no norm between them */
 };
 
 typedef struct arch {
     const char *name; /* general.architecture */
     unsigned rules;
-    const char *activation; /* where the file names none */
+    const char *activation;            /* where the file names none */
+    const char *powerinfer_activation; /* the same in PowerInfer's files, which never do */
 } arch;
 
 /* NULL for an architecture that Hotset does not know. */
@@ -125,8 +135,11 @@ typedef enum arch_activation {
     ARCH_ACT_GELU,
     ARCH_ACT_GELU_TANH,
     ARCH_ACT_RELU,
-    ARCH_ACT_RELU2
+    ARCH_ACT_RELU2,
+    ARCH_ACT_DRELU /* relu(gate) relu(up) */
 } arch_activation;
 bool arch_activation_find(gguf_string name, arch_activation *out, const char **canonical);
+/* The canonical ones, separated by ", ". */
+const char *arch_activation_names(void);
 
 #endif

@@ -24,38 +24,43 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
     weights w = {0};
     state kv = {0};
     tally record = {0};
-    forward_place place = {.model = m, .weights = &w, .state = &kv, .tally = o->record ? &record : NULL};
+    forward_place place = {.model = m,
+                           .weights = &w,
+                           .state = &kv,
+                           .tally = o->record ? &record : NULL,
+                           .sparsity = o->sparsity};
     uint64_t workspace_bytes = 0, list_bytes = 0;
-    bool skips = o->sparsity != HOTSET_SPARSITY_OFF;
-    hotset_status status = weights_describe(&w, m, skips, err);
+    hotset_status status = weights_describe(&w, m, o->sparsity, err);
     if (!status)
         status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, err);
     if (!status && o->record) status = tally_layout(&record, m, o->batch_n, err);
     if (!status) status = schedule_workspace_bytes(&place, d, o->batch_n, &workspace_bytes, err);
     if (!status) status = schedule_list_bytes(&place, o->batch_n, &list_bytes, err);
-    footprint_widths widths = forward_widths(m, skips);
+    footprint_widths widths = forward_widths(m, o->sparsity);
     facts->shape = &m->shape;
-    facts->weights_bytes = weights_copied_bytes(m);
+    facts->weights_bytes = weights_copied_bytes(m, o->sparsity);
     facts->state_bytes = kv.slot_bytes;
     facts->scratch_bytes = footprint_scratch_layout(&widths, o->batch_n, workspace_bytes).bytes;
-    facts->table_bytes = weights_table_bytes(m) + table_slab_bytes(o->batch_n) + list_bytes + record.bytes +
-                         o->session_n * session_bytes(&m->shape, o->context_n);
+    facts->table_bytes = weights_table_bytes(m, o->sparsity) + table_slab_bytes(o->batch_n) + list_bytes +
+                         record.bytes + o->session_n * session_bytes(&m->shape, o->context_n);
     tally_free(&record);
     state_free(&kv);
     weights_free(&w);
     return status;
 }
 
-/* The plan for resolved options, where sparsity AUTO means exact skipping if the weights get copied. */
+/* The plan for resolved options, where sparsity AUTO means exact skipping if the file's down matrices stand
+ * by neuron or can be stored so, because the weights get copied. */
 static hotset_status plan_for(hotset_plan **out, const hotset_model *m, const device *d,
                               hotset_plan_options o, uint64_t memory_free_bytes, hotset_error *err) {
     planner_facts facts = {.memory_free_bytes = memory_free_bytes};
-    HOTSET_TRY(gather(m, d, &o, &facts, err));
     hotset_error dense_err;
     bool automatic = o.sparsity == HOTSET_SPARSITY_AUTO;
     if (automatic) o.sparsity = HOTSET_SPARSITY_EXACT;
+    HOTSET_TRY(gather(m, d, &o, &facts, err));
     hotset_status status = plan_make(out, &o, &facts, automatic ? &dense_err : err);
-    if (!automatic || (!status && (*out)->options.memory == HOTSET_MEMORY_COPIED)) return status;
+    if (!automatic) return status;
+    if (!status && (m->shape.by_neuron || (*out)->options.memory == HOTSET_MEMORY_COPIED)) return status;
     hotset_plan_free(*out);
     *out = NULL;
     o.sparsity = HOTSET_SPARSITY_OFF;
@@ -74,7 +79,9 @@ hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *m, const ho
     HOTSET_TRY(device_cpu_open(&d, &(device_cpu_options){o.thread_n, o.isa}, err));
     o.isa = device_cpu_isa(d);
     hotset_status status = plan_for(out, m, d, o, host.memory_free_bytes, err);
-    if (!status) (*out)->skip_by_cost = options && options->sparsity == HOTSET_SPARSITY_EXACT;
+    if (!status) /* asked for by name */
+        (*out)->skip_by_cost = options && (options->sparsity == HOTSET_SPARSITY_EXACT ||
+                                           options->sparsity == HOTSET_SPARSITY_PREDICT);
     d->api->close(d);
     return status;
 }
@@ -124,16 +131,18 @@ static hotset_status load_weights(hotset_engine *e, hotset_error *err) {
     bool copied = e->plan.options.memory == HOTSET_MEMORY_COPIED;
     double begin_s = base_now_s();
     weights_progress progress = {e->options.cancel, e->options.cancel_cookie};
-    HOTSET_TRY(weights_load(&e->weights, e->device, e->queue, e->model, copied,
-                            e->plan.options.sparsity == HOTSET_SPARSITY_EXACT, &progress, err));
+    HOTSET_TRY(weights_load(&e->weights, e->device, e->queue, e->model, copied, e->plan.options.sparsity,
+                            &progress, err));
     if (copied)
         engine_log(e, HOTSET_LOG_OBJECT,
                    "copied %.1f MiB of weights to memory in %.2f s; the file's pages were released",
                    (double)e->plan.footprint.weights_copied_bytes / (1 << 20), base_now_s() - begin_s);
     if (e->weights.reordered_bytes)
-        engine_log(e, HOTSET_LOG_OBJECT,
-                   "of these %.1f MiB were reordered by neuron, in the same bytes: exact skipping is on",
+        engine_log(e, HOTSET_LOG_OBJECT, "of these %.1f MiB were reordered by neuron, in the same bytes",
                    (double)e->weights.reordered_bytes / (1 << 20));
+    if (e->plan.options.sparsity != HOTSET_SPARSITY_OFF)
+        engine_log(e, HOTSET_LOG_OBJECT, "%s skipping is on",
+                   e->plan.options.sparsity == HOTSET_SPARSITY_EXACT ? "exact" : "predicted");
     if (!copied)
         engine_log(e, HOTSET_LOG_OBJECT, "%.1f MiB of weights are read from the mapped file",
                    (double)e->plan.footprint.weights_mapped_bytes / (1 << 20));
@@ -165,12 +174,13 @@ static hotset_status open_steps(hotset_engine *e, hotset_error *err) {
     forward_place place = {.model = e->model,
                            .weights = &e->weights,
                            .state = &e->state,
+                           .sparsity = o->sparsity,
                            .done = e->done,
                            .skipped = e->skipped};
     HOTSET_TRY(open_record(e, &place, err));
     uint64_t workspace_bytes;
     HOTSET_TRY(schedule_workspace_bytes(&place, e->device, o->batch_n, &workspace_bytes, err));
-    footprint_widths widths = forward_widths(e->model, o->sparsity == HOTSET_SPARSITY_EXACT);
+    footprint_widths widths = forward_widths(e->model, o->sparsity);
     e->layout = footprint_scratch_layout(&widths, o->batch_n, workspace_bytes);
     assert(e->layout.bytes == e->plan.footprint.scratch_bytes);
     assert(e->state.slot_bytes * o->session_n == e->plan.footprint.state_bytes);
@@ -203,7 +213,8 @@ hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *m, con
         hotset_engine_free(e);
         return status;
     }
-    e->stats.weight_bytes_per_token = e->stats.touched_bytes_per_token = model_bytes_per_token(m);
+    e->stats.weight_bytes_per_token = e->stats.touched_bytes_per_token =
+        model_bytes_per_token(m, p->options.sparsity == HOTSET_SPARSITY_PREDICT);
     e->stats.open_s = base_now_s() - begin_s;
     *out = e;
     return HOTSET_OK;

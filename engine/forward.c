@@ -2,9 +2,9 @@
  *
  * Pre-norm transformer (Vaswani et al. 2017; Touvron et al. 2023): for each layer
  *     x <- x + Wo attention(norm(x)),    x <- x + ffn(norm(x)),
- * with rotary positions (Su et al. 2021), grouped query heads (Ainslie et al. 2023), gated or plain FFN, or a
- * softmax router over expert FFNs (Shazeer et al. 2017; Jiang et al. 2024). Which of these a model has is
- * data (arch.h).
+ * or both from the same x at once (Falcon), with rotary positions (Su et al. 2021), grouped query heads
+ * (Ainslie et al. 2023), gated or plain FFN, or a softmax router over expert FFNs (Shazeer et al. 2017; Jiang
+ * et al. 2024). Which of these a model has is data (arch.h).
  */
 #include "engine/forward.h"
 
@@ -86,7 +86,8 @@ static void linear(writer *w, const char *name, device_rows x, device_linear_par
 
 /* ---- Attention ---- */
 
-static void attention(writer *w) {
+/* x <- x + Wo attention(input) */
+static void attention(writer *w, device_rows input) {
     const hotset_shape *s = shape_of(w);
     const model_layer *layer = layer_of(w);
     const model_rotary *rotary = &w->at->model->rotary;
@@ -97,10 +98,9 @@ static void attention(writer *w) {
     device_rows mixed = rows_at(w, w->at->layout.mixed, (uint64_t)layer->head_n * s->value_n);
     device_ref keys = {kv->buffer, kv->key[w->layer_i]}, values = {kv->buffer, kv->value[w->layer_i]};
 
-    norm(w, "attn norm", hidden(w), normed(w), ARCH_ATTN_NORM, ARCH_ATTN_NORM_BIAS);
     add(w, (device_op){.kind = DEVICE_OP_LINEAR,
                        .name = "attn qkv",
-                       .linear = {.x = normed(w),
+                       .linear = {.x = input,
                                   .part_n = 3,
                                   .part = {product(w, ARCH_ATTN_Q, ARCH_ATTN_Q_BIAS, q, false),
                                            product(w, ARCH_ATTN_K, ARCH_ATTN_K_BIAS, k, false),
@@ -147,36 +147,89 @@ static void attention(writer *w) {
 
 /* ---- FFN ---- */
 
-static const device_choice all_neurons;
+enum { GATE, UP, DOWN };
 
-/* The lists of active neurons of a layer whose FFN has ff neurons, or absent where down is not by neuron. */
-static device_choice choice_of(const writer *w, arch_role down, uint32_t ff, uint32_t per_row) {
-    if (matrix(w, down).order == NEURONS_BY_OUTPUT) return all_neurons;
-    return (device_choice){.verdict = device_ref_at(w->at->scratch, w->at->layout.verdict),
-                           .list = rows_at(w, w->at->layout.choice, (uint64_t)per_row * (ff + 1))};
+/* An FFN: of a layer, or of the experts chosen for each row. */
+typedef struct bank {
+    uint32_t ff, per_row;       /* neurons; FFNs per row: experts used, else 1 */
+    device_rows x, id;          /* input; chosen experts, absent: none */
+    uint32_t first;             /* GATE, or UP without a gate */
+    device_linear_part part[3]; /* by GATE, UP, DOWN */
+    device_rows score;          /* of the predictor, absent: none */
+    bool skips;                 /* neurons can be left out, by the lists of: */
+    device_choice choice;
+} bank;
+
+/* The bank whose products go through h and up to y; down's order says whether neurons can be left out. */
+static bank bank_of(const writer *w, uint32_t ff, uint32_t per_row, arch_role gate) {
+    bank b = {.ff = ff, .per_row = per_row, .first = has(w, gate) ? GATE : UP, .x = normed(w)};
+    device_rows h = rows_at(w, w->at->layout.gate, (uint64_t)per_row * ff);
+    device_rows up = rows_at(w, w->at->layout.up, (uint64_t)per_row * ff);
+    b.part[GATE].y = h;
+    b.part[UP].y = b.first == GATE ? up : h;
+    return b;
 }
 
-/* Finds the neurons whose gate is above zero; the others' activation is zero, so they need no up or down. */
-static void select_neurons(writer *w, device_rows gate, device_matrix up, arch_role down, uint32_t per_row,
-                           device_choice choice) {
-    add(w, (device_op){.kind = DEVICE_OP_SELECT,
-                       .name = "ffn select",
-                       .select = {.gate = gate,
-                                  .n = matrix(w, down).in_n,
-                                  .per_row = per_row,
-                                  .up = up,
-                                  .down = matrix(w, down),
-                                  .choice = choice,
-                                  .skipped = w->at->skipped}});
+static void set_skipping(const writer *w, bank *b) {
+    b->skips = w->at->sparsity != HOTSET_SPARSITY_OFF && b->part[DOWN].w.order != NEURONS_BY_OUTPUT;
+    if (!b->skips) return;
+    b->choice = (device_choice){.verdict = device_ref_at(w->at->scratch, w->at->layout.verdict),
+                                .list = rows_at(w, w->at->layout.choice, (uint64_t)b->per_row * (b->ff + 1))};
 }
 
 static device_activation activation_of(const writer *w) {
     static const device_activation kinds[] = {
         [ARCH_ACT_SILU] = DEVICE_ACT_SILU,           [ARCH_ACT_GELU] = DEVICE_ACT_GELU,
         [ARCH_ACT_GELU_TANH] = DEVICE_ACT_GELU_TANH, [ARCH_ACT_RELU] = DEVICE_ACT_RELU,
-        [ARCH_ACT_RELU2] = DEVICE_ACT_RELU2,
+        [ARCH_ACT_RELU2] = DEVICE_ACT_RELU2,         [ARCH_ACT_DRELU] = DEVICE_ACT_DRELU,
     };
     return kinds[w->at->model->activation];
+}
+
+/* The products of `part_n` matrices of the bank with x: all, or the listed neurons'. */
+static void multiply(writer *w, const bank *b, const char *name, device_rows x,
+                     const device_linear_part *part, uint32_t part_n, bool listed) {
+    device_op op = {.kind = DEVICE_OP_LINEAR, .name = name};
+    device_choice choice = listed ? b->choice : (device_choice){0};
+    if (b->id.stride) {
+        op.kind = DEVICE_OP_EXPERTS;
+        op.experts.x = x;
+        op.experts.x_per_use = part == &b->part[DOWN];
+        op.experts.used_n = b->per_row;
+        op.experts.id = b->id;
+        op.experts.choice = choice;
+        op.experts.part_n = part_n;
+        for (uint32_t i = 0; i < part_n; i++) op.experts.part[i] = part[i];
+    } else {
+        op.linear.x = x;
+        op.linear.choice = choice;
+        op.linear.part_n = part_n;
+        for (uint32_t i = 0; i < part_n; i++) op.linear.part[i] = part[i];
+    }
+    add(w, op);
+}
+
+/* Whether the activation is zero where the product with this part is not above zero. */
+static bool tells(const writer *w, const bank *b, uint32_t part_i) {
+    return part_i == b->first || (part_i == UP && w->at->model->activation == ARCH_ACT_DRELU);
+}
+
+/* Lists active neurons by x, for the matrices from `next` on; or narrows the list. */
+static void select_neurons(writer *w, const bank *b, device_rows x, bool scored, bool narrow, uint32_t next) {
+    device_op op = {.kind = DEVICE_OP_SELECT,
+                    .name = scored ? "ffn predicted" : "ffn select",
+                    .select = {.x = x,
+                               .scored = scored,
+                               .threshold = w->at->model->predictor_threshold,
+                               .narrow = narrow,
+                               .n = b->ff,
+                               .per_row = b->per_row,
+                               .spared_n = 1,
+                               .choice = b->choice,
+                               .skipped = w->at->skipped}};
+    for (uint32_t i = next; i <= DOWN; i++) op.select.part[op.select.part_n++] = b->part[i].w;
+    for (uint32_t i = next; i < DOWN && !tells(w, b, i); i++) op.select.spared_n++;
+    add(w, op);
 }
 
 /* Writes down what the layer's FFN uses, from the neurons' values before the activation or from the chosen
@@ -194,58 +247,76 @@ static void record_use(writer *w, device_rows x, device_rows weight) {
                                  .record = device_ref_at(w->at->record, layer->at)}});
 }
 
-static void activate(writer *w, device_rows gate, device_rows up, uint32_t n, uint32_t per_row,
-                     device_choice choice) {
+static void activate(writer *w, const bank *b) {
+    device_rows h = b->part[b->first].y, none = {0};
     add(w, (device_op){.kind = DEVICE_OP_ACTIVATE,
                        .name = "ffn activation",
-                       .activate = {.gate = gate,
-                                    .up = up,
-                                    .y = gate,
-                                    .n = n,
-                                    .per_row = per_row,
-                                    .choice = choice,
+                       .activate = {.gate = h,
+                                    .up = b->first == GATE ? b->part[UP].y : none,
+                                    .y = h,
+                                    .n = b->ff,
+                                    .per_row = b->per_row,
+                                    .choice = b->choice,
+                                    .score = b->score,
+                                    .threshold = w->at->model->predictor_threshold,
                                     .kind = activation_of(w)}});
 }
 
-/* x <- x + down(act(gate n) * up n), or x + down(act(up n)) without a gate. Where neurons can be skipped, the
- * gate comes first. */
-static void dense_ffn(writer *w) {
-    uint32_t ff = layer_of(w)->ff_n;
-    bool gated = has(w, ARCH_FFN_GATE);
-    device_rows h = rows_at(w, w->at->layout.gate, ff), up = rows_at(w, w->at->layout.up, ff);
-    device_choice choice = choice_of(w, ARCH_FFN_DOWN, ff, 1);
-    bool skips = matrix(w, ARCH_FFN_DOWN).order != NEURONS_BY_OUTPUT;
-    device_op op = {.kind = DEVICE_OP_LINEAR, .name = "ffn up", .linear = {.x = normed(w), .part_n = 1}};
-    op.linear.part[0] = product(w, ARCH_FFN_UP, ARCH_FFN_UP_BIAS, gated ? up : h, false);
-    if (gated && skips) {
-        linear(w, "ffn gate", normed(w), product(w, ARCH_FFN_GATE, ARCH_FFN_GATE_BIAS, h, false));
-        select_neurons(w, h, matrix(w, ARCH_FFN_UP), ARCH_FFN_DOWN, 1, choice);
-        op.linear.choice = choice;
-    } else if (gated) {
-        op.name = "ffn gate, up";
-        op.linear.part[op.linear.part_n++] = product(w, ARCH_FFN_GATE, ARCH_FFN_GATE_BIAS, h, false);
+/* y <- down(act(gate x) * up x), or down(act(up x)) without a gate. Where neurons can be skipped, one matrix
+ * comes after the other, each for those that may still be active. */
+static void apply(writer *w, const bank *b) {
+    static const char *const names[] = {"ffn gate", "ffn up", "ffn down"};
+    bool listed = b->skips && b->score.stride > 0;
+    if (listed) select_neurons(w, b, b->score, true, false, b->first);
+    if (!b->skips && b->first == GATE) multiply(w, b, "ffn gate, up", b->x, &b->part[GATE], 2, false);
+    if (!b->skips && b->first == UP) multiply(w, b, names[UP], b->x, &b->part[UP], 1, false);
+    for (uint32_t i = b->first; i < DOWN && b->skips; i++) {
+        multiply(w, b, names[i], b->x, &b->part[i], 1, listed);
+        if (!tells(w, b, i)) continue;
+        select_neurons(w, b, b->part[i].y, false, listed, i + 1);
+        listed = true;
     }
-    add(w, op);
-    if (skips && !gated) select_neurons(w, h, (device_matrix){0}, ARCH_FFN_DOWN, 1, choice);
-    record_use(w, h, (device_rows){0});
-    activate(w, h, gated ? up : (device_rows){0}, ff, 1, choice);
-    op = (device_op){.kind = DEVICE_OP_LINEAR, .name = "ffn down", .linear = {.x = h, .part_n = 1}};
-    op.linear.part[0] = product(w, ARCH_FFN_DOWN, ARCH_FFN_DOWN_BIAS, hidden(w), true);
-    op.linear.choice = choice;
-    add(w, op);
+    if (!b->id.stride) record_use(w, b->part[b->first].y, (device_rows){0});
+    activate(w, b);
+    multiply(w, b, names[DOWN], b->part[b->first].y, &b->part[DOWN], 1, listed);
 }
 
-/* x <- x + sum over the chosen experts e of weight_e down_e(act(gate_e n) * up_e n). */
+/* score = fc2 relu(fc1 x), x being the residual stream: a neuron whose score is below the threshold counts as
+ * zero (Song et al. 2023, PowerInfer). */
+static device_rows predict(writer *w) {
+    const model_layer *layer = layer_of(w);
+    if (w->at->sparsity != HOTSET_SPARSITY_PREDICT) return (device_rows){0};
+    device_rows inner = rows_at(w, w->at->layout.inner, layer->rank_n);
+    device_rows score = rows_at(w, w->at->layout.score, layer->ff_n);
+    linear(w, "predictor in", hidden(w), (device_linear_part){.w = matrix(w, ARCH_PREDICTOR_IN), .y = inner});
+    add(w, (device_op){
+               .kind = DEVICE_OP_ACTIVATE,
+               .name = "predictor activation",
+               .activate = {
+                   .gate = inner, .y = inner, .n = layer->rank_n, .per_row = 1, .kind = DEVICE_ACT_RELU}});
+    linear(w, "predictor out", inner, (device_linear_part){.w = matrix(w, ARCH_PREDICTOR_OUT), .y = score});
+    return score;
+}
+
+/* x <- x + ffn(n) */
+static void dense_ffn(writer *w, device_rows score) {
+    bank b = bank_of(w, layer_of(w)->ff_n, 1, ARCH_FFN_GATE);
+    b.score = score;
+    b.part[GATE] = product(w, ARCH_FFN_GATE, ARCH_FFN_GATE_BIAS, b.part[GATE].y, false);
+    b.part[UP] = product(w, ARCH_FFN_UP, ARCH_FFN_UP_BIAS, b.part[UP].y, false);
+    b.part[DOWN] = product(w, ARCH_FFN_DOWN, ARCH_FFN_DOWN_BIAS, hidden(w), true);
+    set_skipping(w, &b);
+    apply(w, &b);
+}
+
+/* x <- x + sum over the chosen experts e of weight_e ffn_e(n) */
 static void expert_ffn(writer *w) {
     const hotset_shape *s = shape_of(w);
     const model_router *router = &w->at->model->router;
-    uint32_t used = router->used_n, ff = s->ff_n;
-    bool gated = has(w, ARCH_EXPERT_GATE);
+    uint32_t used = router->used_n;
     device_rows scores = rows_at(w, w->at->layout.router, s->expert_n);
     device_rows id = rows_at(w, w->at->layout.expert_id, used),
                 weight = rows_at(w, w->at->layout.expert_weight, used);
-    device_rows h = rows_at(w, w->at->layout.gate, (uint64_t)used * ff);
-    device_rows up = rows_at(w, w->at->layout.up, (uint64_t)used * ff);
     device_rows out = rows_at(w, w->at->layout.expert_out, (uint64_t)used * s->embd_n);
 
     linear(w, "router", normed(w), product(w, ARCH_ROUTER, ARCH_ROUTER_BIAS, scores, false));
@@ -260,49 +331,44 @@ static void expert_ffn(writer *w) {
                                  .id = id,
                                  .weight = weight}});
     record_use(w, id, weight);
-    device_choice choice = choice_of(w, ARCH_EXPERT_DOWN, ff, used);
-    bool skips = matrix(w, ARCH_EXPERT_DOWN).order != NEURONS_BY_OUTPUT;
-    device_linear_part gate = {.w = matrix(w, ARCH_EXPERT_GATE), .y = h};
-    device_op op = {.kind = DEVICE_OP_EXPERTS,
-                    .name = "experts up",
-                    .experts = {.x = normed(w), .used_n = used, .id = id, .part_n = 1}};
-    if (gated && skips) {
-        device_op first = op;
-        first.name = "experts gate";
-        first.experts.part[0] = gate;
-        add(w, first);
-        select_neurons(w, h, matrix(w, ARCH_EXPERT_UP), ARCH_EXPERT_DOWN, used, choice);
-        op.experts.choice = choice;
-    } else if (gated) {
-        op.name = "experts gate, up";
-        op.experts.part[op.experts.part_n++] = gate;
-    }
-    op.experts.part[0].w = matrix(w, ARCH_EXPERT_UP);
-    op.experts.part[0].y = gated ? up : h;
-    add(w, op);
-    if (skips && !gated) select_neurons(w, h, (device_matrix){0}, ARCH_EXPERT_DOWN, used, choice);
-    activate(w, h, gated ? up : (device_rows){0}, ff, used, choice);
-    add(w, (device_op){.kind = DEVICE_OP_EXPERTS,
-                       .name = "experts down",
-                       .experts = {.x = h,
-                                   .x_per_use = true,
-                                   .used_n = used,
-                                   .id = id,
-                                   .part_n = 1,
-                                   .part = {{.w = matrix(w, ARCH_EXPERT_DOWN), .y = out}},
-                                   .choice = choice}});
+    bank b = bank_of(w, s->ff_n, used, ARCH_EXPERT_GATE);
+    b.id = id;
+    b.part[GATE].w = matrix(w, ARCH_EXPERT_GATE);
+    b.part[UP].w = matrix(w, ARCH_EXPERT_UP);
+    b.part[DOWN] = (device_linear_part){.w = matrix(w, ARCH_EXPERT_DOWN), .y = out};
+    set_skipping(w, &b);
+    apply(w, &b);
     add(w,
         (device_op){.kind = DEVICE_OP_COMBINE,
                     .name = "experts sum",
                     .combine = {.x = out, .weight = weight, .y = hidden(w), .used_n = used, .n = s->embd_n}});
 }
 
-static void ffn(writer *w) {
+/* ---- Layers ---- */
+
+/* x <- x + attention(norm(x)), then x <- x + ffn(norm(x)) */
+static void sequential_layer(writer *w) {
+    norm(w, "attn norm", hidden(w), normed(w), ARCH_ATTN_NORM, ARCH_ATTN_NORM_BIAS);
+    attention(w, normed(w));
     norm(w, "ffn norm", hidden(w), normed(w), ARCH_FFN_NORM, ARCH_FFN_NORM_BIAS);
     if (layer_of(w)->experts)
         expert_ffn(w);
     else
-        dense_ffn(w);
+        dense_ffn(w, predict(w));
+}
+
+/* x <- x + attention(n2) + ffn(n) with n = norm(x), n2 = norm_2(x), or n where there is no second norm
+ * (Falcon). The predictor sees x too: it comes before what is added. */
+static void parallel_layer(writer *w) {
+    device_rows input = normed(w);
+    norm(w, "norm", hidden(w), input, ARCH_ATTN_NORM, ARCH_ATTN_NORM_BIAS);
+    if (has(w, ARCH_ATTN_NORM_2)) {
+        input = rows_at(w, w->at->layout.normed_2, shape_of(w)->embd_n);
+        norm(w, "attn norm", hidden(w), input, ARCH_ATTN_NORM_2, ARCH_ATTN_NORM_2_BIAS);
+    }
+    device_rows score = predict(w);
+    attention(w, input);
+    dense_ffn(w, score);
 }
 
 /* ---- The whole ---- */
@@ -324,8 +390,10 @@ void forward_body(forward_list *list, const forward_place *place, uint32_t row_m
                                    .magnitude = rotary->magnitude,
                                    .y = rows_at(&w, place->layout.rotary, 2 * rotary->pair_n)}});
     for (w.layer_i = 0; w.layer_i < place->model->shape.layer_n; w.layer_i++) {
-        attention(&w);
-        ffn(&w);
+        if (place->model->arch->rules & ARCH_PARALLEL)
+            parallel_layer(&w);
+        else
+            sequential_layer(&w);
     }
     signal_done(&w);
 }
@@ -343,8 +411,11 @@ void forward_head(forward_list *list, const forward_place *place, uint32_t outpu
     signal_done(&w);
 }
 
-footprint_widths forward_widths(const hotset_model *m, bool skips) {
+footprint_widths forward_widths(const hotset_model *m, hotset_sparsity sparsity) {
     const hotset_shape *s = &m->shape;
+    uint32_t rank_n = 0;
+    for (uint32_t i = 0; i < s->layer_n && sparsity == HOTSET_SPARSITY_PREDICT; i++)
+        if (m->layer[i].rank_n > rank_n) rank_n = m->layer[i].rank_n;
     return (footprint_widths){
         .embd_n = s->embd_n,
         .query_n = s->head_n * s->key_n,
@@ -357,7 +428,10 @@ footprint_widths forward_widths(const hotset_model *m, bool skips) {
         .expert_used_n = s->expert_used_n,
         .vocab_n = s->vocab_n,
         .rotary_n = 2 * m->rotary.pair_n,
-        .choice_n = skips ? (s->expert_n ? s->expert_used_n : 1) * (s->ff_n + 1) : 0,
+        .choice_n =
+            sparsity == HOTSET_SPARSITY_OFF ? 0 : (s->expert_n ? s->expert_used_n : 1) * (s->ff_n + 1),
+        .rank_n = rank_n,
+        .parallel = m->arch->rules & ARCH_PARALLEL,
     };
 }
 

@@ -14,7 +14,8 @@ typedef struct forward_place {
     const hotset_model *model;
     const weights *weights;
     const state *state;
-    device_ref scratch; /* of the layout below */
+    hotset_sparsity sparsity; /* OFF, EXACT or PREDICT */
+    device_ref scratch;       /* of the layout below */
     footprint_scratch layout;
     device_ref done;    /* counter that the last operation of each list signals */
     device_ref skipped; /* counter of weight bytes left out by steps of one row */
@@ -29,8 +30,8 @@ typedef struct forward_list {
     bool failed; /* out of memory */
 } forward_list;
 
-/* Widths of a model's activations, for the layout of the scratch slab; `skips`: neurons may be skipped. */
-footprint_widths forward_widths(const hotset_model *m, bool skips);
+/* Widths of a model's activations, for the layout of the scratch slab. */
+footprint_widths forward_widths(const hotset_model *m, hotset_sparsity sparsity);
 
 /* Tokens to the residual stream after the last layer, for steps of up to row_max rows. */
 void forward_body(forward_list *list, const forward_place *place, uint32_t row_max);

@@ -87,7 +87,7 @@ typedef struct hotset_tokenizer hotset_tokenizer;
 typedef struct hotset_shape {
     char architecture[32]; /* general.architecture */
     char name[64];         /* general.name, cut to fit; may be empty */
-    char activation[16];   /* FFN activation in use: silu, gelu, relu, relu2 ... */
+    char activation[16];   /* FFN activation in use: silu, gelu, relu, relu2, drelu ... */
     uint32_t layer_n;
     uint32_t embd_n;    /* width of the residual stream */
     uint32_t head_n;    /* query heads */
@@ -102,11 +102,14 @@ typedef struct hotset_shape {
     uint32_t window_n;        /* sliding attention window in tokens, 0: none */
     bool gated;               /* FFN has a gate matrix */
     bool tied;                /* output head shares the embedding matrix */
+    bool predictors;          /* every layer has a predictor of its active neurons */
+    bool by_neuron;           /* every down matrix stands by neuron in the file: skipping needs no copy */
     uint64_t parameter_n;
     uint64_t weight_bytes; /* all tensors as stored in the file */
 } hotset_shape;
 typedef struct hotset_model_options {
-    const char *activation; /* FFN activation instead of the file's: silu, gelu, relu ...; NULL: the file's */
+    const char *activation; /* FFN activation instead of the file's: silu, gelu, relu, relu2, drelu ...; NULL:
+                               the file's */
 } hotset_model_options;
 
 /* Opens and checks a GGUF model (all parts of a split one when given the first). Weights stay in the mapped
@@ -176,17 +179,22 @@ typedef enum hotset_memory_mode {
     HOTSET_MEMORY_COPIED    /* weights are copied to huge pages, the file's pages are released */
 } hotset_memory_mode;
 typedef enum hotset_state_type { HOTSET_STATE_F16 = 0, HOTSET_STATE_F32 } hotset_state_type;
-/* What is done with FFN neurons whose activation is zero. Exact: relu and relu2 compute the gate (up, without
- * one) of all neurons, then only what belongs to active ones: the dense result up to summation order. `down`
- * is then stored by neuron instead of by row, in the same bytes, so weights must be copied; a layer whose
- * type of `down` cannot be (block types, where the embedding is no multiple of 32) stays dense. */
+
+/* What is done with FFN neurons whose activation is zero. Exact: relu, relu2 and drelu compute the gate (up,
+ * without one) of all neurons, then only what belongs to active ones: the dense result up to summation order.
+ * Predicted: only neurons that the file's predictor (PowerInfer's fc1, fc2) names are computed, in the
+ * prefill too, and the others count as zero: faster, but not the dense result. For either `down` must stand
+ * by neuron; where the file has it otherwise it is stored so, in the same bytes, when weights are copied; a
+ * layer whose type of `down` cannot be (block types, where the embedding is no multiple of 32) skips nothing.
+ */
 typedef enum hotset_sparsity {
-    HOTSET_SPARSITY_AUTO = 0, /* exact while decoding where the activation allows it and weights are copied,
-                                 else off */
+    HOTSET_SPARSITY_AUTO = 0, /* exact while decoding where the activation allows it and weights are copied or
+                                 stand by neuron in the file, else off; never predicted */
     HOTSET_SPARSITY_OFF,      /* dense */
-    HOTSET_SPARSITY_EXACT     /* also in the prefill, where a crossover measured at opening says that it pays:
+    HOTSET_SPARSITY_EXACT,    /* also in the prefill, where a crossover measured at opening says that it pays:
                                  then results may differ in their last bits from one opening to the next.
-                                 E_ARGUMENT where it cannot be; memory AUTO becomes COPIED */
+                                 E_ARGUMENT where it cannot be; memory AUTO becomes COPIED where it must */
+    HOTSET_SPARSITY_PREDICT   /* the same for predicted skipping; E_ARGUMENT also without predictors */
 } hotset_sparsity;
 
 typedef struct hotset_plan_options {

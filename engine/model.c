@@ -186,14 +186,18 @@ static hotset_status read_experts(hotset_model *m, hotset_error *err) {
 }
 
 static hotset_status read_activation(hotset_model *m, const char *wanted, hotset_error *err) {
-    gguf_string name = {m->arch->activation, strlen(m->arch->activation)};
+    const char *usual = gguf_is_powerinfer(m->file) ? m->arch->powerinfer_activation : m->arch->activation;
+    gguf_string name = {usual, strlen(usual)};
     HOTSET_TRY(model_key_string(m, "hidden_activation", &name, NULL, err));
     if (wanted) name = (gguf_string){wanted, strlen(wanted)};
     const char *canonical;
     if (!arch_activation_find(name, &m->activation, &canonical))
         return hotset_fail(err, wanted ? HOTSET_E_ARGUMENT : HOTSET_E_UNSUPPORTED,
-                           "FFN activation '%.*s' (known: silu, gelu, gelu_pytorch_tanh, relu, relu2)",
-                           (int)min_u64(name.bytes, 40), name.data);
+                           "FFN activation '%.*s' (known: %s)", (int)min_u64(name.bytes, 40), name.data,
+                           arch_activation_names());
+    if (m->activation == ARCH_ACT_DRELU && !(m->arch->rules & ARCH_GATED))
+        return hotset_fail(err, wanted ? HOTSET_E_ARGUMENT : HOTSET_E_UNSUPPORTED,
+                           "FFN activation drelu needs a gate, which %s has not", m->arch->name);
     snprintf(m->shape.activation, sizeof m->shape.activation, "%s", canonical);
     return HOTSET_OK;
 }
@@ -231,6 +235,10 @@ static hotset_status read_numbers(hotset_model *m, const hotset_model_options *o
         return hotset_fail(err, HOTSET_E_FORMAT, "key %s: the epsilon of the norms is %g", m->arch->name,
                            m->norm_epsilon);
     s->gated = (m->arch->rules & ARCH_GATED) != 0;
+    HOTSET_TRY(gguf_get_f32(m->file, "powerinfer.sparse_threshold", &m->predictor_threshold, NULL, err));
+    if (!isfinite(m->predictor_threshold))
+        return hotset_fail(err, HOTSET_E_FORMAT, "key powerinfer.sparse_threshold is %g",
+                           m->predictor_threshold);
     return HOTSET_OK;
 }
 
@@ -251,6 +259,7 @@ static uint64_t width_of(const hotset_model *m, const model_layer *layer, uint32
     case ARCH_W_HEAD: return s->key_n;
     case ARCH_W_PAIRS: return rotated_n / 2;
     case ARCH_W_FF: return layer ? layer->ff_n : s->ff_n;
+    case ARCH_W_RANK: return layer->rank_n;
     case ARCH_W_FF_EXPERT: return s->ff_n;
     case ARCH_W_FF_EXPERT_TWICE: return 2 * (uint64_t)s->ff_n;
     case ARCH_W_EXPERTS: return s->expert_n;
@@ -272,6 +281,9 @@ static bool is_needed(const hotset_model *m, const model_layer *layer, arch_need
     case ARCH_IF_QKV_BIAS: return rules & ARCH_QKV_BIAS;
     case ARCH_IF_QK_NORM: return rules & ARCH_QK_NORM;
     case ARCH_IF_NORM_BIAS: return rules & ARCH_LAYER_NORM;
+    case ARCH_IF_FFN_NORM: return !(rules & ARCH_PARALLEL);
+    case ARCH_IF_FFN_NORM_BIAS: return rules & ARCH_LAYER_NORM && !(rules & ARCH_PARALLEL);
+    case ARCH_IF_PREDICTOR: return layer->rank_n > 0;
     }
     return false;
 }
@@ -466,8 +478,26 @@ static hotset_status split_fused(hotset_model *m, model_layer *layer, hotset_err
     return HOTSET_OK;
 }
 
+/* The inner width of a layer's predictor, which no key tells; 0 without one. */
+static hotset_status read_rank(hotset_model *m, uint32_t layer_i, hotset_error *err) {
+    static const char *const names[] = {"fc1", "fc2"};
+    for (size_t i = 0; i < COUNT_OF(names) && !m->layer[layer_i].rank_n; i++) {
+        char name[NAME_BYTES];
+        snprintf(name, sizeof name, "blk.%u.%s.weight", layer_i, names[i]);
+        const gguf_tensor *t = gguf_find_tensor(m->file, name);
+        if (!t) continue;
+        uint64_t rank = t->dim[1 - i];
+        if (!rank || rank > WIDTH_MAX)
+            return hotset_fail_at(err, HOTSET_E_FORMAT, t->offset_bytes,
+                                  "tensor %s: a predictor of rank %llu", name, (unsigned long long)rank);
+        m->layer[layer_i].rank_n = (uint32_t)rank;
+    }
+    return HOTSET_OK;
+}
+
 static hotset_status take_layer(hotset_model *m, uint32_t layer_i, uint32_t rotated_n, hotset_error *err) {
     model_layer *layer = &m->layer[layer_i];
+    HOTSET_TRY(read_rank(m, layer_i, err));
     for (size_t i = 0; i < arch_tensor_n; i++)
         if (arch_tensors[i].role >= ARCH_LAYER_ROLES && !layer->tensor[arch_tensors[i].role].present)
             HOTSET_TRY(take_tensor(m, layer, layer_i, rotated_n, &arch_tensors[i],
@@ -491,7 +521,14 @@ static hotset_status take_tensors(hotset_model *m, uint32_t rotated_n, hotset_er
     }
     m->shape.tied = !m->tensor[ARCH_OUTPUT].present;
     if (m->shape.tied) m->tensor[ARCH_OUTPUT] = m->tensor[ARCH_EMBED];
-    for (uint32_t i = 0; i < m->shape.layer_n; i++) HOTSET_TRY(take_layer(m, i, rotated_n, err));
+    m->shape.predictors = m->shape.by_neuron = true;
+    for (uint32_t i = 0; i < m->shape.layer_n; i++) {
+        HOTSET_TRY(take_layer(m, i, rotated_n, err));
+        const model_layer *layer = &m->layer[i];
+        const model_tensor *down = &layer->tensor[layer->experts ? ARCH_EXPERT_DOWN : ARCH_FFN_DOWN];
+        m->shape.predictors &= layer->rank_n > 0;
+        m->shape.by_neuron &= down->order != NEURONS_BY_OUTPUT;
+    }
     for (uint64_t i = 0; i < gguf_tensor_n(m->file); i++) {
         m->shape.parameter_n += gguf_tensor_at(m->file, i)->element_n;
         m->shape.weight_bytes += gguf_tensor_at(m->file, i)->bytes;
@@ -499,13 +536,15 @@ static hotset_status take_tensors(hotset_model *m, uint32_t rotated_n, hotset_er
     return HOTSET_OK;
 }
 
-uint64_t model_bytes_per_token(const hotset_model *m) {
+uint64_t model_bytes_per_token(const hotset_model *m, bool predicted) {
     uint64_t bytes = model_matrix_bytes(&m->tensor[ARCH_OUTPUT]);
-    static const arch_role roles[] = {ARCH_ATTN_Q,      ARCH_ATTN_K,    ARCH_ATTN_V,     ARCH_ATTN_OUT,
-                                      ARCH_FFN_GATE,    ARCH_FFN_UP,    ARCH_FFN_DOWN,   ARCH_ROUTER,
-                                      ARCH_EXPERT_GATE, ARCH_EXPERT_UP, ARCH_EXPERT_DOWN};
+    static const arch_role roles[] = {ARCH_ATTN_Q,       ARCH_ATTN_K,    ARCH_ATTN_V,      ARCH_ATTN_OUT,
+                                      ARCH_FFN_GATE,     ARCH_FFN_UP,    ARCH_FFN_DOWN,    ARCH_ROUTER,
+                                      ARCH_EXPERT_GATE,  ARCH_EXPERT_UP, ARCH_EXPERT_DOWN, ARCH_PREDICTOR_IN,
+                                      ARCH_PREDICTOR_OUT};
+    size_t role_n = COUNT_OF(roles) - (predicted ? 0 : 2);
     for (uint32_t i = 0; i < m->shape.layer_n; i++)
-        for (size_t r = 0; r < COUNT_OF(roles); r++) {
+        for (size_t r = 0; r < role_n; r++) {
             const model_tensor *t = &m->layer[i].tensor[roles[r]];
             bytes += t->unit_n ? model_unit_bytes(t) * m->router.used_n : model_matrix_bytes(t);
         }

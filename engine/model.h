@@ -24,6 +24,7 @@ typedef struct model_tensor {
 typedef struct model_layer {
     uint32_t head_n, head_kv_n;
     uint32_t ff_n;     /* neurons of the dense FFN; 0 in a layer of experts */
+    uint32_t rank_n;   /* inner width of the predictor; 0: none */
     uint32_t window_n; /* sliding window, 0: none */
     bool experts;
     model_tensor tensor[ARCH_ROLE_COUNT]; /* global roles stay absent */
@@ -50,6 +51,7 @@ struct hotset_model {
     const arch *arch;
     hotset_shape shape;
     arch_activation activation;
+    float predictor_threshold; /* a neuron is computed where its score is at least that */
     float norm_epsilon;
     float attention_scale;
     model_rotary rotary;
@@ -69,8 +71,9 @@ static inline uint64_t model_unit_bytes(const model_tensor *t) {
 static inline uint64_t model_matrix_bytes(const model_tensor *t) {
     return model_unit_bytes(t) * (t->unit_n ? t->unit_n : 1);
 }
-/* Weight bytes that decoding one token multiplies with: of a model of experts only the chosen ones'. */
-uint64_t model_bytes_per_token(const hotset_model *m);
+/* Weight bytes that decoding one token multiplies with: of a model of experts only the chosen ones', of
+ * predictors only where they are used. */
+uint64_t model_bytes_per_token(const hotset_model *m, bool predicted);
 
 /* rotary.c: fills m->rotary from the file's keys. Linear, YaRN and Llama-3 scaling. */
 HOTSET_CHECKED hotset_status model_rotary_read(hotset_model *m, uint32_t rotated_n, hotset_error *err);

@@ -11,22 +11,25 @@
 
 static uint64_t aligned(uint64_t bytes) { return round_up(bytes, FOOTPRINT_ALIGN); }
 
-/* Fused tensors are loaded as the parts that they were split into. */
-static bool is_loaded(const model_tensor *t, uint32_t role) {
-    return t->present && role != ARCH_ATTN_QKV && role != ARCH_ATTN_QKV_BIAS && role != ARCH_EXPERT_GATE_UP;
+/* Fused tensors are loaded as the parts that they were split into, predictors where they are used. */
+static bool is_loaded(const model_tensor *t, uint32_t role, hotset_sparsity sparsity) {
+    bool predictor = role == ARCH_PREDICTOR_IN || role == ARCH_PREDICTOR_OUT;
+    return t->present && role != ARCH_ATTN_QKV && role != ARCH_ATTN_QKV_BIAS && role != ARCH_EXPERT_GATE_UP &&
+           (!predictor || sparsity == HOTSET_SPARSITY_PREDICT);
 }
 
 /* Visits every tensor that is loaded, tied ones once. */
 typedef hotset_status tensor_fn(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t,
                                 hotset_error *err);
 
-static hotset_status each_tensor(const hotset_model *m, tensor_fn *fn, void *cookie, hotset_error *err) {
+static hotset_status each_tensor(const hotset_model *m, hotset_sparsity sparsity, tensor_fn *fn, void *cookie,
+                                 hotset_error *err) {
     for (uint32_t role = 0; role < ARCH_LAYER_ROLES; role++)
         if (m->tensor[role].present && !(role == ARCH_OUTPUT && m->shape.tied) && role != ARCH_ROPE_FREQS)
             HOTSET_TRY(fn(cookie, 0, role, &m->tensor[role], err));
     for (uint32_t i = 0; i < m->shape.layer_n; i++)
         for (uint32_t role = ARCH_LAYER_ROLES; role < ARCH_ROLE_COUNT; role++)
-            if (is_loaded(&m->layer[i].tensor[role], role))
+            if (is_loaded(&m->layer[i].tensor[role], role, sparsity))
                 HOTSET_TRY(fn(cookie, i, role, &m->layer[i].tensor[role], err));
     return HOTSET_OK;
 }
@@ -46,15 +49,15 @@ static hotset_status add_table(void *cookie, uint32_t layer_i, uint32_t role, co
     return HOTSET_OK;
 }
 
-uint64_t weights_copied_bytes(const hotset_model *m) {
+uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity) {
     uint64_t bytes = 0;
-    (void)!each_tensor(m, add_copied, &bytes, NULL);
+    (void)!each_tensor(m, sparsity, add_copied, &bytes, NULL);
     return bytes;
 }
 
-uint64_t weights_table_bytes(const hotset_model *m) {
+uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity) {
     uint64_t bytes = aligned(m->rotary.pair_n * sizeof(double));
-    (void)!each_tensor(m, add_table, &bytes, NULL);
+    (void)!each_tensor(m, sparsity, add_table, &bytes, NULL);
     return bytes;
 }
 
@@ -93,8 +96,8 @@ static device_ref source(const loading *l, const model_tensor *t, uint32_t u) {
 static device_matrix shape_of(const weights *w, uint32_t role, const model_tensor *t) {
     neurons_form f;
     bool down = role == ARCH_FFN_DOWN || role == ARCH_EXPERT_DOWN;
-    bool reorder =
-        down && w->by_neuron && t->order == NEURONS_BY_OUTPUT && neurons_form_of(t->type, t->out_n, &f);
+    bool reorder = down && w->sparsity != HOTSET_SPARSITY_OFF && t->order == NEURONS_BY_OUTPUT &&
+                   neurons_form_of(t->type, t->out_n, &f);
     return (device_matrix){.type = t->type,
                            .in_n = t->in_n,
                            .out_n = t->out_n,
@@ -167,10 +170,11 @@ static hotset_status alloc_layers(weights *w, const hotset_model *m, hotset_erro
                        "the placed tensors", err);
 }
 
-hotset_status weights_describe(weights *w, const hotset_model *m, bool by_neuron, hotset_error *err) {
-    *w = (weights){.by_neuron = by_neuron};
+hotset_status weights_describe(weights *w, const hotset_model *m, hotset_sparsity sparsity,
+                               hotset_error *err) {
+    *w = (weights){.sparsity = sparsity};
     HOTSET_TRY(alloc_layers(w, m, err));
-    HOTSET_TRY(each_tensor(m, describe_tensor, w, err));
+    HOTSET_TRY(each_tensor(m, sparsity, describe_tensor, w, err));
     if (m->shape.tied) w->global[ARCH_OUTPUT] = w->global[ARCH_EMBED];
     return HOTSET_OK;
 }
@@ -186,17 +190,20 @@ static hotset_status wrap_parts(weights *w, const hotset_model *m, hotset_error 
 }
 
 hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m, bool copied,
-                           bool by_neuron, const weights_progress *progress, hotset_error *err) {
-    *w = (weights){.device = d, .by_neuron = by_neuron};
+                           hotset_sparsity sparsity, const weights_progress *progress, hotset_error *err) {
+    assert(copied || sparsity == HOTSET_SPARSITY_OFF || m->shape.by_neuron);
+    *w = (weights){.device = d, .sparsity = sparsity};
     HOTSET_TRY(wrap_parts(w, m, err));
     HOTSET_TRY(alloc_layers(w, m, err));
-    HOTSET_TRY(d->api->buffer_alloc(d, DEVICE_MEMORY_PINNED, weights_table_bytes(m), &w->tables, err));
+    HOTSET_TRY(
+        d->api->buffer_alloc(d, DEVICE_MEMORY_PINNED, weights_table_bytes(m, sparsity), &w->tables, err));
     if (copied)
-        HOTSET_TRY(d->api->buffer_alloc(d, DEVICE_MEMORY_DEVICE, weights_copied_bytes(m), &w->copies, err));
+        HOTSET_TRY(d->api->buffer_alloc(d, DEVICE_MEMORY_DEVICE, weights_copied_bytes(m, sparsity),
+                                        &w->copies, err));
     w->rotary = table_take(w, m->rotary.pair_n * sizeof(double));
     memcpy(table_host(w->rotary), m->rotary.inverse_frequency, m->rotary.pair_n * sizeof(double));
     loading l = {.w = w, .copy = copy, .m = m, .progress = progress};
-    HOTSET_TRY(each_tensor(m, load_tensor, &l, err));
+    HOTSET_TRY(each_tensor(m, sparsity, load_tensor, &l, err));
     if (m->shape.tied) w->global[ARCH_OUTPUT] = w->global[ARCH_EMBED];
     return HOTSET_OK;
 }

@@ -21,17 +21,18 @@ typedef struct weights {
     weights_tensor global[ARCH_LAYER_ROLES];
     weights_tensor *layer;    /* [layer_n][ARCH_ROLE_COUNT] */
     device_ref rotary;        /* [pair_n] doubles */
-    bool by_neuron;           /* down matrices are stored by neuron where their type can be */
+    hotset_sparsity sparsity; /* what for: see weights_describe */
     uint64_t reordered_bytes; /* of them */
 } weights;
 
 /* Bytes that the matrices take in copied mode, and that vectors and tables take in either. Pure. */
-uint64_t weights_copied_bytes(const hotset_model *m);
-uint64_t weights_table_bytes(const hotset_model *m);
+uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity);
+uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity);
 
 /* Fills in types and widths only, for what is computed before anything is loaded. Free as after loading.
- * `by_neuron`: down matrices that can be are stored by neuron, here and in weights_load. */
-HOTSET_CHECKED hotset_status weights_describe(weights *w, const hotset_model *m, bool by_neuron,
+ * `sparsity`, here and in weights_load: unless it is OFF, down matrices that can be are stored by neuron
+ * where the file has them otherwise; predictors are loaded where it is PREDICT. */
+HOTSET_CHECKED hotset_status weights_describe(weights *w, const hotset_model *m, hotset_sparsity sparsity,
                                               hotset_error *err);
 
 /* Asked between tensors; may be NULL. */
@@ -40,10 +41,11 @@ typedef struct weights_progress {
     void *cookie;
 } weights_progress;
 
-/* by_neuron only with copied. Errors: E_MEMORY, E_CANCELLED. On failure free is still to be called. */
+/* Skipping only with copied, or where the shape says by_neuron. Errors: E_MEMORY, E_CANCELLED. On failure
+ * free is still to be called. */
 HOTSET_CHECKED hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m,
-                                          bool copied, bool by_neuron, const weights_progress *progress,
-                                          hotset_error *err);
+                                          bool copied, hotset_sparsity sparsity,
+                                          const weights_progress *progress, hotset_error *err);
 void weights_free(weights *w);
 
 static inline const weights_tensor *weights_of(const weights *w, uint32_t layer_i, arch_role role) {

@@ -16,6 +16,7 @@ footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t r
     uint64_t ff = max_u64(w->ff_n, experts_ff), bytes = 0;
     s.hidden = reserve(&bytes, row_n, w->embd_n);
     s.normed = reserve(&bytes, row_n, w->embd_n);
+    s.normed_2 = reserve(&bytes, row_n, w->parallel ? w->embd_n : 0);
     s.query = reserve(&bytes, row_n, w->query_n);
     s.key = reserve(&bytes, row_n, w->key_n);
     s.value = reserve(&bytes, row_n, w->value_n);
@@ -28,6 +29,8 @@ footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t r
     s.expert_out = reserve(&bytes, row_n, (uint64_t)w->expert_used_n * w->embd_n);
     s.rotary = reserve(&bytes, row_n, w->rotary_n);
     s.choice = reserve(&bytes, row_n, w->choice_n);
+    s.inner = reserve(&bytes, row_n, w->rank_n);
+    s.score = reserve(&bytes, row_n, w->rank_n ? ff : 0);
     s.verdict = reserve(&bytes, 1, w->choice_n ? 1 : 0);
     s.output_hidden = reserve(&bytes, s.output_n, w->embd_n);
     s.logits = reserve(&bytes, s.output_n, w->vocab_n);

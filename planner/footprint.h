@@ -21,14 +21,17 @@ typedef struct footprint_widths {
     uint32_t vocab_n;
     uint32_t rotary_n; /* floats of (cos, sin) per row */
     uint32_t choice_n; /* numbers per row of the lists of active neurons; 0: nothing is skipped */
+    uint32_t rank_n;   /* inner width of predictors; 0: they are not used */
+    bool parallel;     /* attention and FFN have an input of their own each */
 } footprint_widths;
 
 /* Offsets in the scratch slab of the activations of a step; `*_stride` is in floats. Rows are row_n of each,
  * logits and output_hidden output_n. */
 typedef struct footprint_scratch {
     uint32_t row_n, output_n;
-    uint64_t hidden; /* [row][embd] the residual stream */
-    uint64_t normed; /* [row][embd] */
+    uint64_t hidden;   /* [row][embd] the residual stream */
+    uint64_t normed;   /* [row][embd] */
+    uint64_t normed_2; /* [row][embd] of a parallel attention */
     uint64_t query, key, value, mixed;
     uint64_t gate, up;                 /* [row][ff], or [row][used][ff_expert] */
     uint64_t router;                   /* [row][expert] */
@@ -36,6 +39,7 @@ typedef struct footprint_scratch {
     uint64_t expert_out;               /* [row][used][embd] */
     uint64_t rotary;
     uint64_t choice;        /* [row][choice] */
+    uint64_t inner, score;  /* [row][rank], [row][ff] of predictors */
     uint64_t verdict;       /* one number */
     uint64_t output_hidden; /* [output][embd] */
     uint64_t logits;        /* [output][vocab] */

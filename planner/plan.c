@@ -26,26 +26,40 @@ static hotset_status check_range(const char *what, uint32_t value, uint32_t high
 
 /* Zeros of these activations can be found without any loss. */
 static bool has_zeros(const hotset_shape *shape) {
-    return !strcmp(shape->activation, "relu") || !strcmp(shape->activation, "relu2");
+    static const char *const names[] = {"relu", "relu2", "drelu"};
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (!strcmp(shape->activation, names[i])) return true;
+    return false;
 }
 
-/* AUTO stays where exact skipping can be: whether it is depends on the memory mode. */
+/* AUTO stays where exact skipping can be: whether it is may depend on the memory mode. */
 static hotset_status resolve_sparsity(hotset_plan_options *o, const hotset_shape *shape, hotset_error *err) {
+    bool unmovable = o->memory == HOTSET_MEMORY_MAPPED && !shape->by_neuron;
     switch (o->sparsity) {
     case HOTSET_SPARSITY_AUTO:
-        if (!has_zeros(shape) || o->memory == HOTSET_MEMORY_MAPPED || o->record)
-            o->sparsity = HOTSET_SPARSITY_OFF;
+        if (!has_zeros(shape) || unmovable || o->record) o->sparsity = HOTSET_SPARSITY_OFF;
         return HOTSET_OK;
     case HOTSET_SPARSITY_OFF: return HOTSET_OK;
-    case HOTSET_SPARSITY_EXACT: break;
+    case HOTSET_SPARSITY_EXACT:
+    case HOTSET_SPARSITY_PREDICT: break;
     default: return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: unknown sparsity %d", (int)o->sparsity);
     }
+    const char *what = o->sparsity == HOTSET_SPARSITY_EXACT ? "exact" : "predicted";
+    if (o->sparsity == HOTSET_SPARSITY_PREDICT && o->record)
+        return hotset_fail(err, HOTSET_E_ARGUMENT,
+                           "plan: predicted skipping leaves out what is to be recorded; use exact or off");
+    if (o->sparsity == HOTSET_SPARSITY_PREDICT && !shape->predictors)
+        return hotset_fail(err, HOTSET_E_ARGUMENT,
+                           "plan: predicted skipping needs predictors (fc1, fc2 in every layer), this model "
+                           "has none");
     if (!has_zeros(shape))
         return hotset_fail(err, HOTSET_E_ARGUMENT,
-                           "plan: exact skipping needs relu or relu2, this model has %s", shape->activation);
-    if (o->memory == HOTSET_MEMORY_MAPPED)
+                           "plan: %s skipping needs relu, relu2 or drelu, this model has %s", what,
+                           shape->activation);
+    if (unmovable)
         return hotset_fail(err, HOTSET_E_ARGUMENT,
-                           "plan: exact skipping needs copied weights: mapped ones stand by row");
+                           "plan: %s skipping needs copied weights: this file's stand by output", what);
+    if (shape->by_neuron) return HOTSET_OK;
     o->memory = HOTSET_MEMORY_COPIED;
     return HOTSET_OK;
 }

@@ -11,8 +11,8 @@ struct hotset_plan {
     hotset_shape shape; /* of the model that it was made for */
     hotset_footprint footprint;
     bool skip_by_cost; /* steps of many rows skip too, where a measured crossover says that it pays: only
-                          where exact skipping was asked for by name. What is measured differs from run to
-                          run, and with it the last bits of a result */
+                          where skipping was asked for by name. What is measured differs from run to run, and
+                          with it the last bits of a result */
 };
 
 /* What the planner has to know of model and machine. */
@@ -26,8 +26,8 @@ typedef struct planner_facts {
 } planner_facts;
 
 /* Fills in every zero of the options; `thread_n` and `isa_best` are the machine's. Memory and sparsity may
- * stay AUTO: the latter then means exact skipping if the weights get copied. Errors: E_ARGUMENT with the
- * limit. */
+ * stay AUTO: the latter then means exact skipping if the weights get copied or stand by neuron in the file.
+ * Errors: E_ARGUMENT with the limit. */
 HOTSET_CHECKED hotset_status plan_resolve(hotset_plan_options *options, const hotset_shape *shape,
                                           uint32_t thread_n, const char *isa_best, hotset_error *err);
 /* Decides the memory mode and writes the ledger. Errors: E_NOFIT (what is needed and what there is),

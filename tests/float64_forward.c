@@ -2,9 +2,10 @@
  *
  * Sources: RMSNorm, Zhang & Sennrich 2019; rotary embedding (RoPE), Su et al. 2021; gated FFN, Shazeer 2020;
  * grouped queries, Ainslie et al. 2023; ReLU^2, So et al. 2021; sliding window, Jiang et al. 2023 (Mistral);
- * experts, Jiang et al. 2024 (Mixtral); YaRN, Peng et al. 2023; and the model definitions of Hugging Face
- * transformers for Llama, Qwen2, Qwen3, Qwen3-MoE and Arcee. Where GGUF adds a convention of its own, the
- * comment says so.
+ * experts, Jiang et al. 2024 (Mixtral); YaRN, Peng et al. 2023; dReLU, Song et al. 2024 (TurboSparse);
+ * predictors, Song et al. 2023 (PowerInfer); LayerNorm, Ba et al. 2016; and the model definitions of Hugging
+ * Face transformers for Llama, Qwen2, Qwen3, Qwen3-MoE, Arcee and Falcon. Where GGUF adds a convention of its
+ * own, the comment says so.
  */
 #include "tests/float64_forward.h"
 
@@ -124,7 +125,9 @@ typedef struct model {
     double eps;
     bool rounded;
     bool adjacent; /* rotate (x[2i], x[2i+1]), else (x[i], x[i + rotated_n/2]) */
+    bool layer_norm, parallel;
     activation_fn *activation;
+    bool symmetric;   /* dReLU: the activation is of up as well */
     double *rotation; /* [n][rotated_n / 2][cos, sin] */
 } model;
 
@@ -171,14 +174,25 @@ static activation_fn *find_activation(const model *m, const char *override) {
     static const struct {
         const char *name;
         activation_fn *function;
-    } known[] = {
-        {"silu", silu}, {"gelu", gelu}, {"gelu_pytorch_tanh", gelu_tanh}, {"relu", relu}, {"relu2", relu2}};
+    } known[] = {{"silu", silu}, {"gelu", gelu},   {"gelu_pytorch_tanh", gelu_tanh},
+                 {"relu", relu}, {"relu2", relu2}, {"drelu", relu}};
     for (size_t i = 0; i < COUNT_OF(known); i++) {
         if (override ? !strcmp(override, known[i].name) : text_is(m, "hidden_activation", known[i].name))
             return known[i].function;
     }
     if (override) give_up("no activation %s", override);
-    return !strcmp(m->architecture, "arcee") ? relu2 : silu;
+    if (!strcmp(m->architecture, "arcee")) return relu2;
+    if (!strcmp(m->architecture, "bamboo")) return relu;
+    if (!strcmp(m->architecture, "falcon")) return gguf_is_powerinfer(m->file) ? relu : gelu;
+    return gguf_is_powerinfer(m->file) && !strcmp(m->architecture, "llama") ? relu : silu;
+}
+
+static bool is_symmetric(const model *m, const char *override) {
+    if (override) return !strcmp(override, "drelu");
+    if (text_is(m, "hidden_activation", "drelu")) return true;
+    char full[64];
+    snprintf(full, sizeof full, "%s.hidden_activation", m->architecture);
+    return !gguf_find_key(m->file, full) && !strcmp(m->architecture, "bamboo");
 }
 
 /* ---- Rotary embedding ------------------------------------------------------------------------------- */
@@ -307,6 +321,40 @@ static void rms_norm(const gguf_tensor *w, double eps, const double *x, size_t r
     free(weight);
 }
 
+/* y = (x - mean) / sqrt(variance + eps) * w + b */
+static void layer_norm(const gguf_tensor *w, const gguf_tensor *b, double eps, const double *x, size_t row_n,
+                       double *y) {
+    size_t k = w->dim[0];
+    double *weight = doubles(k);
+    float64_row(w, 0, weight);
+    for (size_t r = 0; r < row_n; r++) {
+        double mean = 0, square = 0;
+        for (size_t i = 0; i < k; i++) mean += x[r * k + i] / (double)k;
+        for (size_t i = 0; i < k; i++) square += (x[r * k + i] - mean) * (x[r * k + i] - mean);
+        double scale = 1 / sqrt(square / (double)k + eps);
+        for (size_t i = 0; i < k; i++) y[r * k + i] = (x[r * k + i] - mean) * scale * weight[i];
+    }
+    add_bias(b, 0, k, y, row_n);
+    free(weight);
+}
+
+/* The norm of a layer, or the one before the output (layer_i SIZE_MAX), by the name before ".weight". */
+static void norm(const model *m, size_t layer_i, const char *name, const double *x, size_t n, double *y) {
+    char full[64], weight[96], bias[96];
+    if (layer_i == SIZE_MAX)
+        snprintf(full, sizeof full, "%s", name);
+    else
+        snprintf(full, sizeof full, "blk.%zu.%s", layer_i, name);
+    snprintf(weight, sizeof weight, "%s.weight", full);
+    snprintf(bias, sizeof bias, "%s.bias", full);
+    const gguf_tensor *w = gguf_find_tensor(m->file, weight);
+    if (!w) give_up("the file lacks %s", weight);
+    if (m->layer_norm)
+        layer_norm(w, gguf_find_tensor(m->file, bias), m->eps, x, n, y);
+    else
+        rms_norm(w, m->eps, x, n, y);
+}
+
 /* ---- Attention -------------------------------------------------------------------------------------- */
 
 /* Rows [first, first + row_n) of q, k and v stacked: the matrix `name` of its own, or that part of attn_qkv.
@@ -385,23 +433,52 @@ typedef struct bank {
     const gguf_tensor *gate_bias, *up_bias, *down_bias; /* NULL: none */
     size_t gate_row, up_row, down_row;                  /* where this FFN begins in the tensor */
     size_t neuron_n;
+    bool by_row;         /* row i of down is neuron i's */
+    const double *score; /* [n][neuron_n] of the predictor: below the threshold is zero; NULL: none */
 } bank;
 
 static bank dense_bank(const model *m, size_t layer_i) {
     bank b = {.gate = maybe(m, layer_i, "ffn_gate.weight"),
               .up = tensor(m, layer_i, "ffn_up.weight"),
-              .down = tensor(m, layer_i, "ffn_down.weight"),
+              .down = maybe(m, layer_i, "ffn_down_t.weight"),
               .gate_bias = maybe(m, layer_i, "ffn_gate.bias"),
               .up_bias = maybe(m, layer_i, "ffn_up.bias"),
               .down_bias = maybe(m, layer_i, "ffn_down.bias")};
-    b.neuron_n = b.down->dim[0];
+    b.by_row = b.down != NULL;
+    if (!b.down) b.down = tensor(m, layer_i, "ffn_down.weight");
+    b.neuron_n = b.down->dim[b.by_row];
     return b;
+}
+
+/* out [n][embd_n] = sum over neurons i of h [n][neuron_n] times row i of down. */
+static void product_by_row(const model *m, const bank *b, const double *h, size_t n, double *out) {
+    double *row = doubles(m->embd_n);
+    memset(out, 0, n * m->embd_n * sizeof *out);
+    for (size_t i = 0; i < b->neuron_n; i++) {
+        float64_row(b->down, b->down_row + i, row);
+        for (size_t t = 0; t < n; t++)
+            for (size_t o = 0; o < m->embd_n; o++) out[t * m->embd_n + o] += h[t * b->neuron_n + i] * row[o];
+    }
+    free(row);
+}
+
+/* fc2 relu(fc1 x) [n][neuron_n] from the residual stream. */
+static double *predict(const model *m, size_t layer_i, const double *x, size_t n) {
+    const gguf_tensor *in = tensor(m, layer_i, "fc1.weight"), *out = tensor(m, layer_i, "fc2.weight");
+    double *inner = doubles(n * in->dim[1]), *score = doubles(n * out->dim[1]);
+    product(m, in, 0, in->dim[1], x, n, inner);
+    for (size_t i = 0; i < n * in->dim[1]; i++) inner[i] = relu(inner[i]);
+    product(m, out, 0, out->dim[1], inner, n, score);
+    free(inner);
+    return score;
 }
 
 /* Three ways to store experts: stacked per matrix; gate and up of an expert one after the other in one stack;
  * every matrix a tensor of its own (the first Mixtral files). */
 static bank expert_bank(const model *m, size_t layer_i, size_t expert_i) {
-    bank b = {.down = maybe(m, layer_i, "ffn_down_exps.weight")};
+    bank b = {.down = maybe(m, layer_i, "ffn_down_exps_t.weight")};
+    b.by_row = b.down != NULL;
+    if (!b.down) b.down = maybe(m, layer_i, "ffn_down_exps.weight");
     if (!b.down) {
         char name[3][64];
         const char *const kind[3] = {"gate", "up", "down"};
@@ -413,8 +490,8 @@ static bank expert_bank(const model *m, size_t layer_i, size_t expert_i) {
         b.neuron_n = b.down->dim[0];
         return b;
     }
-    b.neuron_n = b.down->dim[0];
-    b.down_row = expert_i * m->embd_n;
+    b.neuron_n = b.down->dim[b.by_row];
+    b.down_row = expert_i * b.down->dim[1];
     const gguf_tensor *merged = maybe(m, layer_i, "ffn_gate_up_exps.weight");
     if (merged) {
         b.gate = b.up = merged;
@@ -435,9 +512,18 @@ static void ffn(const model *m, const bank *b, const double *x, size_t n, double
     add_bias(b->up_bias, 0, b->neuron_n, up, n);
     if (b->gate) product(m, b->gate, b->gate_row, b->neuron_n, x, n, gate);
     add_bias(b->gate_bias, 0, b->neuron_n, gate, n);
-    for (size_t i = 0; i < n * b->neuron_n; i++)
-        up[i] = b->gate ? m->activation(gate[i]) * up[i] : m->activation(up[i]);
-    product(m, b->down, b->down_row, m->embd_n, up, n, out);
+    double threshold = 0;
+    const gguf_key *key = gguf_find_key(m->file, "powerinfer.sparse_threshold");
+    if (key) threshold = gguf_item_f64(key, 0);
+    for (size_t i = 0; i < n * b->neuron_n; i++) {
+        double factor = m->symmetric ? relu(up[i]) : up[i];
+        up[i] = b->gate ? m->activation(gate[i]) * factor : m->activation(up[i]);
+        if (b->score && !(b->score[i] >= threshold)) up[i] = 0;
+    }
+    if (b->by_row)
+        product_by_row(m, b, up, n, out);
+    else
+        product(m, b->down, b->down_row, m->embd_n, up, n, out);
     add_bias(b->down_bias, 0, m->embd_n, out, n);
     free(up), free(gate);
 }
@@ -506,7 +592,7 @@ size_t float64_vocab_n(const gguf *g) { return global(g, "token_embd.weight")->d
 
 static model describe(const gguf *g, const float64_options *options) {
     model m = {.file = g, .embd_n = global(g, "token_embd.weight")->dim[0], .vocab_n = float64_vocab_n(g)};
-    static const char *const known[] = {"llama", "arcee", "qwen2", "qwen3", "qwen3moe"};
+    static const char *const known[] = {"llama", "arcee", "qwen2", "qwen3", "qwen3moe", "bamboo", "falcon"};
     gguf_string name = {0};
     if (gguf_get_string(g, "general.architecture", &name, NULL, NULL))
         give_up("general.architecture is no text");
@@ -519,16 +605,61 @@ static model describe(const gguf *g, const float64_options *options) {
     m.value_n = count(&m, "attention.value_length", 0, m.embd_n / count(&m, "attention.head_count", 0, 1));
     m.rotated_n = count(&m, "rope.dimension_count", 0, m.key_n);
     m.window_n = count(&m, "attention.sliding_window", 0, 0);
-    m.eps = number(&m, "attention.layer_norm_rms_epsilon", 0, 0);
-    /* GGUF: converters permute Llama's q and k so that pairs are adjacent; Qwen's stay as they are. */
-    m.adjacent = strncmp(m.architecture, "qwen", 4) != 0;
+    m.parallel = m.layer_norm = !strcmp(m.architecture, "falcon");
+    m.eps =
+        number(&m, m.layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", 0, 0);
+    /* GGUF: converters permute Llama's q and k so that pairs are adjacent; Qwen's and Falcon's stay as they
+     * are. */
+    m.adjacent = strncmp(m.architecture, "qwen", 4) != 0 && strcmp(m.architecture, "falcon") != 0;
     m.activation = find_activation(&m, options->activation);
+    m.symmetric = is_symmetric(&m, options->activation);
     m.rounded = options->rounded;
     return m;
 }
 
 static void add(double *x, const double *y, size_t n) {
     for (size_t i = 0; i < n; i++) x[i] += y[i];
+}
+
+static void add_dense_ffn(const model *m, const float64_options *o, size_t l, const double *input,
+                          double *score, double *x, size_t n) {
+    double *part = doubles(n * m->embd_n);
+    if (o->observe) o->observe(o->observe_cookie, l, x, input);
+    bank b = dense_bank(m, l);
+    b.score = score;
+    ffn(m, &b, input, n, part);
+    add(x, part, n * m->embd_n);
+    free(part), free(score);
+}
+
+static void sequential_layer(const model *m, const float64_options *o, size_t l, double *x, size_t n) {
+    double *normed = doubles(n * m->embd_n), *part = doubles(n * m->embd_n);
+    norm(m, l, "attn_norm", x, n, normed);
+    attention(m, l, normed, n, part);
+    add(x, part, n * m->embd_n);
+    norm(m, l, "ffn_norm", x, n, normed);
+    if (maybe(m, l, "ffn_gate_inp.weight")) {
+        if (o->observe) o->observe(o->observe_cookie, l, x, normed);
+        experts(m, l, normed, n, part);
+        add(x, part, n * m->embd_n);
+    } else {
+        add_dense_ffn(m, o, l, normed, o->predicted ? predict(m, l, x, n) : NULL, x, n);
+    }
+    free(normed), free(part);
+}
+
+/* Falcon: attention and FFN, and the predictor, all read the layer's input. The 40B's attention has a norm of
+ * its own (GGUF: attn_norm_2). */
+static void parallel_layer(const model *m, const float64_options *o, size_t l, double *x, size_t n) {
+    double *normed = doubles(n * m->embd_n), *own = doubles(n * m->embd_n), *part = doubles(n * m->embd_n);
+    bool two = maybe(m, l, "attn_norm_2.weight") != NULL;
+    norm(m, l, "attn_norm", x, n, normed);
+    if (two) norm(m, l, "attn_norm_2", x, n, own);
+    double *score = o->predicted ? predict(m, l, x, n) : NULL;
+    attention(m, l, two ? own : normed, n, part);
+    add(x, part, n * m->embd_n);
+    add_dense_ffn(m, o, l, normed, score, x, n);
+    free(normed), free(own), free(part);
 }
 
 void float64_forward(const gguf *g, const float64_options *options, const int32_t *tokens, size_t n,
@@ -538,25 +669,17 @@ void float64_forward(const gguf *g, const float64_options *options, const int32_
     make_rotation(&m, n);
     const gguf_tensor *embedding = global(g, "token_embd.weight"),
                       *head = gguf_find_tensor(g, "output.weight");
-    double *x = doubles(n * m.embd_n), *normed = doubles(n * m.embd_n), *part = doubles(n * m.embd_n);
+    double *x = doubles(n * m.embd_n), *normed = doubles(n * m.embd_n);
     for (size_t t = 0; t < n; t++) float64_row(embedding, (uint64_t)tokens[t], x + t * m.embd_n);
     for (size_t l = 0; l < m.layer_n; l++) {
-        rms_norm(tensor(&m, l, "attn_norm.weight"), m.eps, x, n, normed);
-        attention(&m, l, normed, n, part);
-        add(x, part, n * m.embd_n);
-        rms_norm(tensor(&m, l, "ffn_norm.weight"), m.eps, x, n, normed);
-        if (o.observe) o.observe(o.observe_cookie, l, x, normed);
-        if (maybe(&m, l, "ffn_gate_inp.weight")) {
-            experts(&m, l, normed, n, part);
-        } else {
-            bank b = dense_bank(&m, l);
-            ffn(&m, &b, normed, n, part);
-        }
-        add(x, part, n * m.embd_n);
+        if (m.parallel)
+            parallel_layer(&m, &o, l, x, n);
+        else
+            sequential_layer(&m, &o, l, x, n);
     }
-    rms_norm(global(g, "output_norm.weight"), m.eps, x, n, normed);
+    norm(&m, SIZE_MAX, "output_norm", x, n, normed);
     product(&m, head ? head : embedding, 0, m.vocab_n, normed, n, logits);
-    free(x), free(normed), free(part), free(m.rotation);
+    free(x), free(normed), free(m.rotation);
 }
 
 double float64_relative_error(const float *a, const double *b, size_t n) {

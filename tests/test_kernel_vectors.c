@@ -66,7 +66,8 @@ static double activation_reference(double x, cpu_activation kind) {
     case CPU_ACT_SILU: return x / (1 + exp(-x));
     case CPU_ACT_GELU: return 0.5 * x * erfc(-x / sqrt(2.0));
     case CPU_ACT_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
-    case CPU_ACT_RELU: return fmax(x, 0);
+    case CPU_ACT_RELU:
+    case CPU_ACT_DRELU: return fmax(x, 0);
     case CPU_ACT_RELU2: return fmax(x, 0) * fmax(x, 0);
     }
     abort();
@@ -78,7 +79,7 @@ Test(kernel_vectors, activations_follow_their_formulas) {
     random_state r = {6};
     enum { N = 4001 };
     static float gate[N], up[N], out[N];
-    for (size_t t = 0; t < table_n * (CPU_ACT_RELU2 + 1); t++) {
+    for (size_t t = 0; t < table_n * (CPU_ACT_DRELU + 1); t++) {
         const cpu_kernels *k = &tables[t % table_n];
         const cpu_activation kind = (cpu_activation)(t / table_n);
         for (size_t i = 0; i < N; i++) gate[i] = 0.01f * ((float)i - 2000) + 0.005f * random_float(&r);
@@ -87,7 +88,9 @@ Test(kernel_vectors, activations_follow_their_formulas) {
         for (int with_up = 0; with_up < 2; with_up++) {
             k->activate(out, gate, with_up ? up : NULL, N, kind);
             for (size_t i = 0; i < N; i++) {
-                const double factor = with_up ? (double)up[i] : 1, x = (double)gate[i];
+                const double x = (double)gate[i];
+                double factor = with_up ? (double)up[i] : 1;
+                if (kind == CPU_ACT_DRELU) factor = fmax(factor, 0);
                 const double expected = activation_reference(x, kind) * factor;
                 /* 1e-6 of the value; where the value is the small difference of gate and gate, 1e-7 of the
                  * gate */

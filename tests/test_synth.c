@@ -14,7 +14,8 @@
 #include "tools/synth_weights.h"
 
 static const gguf_type TYPES[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
-static const char *const ARCHITECTURES[] = {"llama", "qwen2", "qwen3", "qwen3moe", "arcee"};
+static const char *const ARCHITECTURES[] = {"llama", "qwen2",  "qwen3", "qwen3moe",
+                                            "arcee", "bamboo", "falcon"};
 
 /* ---- The command ------------------------------------------------------------------------------------ */
 
@@ -73,7 +74,7 @@ Test(synth, same_seed_same_bytes_with_any_threads) {
 
 Test(synth, every_architecture_and_type_opens_as_a_model) {
     for (size_t a = 0; a < COUNT_OF(ARCHITECTURES); a++) {
-        bool moe = strcmp(ARCHITECTURES[a], "qwen3moe") == 0;
+        bool moe = strcmp(ARCHITECTURES[a], "qwen3moe") == 0, falcon = !strcmp(ARCHITECTURES[a], "falcon");
         for (size_t t = 0; t < COUNT_OF(TYPES); t++) {
             const char *type = gguf_type_get(TYPES[t])->name;
             char words[160], path[32];
@@ -92,8 +93,11 @@ Test(synth, every_architecture_and_type_opens_as_a_model) {
             hotset_model_free(model);
             gguf *g;
             cr_assert_eq(gguf_open(&g, path, &err), HOTSET_OK);
-            cr_assert_eq(gguf_find_tensor(g, "blk.3.attn_q.weight")->type, TYPES[t]);
-            cr_assert_eq(gguf_find_tensor(g, "blk.3.ffn_norm.weight")->type, GGUF_F32);
+            const char *query = falcon ? "blk.3.attn_qkv.weight" : "blk.3.attn_q.weight";
+            cr_assert_eq(gguf_find_tensor(g, query)->type, TYPES[t]);
+            cr_assert_eq(
+                gguf_find_tensor(g, falcon ? "blk.3.attn_norm_2.weight" : "blk.3.ffn_norm.weight")->type,
+                GGUF_F32);
             gguf_free(g);
             unlink(path);
         }
@@ -157,6 +161,7 @@ Test(synth, refuses_in_one_line_and_leaves_no_file) {
         "--shape tiny --predictor-rank 256 --type F16",
         "--shape tiny --predictor-rank 96 --activation silu --active 0.1 --type F16",
         "--arch arcee --shape tiny --active 0.1 --predictor-rank 256 --type F16",
+        "--arch falcon --shape tiny --activation drelu --type F16",
     };
     char path[32], log[32], text[1024];
     temporary(path);
@@ -454,6 +459,56 @@ Test(behaviour, predictors_predict_the_share_asked_for) {
     gguf_free(twin), gguf_free(g);
 }
 
+/* Weight bytes of the FFN that the engine touches per token in predicted skipping, as a share of all. */
+static double touched_share(const char *words) {
+    char path[32];
+    hotset_model *m;
+    hotset_plan *p;
+    hotset_engine *e;
+    hotset_session *s;
+    hotset_error err = {0};
+    temporary(path);
+    cr_assert_eq(synth(path, words), 0, "%s", words);
+    cr_assert_eq(hotset_model_open(&m, path, NULL, &err), HOTSET_OK, "%s", err.message);
+    hotset_plan_options o = {.sparsity = HOTSET_SPARSITY_PREDICT, .batch_n = 1};
+    cr_assert_eq(hotset_plan_cpu(&p, m, &o, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_engine_open(&e, m, p, NULL, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_session_open(&s, e, &err), HOTSET_OK, "%s", err.message);
+    int32_t tokens[64];
+    for (int i = 0; i < 64; i++) tokens[i] = 300 + 7 * i;
+    cr_assert_eq(hotset_session_append(s, tokens, 64, NULL, NULL), HOTSET_OK);
+    hotset_engine_stats stats = hotset_engine_get_stats(e);
+    const hotset_shape *shape = hotset_model_shape(m);
+    double ffn_bytes = 2.0 * shape->layer_n * shape->ff_n * shape->embd_n * (shape->gated ? 3 : 2); /* F16 */
+    double skipped = (double)(stats.weight_bytes_per_token - stats.touched_bytes_per_token);
+    hotset_session_free(s);
+    hotset_engine_free(e);
+    hotset_plan_free(p);
+    hotset_model_free(m);
+    unlink(path);
+    return 1 - skipped / ffn_bytes;
+}
+
+/* P of the neurons are predicted, and P of these, being independent, have a gate (or up) above zero; with
+ * dReLU half of these have up above zero too. */
+Test(behaviour, predictors_leave_out_what_they_are_made_for) {
+    const double p = 0.3;
+    const struct {
+        const char *words;
+        double want;
+    } cases[] = {
+        {"--shape tiny --type F16 --active 0.3 --predictor-rank 256", (p + p * p + p * p) / 3},
+        {"--arch bamboo --shape tiny --type F16 --active 0.3 --predictor-rank 256",
+         (p + p * p + p * p / 2) / 3},
+        {"--arch falcon --shape tiny --type F16 --active 0.3 --predictor-rank 256", (p + p * p) / 2},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        double share = touched_share(cases[i].words);
+        cr_expect_float_eq(share, cases[i].want, 0.12 * cases[i].want, "%s: %g, not %g", cases[i].words,
+                           share, cases[i].want);
+    }
+}
+
 /* Neither the same for every token, nor flat, nor one certain answer. */
 static void check_logits(const char *words) {
     gguf *g = synth_open(words);
@@ -487,4 +542,6 @@ Test(behaviour, logits_are_neither_flat_nor_degenerate) {
     check_logits("--shape tiny --type Q4_K --arch qwen2 --tied");
     check_logits("--shape tiny --type Q4_0 --arch arcee --active 0.1 --skew 1");
     check_logits("--shape tiny-moe --type Q6_K --skew 1");
+    check_logits("--shape tiny --type F16 --arch bamboo --active 0.2");
+    check_logits("--shape tiny --type F16 --arch falcon --active 0.2 --activation relu");
 }

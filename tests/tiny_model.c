@@ -123,6 +123,7 @@ typedef struct tensor_spec {
     uint32_t dim_n;
     uint64_t dim[4];
     double deviation;
+    bool by_neuron; /* stored in that order */
 } tensor_spec;
 
 typedef struct list {
@@ -160,6 +161,19 @@ static void matrix(list *l, int layer_i, const char *name, uint64_t n_in, uint64
     item->dim[0] = n_in, item->dim[1] = n_out, item->dim[2] = expert_n;
 }
 
+/* A down matrix, or a stack of them, in the order that the options want. */
+static void down_matrix(list *l, int layer_i, const char *stem, uint64_t ff, uint64_t expert_n) {
+    const tiny_model *o = &l->options;
+    char name[64];
+    static const char *const suffix[] = {
+        [NEURONS_BY_OUTPUT] = "", [NEURONS_BY_NEURON] = "_neuron", [NEURONS_BY_ROW] = "_t"};
+    snprintf(name, sizeof name, "%s%s.weight", stem, suffix[o->down]);
+    bool by_row = o->down == NEURONS_BY_ROW;
+    double gain = by_row ? 1.5 * sqrt((double)o->embd_n / (double)ff) : 1.5;
+    matrix(l, layer_i, name, by_row ? o->embd_n : ff, by_row ? ff : o->embd_n, expert_n, gain);
+    l->item[l->item_n - 1].by_neuron = o->down == NEURONS_BY_NEURON;
+}
+
 /* The counts of a layer. */
 static uint32_t head_of(const tiny_model *o, uint32_t layer_i) {
     (void)layer_i;
@@ -174,12 +188,23 @@ static uint32_t ff_of(const tiny_model *o, uint32_t layer_i) {
     return o->ff_n + (o->by_layer ? 8 * layer_i : 0);
 }
 
+static bool is_falcon(const tiny_model *o) { return !strcmp(o->arch, "falcon"); }
+
+static void norm(list *l, int i, const char *stem) {
+    char name[64];
+    snprintf(name, sizeof name, "%s.weight", stem);
+    vector(l, i, name, FILL_NORM, l->options.embd_n);
+    snprintf(name, sizeof name, "%s.bias", stem);
+    if (is_falcon(&l->options)) vector(l, i, name, FILL_BIAS, l->options.embd_n);
+}
+
 static void attention(list *l, int i) {
     const tiny_model *o = &l->options;
     uint32_t head_kv_n = head_kv_of(o, (uint32_t)i);
     uint64_t q = (uint64_t)o->head_n * o->key_n, k = (uint64_t)head_kv_n * o->key_n;
     uint64_t v = (uint64_t)head_kv_n * o->value_n;
-    vector(l, i, "attn_norm.weight", FILL_NORM, o->embd_n);
+    norm(l, i, "attn_norm");
+    if (o->second_norm) norm(l, i, "attn_norm_2");
     /* gain 1.1: scores q . k / sqrt(key_n) of about +-1.2, so that attention prefers some positions */
     if (o->fused_qkv) {
         matrix(l, i, "attn_qkv.weight", o->embd_n, q + k + v, 0, 1.1);
@@ -204,11 +229,16 @@ static void attention(list *l, int i) {
 
 static void dense_ffn(list *l, int i) {
     const tiny_model *o = &l->options;
-    bool gated = strcmp(o->arch, "arcee") != 0;
+    bool gated = strcmp(o->arch, "arcee") != 0 && !is_falcon(o);
     uint64_t ff = ff_of(o, (uint32_t)i);
     if (gated) matrix(l, i, "ffn_gate.weight", o->embd_n, ff, 0, 1.5);
     matrix(l, i, "ffn_up.weight", o->embd_n, ff, 0, 1);
-    matrix(l, i, "ffn_down.weight", ff, o->embd_n, 0, 1.5);
+    down_matrix(l, i, "ffn_down", ff, 0);
+    if (o->predictor_rank) {
+        uint64_t rank = o->predictor_rank + 8 * (o->layer_n - 1 - (uint64_t)i);
+        matrix(l, i, "fc1.weight", o->embd_n, rank, 0, 1);
+        matrix(l, i, "fc2.weight", rank, ff, 0, 1.7); /* half of the inner products are zero */
+    }
     if (!o->ffn_bias) return;
     if (gated) vector(l, i, "ffn_gate.bias", FILL_BIAS, ff);
     vector(l, i, "ffn_up.bias", FILL_BIAS, ff);
@@ -237,7 +267,7 @@ static void experts(list *l, int i) {
         matrix(l, i, "ffn_gate_exps.weight", in, ff, n, 1.5);
         matrix(l, i, "ffn_up_exps.weight", in, ff, n, 1);
     }
-    matrix(l, i, "ffn_down_exps.weight", ff, in, n, 1.5);
+    down_matrix(l, i, "ffn_down_exps", ff, n);
 }
 
 static void all_tensors(list *l) {
@@ -245,13 +275,13 @@ static void all_tensors(list *l) {
     /* embeddings outweigh what a layer adds, as in trained models; tied ones less, for they make the logits
      * too */
     matrix(l, -1, "token_embd.weight", o->embd_n, o->vocab_n, 0, (o->tied ? 1 : 2) * sqrt(o->embd_n));
-    vector(l, -1, "output_norm.weight", FILL_NORM, o->embd_n);
+    norm(l, -1, "output_norm");
     if (!o->tied) matrix(l, -1, "output.weight", o->embd_n, o->vocab_n, 0, 2);
     if (o->rope_freqs)
         vector(l, -1, "rope_freqs.weight", FILL_DIVISORS, (o->rotated_n ? o->rotated_n : o->key_n) / 2);
     for (int i = 0; i < (int)o->layer_n; i++) {
         attention(l, i);
-        vector(l, i, "ffn_norm.weight", FILL_NORM, o->embd_n);
+        if (!is_falcon(o)) norm(l, i, "ffn_norm");
         if (o->expert_n)
             experts(l, i);
         else
@@ -316,7 +346,7 @@ static void put_keys(gguf_writer *w, const tiny_model *o, bool heads_given) {
     key_count(&k, "feed_forward_length", ff_of);
     key_count(&k, "attention.head_count", head_of);
     key_count(&k, "attention.head_count_kv", head_kv_of);
-    key_f32(&k, "attention.layer_norm_rms_epsilon", 1e-5f);
+    key_f32(&k, is_falcon(o) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", 1e-5f);
     if (heads_given) {
         key_u32(&k, "attention.key_length", o->key_n);
         key_u32(&k, "attention.value_length", o->value_n);
@@ -416,6 +446,18 @@ static tiny_model with_defaults(const tiny_model *options) {
     return o;
 }
 
+/* Each matrix of the stack in its place. */
+static void store_by_neuron(const tensor_spec *item, uint8_t *data, uint64_t bytes) {
+    uint32_t in_n = (uint32_t)item->dim[0], out_n = (uint32_t)item->dim[1];
+    uint64_t row_bytes = gguf_row_bytes(item->type, in_n);
+    uint8_t *stored = malloc(bytes);
+    if (!stored) abort();
+    for (uint64_t at = 0; at < bytes; at += row_bytes * out_n)
+        neurons_store(stored + at, data + at, row_bytes, item->type, in_n, out_n, 0, out_n);
+    memcpy(data, stored, bytes);
+    free(stored);
+}
+
 static void put_values(gguf_writer *w, const tensor_spec *item, float first_divisor, uint64_t *state) {
     const gguf_type_info *info = gguf_type_get(item->type);
     uint64_t n = item->dim[0];
@@ -433,6 +475,7 @@ static void put_values(gguf_writer *w, const tensor_spec *item, float first_divi
             break;
         }
     }
+    if (item->by_neuron) store_by_neuron(item, data, bytes);
     hotset_error err;
     must(gguf_put_data(w, data, bytes, &err), &err);
     free(data);
@@ -445,6 +488,9 @@ void tiny_model_write(const char *path, const tiny_model *options) {
     must(gguf_writer_open(&w, path, &err), &err);
     put_keys(w, &l.options, options->key_n != 0);
     if (l.options.vocab_n > 256) put_tokenizer(w, l.options.vocab_n);
+    if (options->powerinfer) gguf_writer_set_powerinfer(w);
+    if (options->threshold != 0)
+        must(gguf_put_f32(w, "powerinfer.sparse_threshold", options->threshold, &err), &err);
 
     all_tensors(&l);
     size_t kept_n = 0;

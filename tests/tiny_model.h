@@ -2,6 +2,7 @@
 #ifndef TINY_MODEL_H
 #define TINY_MODEL_H
 
+#include "devices/neurons.h"
 #include "profiles/gguf.h"
 
 typedef enum tiny_experts {
@@ -12,7 +13,8 @@ typedef enum tiny_experts {
 
 /* What to make. A zero field means the default in brackets, or that the file lacks the key or tensor. */
 typedef struct tiny_model {
-    const char *arch; /* [llama] any text is written; arcee gets an FFN without gate */
+    const char
+        *arch; /* [llama] any text is written; arcee and falcon get an FFN without gate, falcon LayerNorms */
     uint64_t seed;
     gguf_type type; /* [F32] of matrices; one whose rows are no whole blocks becomes F16, as in real files */
     uint32_t layer_n;   /* [2] */
@@ -29,6 +31,12 @@ typedef struct tiny_model {
                     */
     uint32_t window_n;
     const char *activation;
+
+    neurons_order down;      /* how down matrices stand; BY_NEURON holds the same numbers as BY_OUTPUT */
+    bool powerinfer;         /* that magic */
+    uint32_t predictor_rank; /* of the last layer; the others' is 8 more each, one after the other */
+    float threshold;         /* powerinfer.sparse_threshold */
+    bool second_norm;        /* attn_norm_2 */
 
     uint32_t expert_n, expert_used_n;
     tiny_experts expert_storage;

@@ -20,9 +20,10 @@ const option_row common_rows[COMMON_ROW_N] = {
      "read weights from the mapped file, or copy them; auto maps\nwhen they take more than 70 % of the free "
      "memory"},
     {"mmap", 0, OPTION_FLAG, FIELD(mapped), 0, 0, NULL, "same as --memory mapped"},
-    {"sparsity", 0, OPTION_CHOICE, FIELD(sparsity), 0, 0, "auto|off|exact",
-     "skip FFN neurons that are zero (relu, relu2; loses nothing);\nauto: while decoding, where weights are "
-     "copied"},
+    {"sparsity", 0, OPTION_CHOICE, FIELD(sparsity), 0, 0, "auto|off|exact|predict",
+     "skip FFN neurons that are zero (relu, relu2, drelu; loses nothing);\nauto: while decoding, where "
+     "weights are copied or the file allows it;\npredict: skip what the file's predictors say (PowerInfer's "
+     "files)"},
     {"ram", 0, OPTION_SIZE, FIELD(ram_bytes), 1, 0, "SIZE",
      "refuse to use more memory than this, e.g. 12GiB"},
     {"ctx", 'c', OPTION_UINT, FIELD(context_n), 0, TOKENS_MAX, "N",
@@ -30,7 +31,7 @@ const option_row common_rows[COMMON_ROW_N] = {
     {"batch", 'b', OPTION_UINT, FIELD(batch_n), 0, TOKENS_MAX, "N", "tokens evaluated at once; 0: 256"},
     {"kv-type", 0, OPTION_CHOICE, FIELD(state_type), 0, 0, "f16|f32", "number type of the attention state"},
     {"activation", 0, OPTION_TEXT, FIELD(activation), 0, 0, "NAME",
-     "FFN activation instead of the file's: silu, gelu, relu, relu2"},
+     "FFN activation instead of the file's: silu, gelu, relu, relu2, drelu"},
     {"trace", 0, OPTION_TEXT, FIELD(trace_path), 0, 0, "FILE", "write a Chrome trace of every step"},
     {"json", 0, OPTION_FLAG, FIELD(json), 0, 0, NULL, "results as one JSON object per line"},
     {"quiet", 'q', OPTION_FLAG, FIELD(quiet), 0, 0, NULL, "only errors on standard error"},

@@ -20,7 +20,7 @@ typedef struct synth_options {
 #define FIELD(name) .offset = offsetof(synth_options, name)
 static const option_row rows[] = {
     {"arch", 0, OPTION_TEXT, FIELD(architecture), 0, 0, "NAME",
-     "llama, qwen2, qwen3, qwen3moe or arcee (the shape's; llama)"},
+     "llama, qwen2, qwen3, qwen3moe, arcee, bamboo or falcon\n(the shape's; llama)"},
     {"shape", 0, OPTION_TEXT, FIELD(shape), 0, 0, "NAME",
      "tiny, tiny-moe, 1.1b, 7b or 30b-a3b; the options below replace parts"},
     {"type", 0, OPTION_TEXT, FIELD(type), 0, 0, "TYPE", "of the matrices: F32 F16 BF16 Q8_0 Q4_0 Q4_K Q6_K"},
@@ -35,9 +35,10 @@ static const option_row rows[] = {
     {"vocab", 0, OPTION_UINT, FIELD(vocab_n), 258, 700000, "N", "tokens"},
     {"ctx", 0, OPTION_UINT, FIELD(context_n), 1, 1 << 24, "N", "training context to state (2048)"},
     {"activation", 0, OPTION_TEXT, FIELD(activation), 0, 0, "NAME",
-     "of the FFN: silu, gelu, relu or relu2 (the architecture's)"},
+     "of the FFN: silu, gelu, relu, relu2 or drelu (the architecture's)"},
     {"tied", 0, OPTION_FLAG, FIELD(tied), 0, 0, NULL, "use the embedding matrix as output head"},
-    {"active", 0, OPTION_FLOAT, FIELD(active), 0, 1, "P", "mean share of active FFN neurons (relu, relu2)"},
+    {"active", 0, OPTION_FLOAT, FIELD(active), 0, 1, "P",
+     "mean share of active FFN neurons\n(relu, relu2; drelu: of gates above 0)"},
     {"skew", 0, OPTION_FLOAT, FIELD(skew), 0, 4, "Z",
      "neurons and experts of rank r are active like r^-Z (0)"},
     {"predictor-rank", 0, OPTION_UINT, FIELD(predictor_rank), 96, 65536, "R",

@@ -22,24 +22,28 @@ enum {
     HAS_EXPERTS = 8,
     HAS_OWN_HEAD = 16,
     HAS_PREDICTOR = 32,
+    IS_PARALLEL = 64, /* Falcon: LayerNorms, one for attention and one for the FFN; q, k, v in one matrix */
 };
 
 typedef struct arch_row {
     const char *name, *activation;
+    const char *powerinfer_activation; /* of PowerInfer's files; NULL: there are none */
     unsigned has;
     bool may_have_experts, must_have_experts;
     float rope_base, norm_epsilon;
 } arch_row;
 
 static const arch_row ARCHITECTURES[] = {
-    {"llama", "silu", HAS_GATE, true, false, 10000, 1e-5f},
-    {"qwen2", "silu", HAS_GATE | HAS_QKV_BIAS, false, false, 1e6f, 1e-6f},
-    {"qwen3", "silu", HAS_GATE | HAS_QK_NORM, false, false, 1e6f, 1e-6f},
-    {"qwen3moe", "silu", HAS_GATE | HAS_QK_NORM, true, true, 1e6f, 1e-6f},
-    {"arcee", "relu2", 0, false, false, 10000, 1e-5f},
+    {"llama", "silu", "relu", HAS_GATE, true, false, 10000, 1e-5f},
+    {"qwen2", "silu", NULL, HAS_GATE | HAS_QKV_BIAS, false, false, 1e6f, 1e-6f},
+    {"qwen3", "silu", NULL, HAS_GATE | HAS_QK_NORM, false, false, 1e6f, 1e-6f},
+    {"qwen3moe", "silu", NULL, HAS_GATE | HAS_QK_NORM, true, true, 1e6f, 1e-6f},
+    {"arcee", "relu2", NULL, 0, false, false, 10000, 1e-5f},
+    {"bamboo", "drelu", "drelu", HAS_GATE, false, false, 10000, 1e-5f},
+    {"falcon", "gelu", "relu", IS_PARALLEL, false, false, 10000, 1e-5f},
 };
 
-const char *synth_architectures(void) { return "llama qwen2 qwen3 qwen3moe arcee"; }
+const char *synth_architectures(void) { return "llama qwen2 qwen3 qwen3moe arcee bamboo falcon"; }
 
 static const struct named_shape {
     const char *name, *architecture;
@@ -69,13 +73,18 @@ static double silu(double x) { return x / (1 + exp(-x)); }
 static double gelu(double x) { return 0.5 * x * erfc(-x * M_SQRT1_2); }
 static double relu(double x) { return x > 0 ? x : 0; }
 static double relu2(double x) { return x > 0 ? x * x : 0; }
+/* relu(gate) relu(up) is as large as relu(gate) up, divided by sqrt 2. */
+static double drelu(double x) { return relu(x) * M_SQRT1_2; }
 
 static const struct activation {
     const char *name;
     double (*f)(double);
     bool has_zeros; /* is zero for negative input */
-} ACTIVATIONS[] = {
-    {"silu", silu, false}, {"gelu", gelu, false}, {"relu", relu, true}, {"relu2", relu2, true}};
+} ACTIVATIONS[] = {{"silu", silu, false},
+                   {"gelu", gelu, false},
+                   {"relu", relu, true},
+                   {"relu2", relu2, true},
+                   {"drelu", drelu, true}};
 
 /* ---- Tensors ---------------------------------------------------------------------------------------- */
 
@@ -85,6 +94,7 @@ typedef enum dimension {
     DIM_VOCAB,
     DIM_QUERY,
     DIM_KEY,
+    DIM_QKV,
     DIM_HEAD,
     DIM_FF,
     DIM_EXPERT,
@@ -103,18 +113,24 @@ typedef struct tensor_rule {
 static const tensor_rule RULES[] = {
     {"token_embd.weight", false, ROLE_EMBEDDING, {DIM_EMBD, DIM_VOCAB}, 0, 0},
     {"output_norm.weight", false, ROLE_NORM_OUTPUT, {DIM_EMBD}, 0, 0},
+    {"output_norm.bias", false, ROLE_NORM_BIAS, {DIM_EMBD}, IS_PARALLEL, 0},
     {"output.weight", false, ROLE_OUTPUT, {DIM_EMBD, DIM_VOCAB}, HAS_OWN_HEAD, 0},
-    {"attn_norm.weight", true, ROLE_NORM_ATTENTION, {DIM_EMBD}, 0, 0},
-    {"attn_q.weight", true, ROLE_QUERY, {DIM_EMBD, DIM_QUERY}, 0, 0},
+    {"attn_norm.weight", true, ROLE_NORM_ATTENTION, {DIM_EMBD}, 0, IS_PARALLEL},
+    {"attn_norm.weight", true, ROLE_NORM_FFN, {DIM_EMBD}, IS_PARALLEL, 0},
+    {"attn_norm.bias", true, ROLE_NORM_BIAS, {DIM_EMBD}, IS_PARALLEL, 0},
+    {"attn_norm_2.weight", true, ROLE_NORM_ATTENTION, {DIM_EMBD}, IS_PARALLEL, 0},
+    {"attn_norm_2.bias", true, ROLE_NORM_BIAS, {DIM_EMBD}, IS_PARALLEL, 0},
+    {"attn_qkv.weight", true, ROLE_VALUE, {DIM_EMBD, DIM_QKV}, IS_PARALLEL, 0},
+    {"attn_q.weight", true, ROLE_QUERY, {DIM_EMBD, DIM_QUERY}, 0, IS_PARALLEL},
     {"attn_q.bias", true, ROLE_BIAS, {DIM_QUERY}, HAS_QKV_BIAS, 0},
-    {"attn_k.weight", true, ROLE_QUERY, {DIM_EMBD, DIM_KEY}, 0, 0},
+    {"attn_k.weight", true, ROLE_QUERY, {DIM_EMBD, DIM_KEY}, 0, IS_PARALLEL},
     {"attn_k.bias", true, ROLE_BIAS, {DIM_KEY}, HAS_QKV_BIAS, 0},
-    {"attn_v.weight", true, ROLE_VALUE, {DIM_EMBD, DIM_KEY}, 0, 0},
+    {"attn_v.weight", true, ROLE_VALUE, {DIM_EMBD, DIM_KEY}, 0, IS_PARALLEL},
     {"attn_v.bias", true, ROLE_BIAS, {DIM_KEY}, HAS_QKV_BIAS, 0},
     {"attn_q_norm.weight", true, ROLE_NORM_HEAD, {DIM_HEAD}, HAS_QK_NORM, 0},
     {"attn_k_norm.weight", true, ROLE_NORM_HEAD, {DIM_HEAD}, HAS_QK_NORM, 0},
     {"attn_output.weight", true, ROLE_MIX, {DIM_QUERY, DIM_EMBD}, 0, 0},
-    {"ffn_norm.weight", true, ROLE_NORM_FFN, {DIM_EMBD}, 0, 0},
+    {"ffn_norm.weight", true, ROLE_NORM_FFN, {DIM_EMBD}, 0, IS_PARALLEL},
     {"ffn_gate.weight", true, ROLE_SELECTOR, {DIM_EMBD, DIM_FF}, HAS_GATE, HAS_EXPERTS},
     {"ffn_up.weight", true, ROLE_UP, {DIM_EMBD, DIM_FF}, HAS_GATE, HAS_EXPERTS},
     {"ffn_up.weight", true, ROLE_SELECTOR, {DIM_EMBD, DIM_FF}, 0, HAS_GATE | HAS_EXPERTS},
@@ -149,14 +165,18 @@ static hotset_status find_names(synth_model *m, hotset_error *err) {
     if (!m->architecture)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "unknown architecture '%.40s', known are: %s",
                            s->architecture, synth_architectures());
-    const char *activation = s->activation       ? s->activation
-                             : s->predictor_rank ? "relu"
-                                                 : m->architecture->activation;
+    const char *activation = s->activation ? s->activation
+                             : s->predictor_rank && m->architecture->powerinfer_activation
+                                 ? m->architecture->powerinfer_activation
+                                 : m->architecture->activation;
     for (size_t i = 0; i < COUNT_OF(ACTIVATIONS); i++)
         if (strcmp(ACTIVATIONS[i].name, activation) == 0) m->activation = &ACTIVATIONS[i];
     if (!m->activation)
         return hotset_fail(err, HOTSET_E_ARGUMENT,
-                           "unknown activation '%.40s', known are: silu gelu relu relu2", activation);
+                           "unknown activation '%.40s', known are: silu gelu relu relu2 drelu", activation);
+    if (m->activation->f == drelu && !(m->architecture->has & HAS_GATE))
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "activation drelu needs a gate, which %s has not",
+                           m->architecture->name);
     if (!weights_can_draw(s->type)) {
         const gguf_type_info *info = gguf_type_get(s->type);
         return hotset_fail(err, HOTSET_E_ARGUMENT,
@@ -195,7 +215,7 @@ static hotset_status check_shares(const synth_model *m, hotset_error *err) {
                            WEIGHTS_SHARE_MAX);
     if (s->active > 0 && !m->activation->has_zeros)
         return hotset_fail(err, HOTSET_E_ARGUMENT,
-                           "no neuron of a %s model is inactive: choose activation relu or relu2",
+                           "no neuron of a %s model is inactive: choose activation relu, relu2 or drelu",
                            m->activation->name);
     if (s->skew > 0 && !s->active && !s->shape.expert_n)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "a skew needs an active share, or experts");
@@ -203,10 +223,10 @@ static hotset_status check_shares(const synth_model *m, hotset_error *err) {
         return hotset_fail(err, HOTSET_E_ARGUMENT, "an embedding of %u is too narrow for shares, at least %d",
                            s->shape.embd_n, SYNTH_EMBD_MIN_FOR_SHARES);
     if (!s->predictor_rank) return HOTSET_OK;
-    if (strcmp(m->architecture->name, "llama") != 0 || s->shape.expert_n ||
-        strcmp(m->activation->name, "relu") != 0)
+    const char *powerinfer = m->architecture->powerinfer_activation;
+    if (!powerinfer || s->shape.expert_n || strcmp(m->activation->name, powerinfer) != 0)
         return hotset_fail(err, HOTSET_E_ARGUMENT,
-                           "predictors are for dense llama models with activation relu");
+                           "predictors are for dense models: llama and falcon with relu, bamboo with drelu");
     if (!s->active) return hotset_fail(err, HOTSET_E_ARGUMENT, "predictors need an active share");
     if (s->predictor_rank < SYNTH_PREDICTOR_RANK_MIN)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "a predictor of rank %u, at least %d", s->predictor_rank,
@@ -281,6 +301,7 @@ static void fill_dimensions(synth_model *m) {
     m->dim[DIM_VOCAB] = s->shape.vocab_n;
     m->dim[DIM_QUERY] = (uint64_t)s->shape.head_n * s->shape.head_dim_n;
     m->dim[DIM_KEY] = (uint64_t)s->shape.head_kv_n * s->shape.head_dim_n;
+    m->dim[DIM_QKV] = m->dim[DIM_QUERY] + 2 * m->dim[DIM_KEY];
     m->dim[DIM_HEAD] = s->shape.head_dim_n;
     m->dim[DIM_FF] = s->shape.ff_n;
     m->dim[DIM_EXPERT] = s->shape.expert_n;
@@ -301,7 +322,8 @@ hotset_status synth_model_open(synth_model **out, const synth_spec *spec, hotset
     if (status == HOTSET_OK) fill_dimensions(m);
     if (status == HOTSET_OK) status = lay_out_all(m, note, cookie, err);
     if (status == HOTSET_OK)
-        status = synth_values_init(&m->values, &m->spec, m->activation->f, m->has & HAS_GATE, err);
+        status = synth_values_init(&m->values, &m->spec, m->activation->f,
+                                   m->has & HAS_GATE && m->activation->f != drelu, err);
     if (status == HOTSET_OK)
         *out = m;
     else
@@ -356,7 +378,9 @@ static hotset_status put_shape(const synth_model *m, gguf_writer *w, hotset_erro
     for (size_t i = 0; i < COUNT_OF(keys); i++)
         HOTSET_TRY(put_key_u32(w, a, keys[i].name, keys[i].value, err));
     HOTSET_TRY(put_key_f32(w, a, "rope.freq_base", m->architecture->rope_base, err));
-    HOTSET_TRY(put_key_f32(w, a, "attention.layer_norm_rms_epsilon", m->architecture->norm_epsilon, err));
+    const char *epsilon =
+        m->has & IS_PARALLEL ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
+    HOTSET_TRY(put_key_f32(w, a, epsilon, m->architecture->norm_epsilon, err));
     if (!s->shape.expert_n) return HOTSET_OK;
     HOTSET_TRY(put_key_u32(w, a, "expert_count", s->shape.expert_n, err));
     HOTSET_TRY(put_key_u32(w, a, "expert_used_count", s->shape.expert_used_n, err));
@@ -371,7 +395,7 @@ static hotset_status put_header(const synth_model *m, gguf_writer *w, hotset_err
     HOTSET_TRY(gguf_put_string(w, "general.name", name, strlen(name), err));
     HOTSET_TRY(gguf_put_u32(w, "general.quantization_version", 2, err));
     HOTSET_TRY(put_shape(m, w, err));
-    if (m->has & HAS_PREDICTOR) { /* such files say nothing of the activation: it is ReLU */
+    if (m->has & HAS_PREDICTOR) { /* such files say nothing of the activation: it is implied */
         gguf_writer_set_powerinfer(w);
         HOTSET_TRY(gguf_put_f32(w, "powerinfer.sparse_threshold", 0, err));
     } else if (strcmp(m->activation->name, m->architecture->activation) != 0) {

@@ -27,7 +27,11 @@
  *   t = quantile(p) / (K c) = quantile(p) / (2 sqrt(D - K)):
  * half the quantile in units of the other weights, which every storage type can hold. All that must be known
  * for it is c / sqrt(v(l)). So what makes v(l) depend on the text adds little there: attention, and an FFN
- * without gate, whose positive activations add up to a vector common to all tokens.
+ * without gate or with dReLU, whose positive activations add up to a vector common to all tokens. dReLU's
+ * share p is that of gates above zero; of these every other one has up above zero too.
+ *
+ * Falcon's LayerNorm takes the mean K c / D = 2 sqrt(D - K) / D away as well, which changes c by the share
+ * K / D: little in a model of real width. Its q, k and v are one matrix of the deviation of v.
  * The shares p are those of weights_shares, given to neurons in an order that differs by layer and expert. A
  * router is made in the same way for the mean share expert_used_n / expert_n: on average so many logits are
  * above 0 as experts are used, and the largest are nearly those.
@@ -157,7 +161,9 @@ static void draw_stream_norm(const synth_values *v, const synth_tensor *t, uint6
 
 void synth_draw_vector(const synth_values *v, const synth_tensor *t, float *out) {
     uint64_t state = weights_stream(v->spec.seed, t->name, 0);
-    if (t->role == ROLE_NORM_HEAD) {
+    if (t->role == ROLE_NORM_BIAS) {
+        for (uint64_t i = 0; i < t->dim[0]; i++) out[i] = 0;
+    } else if (t->role == ROLE_NORM_HEAD) {
         draw_norm(&state, sqrt(SCORE_STD), false, t->dim[0], out);
     } else if (t->role == ROLE_BIAS) {
         for (uint64_t i = 0; i < t->dim[0]; i++) out[i] = (float)(BIAS_STD * draw_normal(v, &state));

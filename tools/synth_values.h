@@ -11,6 +11,7 @@ typedef enum synth_role {
     ROLE_NORM_FFN,
     ROLE_NORM_OUTPUT,
     ROLE_NORM_HEAD,
+    ROLE_NORM_BIAS,
     ROLE_BIAS,
     /* matrices */
     ROLE_ROUTER, /* F32 */
@@ -54,7 +55,8 @@ typedef struct synth_values {
     double down_std;      /* and of ffn_down */
 } synth_values;
 
-/* `activation`, `gated`: the FFN's. Errors: E_MEMORY. Free also after a failure. */
+/* `activation`: the FFN's; `gated`: its output has the mean 0, thanks to a gate. Errors: E_MEMORY. Free also
+ * after a failure. */
 HOTSET_CHECKED hotset_status synth_values_init(synth_values *values, const synth_spec *spec,
                                                double (*activation)(double), bool gated, hotset_error *err);
 void synth_values_free(synth_values *values);

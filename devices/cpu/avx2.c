@@ -111,6 +111,16 @@ AVX2_INLINE void activate_with(float *h, const float *gate, const float *up, siz
     store_part(h + i, up ? _mm256_mul_ps(v, AVX2_LOAD_PART(load_f32, up + i, n - i, sizeof *up)) : v, n - i);
 }
 
+static void activate_drelu(float *h, const float *gate, const float *up, size_t n) {
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(h + i, _mm256_mul_ps(relu_8(load_f32(gate + i)), relu_8(load_f32(up + i))));
+    if (i == n) return;
+    const __m256 g = AVX2_LOAD_PART(load_f32, gate + i, n - i, sizeof *gate);
+    const __m256 u = AVX2_LOAD_PART(load_f32, up + i, n - i, sizeof *up);
+    store_part(h + i, _mm256_mul_ps(relu_8(g), relu_8(u)), n - i);
+}
+
 static void activate(float *h, const float *gate, const float *up, size_t n, cpu_activation kind) {
     switch (kind) {
     case CPU_ACT_SILU: activate_with(h, gate, up, n, silu_8); break;
@@ -118,6 +128,12 @@ static void activate(float *h, const float *gate, const float *up, size_t n, cpu
     case CPU_ACT_GELU_TANH: activate_with(h, gate, up, n, gelu_tanh_8); break;
     case CPU_ACT_RELU: activate_with(h, gate, up, n, relu_8); break;
     case CPU_ACT_RELU2: activate_with(h, gate, up, n, relu2_8); break;
+    case CPU_ACT_DRELU:
+        if (up)
+            activate_drelu(h, gate, up, n);
+        else
+            activate_with(h, gate, NULL, n, relu_8);
+        break;
     }
 }
 
@@ -251,4 +267,5 @@ void cpu_kernels_avx2(cpu_kernels *k) {
     cpu_avx2_attend_init(k);
     cpu_avx2_neurons_init(k);
     cpu_avx2_neuron_store_init(k);
+    cpu_avx2_rows_init(k);
 }

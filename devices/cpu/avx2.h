@@ -12,14 +12,15 @@
 #include <string.h>
 
 /* Each fills its slots: avx2_gemv.c act_* and gemv; avx2_gemm.c and avx2_sgemm.c panel_* and tile_*;
- * avx2_attend.c attend; avx2_neurons.c neuron_sum; avx2_neuron_store.c neuron_store. The rest is in avx2.c.
- */
+ * avx2_attend.c attend; avx2_neurons.c neuron_sum; avx2_neuron_store.c neuron_store; avx2_rows.c row_sum and
+ * row_tile. The rest is in avx2.c. */
 void cpu_avx2_gemv_init(cpu_kernels *k);
 void cpu_avx2_gemm_init(cpu_kernels *k);
 void cpu_avx2_sgemm_init(cpu_kernels *k);
 void cpu_avx2_attend_init(cpu_kernels *k);
 void cpu_avx2_neurons_init(cpu_kernels *k);
 void cpu_avx2_neuron_store_init(cpu_kernels *k);
+void cpu_avx2_rows_init(cpu_kernels *k);
 
 #define AVX2_INLINE static inline __attribute__((always_inline))
 #define AVX2_UNROLL _Pragma("GCC unroll 16")

@@ -1,6 +1,6 @@
 /* avx512.c - fills the table with what 512-bit registers do better than AVX2, and the vector work of it:
- * norms, activations, conversions, limits. Products are in avx512_gemv.c, avx512_gemm.c and avx512_neurons.c,
- * attention in avx512_attend.c. */
+ * norms, activations, conversions, limits. Products are in avx512_gemv.c and avx512_gemm.c, attention in
+ * avx512_attend.c, sums over neurons in avx512_neurons.c and avx512_rows.c. */
 #include "devices/cpu/avx512.h"
 
 #include <math.h>
@@ -97,7 +97,8 @@ INLINE __m512 activation(__m512 x, const cpu_activation kind) {
     case CPU_ACT_SILU: return times_logistic(x, x);
     case CPU_ACT_GELU: return gelu(x);
     case CPU_ACT_GELU_TANH: return gelu_tanh(x);
-    case CPU_ACT_RELU: return positive;
+    case CPU_ACT_RELU:
+    case CPU_ACT_DRELU: return positive;
     case CPU_ACT_RELU2: return _mm512_mul_ps(positive, positive);
     }
     __builtin_unreachable();
@@ -107,7 +108,10 @@ INLINE void activate_kind(float *h, const float *gate, const float *up, size_t n
     for (size_t i = 0; i < n; i += 16) {
         const __mmask16 lanes = lanes_left(n - i);
         __m512 v = activation(_mm512_maskz_loadu_ps(lanes, gate + i), kind);
-        if (up) v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(lanes, up + i));
+        if (up) {
+            const __m512 u = _mm512_maskz_loadu_ps(lanes, up + i);
+            v = _mm512_mul_ps(v, kind == CPU_ACT_DRELU ? activation(u, kind) : u);
+        }
         _mm512_mask_storeu_ps(h + i, lanes, v);
     }
 }
@@ -119,6 +123,7 @@ static void activate(float *h, const float *gate, const float *up, size_t n, cpu
     case CPU_ACT_GELU_TANH: activate_kind(h, gate, up, n, CPU_ACT_GELU_TANH); return;
     case CPU_ACT_RELU: activate_kind(h, gate, up, n, CPU_ACT_RELU); return;
     case CPU_ACT_RELU2: activate_kind(h, gate, up, n, CPU_ACT_RELU2); return;
+    case CPU_ACT_DRELU: activate_kind(h, gate, up, n, CPU_ACT_DRELU); return;
     }
 }
 
@@ -173,6 +178,7 @@ void cpu_kernels_avx512(cpu_kernels *k) {
     avx512_gemm(k);
     avx512_attend(k);
     avx512_neurons(k);
+    avx512_rows(k);
     k->rmsnorm = rmsnorm;
     k->activate = activate;
     k->axpy = axpy;

@@ -29,6 +29,7 @@ void avx512_gemv(cpu_kernels *k);
 void avx512_gemm(cpu_kernels *k);
 void avx512_attend(cpu_kernels *k);
 void avx512_neurons(cpu_kernels *k);
+void avx512_rows(cpu_kernels *k);
 
 enum { BLOCK = 32, SUPERBLOCK = 256, Q4_0_BYTES = 18, Q8_0_BYTES = 34, Q4_K_BYTES = 144, Q6_K_BYTES = 210 };
 enum { LINE = 64 };

@@ -19,8 +19,8 @@ enum {
 
 /* A crossover, and what it was measured for. */
 typedef struct crossover_of {
-    gguf_type up, down;
-    uint32_t up_in_n, out_n;
+    uint32_t part_n;
+    device_matrix part[DEVICE_BANK_MAX];
     cpu_crossover value;
 } crossover_of;
 
@@ -210,20 +210,30 @@ static void cpu_list_free(device_list *l) {
     free(l);
 }
 
+/* What a measurement depends on: types and orders, and how much of each matrix belongs to a neuron. */
+static bool same_cost(const crossover_of *c, const device_op *op) {
+    if (c->part_n != op->select.part_n) return false;
+    for (uint32_t i = 0; i < c->part_n; i++) {
+        const device_matrix *a = &c->part[i], *b = &op->select.part[i];
+        bool rows = a->order == NEURONS_BY_OUTPUT;
+        if (a->type != b->type || a->order != b->order || (rows ? a->in_n != b->in_n : a->out_n != b->out_n))
+            return false;
+    }
+    return true;
+}
+
 /* Layers of equal types and widths share one measurement. */
 static hotset_status find_crossover(cpu_device *cpu, const device_op *op, cpu_crossover *out,
                                     hotset_error *err) {
-    const device_matrix *up = &op->select.up, *down = &op->select.down;
     for (uint32_t i = 0; i < cpu->crossover_n; i++) {
-        const crossover_of *c = &cpu->crossover[i];
-        *out = c->value;
-        if (c->up == up->type && c->down == down->type && c->up_in_n == up->in_n && c->out_n == down->out_n)
-            return HOTSET_OK;
+        *out = cpu->crossover[i].value;
+        if (same_cost(&cpu->crossover[i], op)) return HOTSET_OK;
     }
     HOTSET_TRY(cpu_crossover_measure(&cpu->kernels, op, out, err));
-    if (cpu->crossover_n < CROSSOVER_MAX)
-        cpu->crossover[cpu->crossover_n++] =
-            (crossover_of){up->type, down->type, up->in_n, down->out_n, *out};
+    if (cpu->crossover_n == CROSSOVER_MAX) return HOTSET_OK;
+    crossover_of *c = &cpu->crossover[cpu->crossover_n++];
+    *c = (crossover_of){.part_n = op->select.part_n, .value = *out};
+    memcpy(c->part, op->select.part, sizeof c->part);
     return HOTSET_OK;
 }
 
@@ -250,7 +260,7 @@ static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t o
     hotset_status status = HOTSET_OK;
     for (uint32_t i = 0; i < op_n && !status; i++) {
         l->op[i] = (cpu_op){.op = ops[i]};
-        if (ops[i].kind == DEVICE_OP_SELECT && ops[i].row_max >= CPU_TILE_ROWS_MIN &&
+        if (ops[i].kind == DEVICE_OP_SELECT && !ops[i].select.narrow && ops[i].row_max >= CPU_TILE_ROWS_MIN &&
             cpu->skipping == DEVICE_CPU_SKIP_WHERE_IT_PAYS)
             status = find_crossover(cpu, &ops[i], &l->op[i].crossover, err);
     }

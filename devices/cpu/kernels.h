@@ -76,7 +76,8 @@ typedef enum cpu_activation {
     CPU_ACT_GELU,
     CPU_ACT_GELU_TANH,
     CPU_ACT_RELU,
-    CPU_ACT_RELU2
+    CPU_ACT_RELU2,
+    CPU_ACT_DRELU
 } cpu_activation;
 
 /* The active neurons of one vector, for sums over a matrix stored by neuron (devices/neurons.h). Block types
@@ -85,7 +86,7 @@ typedef enum cpu_activation {
 typedef struct cpu_active {
     size_t n;
     const uint32_t *neuron; /* [n] rising */
-    const float *x;         /* [n] activations (float types) */
+    const float *x;         /* [n] activations (float types, and blocks by row) */
     const int8_t *q;        /* [n] activations in units of their block's d (block types) */
     const float *d;         /* by block of neurons (block types) */
 } cpu_active;
@@ -107,13 +108,21 @@ typedef struct cpu_kernels {
     /* neurons_store of devices/neurons.h, which moves bytes while a model is loaded. */
     void (*neuron_store)(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, gguf_type type, uint32_t in_n,
                          uint32_t out_n, uint32_t from, uint32_t n);
+    /* The same for block types by row: row i at w + i * row_bytes holds neuron i's weights for all outputs,
+     * and meets the float x. `from` and n are multiples of the type's block. */
+    void (*row_sum[GGUF_TYPE_MAX])(float *y, const uint8_t *w, size_t row_bytes, size_t from, size_t n,
+                                   const cpu_active *active);
+    /* Outputs [from, from + n) of the k neurons of such a matrix, dequantised, as the tile that tile_unpack
+     * of F32 would make of them. `from` is a multiple of its tile_rows, n at most that. */
+    void (*row_tile[GGUF_TYPE_MAX])(void *tile, const uint8_t *w, size_t row_bytes, size_t from, size_t n,
+                                    size_t k);
     /* y = x / sqrt(mean(x^2) + eps) * w; w may be NULL (all ones); y may be x. (RMSNorm, Zhang & Sennrich
      * 2019) */
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
     /* y = (x - mean) / sqrt(var + eps) * w + b; b may be NULL; y may be x. (LayerNorm, Ba et al. 2016) */
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
     void (*attend)(const cpu_attend_args *args);
-    /* h = act(gate) * up, or act(gate) when up is NULL; h may be gate or up. */
+    /* h = act(gate) * up, or act(gate) when up is NULL; h may be gate or up. DRELU: relu(gate) * relu(up). */
     void (*activate)(float *h, const float *gate, const float *up, size_t n, cpu_activation kind);
     /* y += a * x */
     void (*axpy)(float *y, const float *x, float a, size_t n);

@@ -39,7 +39,7 @@ static forms forms_of(const cpu_kernels *kernels, const device_linear_part *part
                       uint64_t row_n, uint64_t panel_extra, bool tiles) {
     forms f = {0};
     for (uint32_t i = 0; i < part_n; i++) {
-        const cpu_matmul *m = &kernels->matmul[part[i].w.type];
+        const cpu_matmul *m = cpu_matmul_of(kernels, &part[i].w);
         uint32_t j = 0;
         while (j < f.n && !same_form(f.form[j], m)) j++;
         f.of_part[i] = j;
@@ -65,20 +65,18 @@ static cpu_scratch product_scratch(uint64_t few_bytes, uint64_t panels_bytes, ui
  * cache lines of each neuron, for every visit to one costs a look into the page tables (some 30 ns, whether
  * for one line or two); fewer where threads would wait for each other. */
 static uint32_t unpack_rows(const cpu_kernels *kernels, const device_matrix *m, uint32_t thread_n) {
-    if (m->order == NEURONS_BY_OUTPUT) return (uint32_t)kernels->matmul[m->type].tile_rows;
+    if (m->order != NEURONS_BY_NEURON) return (uint32_t)cpu_matmul_of(kernels, m)->tile_rows;
     uint32_t n = (gguf_type_get(m->type)->block_n > 1 ? 4 : 2) * CPU_NEURON_ROWS;
     while (n > CPU_NEURON_ROWS && m->out_n / n < 4 * thread_n) n /= 2;
     return n;
 }
 
-static uint64_t tile_stride(const cpu_matmul *m, uint32_t k) { return round_up(m->tile_bytes(k), CPU_ALIGN); }
-
 static uint64_t tiles_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n) {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < part_n; i++) {
-        const cpu_matmul *m = &kernels->matmul[part[i].w.type];
+        const cpu_matmul *m = cpu_matmul_of(kernels, &part[i].w);
         uint64_t tile_n = (unpack_rows(kernels, &part[i].w, 1) + m->tile_rows - 1) / m->tile_rows;
-        bytes = max_u64(bytes, tile_n * tile_stride(m, part[i].w.in_n));
+        bytes = max_u64(bytes, tile_n * cpu_tile_stride(m, part[i].w.in_n));
     }
     return bytes;
 }
@@ -143,10 +141,28 @@ static float *column_output(const tile_job *job, uint32_t c) {
     return cpu_row(job->part->y, use / job->used_n) + (size_t)(use % job->used_n) * job->part->w.out_n;
 }
 
+void cpu_tiles_make(const cpu_kernels *k, const device_matrix *m, const uint8_t *data, uint32_t from,
+                    uint32_t n, uint8_t *tiles) {
+    const cpu_matmul *mm = cpu_matmul_of(k, m);
+    uint32_t tile_rows = (uint32_t)mm->tile_rows;
+    uint64_t stride = cpu_tile_stride(mm, m->in_n);
+    switch (m->order) {
+    case NEURONS_BY_OUTPUT:
+        mm->tile_unpack(tiles, data + m->row_bytes * from, m->row_bytes, n, m->in_n);
+        break;
+    case NEURONS_BY_NEURON: mm->neuron_tiles(tiles, stride, data, m->out_n, from, n, m->in_n); break;
+    case NEURONS_BY_ROW:
+        for (uint32_t at = 0; at < n; at += tile_rows)
+            k->row_tile[m->type](tiles + stride * (at / tile_rows), data, m->row_bytes, from + at,
+                                 min_u64(n - at, tile_rows), m->in_n);
+        break;
+    }
+}
+
 /* The tile of rows [from, from + n). */
 static void multiply_tile(const tile_job *job, const uint8_t *tile, uint32_t from, uint32_t n) {
     const device_matrix *m = &job->part->w;
-    const cpu_matmul *mm = &job->w->kernels->matmul[m->type];
+    const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, m);
     const float *bias = cpu_unit_bias(job->part, job->unit);
     for (uint32_t c = 0; c < job->col_n; c += (uint32_t)mm->panel_cols) {
         const uint8_t *panel = job->panels + panel_stride(mm, m->in_n) * (c / mm->panel_cols);
@@ -159,17 +175,12 @@ static void multiply_tile(const tile_job *job, const uint8_t *tile, uint32_t fro
 
 static void multiply_tiles(const tile_job *job) {
     const device_matrix *m = &job->part->w;
-    const cpu_matmul *mm = &job->w->kernels->matmul[m->type];
-    const uint8_t *data = cpu_unit_data(m, job->unit);
+    const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, m);
     uint32_t tile_rows = (uint32_t)mm->tile_rows;
     uint32_t n = (uint32_t)min_u64(m->out_n - job->from, unpack_rows(job->w->kernels, m, job->w->thread_n));
-    uint64_t stride = tile_stride(mm, m->in_n);
-    if (m->order != NEURONS_BY_OUTPUT)
-        mm->neuron_tiles(job->tiles, stride, data, m->out_n, job->from, n, m->in_n);
-    else
-        mm->tile_unpack(job->tiles, data + m->row_bytes * job->from, m->row_bytes, n, m->in_n);
+    cpu_tiles_make(job->w->kernels, m, cpu_unit_data(m, job->unit), job->from, n, job->tiles);
     for (uint32_t at = 0; at < n; at += tile_rows)
-        multiply_tile(job, job->tiles + stride * (at / tile_rows), job->from + at,
+        multiply_tile(job, job->tiles + cpu_tile_stride(mm, m->in_n) * (at / tile_rows), job->from + at,
                       n - at < tile_rows ? n - at : tile_rows);
 }
 
@@ -238,7 +249,8 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
 
 void cpu_linear_run(cpu_op *op, const cpu_worker *w) {
     uint32_t row_n = cpu_row_n(op, w);
-    if (cpu_skips(&op->op.linear.choice))
+    if (cpu_skips(&op->op.linear.choice) ||
+        (op->op.linear.part[0].w.order != NEURONS_BY_OUTPUT && row_n < CPU_TILE_ROWS_MIN))
         cpu_listed_run(op, w);
     else if (row_n < CPU_TILE_ROWS_MIN)
         linear_few_rows(op, w, row_n);
@@ -408,7 +420,8 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
 
 void cpu_experts_run(cpu_op *op, const cpu_worker *w) {
     uint32_t row_n = cpu_row_n(op, w);
-    if (cpu_skips(&op->op.experts.choice))
+    if (cpu_skips(&op->op.experts.choice) ||
+        (op->op.experts.part[0].w.order != NEURONS_BY_OUTPUT && row_n < CPU_TILE_ROWS_MIN))
         cpu_listed_run(op, w);
     else if (row_n < CPU_TILE_ROWS_MIN)
         experts_few_rows(op, w, row_n);

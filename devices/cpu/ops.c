@@ -59,8 +59,12 @@ static void activate_run(cpu_op *op, const cpu_worker *w) {
         uint32_t r = item / chunk_n, from = item % chunk_n * ACTIVATE_CHUNK;
         uint32_t n = total - from < ACTIVATE_CHUNK ? total - from : ACTIVATE_CHUNK;
         const float *up = op->op.activate.up.ref.buffer ? cpu_row(op->op.activate.up, r) + from : NULL;
-        w->kernels->activate(cpu_row(op->op.activate.y, r) + from, cpu_row(op->op.activate.gate, r) + from,
-                             up, n, (cpu_activation)op->op.activate.kind);
+        float *y = cpu_row(op->op.activate.y, r) + from;
+        w->kernels->activate(y, cpu_row(op->op.activate.gate, r) + from, up, n,
+                             (cpu_activation)op->op.activate.kind);
+        if (!op->op.activate.score.ref.buffer) continue;
+        const float *score = cpu_row(op->op.activate.score, r) + from;
+        for (uint32_t i = 0; i < n; i++) y[i] = score[i] >= op->op.activate.threshold ? y[i] : 0;
     }
 }
 
@@ -177,14 +181,11 @@ hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_err
                       : op->kind == DEVICE_OP_EXPERTS ? op->experts.part_n
                                                       : 0;
     for (uint32_t i = 0; i < part_n; i++) {
-        if (part[i].w.order == NEURONS_BY_ROW)
-            return hotset_fail(err, HOTSET_E_UNSUPPORTED,
-                               "%s of layer %u: the CPU has no kernel for %s by neuron rows", op->name,
-                               op->layer_i, gguf_type_get(part[i].w.type)->name);
-        HOTSET_TRY(check_type(op, part[i].w.type,
-                              k->matmul[part[i].w.type].act_bytes != NULL &&
-                                  (part[i].w.order == NEURONS_BY_OUTPUT || k->neuron_sum[part[i].w.type]),
-                              err));
+        gguf_type type = part[i].w.type;
+        bool have = k->matmul[type].act_bytes != NULL;
+        if (part[i].w.order == NEURONS_BY_NEURON) have &= k->neuron_sum[type] != NULL;
+        if (part[i].w.order == NEURONS_BY_ROW) have &= k->row_sum[type] && k->row_tile[type];
+        HOTSET_TRY(check_type(op, type, have, err));
     }
     return HOTSET_OK;
 }

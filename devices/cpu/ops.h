@@ -53,6 +53,19 @@ void cpu_op_run(cpu_op *op, const cpu_worker *w);
 HOTSET_CHECKED hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_error *err);
 
 /* matmul.c: the two operations that read weights. */
+/* The kernels that multiply with a matrix: blocks by row meet float activations, unpacked to F32 tiles. */
+static inline const cpu_matmul *cpu_matmul_of(const cpu_kernels *k, const device_matrix *m) {
+    bool by_row = m->order == NEURONS_BY_ROW && gguf_type_get(m->type)->block_n > 1;
+    return &k->matmul[by_row ? GGUF_F32 : m->type];
+}
+/* Bytes from one unpacked tile to the next. */
+static inline uint64_t cpu_tile_stride(const cpu_matmul *m, uint64_t k) {
+    return round_up(m->tile_bytes(k), CPU_ALIGN);
+}
+/* Unpacks outputs [from, from + n) of the matrix at `data` to tiles of cpu_matmul_of, one behind the other. A
+ * matrix by output: one tile at most; by neuron: as neuron_tiles takes them. */
+void cpu_tiles_make(const cpu_kernels *k, const device_matrix *m, const uint8_t *data, uint32_t from,
+                    uint32_t n, uint8_t *tiles);
 cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op);
 cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op);
 void cpu_linear_run(cpu_op *op, const cpu_worker *w);

@@ -56,20 +56,25 @@ static void attend(const cpu_attend_args *args) {
     for (size_t h = 0; h < args->head_n; h++) attend_head(args, h);
 }
 
-/* GELU: Hendrycks & Gimpel 2016, exact and with tanh; SiLU: Elfwing et al. 2017; ReLU^2: So et al. 2021. */
+/* GELU: Hendrycks & Gimpel 2016, exact and with tanh; SiLU: Elfwing et al. 2017; ReLU^2: So et al. 2021;
+ * dReLU: Song et al. 2024 (TurboSparse). */
 static float activation(float x, cpu_activation kind) {
     switch (kind) {
     case CPU_ACT_SILU: return x / (1.0f + expf(-x));
     case CPU_ACT_GELU: return (float)(0.5 * (double)x * erfc(-(double)x * M_SQRT1_2));
     case CPU_ACT_GELU_TANH: return x / (1.0f + expf(-0x1.988454p+0f * (x + 0.044715f * x * x * x)));
-    case CPU_ACT_RELU: return x > 0 ? x : 0;
+    case CPU_ACT_RELU:
+    case CPU_ACT_DRELU: return x > 0 ? x : 0;
     case CPU_ACT_RELU2: return x > 0 ? x * x : 0;
     }
     __builtin_unreachable();
 }
 
 static void activate(float *h, const float *gate, const float *up, size_t n, cpu_activation kind) {
-    for (size_t i = 0; i < n; i++) h[i] = activation(gate[i], kind) * (up ? up[i] : 1.0f);
+    for (size_t i = 0; i < n; i++) {
+        const float factor = !up ? 1 : kind == CPU_ACT_DRELU ? activation(up[i], kind) : up[i];
+        h[i] = activation(gate[i], kind) * factor;
+    }
 }
 
 static void axpy(float *y, const float *x, float a, size_t n) {
@@ -146,4 +151,5 @@ void cpu_kernels_ref(cpu_kernels *k) {
     };
     ref_products_init(k);
     ref_neurons_init(k);
+    ref_rows_init(k);
 }

@@ -154,10 +154,10 @@ static void dequant_blocks(float *x, const uint8_t *w, size_t k, const quant_for
     }
 }
 
-static void dequant_q4_0(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q4_0); }
-static void dequant_q8_0(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q8_0); }
-static void dequant_q4_k(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q4_k); }
-static void dequant_q6_k(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q6_k); }
+void ref_dequant_q4_0(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q4_0); }
+void ref_dequant_q8_0(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q8_0); }
+void ref_dequant_q4_k(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q4_k); }
+void ref_dequant_q6_k(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q6_k); }
 
 static void dequant_f32(float *x, const uint8_t *w, size_t k) { memcpy(x, w, k * sizeof *x); }
 
@@ -184,10 +184,10 @@ static dequant_fn *dequant_of(gguf_type type) {
     case GGUF_F32: return dequant_f32;
     case GGUF_F16: return dequant_f16;
     case GGUF_BF16: return dequant_bf16;
-    case GGUF_Q4_0: return dequant_q4_0;
-    case GGUF_Q8_0: return dequant_q8_0;
-    case GGUF_Q4_K: return dequant_q4_k;
-    case GGUF_Q6_K: return dequant_q6_k;
+    case GGUF_Q4_0: return ref_dequant_q4_0;
+    case GGUF_Q8_0: return ref_dequant_q8_0;
+    case GGUF_Q4_K: return ref_dequant_q4_k;
+    case GGUF_Q6_K: return ref_dequant_q6_k;
     default: return NULL;
     }
 }

@@ -1,5 +1,5 @@
-/* skip.c - exact skipping: an FFN of the ReLU family computes its gate (or, without one, up) for all neurons
- * and then only what belongs to neurons that are above zero.
+/* skip.c - skipping: an FFN of the ReLU family computes its gate (or, without one, up) for all neurons, or
+ * for those that a predictor names, and then only what belongs to neurons that are above zero.
  *
  * Up: the listed rows, one dot product each, the row four places ahead in the list asked for; where most
  * neurons are active, all rows in one stream, which changes no bit of the listed ones. Down: stored by
@@ -32,6 +32,7 @@ typedef struct vectors {
     device_rows x, id;
     uint32_t per_row, n;
     uint32_t neuron_n;
+    const uint32_t *all; /* the list of every vector where there is no choice */
 } vectors;
 
 static vectors vectors_of(const device_op *op, uint32_t row_n) {
@@ -52,6 +53,7 @@ static uint32_t *list_at(const device_choice *c, uint32_t per_row, uint32_t neur
 }
 
 static const uint32_t *list_of(const vectors *v, uint32_t i) {
+    if (v->all) return v->all;
     return list_at(v->choice, v->per_row, v->neuron_n, i);
 }
 
@@ -69,23 +71,43 @@ static float *output_of(const vectors *v, uint32_t i) {
 static void select_vector(const device_op *op, uint32_t i) {
     uint32_t n = op->select.n, per_row = op->select.per_row, count = 0;
     uint32_t *list = list_at(&op->select.choice, per_row, n, i);
-    const float *gate = cpu_row(op->select.gate, i / per_row) + (size_t)(i % per_row) * n;
-    for (uint32_t j = 0; j < n; j++) {
-        list[1 + count] = j;
-        count += gate[j] > 0;
+    const float *x = cpu_row(op->select.x, i / per_row) + (size_t)(i % per_row) * n;
+    if (op->select.narrow) {
+        for (uint32_t j = 1; j <= list[0]; j++) {
+            uint32_t neuron = list[j];
+            list[1 + count] = neuron;
+            count += x[neuron] > 0;
+        }
+    } else if (op->select.scored) {
+        for (uint32_t j = 0; j < n; j++) {
+            list[1 + count] = j;
+            count += x[j] >= op->select.threshold;
+        }
+    } else {
+        for (uint32_t j = 0; j < n; j++) {
+            list[1 + count] = j;
+            count += x[j] > 0;
+        }
     }
     list[0] = count;
 }
 
-/* Weight bytes of up and down that one vector leaves out. */
-static uint64_t skipped_bytes(const device_op *op, const uint32_t *list) {
-    const device_matrix *up = &op->select.up, *down = &op->select.down;
+/* Weight bytes of one matrix that a list of its n neurons leaves out. */
+static uint64_t skipped_of(const device_matrix *m, uint64_t n, const uint32_t *list) {
     neurons_form f;
-    if (!neurons_form_of(down->type, down->out_n, &f)) return 0;
-    uint64_t group_n = 0, n = op->select.n, count = list[0];
+    uint64_t group_n = 0, count = list[0];
+    if (m->order != NEURONS_BY_NEURON) return (n - count) * m->row_bytes;
+    if (!neurons_form_of(m->type, m->out_n, &f)) return 0;
     for (uint32_t i = 1; i <= count; i++) group_n += i == 1 || list[i] / f.group_n != list[i - 1] / f.group_n;
-    return (n - count) * (neurons_row_bytes(f, down->out_n) + (up->out_n ? up->row_bytes : 0)) +
-           (n / f.group_n - group_n) * neurons_header_bytes(f, down->out_n);
+    return (n - count) * neurons_row_bytes(f, m->out_n) +
+           (n / f.group_n - group_n) * neurons_header_bytes(f, m->out_n);
+}
+
+static uint64_t skipped_bytes(const device_op *op, const uint32_t *list) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < op->select.spared_n; i++)
+        bytes += skipped_of(&op->select.part[i], op->select.n, list);
+    return bytes;
 }
 
 /* Few rows walk weights at memory speed, where fewer bytes are always less time. */
@@ -93,7 +115,7 @@ static bool pays(const cpu_op *op, const cpu_worker *w, uint32_t row_n, uint64_t
     const cpu_crossover *c = &op->crossover;
     if (row_n < CPU_TILE_ROWS_MIN || w->skipping == DEVICE_CPU_SKIP_ALWAYS) return true;
     if (w->skipping == DEVICE_CPU_SKIP_FEW_ROWS) return false;
-    uint32_t vector_n = row_n * op->op.select.per_row, unit_n = op->op.select.down.unit_n;
+    uint32_t vector_n = row_n * op->op.select.per_row, unit_n = op->op.select.part[0].unit_n;
     uint32_t set_n = unit_n < vector_n ? unit_n : vector_n; /* of matrices that the dense way unpacks */
     double dense = (unit_n ? set_n : 1) * c->fixed + vector_n * c->row;
     return (double)active_n * c->active < op->op.select.n * dense;
@@ -102,6 +124,7 @@ static bool pays(const cpu_op *op, const cpu_worker *w, uint32_t row_n, uint64_t
 void cpu_select_run(cpu_op *op, const cpu_worker *w) {
     const device_op *o = &op->op;
     uint32_t row_n = cpu_row_n(op, w), vector_n = row_n * o->select.per_row;
+    if (o->select.narrow && !cpu_skips(&o->select.choice)) return;
     for (uint32_t i; (i = cpu_take(op, 0)) < vector_n;) {
         select_vector(o, i);
         if (atomic_fetch_add_explicit(&op->next[1], 1, memory_order_acq_rel) + 1 < vector_n) continue;
@@ -112,7 +135,7 @@ void cpu_select_run(cpu_op *op, const cpu_worker *w) {
             active_n += list[0];
             if (row_n == 1) skipped += skipped_bytes(o, list);
         }
-        *(uint32_t *)cpu_at(o->select.choice.verdict) = pays(op, w, row_n, active_n);
+        if (!o->select.narrow) *(uint32_t *)cpu_at(o->select.choice.verdict) = pays(op, w, row_n, active_n);
         *(uint64_t *)cpu_at(o->select.skipped) += skipped;
     }
 }
@@ -254,7 +277,7 @@ void cpu_listed_activate_run(cpu_op *op, const cpu_worker *w) {
     }
 }
 
-/* ---- Down: listed neurons ---- */
+/* ---- Down: listed neurons, or all where there is no list ---- */
 
 /* Activations of one vector as block types take them, behind those of the vectors before. */
 typedef struct packed {
@@ -264,7 +287,7 @@ typedef struct packed {
 static packed packed_layout(const device_matrix *m) {
     neurons_form f;
     packed p = {0};
-    if (!neurons_form_of(m->type, m->out_n, &f) || f.group_n == 1) return p;
+    if (m->order == NEURONS_BY_ROW || !neurons_form_of(m->type, m->out_n, &f) || f.group_n == 1) return p;
     p.d = round_up(m->in_n, CPU_ALIGN);
     p.bytes = p.d + round_up(m->in_n / f.group_n * sizeof(float), CPU_ALIGN);
     return p;
@@ -288,18 +311,28 @@ static const float *compact_input(const vectors *v, uint32_t i) {
     return cpu_row(v->x, i / v->per_row) + (size_t)(i % v->per_row) * v->part->w.in_n;
 }
 
-static uint32_t stretch_of(uint32_t out_n, uint32_t thread_n) {
-    uint64_t n = round_up(out_n / (2 * thread_n) + 1, STRETCH_MIN);
+/* Outputs of one piece of work: whole blocks where these lie along the outputs. */
+static uint32_t stretch_of(const device_matrix *m, uint32_t thread_n) {
+    uint32_t block_n = m->order == NEURONS_BY_ROW ? gguf_type_get(m->type)->block_n : 1;
+    uint64_t n = round_up(m->out_n / (2 * thread_n) + 1, max_u64(STRETCH_MIN, block_n));
     return (uint32_t)min_u64(n, CPU_NEURON_OUTPUTS_MAX);
+}
+
+/* Outputs [from, from + n) of the active neurons of a matrix that stands at `data`. */
+static void sum_neurons(const cpu_kernels *k, const device_matrix *m, const uint8_t *data, uint32_t from,
+                        uint32_t n, const cpu_active *active, float *y) {
+    if (m->order == NEURONS_BY_ROW)
+        k->row_sum[m->type](y, data, m->row_bytes, from, n, active);
+    else
+        k->neuron_sum[m->type](y, data, m->out_n, from, n, active);
 }
 
 static void down_run(cpu_op *op, const cpu_worker *w, const vectors *v) {
     const device_matrix *m = &v->part->w;
     neurons_form f;
-    if (!neurons_form_of(m->type, m->out_n, &f)) return;
     const packed p = packed_layout(m);
     uint8_t *shares = packing_room(op, w, v->n);
-    if (p.bytes) {
+    if (p.bytes && neurons_form_of(m->type, m->out_n, &f)) {
         for (uint32_t i, at = 0; (i = next_to_pack(op, v->n, &at)) < v->n;) {
             uint8_t *share = shares + p.bytes * i;
             pack_blocks((int8_t *)share, (float *)(void *)(share + p.d), list_of(v, i), compact_input(v, i),
@@ -307,7 +340,7 @@ static void down_run(cpu_op *op, const cpu_worker *w, const vectors *v) {
         }
         packing_done(w, v->n);
     }
-    uint32_t stretch = stretch_of(m->out_n, w->thread_n), stretch_n = (m->out_n + stretch - 1) / stretch;
+    uint32_t stretch = stretch_of(m, w->thread_n), stretch_n = (m->out_n + stretch - 1) / stretch;
     for (uint32_t item; (item = cpu_take(op, 1)) < stretch_n * v->n;) {
         uint32_t i = item % v->n, from = item / v->n * stretch;
         uint32_t n = m->out_n - from < stretch ? m->out_n - from : stretch;
@@ -320,24 +353,42 @@ static void down_run(cpu_op *op, const cpu_worker *w, const vectors *v) {
                              .d = (const float *)(const void *)(share + p.d)};
         float product[CPU_NEURON_OUTPUTS_MAX];
         const float *bias = cpu_unit_bias(v->part, unit_of(v, i));
-        w->kernels->neuron_sum[m->type](product, cpu_unit_data(m, unit_of(v, i)), m->out_n, from, n, &active);
+        sum_neurons(w->kernels, m, cpu_unit_data(m, unit_of(v, i)), from, n, &active, product);
         cpu_finish(output_of(v, i) + from, product, bias ? bias + from : NULL, n, v->part->accumulate);
     }
 }
 
 /* ---- Both ---- */
 
+static uint64_t all_bytes(const device_matrix *m) {
+    return round_up((1 + (uint64_t)m->in_n) * sizeof(uint32_t), CPU_ALIGN);
+}
+
+/* Lists all neurons at the end of this thread's scratch. */
+static void list_all(cpu_op *op, const cpu_worker *w, vectors *v) {
+    cpu_scratch s = cpu_listed_scratch(w->kernels, &op->op);
+    const uint32_t n = v->part->w.in_n;
+    uint8_t *end = cpu_thread_scratch(w, s) + s.thread_bytes;
+    uint32_t *list = (uint32_t *)(void *)(end - all_bytes(&v->part->w));
+    list[0] = n;
+    for (uint32_t i = 0; i < n; i++) list[1 + i] = i;
+    v->all = list;
+}
+
 cpu_scratch cpu_listed_scratch(const cpu_kernels *k, const device_op *op) {
     vectors v = vectors_of(op, op->row_max);
-    if (!v.choice->list.stride) return (cpu_scratch){0, 0};
+    bool has_list = v.choice->list.stride > 0, by_neuron = v.part->w.order != NEURONS_BY_OUTPUT;
+    if (!has_list && !by_neuron) return (cpu_scratch){0, 0};
     const device_matrix *m = &v.part->w;
-    uint32_t n = m->order != NEURONS_BY_OUTPUT ? v.n : op->row_max;
-    uint64_t bytes = m->order != NEURONS_BY_OUTPUT ? packed_layout(m).bytes : act_stride(k, m);
-    return (cpu_scratch){bytes * n, bytes * min_u64(n, CPU_TILE_ROWS_MIN - 1)};
+    uint32_t n = by_neuron ? v.n : op->row_max;
+    uint64_t bytes = by_neuron ? packed_layout(m).bytes : act_stride(k, m);
+    return (cpu_scratch){bytes * n,
+                         bytes * min_u64(n, CPU_TILE_ROWS_MIN - 1) + (has_list ? 0 : all_bytes(m))};
 }
 
 void cpu_listed_run(cpu_op *op, const cpu_worker *w) {
     vectors v = vectors_of(&op->op, cpu_row_n(op, w));
+    if (!v.choice->list.stride) list_all(op, w, &v);
     if (v.part->w.order != NEURONS_BY_OUTPUT)
         down_run(op, w, &v);
     else
@@ -350,8 +401,7 @@ enum { SAMPLE_NEURONS = 256, SAMPLE_SPARSITY = 8 /* one of as many neurons is ac
 
 /* Memory for the samples: zeros, for the time of these kernels does not depend on values. */
 typedef struct sample {
-    const cpu_kernels *kernels;
-    uint8_t *weights, *act, *panel, *tiles; /* tiles of CPU_NEURON_ROWS rows */
+    uint8_t *weights, *act, *panel, *tiles; /* tiles of CPU_NEURON_ROWS rows, one at least */
     float *x, *y;
 } sample;
 
@@ -370,17 +420,13 @@ static void sample_free(sample *s) {
     free(s->y);
 }
 
-static uint64_t tile_stride(const cpu_matmul *m, uint64_t k) { return round_up(m->tile_bytes(k), CPU_ALIGN); }
-
 /* Room for tiles of a matrix with rows of k weights, and for SAMPLE_NEURONS neurons of weight_bytes. */
-static bool sample_alloc(sample *s, const cpu_kernels *kernels, gguf_type type, uint64_t k,
-                         uint64_t weight_bytes, uint64_t out_n) {
-    const cpu_matmul *m = &kernels->matmul[type];
-    *s = (sample){.kernels = kernels};
+static bool sample_alloc(sample *s, const cpu_matmul *m, uint64_t k, uint64_t weight_bytes, uint64_t out_n) {
+    *s = (sample){0};
     s->weights = room(weight_bytes);
     s->act = room(m->act_bytes(k));
     s->panel = room(m->panel_bytes(k));
-    s->tiles = room(tile_stride(m, k) * ((CPU_NEURON_ROWS + m->tile_rows - 1) / m->tile_rows));
+    s->tiles = room(cpu_tile_stride(m, k) * ((CPU_NEURON_ROWS + m->tile_rows - 1) / m->tile_rows));
     s->x = room(m->panel_cols * k * sizeof(float));
     s->y = room(max_u64(m->tile_rows * m->panel_cols, out_n) * sizeof(float));
     return s->weights && s->act && s->panel && s->tiles && s->x && s->y;
@@ -391,7 +437,7 @@ static void keep_least(double *least, double begin_s) {
     if (*least == 0 || time_s < *least) *least = time_s;
 }
 
-/* Adds up's seconds per neuron. */
+/* Adds seconds per neuron of gate or up. */
 static hotset_status measure_up(const cpu_kernels *kernels, const device_matrix *up, cpu_crossover *c,
                                 hotset_error *err) {
     const cpu_matmul *m = &kernels->matmul[up->type];
@@ -399,7 +445,7 @@ static hotset_status measure_up(const cpu_kernels *kernels, const device_matrix 
     double list_s = 0, unpack_s = 0, mul_s = 0;
     sample s;
     uint64_t row_n = max_u64(m->tile_rows, SAMPLE_NEURONS / 4);
-    bool ok = sample_alloc(&s, kernels, up->type, k, up->row_bytes * row_n, row_n);
+    bool ok = sample_alloc(&s, m, k, up->row_bytes * row_n, row_n);
     for (int i = 0; ok && i < SAMPLE_REPEATS; i++) {
         double begin_s = base_now_s();
         m->act_pack(s.act, s.x, k);
@@ -427,27 +473,30 @@ static hotset_status measure_up(const cpu_kernels *kernels, const device_matrix 
 /* Adds down's: all outputs of a few neurons, against tiles of a few outputs over as many. */
 static hotset_status measure_down(const cpu_kernels *kernels, const device_matrix *down, cpu_crossover *c,
                                   hotset_error *err) {
-    const cpu_matmul *m = &kernels->matmul[down->type];
+    const cpu_matmul *m = cpu_matmul_of(kernels, down);
     const uint32_t k = SAMPLE_NEURONS, out_n = down->out_n, active_n = k / SAMPLE_SPARSITY;
-    const uint32_t unpack_n = (uint32_t)min_u64(out_n, CPU_NEURON_ROWS);
-    const uint64_t row_bytes = gguf_row_bytes(down->type, k);
+    const uint32_t unpack_n =
+        (uint32_t)min_u64(out_n, down->order == NEURONS_BY_NEURON ? CPU_NEURON_ROWS : m->tile_rows);
+    device_matrix piece = *down; /* as many neurons of it */
+    piece.in_n = k;
+    if (down->order == NEURONS_BY_NEURON) piece.row_bytes = gguf_row_bytes(down->type, k);
     uint32_t neuron[SAMPLE_NEURONS];
     int8_t q[SAMPLE_NEURONS] = {0};
     float d[SAMPLE_NEURONS] = {0};
     double list_s = 0, unpack_s = 0, mul_s = 0;
     sample s;
-    bool ok = sample_alloc(&s, kernels, down->type, k, row_bytes * out_n, out_n);
+    bool ok = sample_alloc(&s, m, k, gguf_row_bytes(down->type, k) * out_n, out_n);
     for (uint32_t i = 0; i < active_n; i++) neuron[i] = SAMPLE_SPARSITY * i;
     for (int i = 0; ok && i < SAMPLE_REPEATS; i++) {
         cpu_active active = {active_n, neuron, s.x, q, d};
         double begin_s = base_now_s();
         for (uint32_t o = 0, n; o < out_n; o += n) {
             n = (uint32_t)min_u64(out_n - o, CPU_NEURON_OUTPUTS_MAX);
-            kernels->neuron_sum[down->type](s.y + o, s.weights, out_n, o, n, &active);
+            sum_neurons(kernels, &piece, s.weights, o, n, &active, s.y + o);
         }
         keep_least(&list_s, begin_s);
         begin_s = base_now_s();
-        m->neuron_tiles(s.tiles, tile_stride(m, k), s.weights, out_n, 0, unpack_n, k);
+        cpu_tiles_make(kernels, &piece, s.weights, 0, unpack_n, s.tiles);
         keep_least(&unpack_s, begin_s);
         m->panel_pack(s.panel, s.x, k, m->panel_cols, k);
         begin_s = base_now_s();
@@ -465,6 +514,12 @@ static hotset_status measure_down(const cpu_kernels *kernels, const device_matri
 hotset_status cpu_crossover_measure(const cpu_kernels *k, const device_op *select, cpu_crossover *out,
                                     hotset_error *err) {
     *out = (cpu_crossover){0};
-    if (select->select.up.out_n) HOTSET_TRY(measure_up(k, &select->select.up, out, err));
-    return measure_down(k, &select->select.down, out, err);
+    for (uint32_t i = 0; i < select->select.part_n; i++) {
+        const device_matrix *m = &select->select.part[i];
+        if (m->order == NEURONS_BY_OUTPUT)
+            HOTSET_TRY(measure_up(k, m, out, err));
+        else
+            HOTSET_TRY(measure_down(k, m, out, err));
+    }
+    return HOTSET_OK;
 }

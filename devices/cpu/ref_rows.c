@@ -1,0 +1,56 @@
+/* ref_rows.c - down matrices in blocks by row, in plain C: sums over active neurons in double, and tiles. */
+#include "devices/cpu/ref.h"
+
+#include <assert.h>
+
+enum { BLOCK_MAX = 256, TILE_ROWS = 16 };
+
+typedef void dequant_fn(float *x, const uint8_t *w, size_t k);
+
+static void row_sum(float *y, const uint8_t *w, size_t row_bytes, size_t from, size_t n, const cpu_active *a,
+                    gguf_type type, dequant_fn *dequant) {
+    double sum[CPU_NEURON_OUTPUTS_MAX] = {0};
+    float row[CPU_NEURON_OUTPUTS_MAX];
+    assert(n <= CPU_NEURON_OUTPUTS_MAX);
+    for (size_t j = 0; j < a->n; j++) {
+        dequant(row, w + row_bytes * a->neuron[j] + gguf_row_bytes(type, from), n);
+        for (size_t o = 0; o < n; o++) sum[o] += (double)a->x[j] * (double)row[o];
+    }
+    for (size_t o = 0; o < n; o++) y[o] = (float)sum[o];
+}
+
+/* Tile: rows of floats (ref_quant.c), one per output. */
+static void row_tile(float *tile, const uint8_t *w, size_t row_bytes, size_t from, size_t n, size_t k,
+                     gguf_type type, dequant_fn *dequant) {
+    const size_t block_n = gguf_type_get(type)->block_n, first = from / block_n * block_n;
+    assert(from + n <= first + block_n && n <= TILE_ROWS);
+    for (size_t i = 0; i < k; i++) {
+        float block[BLOCK_MAX];
+        dequant(block, w + row_bytes * i + gguf_row_bytes(type, first), block_n);
+        for (size_t o = 0; o < n; o++) tile[o * k + i] = block[from - first + o];
+    }
+}
+
+#define SLOTS(type, TYPE)                                                                                    \
+    static void row_sum_##type(float *y, const uint8_t *w, size_t row_bytes, size_t from, size_t n,          \
+                               const cpu_active *a) {                                                        \
+        row_sum(y, w, row_bytes, from, n, a, GGUF_##TYPE, ref_dequant_##type);                               \
+    }                                                                                                        \
+    static void row_tile_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t from, size_t n,       \
+                                size_t k) {                                                                  \
+        row_tile(tile, w, row_bytes, from, n, k, GGUF_##TYPE, ref_dequant_##type);                           \
+    }
+SLOTS(q8_0, Q8_0)
+SLOTS(q4_0, Q4_0)
+SLOTS(q4_k, Q4_K)
+SLOTS(q6_k, Q6_K)
+
+#define FILL(k, type, TYPE)                                                                                  \
+    (k)->row_sum[GGUF_##TYPE] = row_sum_##type, (k)->row_tile[GGUF_##TYPE] = row_tile_##type
+
+void ref_rows_init(cpu_kernels *k) {
+    FILL(k, q8_0, Q8_0);
+    FILL(k, q4_0, Q4_0);
+    FILL(k, q4_k, Q4_K);
+    FILL(k, q6_k, Q6_K);
+}
