@@ -7,7 +7,7 @@
 
 /* Activations that are exactly zero for most inputs: only then is a neuron hot or not. */
 static bool has_zeros(arch_activation activation) {
-    return activation == ARCH_ACT_RELU || activation == ARCH_ACT_RELU2;
+    return activation == ARCH_ACT_RELU || activation == ARCH_ACT_RELU2 || activation == ARCH_ACT_DRELU;
 }
 
 activation_units tally_units(const hotset_model *m, uint32_t layer_i) {
