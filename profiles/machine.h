@@ -26,13 +26,13 @@
  * names the field. Integers are exact up to 2^63 - 1. Nothing in it names a person, host or disk; a date
  * stands there only if it was asked for. In outline:
  *
- *   { "devices": [ { "name": "cpu", "kind": "cpu", "model": "...", "memory": {...}, "processor": {...},
- *                    "attention": { "F16": {...} }, "latency": {...}, "limits": {...}, "vectors": {...},
+ *   { "devices": [ { "alignment_bytes", "attention": { "F16": {...} }, "capacity_bytes", "kind": "cpu", ...,
+ *                    "operation_s": { "median", "spread" }, "processor": { "core_n", ... },
  *                    "weights": { "Q4_0": { "dense":  [ { "bytes_per_s", "row_bytes", "spread" } ],
  *                                           "listed": [ { ..., "share_percent" } ], "sums", "sums_by_row",
  *                                           "products": [ { "op_per_s", "rows", "spread" } ] } } } ],
- *     "file": {...}, "format": "hotset.machine", "links": [ { "from", "to", ... } ],
- *     "provenance": {...}, "version": 1 }
+ *     "file_read_bytes_per_s": {...}, "format": "hotset.machine",
+ *     "links": [ { "from": "cpu", "to": "cuda0", ... } ], "provenance": {...}, "version": 1 }
  */
 #ifndef HOTSET_MACHINE_H
 #define HOTSET_MACHINE_H
