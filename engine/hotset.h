@@ -78,6 +78,9 @@ typedef void hotset_log_fn(void *cookie, hotset_log_level level, const char *mes
 typedef void hotset_text_fn(void *cookie, const char *text, size_t text_bytes);
 /* Asked between the steps of a long call; true stops the call with HOTSET_E_CANCELLED. */
 typedef bool hotset_cancel_fn(void *cookie);
+/* Told how far a long call is, which may change its mind about all_n; true stops it with HOTSET_E_CANCELLED.
+ */
+typedef bool hotset_progress_fn(void *cookie, size_t done_n, size_t all_n);
 /* Receives the logits of one position: [vocab_n], borrowed for the length of the call. */
 typedef void hotset_logits_fn(void *cookie, size_t position, const float *logits, size_t logit_n);
 
@@ -345,6 +348,40 @@ HOTSET_API int32_t hotset_sampler_pick(hotset_sampler *sampler, const float *log
 /* Remembers a token (of the prompt or picked) for the repetition penalty; ids outside the vocabulary are
  * ignored. */
 HOTSET_API void hotset_sampler_accept(hotset_sampler *sampler, int32_t token);
+
+/* ---- Machine profile: what devices and links achieve (profiles/machine.h) ----------------------------- */
+
+typedef struct hotset_machine hotset_machine;
+
+typedef struct hotset_measure_options {
+    bool thorough;             /* more row sizes and repetitions: about 3 minutes instead of 20 seconds */
+    bool dated;                /* write down today's date */
+    uint32_t thread_n;         /* 0: the number that streams weights fastest is found out */
+    const char *isa;           /* at most this instruction set; NULL: the best */
+    const char *file, *folder; /* how fast files are read: this one, or a temporary one in the folder; both
+                                  NULL: not measured */
+    const char *note;          /* kept in the profile: what else ran; NULL: nothing to say */
+    hotset_progress_fn *progress;
+    void *cookie;
+} hotset_measure_options;
+
+/* Measures this machine. Errors: E_ARGUMENT, E_UNSUPPORTED (isa), E_IO, E_MEMORY, E_DEVICE, E_CANCELLED. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_measure(hotset_machine **out,
+                                                               const hotset_measure_options *options,
+                                                               hotset_error *err);
+/* Errors: E_IO, E_FORMAT (with the field), E_UNSUPPORTED (version), E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_read(hotset_machine **out, const char *path,
+                                                            hotset_error *err);
+/* The file appears whole or not at all. Equal profiles give equal bytes. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_write(const hotset_machine *machine, const char *path,
+                                                             hotset_error *err);
+/* A table for people, or with `json` the text of the file. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_describe(const hotset_machine *machine, bool json,
+                                                                hotset_text_fn *write, void *cookie,
+                                                                hotset_error *err);
+/* Rates whose samples lie so far apart (quartiles 15 % of the median) that the machine was too busy. */
+HOTSET_API size_t hotset_machine_noisy_n(const hotset_machine *machine, size_t *rate_n);
+HOTSET_API void hotset_machine_free(hotset_machine *machine);
 
 /* ---- Inspection ------------------------------------------------------------------------------------- */
 

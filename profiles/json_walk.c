@@ -55,8 +55,6 @@ void walk_fail_field(walk *w, const char *name, const char *format, ...) {
     leave(w, before);
 }
 
-const char *walk_path(const walk *w) { return w->path; }
-
 /* ---- Reading ---- */
 
 /* Takes the field out of the object, so that what is left in the end is unknown. The caller owns it. NULL

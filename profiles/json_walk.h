@@ -59,8 +59,6 @@ void walk_fail(walk *w, hotset_status status, const char *format, ...) __attribu
 /* The same about a field of this name of the object that the walk is in. */
 void walk_fail_field(walk *w, const char *name, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
-/* The path, for what the caller keeps of it. */
-const char *walk_path(const walk *w);
 
 /* ---- Objects and arrays: each *_begin that says so is followed by its *_end ---- */
 

@@ -199,8 +199,8 @@ const char *machine_access_name(machine_access access);
 machine_rate machine_rate_of(double *samples, uint32_t n);
 /* The nearest number with the digits that a file keeps. */
 double machine_round(double value);
-/* The largest spread of all rates; `where` receives its field, cut to fit. */
-double machine_noise(const machine_profile *p, char *where, size_t where_bytes);
+/* How many of the rates are noisy. */
+uint32_t machine_noisy_n(const machine_profile *p, uint32_t *rate_n);
 
 /* ---- Questions of the planner: pure, and quick enough to ask often ---- */
 

@@ -13,19 +13,17 @@ enum { ALIGNMENT_MAX = 1 << 20 };
 
 /* ---- Rates ---- */
 
-/* The largest spread of a profile, and its field: the cookie of a checking walk. */
+/* Counts rates: the cookie of a checking walk. */
 typedef struct noise {
-    double spread;
-    char *where;
-    size_t where_bytes;
+    uint32_t rate_n, noisy_n;
 } noise;
 
 static void walk_spread(walk *w, double *spread) {
     noise *n = w->mode == WALK_CHECK ? w->cookie : NULL;
     walk_thousandths(w, "spread", spread, 0, MACHINE_SPREAD_MAX);
-    if (w->status || !n || *spread <= n->spread) return;
-    n->spread = *spread;
-    snprintf(n->where, n->where_bytes, "%s", walk_path(w));
+    if (!n) return;
+    n->rate_n++;
+    n->noisy_n += *spread >= MACHINE_SPREAD_NOISY;
 }
 
 /* On one line. */
@@ -344,12 +342,12 @@ hotset_status machine_check(const machine_profile *p, hotset_error *err) {
     return walk_check(walk_profile, p, err);
 }
 
-double machine_noise(const machine_profile *p, char *where, size_t where_bytes) {
-    noise n = {0, where, where_bytes};
+uint32_t machine_noisy_n(const machine_profile *p, uint32_t *rate_n) {
+    noise n = {0};
     walk w = {.mode = WALK_CHECK, .cookie = &n};
-    if (where_bytes) where[0] = 0;
     walk_profile(&w, (void *)(uintptr_t)p); /* checking changes nothing */
-    return n.spread;
+    *rate_n = n.rate_n;
+    return n.noisy_n;
 }
 
 hotset_status machine_print(const machine_profile *p, hotset_text_fn *write, void *cookie,

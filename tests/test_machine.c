@@ -143,12 +143,12 @@ Test(machine, numbers_of_every_size_come_back) {
     machine_free(p);
 }
 
-Test(machine, the_loudest_rate_is_found) {
+Test(machine, noisy_rates_are_counted) {
     machine_profile *p = some_profile();
-    char where[64];
-    p->device[1].weights[GGUF_Q4_0].access[MACHINE_LISTED][1].rate[1].spread = 0.5;
-    cr_assert_eq(machine_noise(p, where, sizeof where), 0.5);
-    cr_assert_str_eq(where, "devices[1].weights.Q4_0.listed[3]");
+    uint32_t before_n, rate_n, noisy_n = machine_noisy_n(p, &before_n);
+    p->device[1].weights[GGUF_Q4_0].access[MACHINE_LISTED][1].rate[1].spread = MACHINE_SPREAD_NOISY;
+    cr_assert_eq(machine_noisy_n(p, &rate_n), noisy_n + 1);
+    cr_assert(rate_n == before_n && rate_n > 60);
     machine_free(p);
 }
 

@@ -281,7 +281,8 @@ options_result options_parse(const command_spec *spec, int argc, char **argv, vo
     if (result != OPTIONS_DONE) return result;
     const char *given;
     memcpy(&given, r.values + spec->argument_offset, sizeof given);
-    return given ? OPTIONS_DONE : wrong(&r, "%s is missing", spec->argument);
+    if (given || spec->argument_optional) return OPTIONS_DONE;
+    return wrong(&r, "%s is missing", spec->argument);
 }
 
 /* ---- Help ---- */

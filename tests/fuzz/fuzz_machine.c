@@ -45,10 +45,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     MUST((status == HOTSET_OK) == (p != NULL));
     MUST(p || (err.status == status && err.message[0]));
     if (!p) return 0;
-    char where[64];
+    uint32_t rate_n;
     text first = {0}, second = {0};
     MUST(machine_check(p, &err) == HOTSET_OK);
-    MUST(machine_noise(p, where, sizeof where) <= MACHINE_SPREAD_MAX);
+    MUST(machine_noisy_n(p, &rate_n) <= rate_n);
     for (uint32_t i = 0; i < p->device_n; i++) ask(&p->device[i]);
     MUST(machine_print(p, keep, &first, &err) == HOTSET_OK);
     MUST(machine_parse(&q, first.data, first.bytes, &err) == HOTSET_OK);
