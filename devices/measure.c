@@ -20,7 +20,7 @@ enum {
     PRODUCT_WIDTH = 4096,
     ATTEND_ROWS = 64
 };
-#define SLAB_BYTES_MIN ((uint64_t)256 << 20)
+#define SLAB_BYTES_MIN ((uint64_t)32 << 20)
 #define SLAB_BYTES_MAX ((uint64_t)2 << 30)
 
 /* A rate that is being measured. */
@@ -158,15 +158,13 @@ static hotset_status take_sample(measuring *m, job *j, hotset_error *err) {
     return HOTSET_OK;
 }
 
-/* Keeps the medians so far of the two costs that are taken off the others. */
+/* Keeps the least seen so far of the two costs that are taken off the others: what a list pays whatever else
+ * the machine does. */
 static void take_costs(measuring *m) {
     double *const costs[] = {&m->submit_s, &m->operation_s};
-    for (size_t i = 0; i < COUNT_OF(costs); i++) {
-        double sorted[ROUNDS_MAX];
-        if (!m->jobs[i].sample_n) continue;
-        memcpy(sorted, m->jobs[i].sample, sizeof sorted);
-        *costs[i] = machine_rate_of(sorted, m->jobs[i].sample_n).median;
-    }
+    for (size_t i = 0; i < COUNT_OF(costs); i++)
+        for (uint32_t s = 0; s < m->jobs[i].sample_n; s++)
+            if (*costs[i] == 0 || m->jobs[i].sample[s] < *costs[i]) *costs[i] = m->jobs[i].sample[s];
 }
 
 static hotset_status run_round(measuring *m, hotset_error *err) {

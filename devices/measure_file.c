@@ -109,7 +109,7 @@ static hotset_status open_given(const char *file, int *fd, uint64_t *bytes, hots
     if (!S_ISREG(info.st_mode) || (uint64_t)info.st_size < SAMPLE_BYTES)
         return hotset_fail(err, HOTSET_E_IO, "%s: not a file of %llu bytes or more", file,
                            (unsigned long long)SAMPLE_BYTES);
-    *bytes = min_u64((uint64_t)info.st_size, SAMPLES_MAX * SAMPLE_BYTES);
+    *bytes = min_u64((uint64_t)info.st_size / SAMPLE_BYTES, SAMPLES_MAX) * SAMPLE_BYTES;
     return HOTSET_OK;
 }
 

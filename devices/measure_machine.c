@@ -10,7 +10,8 @@ enum {
     THREAD_COUNTS_MAX = MACHINE_POINT_MAX,
     SCALING_ROUNDS = 5,
     SCALING_WIDTH = 4096,
-    SCALING_BYTES = 256 << 20
+    SCALING_BYTES = 256 << 20,
+    CACHE_BYTES_MIN = 64 << 20 /* hosts of virtual machines have larger ones than they tell */
 };
 /* A number of threads this near to the best is as good. */
 #define SCALING_TIE 0.97
@@ -146,7 +147,7 @@ static hotset_status measure_cpu(const measure_machine_options *o, machine_profi
     HOTSET_TRY(device_cpu_open(&cpu, &options, err));
     snprintf(out->instructions, sizeof out->instructions, "%s", device_cpu_isa(cpu));
     measure_options how = o->measure;
-    how.cache_bytes = facts.cache_bytes;
+    if (facts.cache_bytes) how.cache_bytes = max_u64(facts.cache_bytes, CACHE_BYTES_MIN);
     hotset_status status = measure_files(cpu, o, p, err);
     if (!status) status = measure_device(cpu, &how, out, err);
     cpu->api->close(cpu);

@@ -241,8 +241,9 @@ Test(machine, a_profile_comes_back) {
         cr_assert(a->submit_s.median == b->submit_s.median && a->submit_s.spread == b->submit_s.spread);
         for (uint32_t t = 0; t < GGUF_TYPE_MAX; t++) {
             same_curve(&a->weights[t].products, &b->weights[t].products);
-            for (int k = 0; k < MACHINE_ACCESS_COUNT * MACHINE_SHARE_N; k++)
-                same_curve(&a->weights[t].access[0][k], &b->weights[t].access[0][k]);
+            for (int k = 0; k < MACHINE_ACCESS_COUNT; k++)
+                for (int share = 0; share < MACHINE_SHARE_N; share++)
+                    same_curve(&a->weights[t].access[k][share], &b->weights[t].access[k][share]);
         }
         same_curve(&a->processor.scaling, &b->processor.scaling);
     }
