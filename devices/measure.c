@@ -133,8 +133,15 @@ static hotset_status step_on(measuring *m, hotset_error *err) {
     return hotset_fail(err, HOTSET_E_CANCELLED, "cancelled while measuring");
 }
 
+/* How long one run should take. Products longer, so that their matrix has thousands of outputs, as in models:
+ * packing the activations is shared by all of them. */
+static double wanted_s(const measuring *m, const job *j) {
+    double seconds = m->options->thorough ? 0.012 : 0.004;
+    return j->work.kind == WORK_PRODUCT ? 8 * seconds : seconds;
+}
+
 /* Finds out how many units take the time wanted, and what the device cannot do. */
-static hotset_status pilot(measuring *m, job *j, double wanted_s, hotset_error *err) {
+static hotset_status pilot(measuring *m, job *j, hotset_error *err) {
     uint32_t least = work_units_min(&j->work), most = work_units_max(&m->bench, &j->work);
     hotset_error refusal = {0};
     j->units = least;
@@ -144,7 +151,7 @@ static hotset_status pilot(measuring *m, job *j, double wanted_s, hotset_error *
         j->dropped = status == HOTSET_E_UNSUPPORTED;
         if (j->dropped) return HOTSET_OK;
         if (status) return hotset_fail(err, status, "%s", refusal.message);
-        double growth = fmin(wanted_s / seconds, GROWTH_MAX);
+        double growth = fmin(wanted_s(m, j) / seconds, GROWTH_MAX);
         double units = fmin(fmax(j->units * growth, least), most);
         j->units = (uint32_t)(units / least) * least;
     }
@@ -178,11 +185,10 @@ static hotset_status run_round(measuring *m, hotset_error *err) {
 
 static hotset_status run_jobs(measuring *m, hotset_error *err) {
     const measure_options *o = m->options;
-    double wanted_s = o->thorough ? 0.012 : 0.004;
     double all_s = o->seconds > 0 ? o->seconds : o->thorough ? 90 : 12, begin_s = base_now_s();
     m->all_n = (size_t)m->job_n * (1 + ROUNDS_MIN);
     for (uint32_t i = 0; i < m->job_n; i++) {
-        HOTSET_TRY(pilot(m, &m->jobs[i], wanted_s, err));
+        HOTSET_TRY(pilot(m, &m->jobs[i], err));
         HOTSET_TRY(step_on(m, err));
     }
     for (uint32_t round = 0; round < ROUNDS_MAX; round++) {

@@ -68,16 +68,27 @@ static void emit_processor(table *t, const machine_processor *p) {
     }
 }
 
-/* Every row size that one way of reading has, for the shares as columns. */
+/* The least size of rows above `after` that one of the curves knows; 0: none. */
+static uint32_t next_size(const machine_curve curves[MACHINE_SHARE_N], uint32_t after) {
+    uint32_t next = 0;
+    for (uint32_t s = 0; s < MACHINE_SHARE_N; s++)
+        for (uint32_t i = 0; i < curves[s].n; i++)
+            if (curves[s].at[i] > after && (!next || curves[s].at[i] < next)) next = curves[s].at[i];
+    return next;
+}
+
+static machine_rate rate_at(const machine_curve *c, uint32_t at) {
+    for (uint32_t i = 0; i < c->n; i++)
+        if (c->at[i] == at) return c->rate[i];
+    return (machine_rate){0, 0};
+}
+
+/* Every size of rows that one way of reading knows, with shares as columns. */
 static void emit_access(table *t, const char *type, const machine_weights *w, machine_access access) {
-    const machine_curve *curves = w->access[access], *all = &curves[MACHINE_SHARE_N - 1];
-    for (uint32_t i = 0; i < all->n; i++) {
-        emit(t, "  %-8s %-12s %7" PRIu32, type, machine_access_name(access), all->at[i]);
-        for (uint32_t s = 0; s < MACHINE_SHARE_N; s++) {
-            machine_rate none = {0, 0};
-            bool there = i < curves[s].n && curves[s].at[i] == all->at[i];
-            emit_giga(t, there ? curves[s].rate[i] : none);
-        }
+    const machine_curve *curves = w->access[access];
+    for (uint32_t at = 0; (at = next_size(curves, at));) {
+        emit(t, "  %-8s %-12s %7" PRIu32, type, machine_access_name(access), at);
+        for (uint32_t s = 0; s < MACHINE_SHARE_N; s++) emit_giga(t, rate_at(&curves[s], at));
         emit(t, "\n");
     }
 }
@@ -86,7 +97,7 @@ static void emit_weights(table *t, const machine_device *d) {
     bool head = false;
     for (uint32_t id = 0; id < GGUF_TYPE_MAX; id++)
         for (int a = 0; a < MACHINE_ACCESS_COUNT; a++) {
-            if (!d->weights[id].access[a][MACHINE_SHARE_N - 1].n) continue;
+            if (!next_size(d->weights[id].access[a], 0)) continue;
             if (!head) emit(t, "  weights, GB/s       row bytes    10 %%      30 %%      all\n");
             head = true;
             emit_access(t, gguf_type_get(id)->name, &d->weights[id], (machine_access)a);
