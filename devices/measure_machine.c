@@ -120,37 +120,43 @@ static hotset_status measure_mapped(device *cpu, const file_map *map, machine_ra
     return status;
 }
 
-static hotset_status measure_files(device *cpu, const measure_machine_options *o, machine_profile *p,
-                                   hotset_error *err) {
-    file_map map;
-    if (!o->file && !o->folder) return HOTSET_OK;
-    HOTSET_TRY(measure_file(o->file, o->folder, &o->measure, &p->file_read_bytes_per_s, &map, err));
-    hotset_status status = measure_mapped(cpu, &map, &p->device[0].mapped_factor, err);
-    file_map_close(&map);
-    return status;
+static void name_cpu(const device_cpu_facts *facts, machine_device *out) {
+    snprintf(out->name, sizeof out->name, "cpu");
+    snprintf(out->model, sizeof out->model, "%s", facts->model);
+    out->kind = MACHINE_CPU;
+    out->processor = (machine_processor){.package_n = facts->package_n,
+                                         .core_n = facts->thread_n,
+                                         .hardware_thread_n = facts->hardware_thread_n};
 }
 
-static hotset_status measure_cpu(const measure_machine_options *o, machine_profile *p, hotset_error *err) {
-    machine_device *out = &p->device[0];
+/* `map`: a file in memory, or data NULL. */
+static hotset_status measure_cpu(const measure_machine_options *o, const file_map *map, machine_device *out,
+                                 hotset_error *err) {
     device_cpu_facts facts;
     device *cpu;
     HOTSET_TRY(device_cpu_get_facts(&facts, err));
-    snprintf(out->name, sizeof out->name, "cpu");
-    snprintf(out->model, sizeof out->model, "%s", facts.model);
-    out->kind = MACHINE_CPU;
-    out->processor = (machine_processor){.package_n = facts.package_n,
-                                         .core_n = facts.thread_n,
-                                         .hardware_thread_n = facts.hardware_thread_n,
-                                         .thread_n = o->thread_n};
+    name_cpu(&facts, out);
+    out->processor.thread_n = o->thread_n;
     if (!o->thread_n) HOTSET_TRY(measure_scaling(&facts, o->isa, &out->processor, err));
     device_cpu_options options = {.thread_n = out->processor.thread_n, .isa = o->isa};
     HOTSET_TRY(device_cpu_open(&cpu, &options, err));
     snprintf(out->instructions, sizeof out->instructions, "%s", device_cpu_isa(cpu));
     measure_options how = o->measure;
     if (facts.cache_bytes) how.cache_bytes = max_u64(facts.cache_bytes, CACHE_BYTES_MIN);
-    hotset_status status = measure_files(cpu, o, p, err);
+    hotset_status status = map->data ? measure_mapped(cpu, map, &out->mapped_factor, err) : HOTSET_OK;
     if (!status) status = measure_device(cpu, &how, out, err);
     cpu->api->close(cpu);
+    return status;
+}
+
+/* The file first: what is wrong with it shows at once. */
+static hotset_status measure_all(const measure_machine_options *o, machine_profile *p, hotset_error *err) {
+    file_map map = {0};
+    hotset_status status = HOTSET_OK;
+    if (o->file || o->folder)
+        status = measure_file(o->file, o->folder, &o->measure, &p->file_read_bytes_per_s, &map, err);
+    if (!status) status = measure_cpu(o, &map, &p->device[0], err);
+    file_map_close(&map);
     return status;
 }
 
@@ -161,7 +167,7 @@ hotset_status measure_machine(machine_profile **out, const measure_machine_optio
     HOTSET_TRY(machine_make(&p, 1, 0, err));
     p->provenance.thorough = options->measure.thorough;
     snprintf(p->provenance.made_by, sizeof p->provenance.made_by, "hotset %s", hotset_version());
-    hotset_status status = measure_cpu(options, p, err);
+    hotset_status status = measure_all(options, p, err);
     if (!status) status = machine_check(p, err);
     if (status)
         machine_free(p);

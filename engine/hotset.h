@@ -350,9 +350,7 @@ HOTSET_API int32_t hotset_sampler_pick(hotset_sampler *sampler, const float *log
 HOTSET_API void hotset_sampler_accept(hotset_sampler *sampler, int32_t token);
 
 /* ---- Machine profile: what devices and links achieve (profiles/machine.h) ----------------------------- */
-
 typedef struct hotset_machine hotset_machine;
-
 typedef struct hotset_measure_options {
     bool thorough;             /* more row sizes and repetitions: about 3 minutes instead of 20 seconds */
     bool dated;                /* write down today's date */
@@ -364,7 +362,6 @@ typedef struct hotset_measure_options {
     hotset_progress_fn *progress;
     void *cookie;
 } hotset_measure_options;
-
 /* Measures this machine. Errors: E_ARGUMENT, E_UNSUPPORTED (isa), E_IO, E_MEMORY, E_DEVICE, E_CANCELLED. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_measure(hotset_machine **out,
                                                                const hotset_measure_options *options,

@@ -296,7 +296,7 @@ Test(machine, keys_are_sorted) {
         char key[64];
         snprintf(key, sizeof key, "%.*s", (int)(c - from), from);
         cr_assert(strcmp(last[depth], key) < 0, "%s comes behind %s", key, last[depth]);
-        strcpy(last[depth], key);
+        snprintf(last[depth], sizeof last[depth], "%s", key);
         key_n++;
     }
     cr_assert_gt(key_n, 100);
@@ -332,11 +332,11 @@ Test(machine, a_broken_profile_is_not_written) {
     cr_assert_eq(machine_check(p, &failure), HOTSET_E_FORMAT);
     cr_assert_str_eq(failure.message, "devices[2].submit_s.median: nan is not in 1e-12 .. 1e+18");
     p->device[2].submit_s.median = 1;
-    strcpy(p->device[2].model, "two\nlines");
+    snprintf(p->device[2].model, sizeof p->device[2].model, "%s", "two\nlines");
     cr_assert_eq(machine_check(p, &failure), HOTSET_E_FORMAT);
-    strcpy(p->device[2].model, "half \xc3");
+    snprintf(p->device[2].model, sizeof p->device[2].model, "%s", "half \xc3");
     cr_assert_eq(machine_check(p, &failure), HOTSET_E_FORMAT);
-    strcpy(p->device[2].model, "");
+    snprintf(p->device[2].model, sizeof p->device[2].model, "%s", "");
     p->link[1].from_i = 7;
     cr_assert_eq(machine_check(p, &failure), HOTSET_E_FORMAT);
     p->link[1].from_i = 1;

@@ -217,7 +217,7 @@ Test(measure, a_device_gets_a_rate_for_everything_it_can_do) {
     cr_assert(d->alignment_bytes == 256 && d->capacity_bytes > 0 && d->int8_op_per_s.median == 2e9);
     /* with what measuring does not know it is a good profile */
     d->kind = MACHINE_CPU;
-    strcpy(d->name, "own");
+    snprintf(d->name, sizeof d->name, "%s", "own");
     d->processor = (machine_processor){1, 1, 1, 1, {0}};
     OK(machine_check(p, err));
     machine_free(p);

@@ -11,6 +11,8 @@ typedef struct machine_options {
     bool thorough, no_file, date;
 } machine_options;
 
+enum { NOISY_SHARE = 10 /* one of as many rates may be noisy without a warning */ };
+
 #define FIELD(name) .offset = offsetof(machine_options, name)
 static const option_row rows[] = {
     {"out", 'o', OPTION_TEXT, FIELD(out), 0, 0, "M.json", "write the machine profile; - is standard output"},
@@ -65,36 +67,43 @@ static hotset_machine *measure(const machine_options *o) {
                                   .note = o->note,
                                   .progress = on_progress,
                                   .cookie = &bar};
-    interrupt_catch();
     hotset_status status = hotset_machine_measure(&machine, &how, &err);
-    interrupt_release();
     progress_clear(&bar);
     if (status) say(spec.name, "%s", err.message);
     return machine;
 }
 
-static bool tell(const machine_options *o, const hotset_machine *machine) {
-    hotset_error err = {0};
+static void warn_of_noise(const machine_options *o, const hotset_machine *machine) {
     size_t rate_n, noisy_n = hotset_machine_noisy_n(machine, &rate_n);
-    if (noisy_n * 10 > rate_n && !o->common.quiet)
+    if (noisy_n * NOISY_SHARE > rate_n && !o->common.quiet)
         say(spec.name, "warning: other programs were busy: %zu of %zu rates are uncertain, measure again",
             noisy_n, rate_n);
-    bool to_stdout = o->out && !strcmp(o->out, "-");
-    if (hotset_machine_describe(machine, o->common.json || to_stdout, write_text, stdout, &err)) {
-        say(spec.name, "%s", err.message);
-        return false;
-    }
-    if (!o->out || to_stdout || !hotset_machine_write(machine, o->out, &err)) return true;
-    say_failure(spec.name, o->out, &err);
-    return false;
+}
+
+/* The table, or with --json or -o - the profile itself, to standard output; the profile to the file. */
+static bool tell(const machine_options *o, const hotset_machine *machine, out_file *file) {
+    bool to_stdout = file->stream == stdout;
+    hotset_error err = {0};
+    hotset_status status = HOTSET_OK;
+    if (!to_stdout) status = hotset_machine_describe(machine, o->common.json, write_text, stdout, &err);
+    if (!status && file->stream)
+        status = hotset_machine_describe(machine, true, write_text, file->stream, &err);
+    if (status) say(spec.name, "%s", err.message);
+    return !status && (!file->stream || out_file_commit(file, spec.name));
 }
 
 int command_machine(int argc, char **argv) {
     machine_options o = {0};
+    out_file file = {0};
     int status = command_begin(&spec, argc, argv, &o);
     if (status >= 0) return status;
+    interrupt_catch(); /* to the end, so that no half file stays */
+    /* opened first, so that a wrong path shows before the measuring */
+    if (o.out && !out_file_open(&file, spec.name, o.out)) return 1;
     hotset_machine *machine = measure(&o);
-    bool good = machine && tell(&o, machine);
+    if (machine) warn_of_noise(&o, machine);
+    bool good = machine && tell(&o, machine, &file);
+    out_file_discard(&file);
     hotset_machine_free(machine);
     return !good;
 }
