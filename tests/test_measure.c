@@ -268,6 +268,40 @@ Test(measure, it_fails_when_memory_runs_out) {
     change_back();
 }
 
+/* ---- Links ---- */
+
+/* Another CPU stands for a device with memory of its own. */
+Test(measure, a_link_gets_both_directions) {
+    device *host;
+    machine_link links[2] = {{0}, {0}};
+    asked a = {0};
+    measure_options o = {.progress = count_calls, .cookie = &a};
+    change();
+    OK(device_cpu_open(&host, &(device_cpu_options){.thread_n = 1}, err));
+    OK(measure_link(host, &own->base, &o, links, err));
+    cr_assert(a.done_n == a.all_n && !a.backwards);
+    for (int i = 0; i < 2; i++) {
+        const machine_link *l = &links[i];
+        cr_expect(l->pinned_bytes_per_s.median > 1e6 && l->latency_s.median > 0 && l->handover_s.median > 0);
+        cr_expect(l->copy_factor.median > 0 && l->copy_factor.median <= 1);
+        cr_expect(l->stream_factor.median > 0 && l->stream_factor.median <= 1);
+    }
+    cr_expect_gt(links[0].pageable_bytes_per_s.median, 0);
+    /* stopped, and out of memory */
+    hotset_error failure = {0};
+    for (size_t stop_at = 1; stop_at < a.call_n; stop_at += 9) {
+        asked again = {.stop_at = stop_at};
+        o.cookie = &again;
+        cr_expect_eq(measure_link(host, &own->base, &o, links, &failure), HOTSET_E_CANCELLED);
+    }
+    for (uint32_t n = 0; n < 3; n++) {
+        allocations_left = n;
+        cr_expect_eq(measure_link(host, &own->base, &o, links, &failure), HOTSET_E_MEMORY);
+    }
+    host->api->close(host);
+    change_back();
+}
+
 /* ---- Files ---- */
 
 Test(measure, a_file_is_read_and_mapped) {
