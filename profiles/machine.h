@@ -49,7 +49,7 @@ enum {
     MACHINE_THREAD_MAX = 4096,
     MACHINE_ROW_BYTES_MAX = 1 << 24,
     MACHINE_ROWS_MAX = 1 << 20,
-    MACHINE_FILE_BYTES_MAX = 16 << 20 /* of the JSON text */
+    MACHINE_FILE_BYTES_MAX = 8 << 20 /* of the JSON text */
 };
 #define MACHINE_MEMORY_BYTES_MAX ((uint64_t)1 << 50)
 /* Every number that is a rate, seconds or a factor lies in here. */
