@@ -181,7 +181,7 @@ Test(measure, work_that_makes_no_sense_has_no_units) {
     cr_expect_eq(work_units_max(&b, &w), 0); /* no such type */
     w = (work){.kind = WORK_WEIGHTS, .type = GGUF_F16, .access = MACHINE_SUMS_BY_ROW, .width = 1024};
     cr_expect_eq(work_units_max(&b, &w), 0); /* the same as by neuron */
-    w = (work){.kind = WORK_WEIGHTS, .type = GGUF_IQ2_XXS, .access = MACHINE_SUMS, .width = 1024};
+    w = (work){.kind = WORK_WEIGHTS, .type = GGUF_I32, .access = MACHINE_SUMS, .width = 1024};
     cr_expect_eq(work_units_max(&b, &w), 0); /* has no form by neuron */
     workbench_close(&b);
     change_back();
