@@ -352,7 +352,7 @@ HOTSET_API void hotset_sampler_accept(hotset_sampler *sampler, int32_t token);
 /* ---- Machine profile: what devices and links achieve (profiles/machine.h) ----------------------------- */
 typedef struct hotset_machine hotset_machine;
 typedef struct hotset_measure_options {
-    bool thorough;             /* more row sizes and repetitions: about 3 minutes instead of 20 seconds */
+    bool thorough;             /* more row sizes and repetitions: about 90 seconds instead of 15 */
     bool dated;                /* write down today's date */
     uint32_t thread_n;         /* 0: the number that streams weights fastest is found out */
     const char *isa;           /* at most this instruction set; NULL: the best */
