@@ -10,6 +10,7 @@
 enum {
     ROUNDS_MIN = 3,
     ROUNDS_MAX = 31,
+    COST_JOBS = 2,   /* the first ones, whose results are taken off the others' times */
     PILOTS = 2,      /* runs that find out how much work takes the time wanted; they warm up too */
     GROWTH_MAX = 64, /* of a pilot to the next one, whose time says little when it was short */
     JOBS_MAX = 64 * GGUF_TYPE_MAX,
@@ -20,6 +21,7 @@ enum {
     PRODUCT_WIDTH = 4096,
     ATTEND_ROWS = 64
 };
+#define CLOCK_S        1e-9 /* of the clock */
 #define SLAB_BYTES_MIN ((uint64_t)32 << 20)
 #define SLAB_BYTES_MAX ((uint64_t)2 << 30)
 
@@ -30,7 +32,6 @@ typedef struct job {
     machine_curve *curve; /* instead of out: it is a point of this one, at `at` */
     uint32_t at;
     bool seconds; /* seconds per amount are wanted, not amounts per second */
-    bool dropped; /* the device cannot do it */
     uint32_t units;
     uint32_t sample_n;
     double sample[ROUNDS_MAX];
@@ -87,7 +88,6 @@ static void add_type(measuring *m, gguf_type type) {
 static hotset_status add_jobs(measuring *m, hotset_error *err) {
     machine_device *out = m->out;
     HOTSET_TRY(base_calloc(&m->jobs, JOBS_MAX, sizeof *m->jobs, "what is to be measured", err));
-    /* these two first: their times are taken off the others' */
     add_job(m, (work){.kind = WORK_SUBMIT}, &out->submit_s);
     add_job(m, (work){.kind = WORK_OPERATIONS}, &out->operation_s);
     m->jobs[0].seconds = m->jobs[1].seconds = true;
@@ -122,7 +122,7 @@ static hotset_status run_once(measuring *m, job *j, double *seconds, double *amo
     HOTSET_TRY(work_time(&m->bench, &j->work, j->units, seconds, amount, err));
     double cost_s = operation_n(&j->work, j->units) * m->operation_s;
     if (j->work.kind != WORK_SUBMIT) cost_s += m->submit_s;
-    *seconds = fmax(*seconds - cost_s, *seconds / 10);
+    *seconds = fmax(fmax(*seconds - cost_s, *seconds / 10), CLOCK_S);
     return HOTSET_OK;
 }
 
@@ -140,21 +140,38 @@ static double wanted_s(const measuring *m, const job *j) {
     return j->work.kind == WORK_PRODUCT ? 8 * seconds : seconds;
 }
 
-/* Finds out how many units take the time wanted, and what the device cannot do. */
-static hotset_status pilot(measuring *m, job *j, hotset_error *err) {
+/* Finds out how many units take the time wanted, and whether the device can do it at all. */
+static hotset_status pilot(measuring *m, job *j, bool *can, hotset_error *err) {
     uint32_t least = work_units_min(&j->work), most = work_units_max(&m->bench, &j->work);
     hotset_error refusal = {0};
     j->units = least;
-    for (int i = 0; i < PILOTS && j->units > 0; i++) {
+    for (int i = 0; i < PILOTS; i++) {
         double seconds, amount;
         hotset_status status = run_once(m, j, &seconds, &amount, &refusal);
-        j->dropped = status == HOTSET_E_UNSUPPORTED;
-        if (j->dropped) return HOTSET_OK;
+        if (status == HOTSET_E_UNSUPPORTED) return HOTSET_OK;
         if (status) return hotset_fail(err, status, "%s", refusal.message);
         double growth = fmin(wanted_s(m, j) / seconds, GROWTH_MAX);
         double units = fmin(fmax(j->units * growth, least), most);
         j->units = (uint32_t)(units / least) * least;
     }
+    *can = true;
+    return HOTSET_OK;
+}
+
+/* Leaves the jobs that the device can do. */
+static hotset_status run_pilots(measuring *m, hotset_error *err) {
+    uint32_t kept_n = 0;
+    m->all_n = (size_t)m->job_n * (1 + ROUNDS_MIN);
+    for (uint32_t i = 0; i < m->job_n; i++) {
+        bool can = false;
+        HOTSET_TRY(pilot(m, &m->jobs[i], &can, err));
+        if (!can && i < COST_JOBS)
+            return hotset_fail(err, HOTSET_E_DEVICE, "%s cannot run lists that do nothing", m->bench.d->name);
+        if (!can) continue;
+        m->jobs[kept_n++] = m->jobs[i];
+        HOTSET_TRY(step_on(m, err));
+    }
+    m->job_n = kept_n;
     return HOTSET_OK;
 }
 
@@ -168,16 +185,16 @@ static hotset_status take_sample(measuring *m, job *j, hotset_error *err) {
 /* Keeps the least seen so far of the two costs that are taken off the others: what a list pays whatever else
  * the machine does. */
 static void take_costs(measuring *m) {
-    double *const costs[] = {&m->submit_s, &m->operation_s};
-    for (size_t i = 0; i < COUNT_OF(costs); i++)
+    double *const costs[COST_JOBS] = {&m->submit_s, &m->operation_s};
+    for (uint32_t i = 0; i < COST_JOBS; i++)
         for (uint32_t s = 0; s < m->jobs[i].sample_n; s++)
             if (*costs[i] == 0 || m->jobs[i].sample[s] < *costs[i]) *costs[i] = m->jobs[i].sample[s];
 }
 
 static hotset_status run_round(measuring *m, hotset_error *err) {
     for (uint32_t i = 0; i < m->job_n; i++) {
-        if (!m->jobs[i].dropped) HOTSET_TRY(take_sample(m, &m->jobs[i], err));
-        if (i < 2) take_costs(m);
+        HOTSET_TRY(take_sample(m, &m->jobs[i], err));
+        if (i < COST_JOBS) take_costs(m);
         HOTSET_TRY(step_on(m, err));
     }
     return HOTSET_OK;
@@ -186,11 +203,7 @@ static hotset_status run_round(measuring *m, hotset_error *err) {
 static hotset_status run_jobs(measuring *m, hotset_error *err) {
     const measure_options *o = m->options;
     double all_s = o->seconds > 0 ? o->seconds : o->thorough ? 90 : 12, begin_s = base_now_s();
-    m->all_n = (size_t)m->job_n * (1 + ROUNDS_MIN);
-    for (uint32_t i = 0; i < m->job_n; i++) {
-        HOTSET_TRY(pilot(m, &m->jobs[i], err));
-        HOTSET_TRY(step_on(m, err));
-    }
+    HOTSET_TRY(run_pilots(m, err));
     for (uint32_t round = 0; round < ROUNDS_MAX; round++) {
         double round_begin_s = base_now_s();
         HOTSET_TRY(run_round(m, err));
@@ -210,7 +223,6 @@ static hotset_status run_jobs(measuring *m, hotset_error *err) {
 static void keep_results(measuring *m) {
     for (uint32_t i = 0; i < m->job_n; i++) {
         job *j = &m->jobs[i];
-        if (j->dropped || !j->sample_n) continue;
         machine_rate rate = machine_rate_of(j->sample, j->sample_n);
         if (!j->curve) {
             *j->out = rate;

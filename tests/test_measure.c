@@ -32,6 +32,7 @@ typedef struct changed {
 static changed *own;
 static uint32_t allocations_left;
 static gguf_type refused;
+static device_op_kind refused_kind;
 
 static hotset_status own_memory(device *d, uint64_t *capacity_bytes, uint64_t *free_bytes,
                                 hotset_error *err) {
@@ -60,6 +61,7 @@ static hotset_status own_record(device *d, const device_op *ops, uint32_t op_n, 
                                 hotset_error *err) {
     (void)d;
     *out = NULL;
+    if (op_n && ops[0].kind == refused_kind) return hotset_fail(err, HOTSET_E_UNSUPPORTED, "nor this one");
     for (uint32_t i = 0; i < op_n; i++)
         if (ops[i].kind == DEVICE_OP_LINEAR && ops[i].linear.part[0].w.type == refused)
             return hotset_fail(err, HOTSET_E_UNSUPPORTED, "not this one");
@@ -89,6 +91,7 @@ static changed *change(void) {
     own->base = (device){.api = &own->api, .name = "own", .alignment = 256};
     allocations_left = UINT32_MAX;
     refused = GGUF_TYPE_MAX;
+    refused_kind = DEVICE_OP_COUNT;
     return own;
 }
 
@@ -221,6 +224,22 @@ Test(measure, a_device_gets_a_rate_for_everything_it_can_do) {
     d->processor = (machine_processor){1, 1, 1, 1, {0}};
     OK(machine_check(p, err));
     machine_free(p);
+    change_back();
+}
+
+/* What a device has to be able to do, and what it may lack. */
+Test(measure, kinds_of_work_may_be_missing) {
+    change();
+    machine_device *d = calloc(1, sizeof *d);
+    hotset_error failure = {0};
+    refused_kind = DEVICE_OP_GATHER;
+    cr_assert_eq(measure_device(&own->base, &quick, d, &failure), HOTSET_E_DEVICE);
+    cr_assert_str_eq(failure.message, "own cannot run lists that do nothing");
+    refused_kind = DEVICE_OP_LINEAR;
+    OK(measure_device(&own->base, &quick, d, err));
+    cr_assert(d->operation_s.median > 0 && d->attention[MACHINE_STATE_F16].bytes_per_s.median > 0);
+    for (uint32_t t = 0; t < GGUF_TYPE_MAX; t++) cr_assert_not(has_any(&d->weights[t]));
+    free(d);
     change_back();
 }
 
