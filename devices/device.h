@@ -300,7 +300,8 @@ typedef struct device_interface {
      * gives type and sizes. */
     hotset_status (*copy_by_neuron)(device_queue *q, device_ref to, device_ref from,
                                     const device_matrix *shape, hotset_error *err);
-    /* Scratch bytes that an operation needs beside its operands: a pure function of the op and the device. */
+    /* Scratch bytes that an operation needs beside its operands: a pure function of the op and the device. 0
+     * of an operation that list_record refuses as unsupported. */
     uint64_t (*workspace_bytes)(const device *d, const device_op *op);
     /* Compiles ops for replay against one step table. The workspace is shared by all ops of the list. Checks
      * types and alignments: E_UNSUPPORTED names the operation and type. */
@@ -353,6 +354,9 @@ typedef struct device_cpu_facts {
     uint32_t thread_n;          /* physical cores inside the affinity mask and the CPU quota */
     uint64_t memory_free_bytes; /* MemAvailable, inside the cgroup's limit */
     const char *isa_best;
+    uint32_t hardware_thread_n, package_n; /* of these cores */
+    uint64_t cache_bytes;                  /* the largest cache; 0: unknown */
+    char model[128];                       /* of the processor, "" when unknown */
 } device_cpu_facts;
 HOTSET_CHECKED hotset_status device_cpu_get_facts(device_cpu_facts *out, hotset_error *err);
 

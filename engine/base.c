@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HUGE_PAGE_BYTES = 2 << 20, ARENA_BLOCK_BYTES = 64 << 10 };
+enum { HUGE_PAGE_BYTES = 2 << 20, ARENA_BLOCK_BYTES = 64 << 10, BESIDE_TRY_N = 100 };
 
 #define TEXT_OF(x)  #x
 #define VALUE_OF(x) TEXT_OF(x)
@@ -140,6 +140,55 @@ void file_map_release(const file_map *map, uint64_t offset, uint64_t bytes) {
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     uint64_t from = round_up(offset, page), to = (offset + bytes) / page * page;
     if (to > from) madvise((void *)(uintptr_t)(map->data + from), (size_t)(to - from), MADV_DONTNEED);
+}
+
+int file_create_beside(const char *path, char *beside, size_t beside_bytes) {
+    for (int i = 0; i < BESIDE_TRY_N; i++) {
+        snprintf(beside, beside_bytes, "%s.part-%ld-%d", path, (long)getpid(), i);
+        int fd = open(beside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd >= 0 || errno != EEXIST) return fd;
+    }
+    return -1;
+}
+
+void file_sync_folder(const char *path) {
+    char *folder = strdup(path);
+    if (!folder) return;
+    char *slash = strrchr(folder, '/');
+    if (slash) slash[slash == folder] = 0;
+    int fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+    free(folder);
+}
+
+static bool write_all(int fd, const uint8_t *data, size_t bytes) {
+    while (bytes) {
+        ssize_t n = write(fd, data, bytes);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return false;
+        data += n;
+        bytes -= (size_t)n;
+    }
+    return true;
+}
+
+hotset_status file_put(const char *path, const void *data, size_t bytes, hotset_error *err) {
+    size_t beside_bytes = strlen(path) + FILE_BESIDE_BYTES;
+    char *beside;
+    HOTSET_TRY(base_calloc(&beside, beside_bytes, 1, "the name of a file", err));
+    int fd = file_create_beside(path, beside, beside_bytes);
+    bool ok = fd >= 0 && write_all(fd, data, bytes) && !fsync(fd) && !rename(beside, path);
+    int reason = errno;
+    if (fd >= 0) close(fd);
+    if (ok)
+        file_sync_folder(path);
+    else if (fd >= 0)
+        unlink(beside);
+    free(beside);
+    return ok ? HOTSET_OK : hotset_fail(err, HOTSET_E_IO, "%s: cannot write: %s", path, strerror(reason));
 }
 
 void *pages_alloc(uint64_t bytes) {

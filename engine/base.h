@@ -58,6 +58,18 @@ void file_map_close(file_map *map);
 /* Tells the system that [offset, offset + bytes) will not be read again soon: its pages may go. */
 void file_map_release(const file_map *map, uint64_t offset, uint64_t bytes);
 
+/* Creates a new file beside `path`, so that renaming it to `path` stays on one file system; its mode is what
+ * the user's mask makes of an ordinary new file. `beside` receives its path and has room for the one of
+ * `path` and FILE_BESIDE_BYTES. Returns a descriptor for writing, or -1 with errno. */
+enum { FILE_BESIDE_BYTES = 48 };
+int file_create_beside(const char *path, char *beside, size_t beside_bytes);
+/* Makes a rename to `path` itself last; some file systems cannot sync a folder, which is no reason to fail.
+ */
+void file_sync_folder(const char *path);
+/* Writes a whole small file by these two: a reader never sees half of it, and a failure leaves what was there
+ * before. Errors, which begin with the path: E_IO, E_MEMORY. */
+HOTSET_CHECKED hotset_status file_put(const char *path, const void *data, size_t bytes, hotset_error *err);
+
 /* Anonymous memory on 2 MiB boundaries, with huge pages where the system gives them; untouched (no page is
  * resident yet). NULL when out of memory. */
 void *pages_alloc(uint64_t bytes);

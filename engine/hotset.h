@@ -34,6 +34,7 @@ extern "C" {
 #define HOTSET_VERSION_PATCH 0
 
 /* ---- Status and errors ------------------------------------------------------------------------------ */
+
 #define HOTSET_STATUS_MAP(X)                                                                                 \
     X(OK, 0, "success")                                                                                      \
     X(E_ARGUMENT, -1, "invalid argument")                                                                    \
@@ -65,6 +66,7 @@ HOTSET_API const char *hotset_status_text(hotset_status status);
 HOTSET_API const char *hotset_version(void);
 
 /* ---- Callbacks -------------------------------------------------------------------------------------- */
+
 /* Log levels are defined by how often a message can come. */
 typedef enum hotset_log_level {
     HOTSET_LOG_WARNING = 0, /* something the user should know */
@@ -76,12 +78,17 @@ typedef void hotset_log_fn(void *cookie, hotset_log_level level, const char *mes
 typedef void hotset_text_fn(void *cookie, const char *text, size_t text_bytes);
 /* Asked between the steps of a long call; true stops the call with HOTSET_E_CANCELLED. */
 typedef bool hotset_cancel_fn(void *cookie);
+/* Told how far a long call is, which may change its mind about all_n; true stops it with HOTSET_E_CANCELLED.
+ */
+typedef bool hotset_progress_fn(void *cookie, size_t done_n, size_t all_n);
 /* Receives the logits of one position: [vocab_n], borrowed for the length of the call. */
 typedef void hotset_logits_fn(void *cookie, size_t position, const float *logits, size_t logit_n);
 
 /* ---- Model ------------------------------------------------------------------------------------------ */
+
 typedef struct hotset_model hotset_model;
 typedef struct hotset_tokenizer hotset_tokenizer;
+
 /* Plain numbers that describe a model. Counts are per layer where a file may vary them by layer: then the
  * largest value stands here. */
 typedef struct hotset_shape {
@@ -107,6 +114,7 @@ typedef struct hotset_shape {
     uint64_t parameter_n;
     uint64_t weight_bytes; /* all tensors as stored in the file */
 } hotset_shape;
+
 typedef struct hotset_model_options {
     const char *activation; /* FFN activation instead of the file's: silu, gelu, relu, relu2, drelu ...; NULL:
                                the file's */
@@ -126,6 +134,7 @@ HOTSET_API const hotset_tokenizer *hotset_model_tokenizer(const hotset_model *mo
 HOTSET_API const char *hotset_model_chat_template(const hotset_model *model, size_t *text_bytes);
 
 /* ---- Tokenizer -------------------------------------------------------------------------------------- */
+
 enum {
     HOTSET_TOKENIZE_BOS = 1,     /* add BOS (and EOS) where the file asks for them */
     HOTSET_TOKENIZE_SPECIAL = 2, /* recognise special tokens written out in the text */
@@ -172,12 +181,15 @@ HOTSET_API void hotset_text_stream_push(hotset_text_stream *stream, const hotset
 HOTSET_API void hotset_text_stream_finish(hotset_text_stream *stream, hotset_text_fn *write, void *cookie);
 
 /* ---- Plan ------------------------------------------------------------------------------------------- */
+
 typedef struct hotset_plan hotset_plan;
+
 typedef enum hotset_memory_mode {
     HOTSET_MEMORY_AUTO = 0, /* mapped when weights take over 70 % of the available memory, else copied */
     HOTSET_MEMORY_MAPPED,   /* weights are read from the mapped file */
     HOTSET_MEMORY_COPIED    /* weights are copied to huge pages, the file's pages are released */
 } hotset_memory_mode;
+
 typedef enum hotset_state_type { HOTSET_STATE_F16 = 0, HOTSET_STATE_F32 } hotset_state_type;
 
 /* What is done with FFN neurons whose activation is zero. Exact: relu, relu2 and drelu compute the gate (up,
@@ -219,6 +231,7 @@ typedef struct hotset_footprint {
     uint64_t table_bytes;          /* schedules, rotary tables, row tables, what steps record */
     uint64_t total_bytes;          /* copied + state + scratch + table: what is resident beyond the file */
 } hotset_footprint;
+
 HOTSET_API hotset_plan_options hotset_plan_default_options(void);
 /* The plan "everything on the CPU". Errors: E_ARGUMENT, E_NOFIT (bytes needed and available in the message),
  * E_UNSUPPORTED (isa that this machine lacks), E_MEMORY. */
@@ -231,7 +244,9 @@ HOTSET_API hotset_footprint hotset_plan_footprint(const hotset_plan *plan);
 HOTSET_API hotset_plan_options hotset_plan_resolved(const hotset_plan *plan);
 
 /* ---- Engine ----------------------------------------------------------------------------------------- */
+
 typedef struct hotset_engine hotset_engine;
+
 typedef struct hotset_engine_options {
     hotset_log_fn *log; /* NULL: silent */
     void *log_cookie;
@@ -274,7 +289,9 @@ HOTSET_API HOTSET_CHECKED hotset_status hotset_engine_measure(hotset_engine *eng
                                                               hotset_limits *out, hotset_error *err);
 
 /* ---- Session: one growing text ---------------------------------------------------------------------- */
+
 typedef struct hotset_session hotset_session;
+
 /* Errors: E_FULL when the plan's number of sessions is open already, E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_session_open(hotset_session **out, hotset_engine *engine,
                                                             hotset_error *err);
@@ -300,11 +317,14 @@ HOTSET_API const int32_t *hotset_session_tokens(const hotset_session *session, s
 HOTSET_API const hotset_error *hotset_session_error(const hotset_session *session);
 
 /* ---- Sampling --------------------------------------------------------------------------------------- */
+
 typedef struct hotset_sampler hotset_sampler;
+
 typedef struct hotset_logit_bias {
     int32_t token;
     float bias; /* added to the token's logit; -INFINITY forbids it */
 } hotset_logit_bias;
+
 /* Steps in this order: logit bias, repetition penalty, temperature, top-k, top-p, min-p, draw. One draw of
  * the generator per pick, none when greedy; engine/sampler.c defines every step. */
 typedef struct hotset_sampler_options {
@@ -335,6 +355,7 @@ HOTSET_API int32_t hotset_sampler_pick(hotset_sampler *sampler, const float *log
 HOTSET_API void hotset_sampler_accept(hotset_sampler *sampler, int32_t token);
 
 /* ---- Activation profile: how often each neuron or expert is used (profiles/activation.h) --------------- */
+
 typedef struct hotset_profile hotset_profile;
 /* Worth a warning: other weights of the same shape; a corpus that counts again. */
 enum { HOTSET_PROFILE_WEIGHTS_DIFFER = 1, HOTSET_PROFILE_CORPUS_AGAIN = 2 };
@@ -358,7 +379,6 @@ typedef struct hotset_corpus {
     const char *name, *text;      /* the name is for people */
     size_t text_bytes, token_max; /* token_max: stop behind so many tokens; 0: never */
 } hotset_corpus;
-typedef bool hotset_progress_fn(void *cookie, size_t done_n, size_t token_n); /* true: stop */
 /* Evaluates a corpus and counts what it uses: its tokens, cut into texts of the session's context (with BOS
  * where the model's file asks for it), each from an empty context; the session is empty afterwards. The plan
  * must have `record`. Whatever fails, the profile is whole and holds what was seen. Errors: E_ARGUMENT (also
@@ -390,7 +410,40 @@ HOTSET_API hotset_profile_layer hotset_profile_get_layer(const hotset_profile *p
 HOTSET_API const char *hotset_profile_get_corpus(const hotset_profile *profile, uint32_t corpus_i,
                                                  int64_t *token_n);
 
+/* ---- Machine profile: what devices and links achieve (profiles/machine.h) ----------------------------- */
+
+typedef struct hotset_machine hotset_machine;
+typedef struct hotset_measure_options {
+    bool thorough;             /* more row sizes and repetitions: about 90 seconds instead of 15 */
+    bool dated;                /* write down today's date */
+    uint32_t thread_n;         /* 0: the number that streams weights fastest is found out */
+    const char *isa;           /* at most this instruction set; NULL: the best */
+    const char *file, *folder; /* how fast files are read: this one, or a temporary one in the folder; both
+                                  NULL: not measured */
+    const char *note;          /* kept in the profile: what else ran; NULL: nothing to say */
+    hotset_progress_fn *progress;
+    void *cookie;
+} hotset_measure_options;
+/* Measures this machine. Errors: E_ARGUMENT, E_UNSUPPORTED (isa), E_IO, E_MEMORY, E_DEVICE, E_CANCELLED. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_measure(hotset_machine **out,
+                                                               const hotset_measure_options *options,
+                                                               hotset_error *err);
+/* Errors: E_IO, E_FORMAT (with the field), E_UNSUPPORTED (version), E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_read(hotset_machine **out, const char *path,
+                                                            hotset_error *err);
+/* The file appears whole or not at all. Equal profiles give equal bytes. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_write(const hotset_machine *machine, const char *path,
+                                                             hotset_error *err);
+/* A table for people, or with `json` the text of the file. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_describe(const hotset_machine *machine, bool json,
+                                                                hotset_text_fn *write, void *cookie,
+                                                                hotset_error *err);
+/* Rates whose samples lie so far apart (quartiles 15 % of the median) that the machine was too busy. */
+HOTSET_API size_t hotset_machine_noisy_n(const hotset_machine *machine, size_t *rate_n);
+HOTSET_API void hotset_machine_free(hotset_machine *machine);
+
 /* ---- Inspection ------------------------------------------------------------------------------------- */
+
 typedef struct hotset_inspect_options {
     bool json;    /* one JSON object instead of text for people */
     bool tensors; /* list every tensor */

@@ -1,10 +1,12 @@
-/* inspect.c - hotset_inspect: a GGUF file described for people or as JSON. */
+/* inspect.c - hotset_inspect: a GGUF file described for people or as JSON; other files by those who know
+ * them. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/machine.h"
 #include "profiles/gguf.h"
 
 enum {
@@ -349,6 +351,7 @@ hotset_status hotset_inspect(const char *path, const hotset_inspect_options *opt
     gguf *g;
     hotset_inspect_options chosen = options ? *options : (hotset_inspect_options){0};
     output o = {.write = write, .cookie = cookie, .json = chosen.json};
+    if (machine_is(path)) return machine_inspect(path, chosen.json, write, cookie, err);
     HOTSET_TRY(gguf_open(&g, path, err));
     if (chosen.json) {
         describe_json(&o, g, path, chosen.tensors);

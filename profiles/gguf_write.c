@@ -13,8 +13,7 @@ enum {
     WRITE_VERSION = 3,
     BUFFER_BYTES = 4 << 20,     /* one write call moves so much */
     KEY_NAME_BYTES_MAX = 65535, /* limits of the specification */
-    TENSOR_NAME_BYTES_MAX = 64,
-    TEMP_TRY_N = 100
+    TENSOR_NAME_BYTES_MAX = 64
 };
 
 typedef struct text_buffer {
@@ -103,24 +102,13 @@ static bool append_string(text_buffer *b, const char *text, uint64_t bytes) {
 
 /* ---- Opening ---------------------------------------------------------------------------------------- */
 
-/* Creates a file beside the target, so that the rename stays on one file system; its mode is what the user's
- * mask makes of an ordinary new file, which mkstemp does not give. */
-static int create_temp(const char *path, char *temp_path, size_t temp_size) {
-    for (int i = 0; i < TEMP_TRY_N; i++) {
-        snprintf(temp_path, temp_size, "%s.part-%ld-%d", path, (long)getpid(), i);
-        int fd = open(temp_path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (fd >= 0 || errno != EEXIST) return fd;
-    }
-    return -1;
-}
-
 hotset_status gguf_writer_open(gguf_writer **out, const char *path, hotset_error *err) {
     *out = NULL;
     gguf_writer *w;
     HOTSET_TRY(base_calloc(&w, 1, sizeof *w, "a GGUF writer", err));
     w->fd = -1;
     w->alignment = GGUF_ALIGNMENT_DEFAULT;
-    size_t path_bytes = strlen(path), temp_size = path_bytes + 48;
+    size_t path_bytes = strlen(path), temp_size = path_bytes + FILE_BESIDE_BYTES;
     w->path = arena_text(&w->names, path, path_bytes);
     w->temp_path = arena_alloc(&w->names, temp_size, 1);
     w->out.data = malloc(BUFFER_BYTES);
@@ -129,7 +117,7 @@ hotset_status gguf_writer_open(gguf_writer **out, const char *path, hotset_error
     if (!w->path || !w->temp_path || !w->out.data)
         status = hotset_fail(err, HOTSET_E_MEMORY, "out of memory for a GGUF writer");
     if (status == HOTSET_OK) {
-        w->fd = create_temp(path, w->temp_path, temp_size);
+        w->fd = file_create_beside(path, w->temp_path, temp_size);
         if (w->fd < 0)
             status = hotset_fail(err, HOTSET_E_IO, "%s: cannot create: %s", w->temp_path, strerror(errno));
     }
@@ -395,20 +383,6 @@ hotset_status gguf_put_data(gguf_writer *w, const void *data, uint64_t bytes, ho
 
 /* ---- Committing ------------------------------------------------------------------------------------- */
 
-/* Makes the rename itself last; some file systems cannot sync a folder, which is no reason to fail. */
-static void sync_folder(const char *path) {
-    char *folder = strdup(path);
-    if (!folder) return;
-    char *slash = strrchr(folder, '/');
-    if (slash) slash[slash == folder] = 0;
-    int fd = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
-        fsync(fd);
-        close(fd);
-    }
-    free(folder);
-}
-
 static hotset_status commit(gguf_writer *w, hotset_error *err) {
     HOTSET_TRY(gguf_put_data(w, NULL, 0, err));
     if (w->tensor_i < w->tensor_n) {
@@ -421,7 +395,7 @@ static hotset_status commit(gguf_writer *w, hotset_error *err) {
     if (rename(w->temp_path, w->path)) return fail_io(w, "rename", err);
     close(w->fd);
     w->fd = -1; /* the file is no longer ours to remove */
-    sync_folder(w->path);
+    file_sync_folder(w->path);
     return HOTSET_OK;
 }
 

@@ -107,7 +107,7 @@ check_help() {
     expect "the help lists commands" [ ${#commands[@]} -ge 7 ]
     for command in "${commands[@]}"; do
         run 0 "$command" --help
-        expect "$command --help: usage" grep -q "^Usage: hotset $command [A-Z]* \[options\]$" "$out"
+        expect "$command --help: usage" grep -q "^Usage: hotset $command [][A-Z]* \[options\]$" "$out"
         expect "$command --help: examples" grep -q "^  hotset $command " "$out"
         expect "$command --help: nothing on standard error" [ ! -s "$err" ]
     done
@@ -370,6 +370,32 @@ check_profile_stop() {
     run 0 profile "$model" --text "$work/two.txt" --continue "$work/stopped.gguf" -o "$work/further.gguf" -q
 }
 
-for check in wrong_usage errors help tokenize logits run stop eval bench inspect profile; do "check_$check"; done
+check_machine() {
+    local machines
+    machines=$(dirname "$0")/../profiles/machines
+    run 0 inspect "$machines/rtx4090-ddr4.json"
+    expect "inspect: a machine" grep -q "RTX 4090" "$out"
+    run 0 inspect --json "$machines/rtx4090-ddr4.json"
+    expect "inspect --json: the machine's file" same "$machines/rtx4090-ddr4.json" "$out"
+    printf '{"format": "hotset.machine", "version": 3}' >"$work/newer.json"
+    refuse 1 "version 3" inspect "$work/newer.json"
+    refuse 1 "$work/missing" machine "$work/missing"
+    refuse 1 "or more" machine "$work/newer.json"
+    refuse 1 "$work/no/folder" machine -o "$work/no/folder"
+    refuse 2 "unknown option" machine --through
+    run 0 machine --threads 1 --no-file --quiet --note "a test" -o "$work/here.json"
+    expect "machine: the table" grep -q "of 1 thread\|1 of " "$out"
+    run 0 inspect "$work/here.json"
+    expect "machine: what was written is read" grep -q "^a test$" "$out"
+    "$hotset" machine --no-file -o "$work/never.json" >"$out" 2>"$err" </dev/null &
+    local pid=$!
+    sleep 1
+    kill -TERM $pid
+    wait $pid
+    expect "machine: a signal stops it" [ $? -eq 1 ]
+    expect "machine: and leaves no file" [ -z "$(find "$work" -name 'never*')" ]
+}
+
+for check in wrong_usage errors help tokenize logits run stop eval bench inspect profile machine; do "check_$check"; done
 echo "$checked expectations, $failed not met"
 [ $failed -eq 0 ]

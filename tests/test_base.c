@@ -2,9 +2,11 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/base.h"
+#include "tests/gguf_bytes.h"
 
 Test(base, every_status_has_a_text) {
     for (int s = 0; s >= HOTSET_E_CANCELLED; s--)
@@ -66,6 +68,26 @@ Test(base, file_map_reads_and_names_what_fails) {
     file_map_close(&map);
     close(fd);
     unlink(path);
+}
+
+Test(base, files_are_put_whole_or_not_at_all) {
+    scratch s = scratch_make();
+    hotset_error err = {0};
+    file_map map;
+    const char *path = scratch_path(&s, "f"), *folder = scratch_path(&s, "d");
+    cr_assert_eq(file_put(path, "old", 3, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(file_put(path, "newer", 5, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(file_map_open(&map, path, &err), HOTSET_OK);
+    cr_assert(map.bytes == 5 && !memcmp(map.data, "newer", 5));
+    file_map_close(&map);
+    /* onto a folder: fails at the rename, and leaves nothing beside */
+    cr_assert_eq(mkdir(folder, 0777), 0);
+    cr_assert_eq(file_put(folder, "x", 1, &err), HOTSET_E_IO);
+    cr_assert(strstr(err.message, folder) == err.message, "%s", err.message);
+    cr_assert_eq(file_put("/nonexistent/f", "x", 1, &err), HOTSET_E_IO);
+    cr_assert_eq(rmdir(folder), 0);
+    cr_assert_eq(scratch_file_n(&s), 1);
+    scratch_remove(&s);
 }
 
 Test(base, pages_are_aligned_and_zero) {

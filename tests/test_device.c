@@ -148,6 +148,27 @@ Test(device, lists_that_cannot_run_are_refused_by_name) {
     tear_down(s);
 }
 
+Test(device, operations_that_are_refused_need_no_workspace) {
+    setup s = set_up();
+    device_op op = {.kind = DEVICE_OP_LINEAR, .name = "attn qkv", .row_max = 1};
+    op.linear.part_n = 1;
+    op.linear.part[0].w = (device_matrix){.type = GGUF_I32, .in_n = 2048, .out_n = 32, .row_bytes = 8192};
+    cr_assert_eq(s.cpu->api->workspace_bytes(s.cpu, &op), 0);
+    op.linear.part[0].w = (device_matrix){.type = GGUF_Q8_0, .in_n = 2048, .out_n = 32, .row_bytes = 2176};
+    cr_assert_gt(s.cpu->api->workspace_bytes(s.cpu, &op), 0);
+    tear_down(s);
+}
+
+Test(device, the_cpu_tells_what_it_is) {
+    device_cpu_facts facts;
+    hotset_error err = {0};
+    cr_assert_eq(device_cpu_get_facts(&facts, &err), HOTSET_OK, "%s", err.message);
+    cr_assert(facts.thread_n > 0 && facts.hardware_thread_n >= facts.thread_n);
+    cr_assert(facts.package_n > 0 && facts.package_n <= facts.thread_n);
+    cr_assert(facts.memory_free_bytes > 0);
+    cr_assert_not_null(memchr(facts.model, 0, sizeof facts.model));
+}
+
 Test(device, every_kind_of_operation_has_a_name) {
     for (int kind = 0; kind < DEVICE_OP_COUNT; kind++)
         cr_assert_not_null(device_op_kind_name((device_op_kind)kind));

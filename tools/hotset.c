@@ -21,6 +21,7 @@ static const struct {
     {"tokenize", command_tokenize, "turn standard input into tokens"},
     {"profile", command_profile, "count how often each neuron or expert is used"},
     {"inspect", command_inspect, "describe a file"},
+    {"machine", command_machine, "measure this machine, for plans"},
     {"synth", command_synth, "make a model with random weights for tests and measurements"},
 };
 enum { COMMAND_N = sizeof commands / sizeof commands[0] };

@@ -2,7 +2,7 @@
 # packages.sh - the Debian 12 packages that building and testing need. Sourced by test.sh and demo.sh.
 
 packages_build=(build-essential cmake git ninja-build pkg-config
-    libhwloc-dev libpcre2-dev libxxhash-dev libedit-dev libcriterion-dev)
+    libhwloc-dev libjansson-dev libpcre2-dev libxxhash-dev libedit-dev libcriterion-dev)
 packages_test=(clang clang-format libclang-rt-14-dev libomp-dev)
 packages_long=(valgrind)
 

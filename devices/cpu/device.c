@@ -201,7 +201,8 @@ static uint64_t list_workspace_bytes(const cpu_device *cpu, const device_op *op)
 }
 
 static uint64_t cpu_workspace_bytes(const device *d, const device_op *op) {
-    return list_workspace_bytes((const cpu_device *)(const void *)d, op);
+    const cpu_device *cpu = (const cpu_device *)(const void *)d;
+    return cpu_op_check(&cpu->kernels, op, NULL) ? 0 : list_workspace_bytes(cpu, op);
 }
 
 static void cpu_list_free(device_list *l) {
@@ -475,7 +476,14 @@ const char *device_cpu_isa(const device *d) { return ((const cpu_device *)(const
 hotset_status device_cpu_get_facts(device_cpu_facts *out, hotset_error *err) {
     cpu_topology topology;
     HOTSET_TRY(cpu_topology_open(&topology, err));
-    *out = (device_cpu_facts){topology.core_n, cpu_memory_free_bytes(), cpu_isa_name(cpu_isa_detect())};
+    *out = (device_cpu_facts){.thread_n = topology.core_n,
+                              .memory_free_bytes = cpu_memory_free_bytes(),
+                              .isa_best = cpu_isa_name(cpu_isa_detect()),
+                              .hardware_thread_n = topology.hardware_thread_n,
+                              .package_n = topology.package_n,
+                              .cache_bytes = topology.cache_bytes};
+    _Static_assert(sizeof out->model == sizeof topology.model, "one size of names");
+    memcpy(out->model, topology.model, sizeof out->model);
     cpu_topology_close(&topology);
     return HOTSET_OK;
 }

@@ -9,6 +9,9 @@
 typedef struct cpu_topology {
     uint32_t core_n;
     int *core_pu; /* [core_n] operating-system index of one hardware thread of each core, owned */
+    uint32_t hardware_thread_n, package_n; /* of these cores; packages of the whole machine */
+    uint64_t cache_bytes;                  /* the largest cache; 0: unknown */
+    char model[128];                       /* of the processor, "" when unknown */
 } cpu_topology;
 HOTSET_CHECKED hotset_status cpu_topology_open(cpu_topology *out, hotset_error *err);
 void cpu_topology_close(cpu_topology *t);

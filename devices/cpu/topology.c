@@ -101,12 +101,31 @@ static hotset_status cores_of(hwloc_topology_t topology, cpu_topology *out, hots
                            "the list of cores", err));
     for (int i = 0; i < n; i++) {
         hwloc_obj_t core = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, (unsigned)i);
-        int pu = -1;
-        hwloc_bitmap_foreach_begin(pu, core->cpuset) if (pu < CPU_SETSIZE && CPU_ISSET(pu, &mask)) break;
+        int first = -1;
+        unsigned pu;
+        hwloc_bitmap_foreach_begin(pu, core->cpuset) {
+            if (pu >= CPU_SETSIZE || !CPU_ISSET(pu, &mask)) continue;
+            if (first < 0) first = (int)pu;
+            out->hardware_thread_n++;
+        }
         hwloc_bitmap_foreach_end();
-        if (pu >= 0) out->core_pu[out->core_n++] = pu;
+        if (first >= 0) out->core_pu[out->core_n++] = first;
     }
     return HOTSET_OK;
+}
+
+/* What a machine profile tells of the processor. */
+static void describe(hwloc_topology_t topology, cpu_topology *out) {
+    int package_n = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PACKAGE);
+    out->package_n = package_n > 0 ? (uint32_t)package_n : 1;
+    static const hwloc_obj_type_t caches[] = {HWLOC_OBJ_L2CACHE, HWLOC_OBJ_L3CACHE, HWLOC_OBJ_L4CACHE};
+    for (size_t i = 0; i < COUNT_OF(caches); i++) {
+        hwloc_obj_t cache = hwloc_get_obj_by_type(topology, caches[i], 0);
+        if (cache) out->cache_bytes = max_u64(out->cache_bytes, cache->attr->cache.size);
+    }
+    hwloc_obj_t package = hwloc_get_obj_by_type(topology, HWLOC_OBJ_PACKAGE, 0);
+    const char *model = package ? hwloc_obj_get_info_by_name(package, "CPUModel") : NULL;
+    if (model) snprintf(out->model, sizeof out->model, "%s", model);
 }
 
 hotset_status cpu_topology_open(cpu_topology *out, hotset_error *err) {
@@ -117,6 +136,7 @@ hotset_status cpu_topology_open(cpu_topology *out, hotset_error *err) {
         hwloc_topology_load(topology)
             ? hotset_fail(err, HOTSET_E_DEVICE, "hwloc cannot read this machine's topology")
             : cores_of(topology, out, err);
+    if (!status) describe(topology, out);
     hwloc_topology_destroy(topology);
     if (status) {
         cpu_topology_close(out);
@@ -125,11 +145,14 @@ hotset_status cpu_topology_open(cpu_topology *out, hotset_error *err) {
     if (!out->core_n) { /* containers may hide the cores: one unpinned thread still works */
         out->core_n = 1;
         out->core_pu[0] = -1;
+        out->hardware_thread_n = 1;
     }
     double quota = out->core_n;
     each_cgroup(lower_to_cpu_quota, &quota);
     uint32_t allowed = quota < 1 ? 1 : (uint32_t)(quota + 0.5);
     if (allowed < out->core_n) out->core_n = allowed;
+    if (allowed < out->hardware_thread_n) out->hardware_thread_n = allowed;
+    if (out->package_n > out->core_n) out->package_n = out->core_n;
     return HOTSET_OK;
 }
 

@@ -1,0 +1,51 @@
+/* measure.h - fills machine profiles: what devices really achieve, asked through the device interface alone.
+ *
+ * Machines are busy with other things, and their speed drifts. So repetitions of one measurement are spread
+ * over the whole run: every round measures everything once, and a busy spell spoils one sample of each rate
+ * instead of all samples of one. Rates are medians, spreads tell how far samples lay apart.
+ */
+#ifndef HOTSET_MEASURE_H
+#define HOTSET_MEASURE_H
+
+#include "devices/device.h"
+#include "profiles/machine.h"
+
+typedef struct measure_options {
+    bool thorough;        /* more row sizes, more and longer repetitions */
+    double seconds;       /* for a device's rounds; 0: 12, thorough 90. Never less than three rounds */
+    uint64_t cache_bytes; /* the device's largest cache; 0: 128 MiB */
+    hotset_progress_fn *progress; /* between repetitions; NULL: none */
+    void *cookie;
+} measure_options;
+
+/* Fills in everything that a device shows through its interface: memory, alignment, all rates and latencies;
+ * a kind of work that it refuses as unsupported gets no rate. Name, kind, texts and the processor are the
+ * caller's. Errors: E_MEMORY, E_DEVICE, E_CANCELLED. */
+HOTSET_CHECKED hotset_status measure_device(device *d, const measure_options *options, machine_device *out,
+                                            hotset_error *err);
+
+/* Both directions between the host's memory and a device: [0] to the device, [1] from it. `host` is the CPU,
+ * which streams weights while copies run. `from_i` and `to_i` are left alone. Errors: as above. */
+HOTSET_CHECKED hotset_status measure_link(device *host, device *d, const measure_options *options,
+                                          machine_link out[2], hotset_error *err);
+
+/* The rate of a file that is not in the page cache, read in order. With `file` that one is read (at most 1
+ * GiB of it); else a temporary one of 256 MiB in `folder`. What the system cannot be made to forget (a file
+ * system in memory) gives no rate: median 0. `mapped` (may be NULL) then receives a mapping of what was read,
+ * to be closed by the caller. Errors: E_IO, E_MEMORY, E_CANCELLED. */
+HOTSET_CHECKED hotset_status measure_file(const char *file, const char *folder,
+                                          const measure_options *options, machine_rate *out, file_map *mapped,
+                                          hotset_error *err);
+
+typedef struct measure_machine_options {
+    measure_options measure;   /* cache_bytes is found out */
+    const char *isa;           /* at most this instruction set; NULL: the best */
+    uint32_t thread_n;         /* 0: the quickest number is found out */
+    const char *file, *folder; /* of measure_file; both NULL: no file is read */
+} measure_machine_options;
+
+/* The whole machine. Errors: as above, E_UNSUPPORTED (isa). */
+HOTSET_CHECKED hotset_status measure_machine(machine_profile **out, const measure_machine_options *options,
+                                             hotset_error *err);
+
+#endif

@@ -1,0 +1,362 @@
+/* test_measure.c - measuring through the device interface: which rates come out, what is counted, what stops
+ * it. Times decide nothing here. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "devices/measure.h"
+#include "devices/measure_work.h"
+#include "tests/gguf_bytes.h"
+
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        hotset_error err_ = {0};                                                                             \
+        hotset_error *err = &err_;                                                                           \
+        cr_assert_eq((call), HOTSET_OK, "%s", err_.message);                                                 \
+    } while (0)
+
+enum { SLAB_BYTES = 32 << 20 };
+
+/* A CPU whose interface can be changed. */
+typedef struct changed {
+    device base; /* what is measured */
+    device_interface api;
+    device *cpu;
+} changed;
+
+/* Buffers know their owner, queues and lists their CPU: only calls that take the device have to be handed on.
+ */
+static changed *own;
+static uint32_t allocations_left;
+static gguf_type refused;
+static device_op_kind refused_kind;
+
+static hotset_status own_memory(device *d, uint64_t *capacity_bytes, uint64_t *free_bytes,
+                                hotset_error *err) {
+    (void)d;
+    return own->cpu->api->memory(own->cpu, capacity_bytes, free_bytes, err);
+}
+static hotset_status own_alloc(device *d, device_memory memory, uint64_t bytes, device_buffer **out,
+                               hotset_error *err) {
+    (void)d;
+    *out = NULL;
+    if (!allocations_left) return hotset_fail(err, HOTSET_E_MEMORY, "no more of it");
+    allocations_left--;
+    return own->cpu->api->buffer_alloc(own->cpu, memory, bytes, out, err);
+}
+static hotset_status own_queue_open(device *d, device_queue_kind kind, device_queue **out,
+                                    hotset_error *err) {
+    (void)d;
+    return own->cpu->api->queue_open(own->cpu, kind, out, err);
+}
+static uint64_t own_workspace(const device *d, const device_op *op) {
+    (void)d;
+    return own->cpu->api->workspace_bytes(own->cpu, op);
+}
+static hotset_status own_record(device *d, const device_op *ops, uint32_t op_n, device_ref step,
+                                uint32_t row_max, device_ref workspace, device_list **out,
+                                hotset_error *err) {
+    (void)d;
+    *out = NULL;
+    if (op_n && ops[0].kind == refused_kind) return hotset_fail(err, HOTSET_E_UNSUPPORTED, "nor this one");
+    for (uint32_t i = 0; i < op_n; i++)
+        if (ops[i].kind == DEVICE_OP_LINEAR && ops[i].linear.part[0].w.type == refused)
+            return hotset_fail(err, HOTSET_E_UNSUPPORTED, "not this one");
+    return own->cpu->api->list_record(own->cpu, ops, op_n, step, row_max, workspace, out, err);
+}
+static hotset_status own_measure(device *d, const device_ref *mapped, uint64_t mapped_bytes, double seconds,
+                                 hotset_limits *out, hotset_error *err) {
+    (void)d;
+    (void)mapped;
+    (void)mapped_bytes;
+    (void)seconds;
+    (void)err;
+    *out = (hotset_limits){1e9, 0, 2e9, 3e9};
+    return HOTSET_OK;
+}
+
+static changed *change(void) {
+    own = calloc(1, sizeof *own);
+    OK(device_cpu_open(&own->cpu, &(device_cpu_options){.thread_n = 2}, err));
+    own->api = *own->cpu->api;
+    own->api.memory = own_memory;
+    own->api.buffer_alloc = own_alloc;
+    own->api.queue_open = own_queue_open;
+    own->api.workspace_bytes = own_workspace;
+    own->api.list_record = own_record;
+    own->api.measure = own_measure;
+    own->base = (device){.api = &own->api, .name = "own", .alignment = 256};
+    allocations_left = UINT32_MAX;
+    refused = GGUF_TYPE_MAX;
+    refused_kind = DEVICE_OP_COUNT;
+    return own;
+}
+
+static void change_back(void) {
+    own->cpu->api->close(own->cpu);
+    free(own);
+}
+
+/* ---- What is counted ---- */
+
+Test(measure, amounts_are_the_bytes_and_operations_of_the_work) {
+    change();
+    workbench b;
+    double seconds, amount;
+    OK(workbench_open(&b, &own->base, SLAB_BYTES, NULL, err));
+    const struct {
+        work w;
+        uint32_t units;
+        double amount, tolerance;
+    } cases[] = {
+        {{.kind = WORK_SUBMIT}, 1, 1, 0},
+        {{.kind = WORK_OPERATIONS}, 7, 7, 0},
+        {{.kind = WORK_VECTOR, .width = 512}, 3, 1536, 0},
+        {{.kind = WORK_SELECT, .width = 1000, .share = 0.1}, 3, 3000, 0},
+        {{.kind = WORK_WEIGHTS, .type = GGUF_Q4_0, .access = MACHINE_DENSE, .width = 1024, .share = 1},
+         512,
+         512 * 32 * 18.0,
+         0},
+        {{.kind = WORK_WEIGHTS, .type = GGUF_Q4_0, .access = MACHINE_LISTED, .width = 1024, .share = 1},
+         512,
+         512 * 32 * 18.0,
+         0},
+        {{.kind = WORK_WEIGHTS, .type = GGUF_F16, .access = MACHINE_LISTED, .width = 1024, .share = 0.1},
+         2048,
+         204.8 * 2048,
+         0.2},
+        /* all neurons: their quants, and the scales of all groups; that is the whole matrix */
+        {{.kind = WORK_WEIGHTS, .type = GGUF_Q4_0, .access = MACHINE_SUMS, .width = 1024, .share = 1},
+         512,
+         512 * 32 * 18.0,
+         0},
+        {{.kind = WORK_WEIGHTS, .type = GGUF_Q6_K, .access = MACHINE_SUMS, .width = 1024, .share = 1},
+         512,
+         512 * 4 * 210.0,
+         0},
+        {{.kind = WORK_WEIGHTS, .type = GGUF_F32, .access = MACHINE_SUMS, .width = 1024, .share = 1},
+         512,
+         512 * 4096.0,
+         0},
+        /* a third of the neurons touches nearly every group of 32: 512 bytes of quants, 2048 of scales */
+        {{.kind = WORK_WEIGHTS, .type = GGUF_Q4_0, .access = MACHINE_SUMS, .width = 1024, .share = 0.3},
+         8192,
+         8192 * 0.3 * 512 + 8192 / 32 * 2048,
+         0.05},
+        {{.kind = WORK_PRODUCT, .type = GGUF_Q8_0, .width = 512, .row_n = 8}, 64, 2.0 * 8 * 64 * 512, 0},
+        {{.kind = WORK_ATTEND_READ, .state = MACHINE_STATE_F16}, 512, 512.0 * 2 * 8 * 128 * 2, 0},
+        {{.kind = WORK_ATTEND_READ, .state = MACHINE_STATE_F32}, 512, 512.0 * 2 * 8 * 128 * 4, 0},
+        {{.kind = WORK_ATTEND_COMPUTE, .state = MACHINE_STATE_F16, .row_n = 2},
+         512,
+         2.0 * 32 * 256 * (511 + 512),
+         0},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        cr_expect_leq(cases[i].units, work_units_max(&b, &cases[i].w), "case %zu", i);
+        OK(work_time(&b, &cases[i].w, cases[i].units, &seconds, &amount, err));
+        cr_expect(fabs(amount - cases[i].amount) <= cases[i].tolerance * cases[i].amount,
+                  "case %zu: %g, not %g", i, amount, cases[i].amount);
+        cr_expect_gt(seconds, 0);
+    }
+    workbench_close(&b);
+    change_back();
+}
+
+Test(measure, row_bytes_are_those_of_curves) {
+    work w = {.kind = WORK_WEIGHTS, .type = GGUF_Q4_0, .access = MACHINE_LISTED, .width = 1024};
+    cr_assert_eq(work_row_bytes(&w), 32 * 18);
+    w.access = MACHINE_SUMS; /* quants alone */
+    cr_assert_eq(work_row_bytes(&w), 512);
+    w.access = MACHINE_SUMS_BY_ROW;
+    cr_assert_eq(work_row_bytes(&w), 32 * 18);
+}
+
+Test(measure, work_that_makes_no_sense_has_no_units) {
+    change();
+    workbench b;
+    OK(workbench_open(&b, &own->base, SLAB_BYTES, NULL, err));
+    work w = {.kind = WORK_WEIGHTS, .type = GGUF_Q4_K, .access = MACHINE_DENSE, .width = 1024 + 32};
+    cr_expect_eq(work_units_max(&b, &w), 0); /* not whole blocks */
+    w = (work){.kind = WORK_WEIGHTS, .type = (gguf_type)31, .access = MACHINE_DENSE, .width = 1024};
+    cr_expect_eq(work_units_max(&b, &w), 0); /* no such type */
+    w = (work){.kind = WORK_WEIGHTS, .type = GGUF_F16, .access = MACHINE_SUMS_BY_ROW, .width = 1024};
+    cr_expect_eq(work_units_max(&b, &w), 0); /* the same as by neuron */
+    w = (work){.kind = WORK_WEIGHTS, .type = GGUF_I32, .access = MACHINE_SUMS, .width = 1024};
+    cr_expect_eq(work_units_max(&b, &w), 0); /* has no form by neuron */
+    workbench_close(&b);
+    change_back();
+}
+
+/* ---- What comes out ---- */
+
+static const measure_options quick = {.seconds = 1e-9, .cache_bytes = 8 << 20};
+
+static bool has_any(const machine_weights *w) {
+    uint32_t n = w->products.n;
+    for (int a = 0; a < MACHINE_ACCESS_COUNT; a++)
+        for (int s = 0; s < MACHINE_SHARE_N; s++) n += w->access[a][s].n;
+    return n > 0;
+}
+
+Test(measure, a_device_gets_a_rate_for_everything_it_can_do) {
+    change();
+    machine_profile *p;
+    OK(machine_make(&p, 1, 0, err));
+    machine_device *d = &p->device[0];
+    refused = GGUF_Q8_0;
+    OK(measure_device(&own->base, &quick, d, err));
+    cr_assert(!has_any(&d->weights[GGUF_Q8_0]) && has_any(&d->weights[GGUF_Q4_0]));
+    for (int a = MACHINE_DENSE; a <= MACHINE_SUMS; a++)
+        cr_expect_eq(d->weights[GGUF_Q4_0].access[a][MACHINE_SHARE_N - 1].n, 2);
+    cr_assert_eq(d->weights[GGUF_F16].products.n, 4);
+    cr_assert_eq(d->weights[GGUF_F16].products.at[3], 512);
+    cr_assert_eq(d->weights[GGUF_Q4_0].access[MACHINE_LISTED][0].at[0], 2048 / 32 * 18);
+    cr_assert(d->attention[MACHINE_STATE_F16].bytes_per_s.median > 0 &&
+              d->attention[MACHINE_STATE_F32].op_per_s.median > 0);
+    cr_assert(d->select_items_per_s.median > 0 && d->vector_items_per_s.median > 0);
+    cr_assert(d->alignment_bytes == 256 && d->capacity_bytes > 0 && d->int8_op_per_s.median == 2e9);
+    /* with what measuring does not know it is a good profile */
+    d->kind = MACHINE_CPU;
+    snprintf(d->name, sizeof d->name, "%s", "own");
+    d->processor = (machine_processor){1, 1, 1, 1, {0}};
+    OK(machine_check(p, err));
+    machine_free(p);
+    change_back();
+}
+
+/* What a device has to be able to do, and what it may lack. */
+Test(measure, kinds_of_work_may_be_missing) {
+    change();
+    machine_device *d = calloc(1, sizeof *d);
+    hotset_error failure = {0};
+    refused_kind = DEVICE_OP_GATHER;
+    cr_assert_eq(measure_device(&own->base, &quick, d, &failure), HOTSET_E_DEVICE);
+    cr_assert_str_eq(failure.message, "own cannot run lists that do nothing");
+    refused_kind = DEVICE_OP_LINEAR;
+    OK(measure_device(&own->base, &quick, d, err));
+    cr_assert(d->operation_s.median > 0 && d->attention[MACHINE_STATE_F16].bytes_per_s.median > 0);
+    for (uint32_t t = 0; t < GGUF_TYPE_MAX; t++) cr_assert_not(has_any(&d->weights[t]));
+    free(d);
+    change_back();
+}
+
+typedef struct asked {
+    size_t call_n, stop_at, done_n, all_n;
+    bool backwards;
+} asked;
+
+static bool count_calls(void *cookie, size_t done_n, size_t all_n) {
+    asked *a = cookie;
+    a->backwards |= done_n < a->done_n || done_n > all_n;
+    a->done_n = done_n;
+    a->all_n = all_n;
+    return ++a->call_n == a->stop_at;
+}
+
+Test(measure, it_stops_when_asked) {
+    change();
+    machine_device *d = calloc(1, sizeof *d);
+    const size_t stops[] = {1, 2, 60, 200};
+    for (size_t i = 0; i < COUNT_OF(stops); i++) {
+        asked a = {.stop_at = stops[i]};
+        measure_options o = quick;
+        o.progress = count_calls;
+        o.cookie = &a;
+        hotset_error err = {0};
+        cr_assert_eq(measure_device(&own->base, &o, d, &err), HOTSET_E_CANCELLED);
+        cr_assert(a.call_n == stops[i] && !a.backwards);
+    }
+    free(d);
+    change_back();
+}
+
+/* Each of the first allocations fails in turn; the sanitizers see that nothing is left. */
+Test(measure, it_fails_when_memory_runs_out) {
+    change();
+    machine_device *d = calloc(1, sizeof *d);
+    for (uint32_t n = 0; n < 8; n++) {
+        hotset_error err = {0};
+        allocations_left = n;
+        cr_assert_eq(measure_device(&own->base, &quick, d, &err), HOTSET_E_MEMORY, "%u", n);
+        cr_assert_str_eq(err.message, "no more of it");
+    }
+    free(d);
+    change_back();
+}
+
+/* ---- Links ---- */
+
+/* Another CPU stands for a device with memory of its own. */
+Test(measure, a_link_gets_both_directions) {
+    device *host;
+    machine_link links[2] = {{0}, {0}};
+    asked a = {0};
+    measure_options o = {.progress = count_calls, .cookie = &a};
+    change();
+    OK(device_cpu_open(&host, &(device_cpu_options){.thread_n = 1}, err));
+    OK(measure_link(host, &own->base, &o, links, err));
+    cr_assert(a.done_n == a.all_n && !a.backwards);
+    for (int i = 0; i < 2; i++) {
+        const machine_link *l = &links[i];
+        cr_expect(l->pinned_bytes_per_s.median > 1e6 && l->latency_s.median > 0 && l->handover_s.median > 0);
+        cr_expect(l->copy_factor.median > 0 && l->copy_factor.median <= 1);
+        cr_expect(l->stream_factor.median > 0 && l->stream_factor.median <= 1);
+    }
+    cr_expect_gt(links[0].pageable_bytes_per_s.median, 0);
+    /* stopped, and out of memory */
+    hotset_error failure = {0};
+    for (size_t stop_at = 1; stop_at < a.call_n; stop_at += 9) {
+        asked again = {.stop_at = stop_at};
+        o.cookie = &again;
+        cr_expect_eq(measure_link(host, &own->base, &o, links, &failure), HOTSET_E_CANCELLED);
+    }
+    for (uint32_t n = 0; n < 3; n++) {
+        allocations_left = n;
+        cr_expect_eq(measure_link(host, &own->base, &o, links, &failure), HOTSET_E_MEMORY);
+    }
+    host->api->close(host);
+    change_back();
+}
+
+/* ---- Files ---- */
+
+Test(measure, a_file_is_read_and_mapped) {
+    enum { BYTES = 33 << 20 };
+    scratch s = scratch_make();
+    const char *path = scratch_path(&s, "large");
+    uint8_t *data = calloc(1, BYTES);
+    OK(file_put(path, data, BYTES, err));
+    free(data);
+    machine_rate rate;
+    file_map map;
+    measure_options o = {0};
+    OK(measure_file(path, NULL, &o, &rate, &map, err));
+    cr_assert(rate.median == 0 || (rate.median > 1e3 && rate.spread >= 0)); /* 0: it could not be forgotten */
+    cr_assert(map.bytes == 32 << 20 && map.data[map.bytes - 1] == 0);
+    file_map_close(&map);
+    OK(measure_file(path, NULL, &o, &rate, NULL, err));
+    scratch_remove(&s);
+}
+
+Test(measure, files_that_cannot_be_read_are_named) {
+    scratch s = scratch_make();
+    const char *path = scratch_path(&s, "small");
+    machine_rate rate;
+    measure_options o = {0};
+    hotset_error failure = {0};
+    OK(file_put(path, "x", 1, err));
+    cr_assert_eq(measure_file(path, NULL, &o, &rate, NULL, &failure), HOTSET_E_IO);
+    cr_assert(strstr(failure.message, path) && strstr(failure.message, "33554432 bytes or more"), "%s",
+              failure.message);
+    cr_assert_eq(measure_file("/nonexistent", NULL, &o, &rate, NULL, &failure), HOTSET_E_IO);
+    cr_assert_eq(measure_file(NULL, "/nonexistent", &o, &rate, NULL, &failure), HOTSET_E_IO);
+    cr_assert(strstr(failure.message, "/nonexistent: cannot create a temporary file"), "%s", failure.message);
+    asked a = {.stop_at = 1};
+    o.progress = count_calls;
+    o.cookie = &a;
+    cr_assert_eq(measure_file(NULL, ".", &o, &rate, NULL, &failure), HOTSET_E_CANCELLED);
+    scratch_remove(&s);
+}
