@@ -26,8 +26,11 @@ static const command_spec spec = {
     .argument = "MODEL",
     .argument_offset = offsetof(logits_options, path),
     .summary = "Writes the logits after each token: raw float32 [tokens][vocabulary], little endian.",
-    .details = "The tokens are evaluated in one pass from an empty context; no BOS is added.\n"
-               "The context (--ctx) is as long as the tokens unless told otherwise.\n",
+    .details =
+        "The tokens are evaluated in one pass from an empty context; no BOS is added.\n"
+        "The context (--ctx) is as long as the tokens unless told otherwise. Unlike in other commands the\n"
+        "attention state is f32 unless told otherwise: what is compared is then the model's arithmetic and\n"
+        "not how its state was rounded.\n",
     .examples = "  hotset logits model.gguf --tokens 1,2,3 -o out.f32\n"
                 "  hotset tokenize model.gguf --ids <text.txt | hotset logits model.gguf --tokens-file - -o "
                 "out.f32\n",
@@ -104,7 +107,7 @@ static int wrong_usage(const char *problem) {
 }
 
 int command_logits(int argc, char **argv) {
-    logits_options o = {0};
+    logits_options o = {.common.state_type = HOTSET_STATE_F32};
     int status = command_begin(&spec, argc, argv, &o);
     if (status >= 0) return status;
     if (!o.tokens == !o.tokens_file) return wrong_usage("one of --tokens and --tokens-file is required");
