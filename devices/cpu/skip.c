@@ -18,9 +18,9 @@ enum {
     /* neurons per piece of work of up: rows that share them find them in the cache; a crowded one is one call
      */
     RANGE = CPU_GEMV_ROWS_MAX,
-    ROWS_AHEAD = 4,   /* of the list, prefetched (measured: 4 and 8 are alike, 1 is a third slower) */
-    CROWD = 32,       /* active neurons of a range from which on all its rows are walked */
-    STRETCH_MIN = 64, /* outputs per piece of work of down */
+    ROWS_AHEAD = 4,    /* of the list, prefetched (measured: 4 and 8 are alike, 1 is a third slower) */
+    CROWD = 32,        /* active neurons of a range from which on all its rows are walked */
+    STRETCH_MIN = 128, /* outputs per piece of work of down: a line of each neuron at least */
     LINE = 64
 };
 
@@ -289,7 +289,7 @@ static const float *compact_input(const vectors *v, uint32_t i) {
 }
 
 static uint32_t stretch_of(uint32_t out_n, uint32_t thread_n) {
-    uint64_t n = round_up(out_n / (2 * thread_n) + 1, STRETCH_MIN);
+    uint64_t n = round_up((out_n + 2 * thread_n - 1) / (2 * thread_n), STRETCH_MIN);
     return (uint32_t)min_u64(n, CPU_NEURON_OUTPUTS_MAX);
 }
 
