@@ -83,7 +83,11 @@ static uint64_t skipped_bytes(const device_op *op, const uint32_t *list) {
     neurons_form f;
     if (!neurons_form_of(down->type, down->out_n, &f)) return 0;
     uint64_t group_n = 0, n = op->select.n, count = list[0];
-    for (uint32_t i = 1; i <= count; i++) group_n += i == 1 || list[i] / f.group_n != list[i - 1] / f.group_n;
+    for (uint32_t i = 1, end = 0; i <= count; i++) /* end: of the group of the neuron before */
+        if (list[i] >= end) {
+            group_n++;
+            end = (list[i] / f.group_n + 1) * f.group_n;
+        }
     return (n - count) * (neurons_row_bytes(f, down->out_n) + (up->out_n ? up->row_bytes : 0)) +
            (n / f.group_n - group_n) * neurons_header_bytes(f, down->out_n);
 }
