@@ -253,8 +253,8 @@ static void bench_gemv(bench_case *c, size_t repeats, double *gb_per_s, double *
 }
 
 /* Rates of active bytes, and their share of the read limit: dot products and sums at each density. */
-enum { DENSITIES = 2 };
-static const double densities[DENSITIES] = {0.1, 0.3};
+enum { DENSITIES = 3 };
+static const double densities[DENSITIES] = {0.1, 0.3, 0.9};
 
 static void bench_sparse(bench_case *c, double *gb_per_s, double *ratio) {
     const double bytes = (double)(c->row_bytes * c->row_n);
@@ -371,7 +371,7 @@ int bench_kernels(int argc, char **argv) {
         o.col_n);
     printf("type      GB/s  of read       GB/s        Gop/s  of peak      dot 10%%     dot 30%%     sum 10%% "
            "    "
-           "sum 30%%\n");
+           "sum 30%%     sum 90%%\n");
     for (size_t i = 0; i < COUNT_OF(bench_types); i++) {
         if (o.type && strcmp(o.type, bench_types[i].name) != 0) continue;
         if (!bench_one(&o, &kernels, &bench_types[i])) {

@@ -18,9 +18,9 @@ enum {
     /* neurons per piece of work of up: rows that share them find them in the cache; a crowded one is one call
      */
     RANGE = CPU_GEMV_ROWS_MAX,
-    ROWS_AHEAD = 4,   /* of the list, prefetched (measured: 4 and 8 are alike, 1 is a third slower) */
-    CROWD = 32,       /* active neurons of a range from which on all its rows are walked */
-    STRETCH_MIN = 64, /* outputs per piece of work of down */
+    ROWS_AHEAD = 4,    /* of the list, prefetched (measured: 4 and 8 are alike, 1 is a third slower) */
+    CROWD = 32,        /* active neurons of a range from which on all its rows are walked */
+    STRETCH_MIN = 128, /* outputs per piece of work of down: a line of each neuron at least */
     LINE = 64
 };
 
@@ -98,7 +98,11 @@ static uint64_t skipped_of(const device_matrix *m, uint64_t n, const uint32_t *l
     uint64_t group_n = 0, count = list[0];
     if (m->order != NEURONS_BY_NEURON) return (n - count) * m->row_bytes;
     if (!neurons_form_of(m->type, m->out_n, &f)) return 0;
-    for (uint32_t i = 1; i <= count; i++) group_n += i == 1 || list[i] / f.group_n != list[i - 1] / f.group_n;
+    for (uint32_t i = 1, end = 0; i <= count; i++) /* end: of the group of the neuron before */
+        if (list[i] >= end) {
+            group_n++;
+            end = (list[i] / f.group_n + 1) * f.group_n;
+        }
     return (n - count) * neurons_row_bytes(f, m->out_n) +
            (n / f.group_n - group_n) * neurons_header_bytes(f, m->out_n);
 }
@@ -314,7 +318,7 @@ static const float *compact_input(const vectors *v, uint32_t i) {
 /* Outputs of one piece of work: whole blocks where these lie along the outputs. */
 static uint32_t stretch_of(const device_matrix *m, uint32_t thread_n) {
     uint32_t block_n = m->order == NEURONS_BY_ROW ? gguf_type_get(m->type)->block_n : 1;
-    uint64_t n = round_up(m->out_n / (2 * thread_n) + 1, max_u64(STRETCH_MIN, block_n));
+    uint64_t n = round_up((m->out_n + 2 * thread_n - 1) / (2 * thread_n), max_u64(STRETCH_MIN, block_n));
     return (uint32_t)min_u64(n, CPU_NEURON_OUTPUTS_MAX);
 }
 
