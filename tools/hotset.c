@@ -20,6 +20,7 @@ static const struct {
     {"logits", command_logits, "write the logits of given tokens"},
     {"tokenize", command_tokenize, "turn standard input into tokens"},
     {"inspect", command_inspect, "describe a file"},
+    {"convert", command_convert, "store a model for skipping: by neuron, quantised, hot neurons first"},
     {"synth", command_synth, "make a model with random weights for tests and measurements"},
 };
 enum { COMMAND_N = sizeof commands / sizeof commands[0] };
