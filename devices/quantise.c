@@ -39,6 +39,15 @@ static uint16_t half_of(float x, bool *ok) {
     return h;
 }
 
+/* The smallest half that is not below x >= 0: group scales in units of it are within their integers, which
+ * matters where halves are coarse. */
+static uint16_t half_above(float x, bool *ok) {
+    uint16_t h = ref_f32_to_f16(x);
+    if (ref_f16_to_f32(h) < x) h++;
+    if ((h & 0x7c00) == 0x7c00) *ok = false;
+    return h;
+}
+
 static float half(uint16_t h) { return ref_f16_to_f32(h); }
 
 /* 1 / x, 0 where that is none: then all quants become 0. */
@@ -212,8 +221,8 @@ static bool block_q4_k(uint8_t *to, const float *x) {
         most.scale = fmaxf(most.scale, group[j].scale);
         most.min = fmaxf(most.min, group[j].min);
     }
-    best.d = half_of(most.scale / 63, &ok);
-    best.dmin = half_of(most.min / 63, &ok);
+    best.d = half_above(most.scale / 63, &ok);
+    best.dmin = half_above(most.min / 63, &ok);
     scales_q4_k(&best, group);
     float error = quants_q4_k(&best, x, q);
     for (int round = 0; round < REFINE_N && fit_q4_k(&best, x, q, &d, &dmin); round++) {
@@ -300,7 +309,7 @@ static bool block_q6_k(uint8_t *to, const float *x) {
     quant_q6_k best;
     bool ok = true;
     for (int j = 0; j < Q6_K_GROUPS; j++) group[j] = search_scale(x + 16 * j);
-    best.d = half_of(largest(group, Q6_K_GROUPS) / 127, &ok);
+    best.d = half_above(largest(group, Q6_K_GROUPS) / 127, &ok);
     const float id = inverse(half(best.d));
     for (int j = 0; j < Q6_K_GROUPS; j++) best.scales[j] = (int8_t)near_within(group[j] * id, -127, 127);
     float error = quants_q6_k(&best, x, q);

@@ -92,17 +92,18 @@ hotset_status model_renumber_profile(const hotset_model *m, activation_profile *
 static fingerprint_layer layer_shape(const hotset_model *m, uint32_t layer_i) {
     const hotset_shape *s = &m->shape;
     const model_layer *l = &m->layer[layer_i];
+    bool gated = l->tensor[l->experts ? ARCH_EXPERT_GATE : ARCH_FFN_GATE].present;
     fingerprint_layer out = {.head_n = l->head_n,
                              .head_kv_n = l->head_kv_n,
                              .key_n = s->key_n,
                              .value_n = s->value_n,
                              .ff_n = l->experts ? s->ff_n : l->ff_n};
     if (l->experts) {
-        out.ffn = s->gated ? FINGERPRINT_FFN_EXPERTS_GATED : FINGERPRINT_FFN_EXPERTS_PLAIN;
+        out.ffn = gated ? FINGERPRINT_FFN_EXPERTS_GATED : FINGERPRINT_FFN_EXPERTS_PLAIN;
         out.expert_n = s->expert_n;
         out.expert_used_n = s->expert_used_n;
     } else if (l->ff_n) {
-        out.ffn = s->gated ? FINGERPRINT_FFN_GATED : FINGERPRINT_FFN_PLAIN;
+        out.ffn = gated ? FINGERPRINT_FFN_GATED : FINGERPRINT_FFN_PLAIN;
     }
     return out;
 }
@@ -117,19 +118,8 @@ static hotset_status shape_fingerprint(const hotset_model *m, uint64_t *out, hot
     return status;
 }
 
-static bool is_norm(uint32_t role) {
-    switch (role) {
-    case ARCH_OUTPUT_NORM:
-    case ARCH_OUTPUT_NORM_BIAS:
-    case ARCH_ATTN_NORM:
-    case ARCH_ATTN_NORM_BIAS:
-    case ARCH_ATTN_Q_NORM:
-    case ARCH_ATTN_K_NORM:
-    case ARCH_FFN_NORM:
-    case ARCH_FFN_NORM_BIAS: return true;
-    default: return false;
-    }
-}
+/* Norms are the vectors that are called so: "attn_q_norm.weight". */
+static bool is_norm(const arch_tensor *row) { return !row->matrix && strstr(row->name, "norm"); }
 
 enum { NORM_NAME_BYTES = 64 };
 
@@ -138,7 +128,7 @@ static size_t add_norms(const hotset_model *m, int64_t layer_i, fingerprint_vect
                         char (*name)[NORM_NAME_BYTES], size_t n) {
     for (size_t i = 0; i < arch_tensor_n; i++) {
         const arch_tensor *row = &arch_tensors[i];
-        if (!is_norm(row->role) || (row->role < ARCH_LAYER_ROLES) != (layer_i < 0)) continue;
+        if (!is_norm(row) || (row->role < ARCH_LAYER_ROLES) != (layer_i < 0)) continue;
         const model_tensor *t = layer_i < 0 ? &m->tensor[row->role] : &m->layer[layer_i].tensor[row->role];
         if (!t->present) continue;
         if (layer_i < 0)
