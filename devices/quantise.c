@@ -67,9 +67,16 @@ static inline int round_away(float x) {
  */
 static inline float near_within(float x, float low, float high) {
     const float shift = 12582912;
-    x = x < low ? low : x;
-    x = x > high ? high : x;
+    x = x > low ? x : low;
+    x = x < high ? x : high;
     return (x + shift) - shift;
+}
+
+/* Sums go by lanes, so that their order is fixed and still fit for vectors. */
+enum { LANES = 8 };
+
+static inline float sum_lanes(const float s[LANES]) {
+    return ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
 }
 
 static bool all_finite(const float *x, size_t n) {
@@ -119,61 +126,96 @@ typedef struct affine {
     float scale, min;
 } affine;
 
-/* The least squares fit of scale and min to given quants, and its squared error. */
-static float fit_affine(const float *x, const float *q, affine *fit) {
-    float n = Q4_K_GROUP, sq = 0, sqq = 0, sx = 0, sxq = 0, error = 0;
-    for (int i = 0; i < Q4_K_GROUP; i++) {
-        sq += q[i];
-        sqq += q[i] * q[i];
-        sx += x[i];
-        sxq += x[i] * q[i];
+/* Sums over a group that a fit needs. */
+typedef struct affine_sums {
+    float x, xx, q, qq, xq;
+} affine_sums;
+
+static affine_sums value_sums(const float *x) {
+    float sx[LANES] = {0}, sxx[LANES] = {0};
+    for (int i = 0; i < Q4_K_GROUP; i += LANES)
+        for (int l = 0; l < LANES; l++) {
+            sx[l] += x[i + l];
+            sxx[l] += x[i + l] * x[i + l];
+        }
+    return (affine_sums){.x = sum_lanes(sx), .xx = sum_lanes(sxx)};
+}
+
+/* Adds those of the quants that a range beginning at `low` gives. */
+static inline void range_sums(affine_sums *s, const float *x, float low, float inverse_scale) {
+    float sq[LANES] = {0}, sqq[LANES] = {0}, sxq[LANES] = {0};
+    for (int i = 0; i < Q4_K_GROUP; i += LANES)
+        for (int l = 0; l < LANES; l++) {
+            const float q = near_within((x[i + l] - low) * inverse_scale, 0, 15);
+            sq[l] += q;
+            sqq[l] += q * q;
+            sxq[l] += x[i + l] * q;
+        }
+    s->q = sum_lanes(sq);
+    s->qq = sum_lanes(sqq);
+    s->xq = sum_lanes(sxq);
+}
+
+/* The least squares fit of scale and min to quants, and its squared error. */
+static double fit_affine(const affine_sums *s, affine *fit) {
+    const double n = Q4_K_GROUP, determinant = n * s->qq - (double)s->q * s->q;
+    double scale = 0, min = -1;
+    if (determinant > 0) {
+        scale = (n * s->xq - (double)s->q * s->x) / determinant;
+        min = ((double)s->q * s->xq - (double)s->qq * s->x) / determinant;
     }
-    const float determinant = n * sqq - sq * sq;
-    fit->scale = determinant > 0 ? (n * sxq - sq * sx) / determinant : 0;
-    fit->min = determinant > 0 ? (sq * sxq - sqq * sx) / determinant : -sx / n;
-    if (fit->min < 0 || determinant <= 0) *fit = (affine){sqq > 0 ? sxq / sqq : 0, 0};
-    if (fit->scale < 0) fit->scale = 0;
-    for (int i = 0; i < Q4_K_GROUP; i++) {
-        const float e = fit->scale * q[i] - fit->min - x[i];
-        error += e * e;
+    if (min < 0) {
+        scale = s->qq > 0 ? s->xq / s->qq : 0;
+        min = 0;
     }
-    return error;
+    if (scale < 0) scale = 0;
+    *fit = (affine){(float)scale, (float)min};
+    return s->xx + scale * scale * s->qq + n * min * min - 2 * scale * s->xq + 2 * min * s->x -
+           2 * scale * min * s->q;
 }
 
 /* Tries ranges a little wider and narrower than that of the group's values. */
 static affine search_affine(const float *x) {
     enum { STEPS = 20 };
-    float low = x[0], high = x[0], q[Q4_K_GROUP], best_error = FLT_MAX;
-    for (int i = 1; i < Q4_K_GROUP; i++) {
+    float low = 0, high = x[0];
+    double best_error = DBL_MAX;
+    for (int i = 0; i < Q4_K_GROUP; i++) {
         low = x[i] < low ? x[i] : low;
         high = x[i] > high ? x[i] : high;
     }
-    if (low > 0) low = 0;
     affine best = {0, -low}, fit;
     if (high <= low) return best;
+    affine_sums sums = value_sums(x);
     for (int step = 0; step <= STEPS; step++) {
-        const float inverse_scale = (14 + 0.1f * (float)step) / (high - low);
-        for (int i = 0; i < Q4_K_GROUP; i++) q[i] = near_within((x[i] - low) * inverse_scale, 0, 15);
-        const float error = fit_affine(x, q, &fit);
+        range_sums(&sums, x, low, (14 + 0.1f * (float)step) / (high - low));
+        const double error = fit_affine(&sums, &fit);
         if (error < best_error) best_error = error, best = fit;
     }
     return best;
 }
 
+static float product_sum(const float *a, const float *b, int n) {
+    float sum[LANES] = {0};
+    for (int i = 0; i < n; i += LANES)
+        for (int l = 0; l < LANES; l++) sum[l] += a[i + l] * b[i + l];
+    return sum_lanes(sum);
+}
+
 /* The quants of a block for given scales, and the squared error. */
 static float quants_q4_k(const quant_q4_k *b, const float *x, float *q) {
-    float error = 0;
+    float error[LANES] = {0};
     for (int j = 0; j < Q4_K_GROUPS; j++) {
         uint8_t sc, m;
         quant_q4_k_scale(b, j, &sc, &m);
         const float scale = half(b->d) * sc, min = half(b->dmin) * m, inverse_scale = inverse(scale);
-        for (int i = 32 * j; i < 32 * j + 32; i++) {
-            q[i] = near_within((x[i] + min) * inverse_scale, 0, 15);
-            const float e = scale * q[i] - min - x[i];
-            error += e * e;
-        }
+        for (int i = 32 * j; i < 32 * j + 32; i += LANES)
+            for (int l = i; l < i + LANES; l++) {
+                q[l] = near_within((x[l] + min) * inverse_scale, 0, 15);
+                const float e = scale * q[l] - min - x[l];
+                error[l - i] += e * e;
+            }
     }
-    return error;
+    return sum_lanes(error);
 }
 
 /* Group scales in units of d and dmin. */
@@ -190,19 +232,13 @@ static bool fit_q4_k(const quant_q4_k *b, const float *x, const float *q, float 
     double aa = 0, ab = 0, bb = 0, ax = 0, bx = 0;
     for (int j = 0; j < Q4_K_GROUPS; j++) {
         uint8_t sc, m;
-        float sq = 0, sqq = 0, sx = 0, sxq = 0;
         quant_q4_k_scale(b, j, &sc, &m);
-        for (int i = 32 * j; i < 32 * j + 32; i++) {
-            sq += q[i];
-            sqq += q[i] * q[i];
-            sx += x[i];
-            sxq += x[i] * q[i];
-        }
-        aa += (double)sc * sc * sqq;
-        ab -= (double)sc * m * sq;
+        const affine_sums values = value_sums(x + 32 * j), quants = value_sums(q + 32 * j);
+        aa += (double)sc * sc * quants.xx;
+        ab -= (double)sc * m * quants.x;
         bb += (double)m * m * Q4_K_GROUP;
-        ax += (double)sc * sxq;
-        bx -= (double)m * sx;
+        ax += (double)sc * product_sum(x + 32 * j, q + 32 * j, Q4_K_GROUP);
+        bx -= (double)m * values.x;
     }
     const double determinant = aa * bb - ab * ab;
     if (!(determinant > 1e-9 * aa * bb)) return false;
@@ -211,11 +247,15 @@ static bool fit_q4_k(const quant_q4_k *b, const float *x, const float *q, float 
     return *d > 0 && *dmin > 0 && *d < 65504 && *dmin < 65504;
 }
 
+/* Beyond that the sums of squares could overflow. */
+static const float k_quant_max = 65504;
+
 static bool block_q4_k(uint8_t *to, const float *x) {
     affine group[Q4_K_GROUPS], most = {0};
     quant_q4_k best;
     float q[BLOCK_MAX], next_q[BLOCK_MAX], d, dmin;
-    bool ok = true;
+    bool ok = largest(x, BLOCK_MAX) <= k_quant_max;
+    if (!ok) return false;
     for (int j = 0; j < Q4_K_GROUPS; j++) {
         group[j] = search_affine(x + 32 * j);
         most.scale = fmaxf(most.scale, group[j].scale);
@@ -256,12 +296,14 @@ static float search_scale(const float *x) {
     if (inverse(most) == 0) return 0;
     for (int step = -STEPS; step <= STEPS; step++) {
         const float inverse_scale = -(32 + 0.1f * (float)step) / most;
-        float sxq = 0, sqq = 0;
-        for (int i = 0; i < Q6_K_GROUP; i++) {
-            const float q = near_within(x[i] * inverse_scale, -32, 31);
-            sxq += x[i] * q;
-            sqq += q * q;
-        }
+        float xq[LANES] = {0}, qq[LANES] = {0};
+        for (int i = 0; i < Q6_K_GROUP; i += LANES)
+            for (int l = 0; l < LANES; l++) {
+                const float q = near_within(x[i + l] * inverse_scale, -32, 31);
+                xq[l] += x[i + l] * q;
+                qq[l] += q * q;
+            }
+        const float sxq = sum_lanes(xq), sqq = sum_lanes(qq);
         if (sqq == 0 || sxq * sxq <= best_gain * sqq) continue;
         best_gain = sxq * sxq / sqq;
         best = sxq / sqq;
@@ -271,25 +313,26 @@ static float search_scale(const float *x) {
 
 /* The quants of a block for given scales, and the squared error. */
 static float quants_q6_k(const quant_q6_k *b, const float *x, float *q) {
-    float error = 0;
+    float error[LANES] = {0};
     for (int j = 0; j < Q6_K_GROUPS; j++) {
         const float scale = half(b->d) * b->scales[j], inverse_scale = inverse(scale);
-        for (int i = 16 * j; i < 16 * j + 16; i++) {
-            q[i] = near_within(x[i] * inverse_scale, -32, 31);
-            const float e = scale * q[i] - x[i];
-            error += e * e;
-        }
+        for (int i = 16 * j; i < 16 * j + 16; i += LANES)
+            for (int l = i; l < i + LANES; l++) {
+                q[l] = near_within(x[l] * inverse_scale, -32, 31);
+                const float e = scale * q[l] - x[l];
+                error[l - i] += e * e;
+            }
     }
-    return error;
+    return sum_lanes(error);
 }
 
 /* The d that fits given quants best; 0 where there are none. */
 static float fit_q6_k(const quant_q6_k *b, const float *x, const float *q) {
     double sxq = 0, sqq = 0;
-    for (int i = 0; i < BLOCK_MAX; i++) {
-        const double all = (double)b->scales[i / 16] * q[i];
-        sxq += x[i] * all;
-        sqq += all * all;
+    for (int j = 0; j < Q6_K_GROUPS; j++) {
+        const double sc = b->scales[j];
+        sxq += sc * product_sum(x + 16 * j, q + 16 * j, Q6_K_GROUP);
+        sqq += sc * sc * product_sum(q + 16 * j, q + 16 * j, Q6_K_GROUP);
     }
     return sqq > 0 ? (float)(sxq / sqq) : 0;
 }
@@ -307,7 +350,8 @@ static void put_quants_q6_k(quant_q6_k *b, const float *q) {
 static bool block_q6_k(uint8_t *to, const float *x) {
     float group[Q6_K_GROUPS], q[BLOCK_MAX], next_q[BLOCK_MAX];
     quant_q6_k best;
-    bool ok = true;
+    bool ok = largest(x, BLOCK_MAX) <= k_quant_max;
+    if (!ok) return false;
     for (int j = 0; j < Q6_K_GROUPS; j++) group[j] = search_scale(x + 16 * j);
     best.d = half_above(largest(group, Q6_K_GROUPS) / 127, &ok);
     const float id = inverse(half(best.d));

@@ -163,10 +163,14 @@ static uint64_t make_tile(const writing *w, const convert_part *p, const uint8_t
         return UINT64_MAX;
     }
     const uint64_t old_bytes = gguf_row_bytes(p->from_type, p->item_n);
+    const bool gathered = p->transposed || p->item_order;
     float *values = (float *)(void *)(scratch + round_up(TILE_ROWS * old_bytes, 64));
-    gather(p, from, first, n, scratch);
-    for (uint64_t r = 0; r < n; r++)
-        if (!change_type(w, p, scratch + r * old_bytes, to + r * row_bytes, values, error)) return first + r;
+    if (gathered) gather(p, from, first, n, scratch);
+    for (uint64_t r = 0; r < n; r++) {
+        const uint8_t *row = scratch + r * old_bytes;
+        if (!gathered) row = from + p->from_row_bytes * (p->row_order ? p->row_order[first + r] : first + r);
+        if (!change_type(w, p, row, to + r * row_bytes, values, error)) return first + r;
+    }
     return UINT64_MAX;
 }
 
