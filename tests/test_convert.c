@@ -520,10 +520,13 @@ static void check_sorting(const tiny_model *model, gguf_type type, bool keep_dow
     new_path(out);
     new_path(profile);
     write_profile(in, profile, 1000 + type);
-    if (keep_down)
-        CONVERT(in, out, "--profile", profile, "--keep-down");
-    else
-        CONVERT(in, out, "--profile", profile);
+    outcome done = run(in, out, "--profile", profile, keep_down ? "--keep-down" : NULL, NULL);
+    if (done.status && strstr(done.message, "sorted by this profile already")) { /* few experts: it happens */
+        unlink(in);
+        unlink(profile);
+        return;
+    }
+    cr_assert_eq(done.status, 0, "%s", done.message);
     check_values(in, out, label);
     check_sorted(out, profile, neurons_sharing_of(type, NEURONS_BY_OUTPUT).group_n);
     /* the order of sums differs: quantised activations round to the other side once in a while */
