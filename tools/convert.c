@@ -39,7 +39,8 @@ static const command_spec spec = {
     .second_offset = offsetof(convert_options, out),
     .summary = "Stores a model so that skipping neurons saves most: by neuron, quantised, hot neurons first.",
     .details =
-        "Without options the down matrices of a model whose neurons can be zero (relu, relu2) are stored by\n"
+        "Without options the down matrices of a model whose neurons can be zero (relu, relu2, drelu) are "
+        "stored by\n"
         "neuron: the same weights in another order, which hotset otherwise makes at every start. Everything\n"
         "else is carried over byte by byte, the parts of a split file become one. PowerInfer's files stay\n"
         "such, with their predictors.\n"
@@ -108,7 +109,7 @@ static bool check_profile(const convert_options *o, const hotset_model *m, const
             o->profile, p->function);
         return false;
     }
-    if (strcmp(p->function, m->shape.activation) && !gguf_is_powerinfer(m->file)) {
+    if (strcmp(p->function, m->shape.activation) != 0) {
         say(spec.name,
             "%s was made with activation %s, the model has %s: give --activation %s if that is wrong",
             o->profile, p->function, m->shape.activation, p->function);

@@ -78,11 +78,6 @@ static bool is_down(const tensor_place *place) {
     return place->row && (place->row->role == ARCH_FFN_DOWN || place->row->role == ARCH_EXPERT_DOWN);
 }
 
-/* PowerInfer's predictor: fc2's rows are neurons. */
-static bool is_predictor(const tensor_place *place) {
-    return place->in_layer && (!strcmp(place->name, "fc1.weight") || !strcmp(place->name, "fc2.weight"));
-}
-
 /* ---- Types ---- */
 
 /* `wanted`, or the nearest type whose blocks make up a row. */
@@ -93,7 +88,7 @@ static gguf_type fitting_type(gguf_type wanted, uint64_t item_n) {
 
 static bool may_quantise(const layouting *l, const tensor_place *place, const gguf_tensor *t) {
     if (!l->job->quantise || t->dim_n < 2) return false;
-    return is_predictor(place) || (place->row && place->row->matrix && place->row->role != ARCH_ROUTER);
+    return place->row && place->row->matrix && place->row->role != ARCH_ROUTER;
 }
 
 /* The head decides between tokens: small types leave it 6 bits, as usual quantisers do. */
@@ -177,8 +172,7 @@ static hotset_status sort_layers(layouting *l) {
 
 /* Numbers of units: what stands in the file, where a tensor nobody knows could have them too. */
 static hotset_status refuse_unknown(layouting *l, const tensor_place *place, const gguf_tensor *t) {
-    if (!place->in_layer || place->row || is_predictor(place) || !l->out->order[place->layer_i])
-        return HOTSET_OK;
+    if (!place->in_layer || place->row || !l->out->order[place->layer_i]) return HOTSET_OK;
     for (uint32_t d = 0; d < t->dim_n; d++)
         if (t->dim[d] == model_unit_n(l->model, place->layer_i))
             return hotset_fail(l->err, HOTSET_E_ARGUMENT,
@@ -215,13 +209,14 @@ static hotset_status add_plain(layouting *l, const tensor_place *place, const gg
     case ARCH_FFN_GATE:
     case ARCH_FFN_GATE_BIAS:
     case ARCH_FFN_UP:
-    case ARCH_FFN_UP_BIAS: rows = !experts; break;
+    case ARCH_FFN_UP_BIAS:
+    case ARCH_PREDICTOR_OUT: rows = !experts; break;
     case ARCH_ROUTER:
     case ARCH_ROUTER_BIAS: rows = experts; break;
     case ARCH_EXPERT_GATE_UP:
     case ARCH_EXPERT_GATE:
     case ARCH_EXPERT_UP: units = true; break;
-    default: rows = !experts && is_predictor(place) && !strcmp(place->name, "fc2.weight");
+    default: break;
     }
     bool elements = rows && t->dim_n == 1; /* a row of each is one element */
     uint32_t unit_n = units && !place->alone ? (uint32_t)t->dim[2] : 1;
@@ -345,9 +340,8 @@ hotset_status convert_lay_out(convert_layout *out, const convert_job *job, hotse
                               void *cookie, hotset_error *err) {
     layouting l = {out, job, job->model, note_fn, cookie, err};
     *out = (convert_layout){0};
-    /* PowerInfer's files say nothing of the activation: they are of models with ReLU */
     out->zeros = job->model->activation == ARCH_ACT_RELU || job->model->activation == ARCH_ACT_RELU2 ||
-                 gguf_is_powerinfer(job->model->file);
+                 job->model->activation == ARCH_ACT_DRELU;
     out->changed = job->activation != NULL;
     HOTSET_TRY(sort_layers(&l));
     return add_tensors(&l);
