@@ -6,7 +6,7 @@
 
 #include "devices/quant.h"
 
-enum { GROUP_MAX = 256, PLANE_MAX = 17 };
+enum { GROUP_MAX = NEURONS_GROUP_MAX, PLANE_MAX = 17 };
 
 /* A block type's header: fields in the order of the block, each in a plane of its own. */
 typedef struct header {
@@ -51,7 +51,7 @@ static header header_of(gguf_type type) {
 
 /* ---- Quants of a block as bytes, without offset or scale, and back ---- */
 
-static void block_split(uint8_t *q, const uint8_t *block, gguf_type type) {
+void neurons_block_split(uint8_t *q, const uint8_t *block, gguf_type type) {
     switch ((int)type) {
     case GGUF_Q8_0: memcpy(q, block + offsetof(quant_q8_0, q), 32); break;
     case GGUF_Q4_0:
@@ -75,7 +75,7 @@ static void block_split(uint8_t *q, const uint8_t *block, gguf_type type) {
     }
 }
 
-static void block_join(uint8_t *block, const uint8_t *q, gguf_type type) {
+void neurons_block_join(uint8_t *block, const uint8_t *q, gguf_type type) {
     switch ((int)type) {
     case GGUF_Q8_0: memcpy(block + offsetof(quant_q8_0, q), q, 32); break;
     case GGUF_Q4_0:
@@ -156,7 +156,7 @@ static void store_group(uint8_t *group, const uint8_t *rows, uint64_t row_bytes,
     for (uint32_t o = 0; o < NEURONS_RUN; o++) {
         uint8_t block[sizeof(quant_q6_k)];
         memcpy(block, rows + row_bytes * (from + o), gguf_type_get(type)->block_bytes);
-        block_split(q, block, type);
+        neurons_block_split(q, block, type);
         for (uint32_t i = 0; i < f.group_n; i++) by_neuron[i][o] = q[i];
         move_header(group + f.group_n * neuron_bytes, block, header_of(type), out_n, from + o, true);
     }
@@ -198,7 +198,7 @@ static void restore_group(uint8_t *rows, const uint8_t *group, uint64_t row_byte
     }
     for (uint32_t o = 0; o < n; o++) {
         uint8_t block[sizeof(quant_q6_k)], *planes = (uint8_t *)(uintptr_t)group + f.group_n * neuron_bytes;
-        block_join(block, by_output[from - run + o], type);
+        neurons_block_join(block, by_output[from - run + o], type);
         move_header(planes, block, header_of(type), out_n, from + o, false);
         memcpy(rows + row_bytes * o, block, block_bytes);
     }

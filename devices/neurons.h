@@ -15,7 +15,10 @@
 
 #include "profiles/gguf.h"
 
-enum { NEURONS_RUN = 32 /* outputs of block types are stored in runs of as many */ };
+enum {
+    NEURONS_RUN = 32,       /* outputs of block types are stored in runs of as many */
+    NEURONS_GROUP_MAX = 256 /* neurons of a group */
+};
 
 /* How a down matrix of in_n neurons and out_n outputs stands. Floats by neuron and by row are the same. */
 typedef enum neurons_order {
@@ -52,5 +55,10 @@ void neurons_store(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, gguf_ty
  * neurons [0, in_n) are taken, so that in_n may be less (whole groups) than what was stored. */
 void neurons_restore(uint8_t *rows, const uint8_t *stored, uint64_t row_bytes, gguf_type type, uint32_t in_n,
                      uint32_t out_n, uint32_t from, uint32_t n);
+
+/* The quants of one block of a block type as bytes 0 .. 255, without offset or scale, in the order of its
+ * weights; and back into the block, whose scales stay as they are. */
+void neurons_block_split(uint8_t *q, const uint8_t *block, gguf_type type);
+void neurons_block_join(uint8_t *block, const uint8_t *q, gguf_type type);
 
 #endif

@@ -38,6 +38,24 @@ typedef struct quant_q6_k {
     uint16_t d;
 } quant_q6_k;
 
+/* The 6-bit numbers of group j. set: the fields must be zero. */
+static inline void quant_q4_k_scale(const quant_q4_k *b, int j, uint8_t *scale, uint8_t *min) {
+    const uint8_t *s = b->scales;
+    *scale = (uint8_t)(j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4);
+    *min = (uint8_t)(j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4);
+}
+static inline void quant_q4_k_set_scale(quant_q4_k *b, int j, uint8_t scale, uint8_t min) {
+    uint8_t *s = b->scales;
+    if (j < 4) {
+        s[j] |= scale;
+        s[j + 4] |= min;
+    } else {
+        s[j + 4] |= (uint8_t)((scale & 15) | min << 4);
+        s[j - 4] |= (uint8_t)(scale >> 4 << 6);
+        s[j] |= (uint8_t)(min >> 4 << 6);
+    }
+}
+
 _Static_assert(sizeof(quant_q4_0) == 18, "Q4_0 block");
 _Static_assert(sizeof(quant_q8_0) == 34, "Q8_0 block");
 _Static_assert(sizeof(quant_q4_k) == 144, "Q4_K block");

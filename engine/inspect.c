@@ -287,6 +287,21 @@ static void text_name(output *o, gguf_string name, size_t column) {
     emit(o, "%*s", (int)(name.bytes < column ? column - name.bytes + 2 : 2), "");
 }
 
+/* What `hotset convert` did to the file. */
+static void text_conversion(output *o, const gguf *g) {
+    const gguf_key *version = gguf_find_key(g, "hotset.convert.version");
+    const gguf_key *down = gguf_find_key(g, "hotset.down.layout");
+    if (version) {
+        emit(o, "\nconverted     by Hotset ");
+        emit_value(o, version);
+    }
+    if (down) {
+        emit(o, "\ndown          stored by ");
+        emit_value(o, down);
+    }
+    if (gguf_find_key(g, "hotset.ffn.order")) emit(o, "\nneurons       sorted, hot ones first");
+}
+
 static void text_summary(output *o, const gguf *g, const char *path) {
     summary s = summarise(g);
     emit(o, "file          ");
@@ -304,6 +319,7 @@ static void text_summary(output *o, const gguf *g, const char *path) {
         emit(o, "\nname          ");
         emit_value(o, s.name);
     }
+    text_conversion(o, g);
     emit(o, "\nparameters    ");
     text_count(o, s.parameter_n);
     emit(o, "\ntensors       %" PRIu64 ", ", gguf_tensor_n(g));

@@ -557,6 +557,7 @@ static hotset_status model_read(hotset_model *m, const hotset_model_options *opt
     uint32_t rotated_n;
     HOTSET_TRY(read_numbers(m, options, &rotated_n, err));
     HOTSET_TRY(take_tensors(m, rotated_n, err));
+    HOTSET_TRY(model_order_read(m, err));
     HOTSET_TRY(model_rotary_read(m, rotated_n, err));
     gguf_string chat = {0};
     HOTSET_TRY(gguf_get_string(m->file, "tokenizer.chat_template", &chat, NULL, err));

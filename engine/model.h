@@ -5,6 +5,7 @@
 #include "devices/neurons.h"
 #include "engine/arch.h"
 #include "engine/base.h"
+#include "profiles/activation.h"
 #include "profiles/gguf.h"
 
 /* Weights in the mapped file, or floats copied out of it. Absent: everything zero. */
@@ -27,6 +28,8 @@ typedef struct model_layer {
     uint32_t rank_n;   /* inner width of the predictor; 0: none */
     uint32_t window_n; /* sliding window, 0: none */
     bool experts;
+    const uint32_t *order; /* [model_unit_n] unit i (neuron, or expert) was number order[i] of the original
+                              model, before convert sorted the file; NULL: it still is number i */
     model_tensor tensor[ARCH_ROLE_COUNT]; /* global roles stay absent */
 } model_layer;
 
@@ -74,6 +77,28 @@ static inline uint64_t model_matrix_bytes(const model_tensor *t) {
 /* Weight bytes that decoding one token multiplies with: of a model of experts only the chosen ones', of
  * predictors only where they are used. */
 uint64_t model_bytes_per_token(const hotset_model *m, bool predicted);
+
+/* Units of a layer, as activation profiles count them: experts, or neurons of its dense FFN. */
+static inline uint32_t model_unit_n(const hotset_model *m, uint32_t layer_i) {
+    const model_layer *layer = &m->layer[layer_i];
+    return layer->experts ? m->shape.expert_n : layer->ff_n;
+}
+
+/* ---- Which model it is (identity.c) ---- */
+
+/* The key of the layers' orders: the u32 of all layers end to end. */
+#define MODEL_ORDER_KEY "hotset.ffn.order"
+/* Fills layer[].order from the file. Errors: E_FORMAT (not one permutation per layer), E_MEMORY. */
+HOTSET_CHECKED hotset_status model_order_read(hotset_model *m, hotset_error *err);
+/* Profiles number units as the original model does, so that they serve the model's sorted files too, and
+ * merge. Renumbers the units of a profile of this model's layers from the original numbers to the file's or
+ * (to_file false) back. What is recorded while a file runs is by the file's numbers. Errors: E_ARGUMENT
+ * (other layers than the model's), E_MEMORY: then the profile is as it was. */
+HOTSET_CHECKED hotset_status model_renumber_profile(const hotset_model *m, activation_profile *p,
+                                                    bool to_file, hotset_error *err);
+/* Fingerprints (profiles/fingerprint.h). Errors: E_MEMORY. */
+HOTSET_CHECKED hotset_status model_fingerprints(const hotset_model *m, uint64_t *shape, uint64_t *weights,
+                                                hotset_error *err);
 
 /* rotary.c: fills m->rotary from the file's keys. Linear, YaRN and Llama-3 scaling. */
 HOTSET_CHECKED hotset_status model_rotary_read(hotset_model *m, uint32_t rotated_n, hotset_error *err);

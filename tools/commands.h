@@ -4,6 +4,7 @@
 #define HOTSET_TOOLS_COMMANDS_H
 
 int command_bench(int argc, char **argv);
+int command_convert(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_logits(int argc, char **argv);

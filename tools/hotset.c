@@ -22,6 +22,7 @@ static const struct {
     {"profile", command_profile, "count how often each neuron or expert is used"},
     {"inspect", command_inspect, "describe a file"},
     {"machine", command_machine, "measure this machine, for plans"},
+    {"convert", command_convert, "store a model for skipping: by neuron, quantised, hot neurons first"},
     {"synth", command_synth, "make a model with random weights for tests and measurements"},
 };
 enum { COMMAND_N = sizeof commands / sizeof commands[0] };

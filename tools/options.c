@@ -269,13 +269,25 @@ static options_result option_read(option_reader *r) {
 }
 
 static options_result argument_store(option_reader *r, const char *text) {
-    void *field = r->values + r->spec->argument_offset;
-    const char *before;
+    const command_spec *spec = r->spec;
+    const char *name = spec->argument, *before;
+    void *field = r->values + spec->argument_offset;
     memcpy(&before, field, sizeof before);
-    if (before) return wrong(r, "unexpected argument %s: %s is %s already", text, r->spec->argument, before);
-    if (!text[0]) return wrong(r, "%s is empty", r->spec->argument);
+    if (before && spec->second) {
+        name = spec->second;
+        field = r->values + spec->second_offset;
+        memcpy(&before, field, sizeof before);
+    }
+    if (before) return wrong(r, "unexpected argument %s: %s is %s already", text, name, before);
+    if (!text[0]) return wrong(r, "%s is empty", name);
     memcpy(field, &text, sizeof text);
     return OPTIONS_DONE;
+}
+
+static options_result argument_check(option_reader *r, const char *name, size_t offset) {
+    const char *given;
+    memcpy(&given, r->values + offset, sizeof given);
+    return given ? OPTIONS_DONE : wrong(r, "%s is missing", name);
 }
 
 options_result options_parse(const command_spec *spec, int argc, char **argv, void *values,
@@ -298,10 +310,9 @@ options_result options_parse(const command_spec *spec, int argc, char **argv, vo
         }
     }
     if (result != OPTIONS_DONE) return result;
-    const char *given;
-    memcpy(&given, r.values + spec->argument_offset, sizeof given);
-    if (given || spec->argument_optional) return OPTIONS_DONE;
-    return wrong(&r, "%s is missing", spec->argument);
+    if (!spec->argument_optional) result = argument_check(&r, spec->argument, spec->argument_offset);
+    if (result != OPTIONS_DONE || !spec->second) return result;
+    return argument_check(&r, spec->second, spec->second_offset);
 }
 
 /* ---- Help ---- */
@@ -356,7 +367,8 @@ static void row_print(const option_row *row, const void *field, FILE *out) {
 }
 
 void options_help(const command_spec *spec, const void *values, FILE *out) {
-    fprintf(out, "Usage: hotset %s %s [options]\n%s\n", spec->name, spec->argument, spec->summary);
+    fprintf(out, "Usage: hotset %s %s%s%s [options]\n%s\n", spec->name, spec->argument,
+            spec->second ? " " : "", spec->second ? spec->second : "", spec->summary);
     if (spec->details) fprintf(out, "\n%s", spec->details);
     for (size_t t = 0; t < OPTION_TABLES_MAX; t++) {
         const option_table *table = &spec->tables[t];

@@ -53,12 +53,14 @@ enum { OPTION_TABLES_MAX = 3, OPTION_MESSAGE_BYTES = 256 };
 
 typedef struct command_spec {
     const char *name;       /* "run" */
-    const char *argument;   /* the one argument beside options: "MODEL" */
+    const char *argument;   /* the argument beside options: "MODEL" */
     bool argument_optional; /* else it is required */
     size_t argument_offset; /* of its const char * field */
-    const char *summary;    /* one line */
-    const char *details;    /* further lines, or NULL */
-    const char *examples;   /* lines */
+    const char *second;     /* one more, likewise required; NULL: there is none */
+    size_t second_offset;
+    const char *summary;  /* one line */
+    const char *details;  /* further lines, or NULL */
+    const char *examples; /* lines */
     option_table tables[OPTION_TABLES_MAX];
 } command_spec;
 

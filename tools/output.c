@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -157,6 +158,19 @@ void out_file_discard(out_file *file) {
     free(file->temporary);
     free(file->target);
     *file = (out_file){0};
+}
+
+bool out_has_room(const char *command, const char *path, uint64_t needed_bytes) {
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+    struct statvfs fs;
+    bool known = folder && statvfs(folder, &fs) == 0; /* where it is not, writing will say why */
+    uint64_t free_bytes = known ? (uint64_t)fs.f_bavail * fs.f_frsize : 0;
+    free(folder);
+    if (!known || free_bytes >= needed_bytes) return true;
+    say(command, "%s needs %.1f GB, the disk has %.1f GB free", path, (double)needed_bytes * 1e-9,
+        (double)free_bytes * 1e-9);
+    return false;
 }
 
 /* ---- JSON ---- */

@@ -36,6 +36,8 @@ bool out_file_open(out_file *file, const char *command, const char *path);
 bool out_file_commit(out_file *file, const char *command);
 /* Removes what was not committed. */
 void out_file_discard(out_file *file);
+/* A full disk is better found before it is full: prints an error line when it returns false. */
+bool out_has_room(const char *command, const char *path, uint64_t needed_bytes);
 
 /* One JSON object on one line. */
 typedef struct json_object {

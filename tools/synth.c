@@ -1,7 +1,6 @@
 /* synth.c - `hotset synth`: writes a model with random weights. */
 #include <stdlib.h>
 #include <string.h>
-#include <sys/statvfs.h>
 
 #include "tools/commands.h"
 #include "tools/output.h"
@@ -136,20 +135,6 @@ static bool make_spec(const synth_options *o, synth_spec *s) {
     return false;
 }
 
-/* A full disk is better found before it is full. */
-static bool check_space(const char *path, uint64_t needed_bytes) {
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
-    struct statvfs fs;
-    bool known = folder && statvfs(folder, &fs) == 0; /* where it is not, writing will say why */
-    uint64_t free_bytes = known ? (uint64_t)fs.f_bavail * fs.f_frsize : 0;
-    free(folder);
-    if (!known || free_bytes >= needed_bytes) return true;
-    say(spec.name, "%s needs %.1f GB, the disk has %.1f GB free", path, (double)needed_bytes * 1e-9,
-        (double)free_bytes * 1e-9);
-    return false;
-}
-
 static void note(void *cookie, const char *text, size_t text_bytes) {
     (void)cookie;
     say(spec.name, "%.*s", (int)text_bytes, text);
@@ -177,7 +162,7 @@ int command_synth(int argc, char **argv) {
     }
     uint64_t bytes = synth_model_bytes(model), parameter_n = synth_model_parameter_n(model);
     progress bar = {.what = "weights", .quiet = o.quiet};
-    bool fits = check_space(o.path, bytes + HEADER_BYTES + HEADER_TOKEN_BYTES * o.vocab_n);
+    bool fits = out_has_room(spec.name, o.path, bytes + HEADER_BYTES + HEADER_TOKEN_BYTES * o.vocab_n);
     interrupt_catch();
     if (fits) status = synth_model_write(model, o.path, (unsigned)o.thread_n, report, &bar, &err);
     interrupt_release();

@@ -1,0 +1,18 @@
+/* quantise.h - from floats to every type of weights that Hotset multiplies with.
+ *
+ * Q8_0 and Q4_0 are what ggml's formula gives, bit for bit (roundings as in roundf; Q4_0's scale is the value
+ * of largest magnitude over -8). Q4_K and Q6_K search for the scales with the least squared error, first of
+ * each group alone, then of the block with the group scales as the 6 or 8 bits that are stored.
+ */
+#ifndef HOTSET_QUANTISE_H
+#define HOTSET_QUANTISE_H
+
+#include "profiles/gguf.h"
+
+/* True for F32 F16 BF16 Q8_0 Q4_0 Q4_K Q6_K. */
+bool quantise_can(gguf_type type);
+/* Writes n floats, whole blocks, as `type`. False when one of them is not finite or too large for the type:
+ * then what was written is of no use. */
+HOTSET_CHECKED bool quantise_row(uint8_t *to, const float *x, size_t n, gguf_type type);
+
+#endif

@@ -1,0 +1,255 @@
+/* convert.c - `hotset convert`: stores a model so that it skips best. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "devices/quantise.h"
+#include "tools/commands.h"
+#include "tools/convert_layout.h"
+#include "tools/output.h"
+#include "tools/runtime.h"
+
+typedef struct convert_options {
+    const char *in, *out, *type, *profile, *activation;
+    bool keep_down, verbose, quiet;
+    uint64_t thread_n;
+} convert_options;
+
+#define FIELD(name) .offset = offsetof(convert_options, name)
+static const option_row rows[] = {
+    {"type", 0, OPTION_TEXT, FIELD(type), 0, 0, "TYPE",
+     "quantise the matrices of a float model: F16 BF16 Q8_0 Q4_0 Q4_K Q6_K or F32"},
+    {"profile", 0, OPTION_TEXT, FIELD(profile), 0, 0, "FILE",
+     "sort the neurons (or experts) of every layer by this activation\nprofile, hot ones first"},
+    {"keep-down", 0, OPTION_FLAG, FIELD(keep_down), 0, 0, NULL,
+     "store the FFN's down matrices as in stock GGUF files, for other\nprograms too"},
+    {"activation", 0, OPTION_TEXT, FIELD(activation), 0, 0, "NAME",
+     "FFN activation where the file does not tell it: relu, relu2, silu\n...; stated in OUT"},
+    {"threads", 't', OPTION_UINT, FIELD(thread_n), 1, 1024, "N", "threads (as many as there are processors)"},
+    {"verbose", 'v', OPTION_FLAG, FIELD(verbose), 0, 0, NULL, "the error of every tensor that is quantised"},
+    {"quiet", 'q', OPTION_FLAG, FIELD(quiet), 0, 0, NULL, "only errors on standard error"},
+};
+
+static const command_spec spec = {
+    .name = "convert",
+    .argument = "IN",
+    .argument_offset = offsetof(convert_options, in),
+    .second = "OUT",
+    .second_offset = offsetof(convert_options, out),
+    .summary = "Stores a model so that skipping neurons saves most: by neuron, quantised, hot neurons first.",
+    .details =
+        "Without options the down matrices of a model whose neurons can be zero (relu, relu2, drelu) are "
+        "stored by\n"
+        "neuron: the same weights in another order, which hotset otherwise makes at every start. Everything\n"
+        "else is carried over byte by byte, the parts of a split file become one. PowerInfer's files stay\n"
+        "such, with their predictors.\n"
+        "\n"
+        "--type quantises F32, F16 and BF16 matrices; vectors and routers stay as they are. With Q4_0 and\n"
+        "Q4_K the output head is Q6_K. Where rows are no whole blocks of a type they become Q8_0, or F16 (a\n"
+        "line says so). Down gets blocks along the outputs, so that each neuron stands alone, unless\n"
+        "--keep-down is given or no neuron can be zero. A quantised model is never quantised again.\n"
+        "\n"
+        "--profile sorts exactly: gate, up, down, biases, predictors and routers move together, and profiles "
+        "of\n"
+        "the original serve the sorted file too. Neurons of a down matrix that is quantised along the "
+        "neurons\n"
+        "share scales: they are sorted in groups (32 neurons, K-quants 256) and inside these.\n",
+    .examples = "  hotset convert relu-llama.Q4_0.gguf relu-llama.neuron.gguf --activation relu\n"
+                "  hotset convert model.F16.gguf model.Q4_0.gguf --type Q4_0 --profile model.profile.gguf\n"
+                "  hotset convert moe.Q4_K.gguf moe.sorted.gguf --profile moe.profile.gguf --keep-down\n",
+    .tables = {{"Options", rows, sizeof rows / sizeof rows[0], 0}},
+};
+
+/* ---- Files ---- */
+
+static bool is_same_file(const char *path, const struct stat *other) {
+    struct stat s;
+    return stat(path, &s) == 0 && s.st_dev == other->st_dev && s.st_ino == other->st_ino;
+}
+
+/* Part number part_i of a split file whose first part is NAME-00001-of-0000N.gguf. */
+static char *part_path(const char *first, uint32_t part_i) {
+    enum { TAIL_BYTES = sizeof "00001-of-00001.gguf" - 1, DIGITS = 5 };
+    size_t bytes = strlen(first);
+    char *path = strdup(first), digits[16];
+    snprintf(digits, sizeof digits, "%05u", part_i + 1);
+    if (path && bytes > TAIL_BYTES) memcpy(path + bytes - TAIL_BYTES, digits, DIGITS);
+    return path;
+}
+
+/* The new file takes the place of what has its name: that must not be what it is made from. */
+static bool check_paths(const convert_options *o, uint32_t part_n) {
+    struct stat out;
+    if (stat(o->out, &out)) return true; /* new, or writing will say what is wrong */
+    bool same = is_same_file(o->in, &out);
+    for (uint32_t i = 1; i < part_n && !same; i++) {
+        char *path = part_path(o->in, i);
+        same = path && is_same_file(path, &out);
+        free(path);
+    }
+    if (same || !S_ISREG(out.st_mode))
+        say(spec.name, "%s %s", o->out,
+            same ? "is the model itself: give the new file another name" : "is not a file");
+    return !same && S_ISREG(out.st_mode);
+}
+
+/* ---- The profile ---- */
+
+static bool check_profile(const convert_options *o, const hotset_model *m, const activation_profile *p) {
+    uint64_t shape, weights;
+    bool differ = false;
+    hotset_error err;
+    if (model_fingerprints(m, &shape, &weights, &err) || activation_match(p, shape, weights, &differ, &err)) {
+        say_failure(spec.name, o->profile, &err);
+        return false;
+    }
+    if (!activation_has_hot_units(p)) {
+        say(spec.name, "%s: every neuron of this %s model is always active: there is nothing to sort by",
+            o->profile, p->function);
+        return false;
+    }
+    if (strcmp(p->function, m->shape.activation) != 0) {
+        say(spec.name,
+            "%s was made with activation %s, the model has %s: give --activation %s if that is wrong",
+            o->profile, p->function, m->shape.activation, p->function);
+        return false;
+    }
+    if (differ && !o->quiet)
+        say(spec.name, "warning: %s was made with other weights of this model's shape", o->profile);
+    return true;
+}
+
+/* The profile in the numbers of the file. */
+static bool open_profile(const convert_options *o, const hotset_model *m, activation_profile **out) {
+    hotset_error err;
+    *out = NULL;
+    if (!o->profile) return true;
+    if (activation_read(out, o->profile, &err)) {
+        say_failure(spec.name, o->profile, &err);
+        return false;
+    }
+    if (!check_profile(o, m, *out)) return false;
+    if (!model_renumber_profile(m, *out, true, &err)) return true;
+    say_failure(spec.name, o->profile, &err);
+    return false;
+}
+
+/* ---- What is told ---- */
+
+static void note(void *cookie, const char *text, size_t text_bytes) {
+    (void)cookie;
+    say(spec.name, "%.*s", (int)text_bytes, text);
+}
+
+static bool report(void *cookie, uint64_t done_bytes, uint64_t all_bytes) {
+    progress_update(cookie, done_bytes, all_bytes);
+    return !interrupt_seen();
+}
+
+static bool check_work(const convert_options *o, const convert_job *job, const convert_layout *l) {
+    bool zeros = l->zeros, stands = l->by_neuron_n + l->by_row_n > 0;
+    if (l->changed || gguf_part_n(job->model->file) > 1) return true;
+    if (stands && !o->keep_down) {
+        if (!o->quiet) say(spec.name, "%s is stored by neuron already: OUT becomes a copy", o->in);
+        return true;
+    }
+    if (o->profile)
+        say(spec.name, "%s is sorted by this profile already, nothing else is to be done", o->in);
+    else if (o->type)
+        say(spec.name, "%s is of type %s already, nothing else is to be done", o->in, o->type);
+    else if (!zeros)
+        say(spec.name,
+            "%s: neurons of a %s model are never zero, by neuron nothing could be skipped (--activation "
+            "states "
+            "another function; --type and --profile have work to do)",
+            o->in, job->model->shape.activation);
+    else
+        say(spec.name, "%s: nothing is to be done%s", o->in, o->keep_down ? " with --keep-down" : "");
+    return false;
+}
+
+static void summarise(const convert_options *o, const convert_job *job, const convert_layout *l,
+                      const convert_output *output, double seconds) {
+    char down[64] = "", sorted[96] = "", error[96] = "";
+    const convert_error *e = &output->error;
+    if (o->quiet) return;
+    if (l->by_neuron_n + l->by_row_n)
+        snprintf(down, sizeof down, ", down %s in %u tensors", l->by_row_n ? "by row" : "by neuron",
+                 l->by_neuron_n + l->by_row_n);
+    if (l->sorted_n)
+        snprintf(sorted, sizeof sorted, ", %s sorted in %u layers",
+                 job->model->shape.expert_n ? "experts" : "neurons", l->sorted_n);
+    if (e->weight_n)
+        snprintf(error, sizeof error, ", RMSE %.3g (%.3g of the weights')",
+                 sqrt(e->squared / (double)e->weight_n), e->energy > 0 ? sqrt(e->squared / e->energy) : 0);
+    say(spec.name, "%s: %.1f MB of weights, before %.1f MB%s%s%s, %.1f s", o->out, (double)l->bytes * 1e-6,
+        (double)job->model->shape.weight_bytes * 1e-6, down, sorted, error, seconds);
+}
+
+/* ---- The command ---- */
+
+static bool write_model(const convert_options *o, const convert_job *job, const convert_layout *l,
+                        double start_s) {
+    progress bar = {.what = "weights", .quiet = o->quiet};
+    convert_output output = {.path = o->out,
+                             .thread_n = (unsigned)o->thread_n,
+                             .progress = report,
+                             .progress_cookie = &bar,
+                             .tell = o->verbose && !o->quiet ? note : NULL};
+    uint64_t header_bytes = gguf_file_bytes(job->model->file) - job->model->shape.weight_bytes + (1 << 20);
+    hotset_error err;
+    if (!out_has_room(spec.name, o->out, l->bytes + header_bytes)) return false;
+    interrupt_catch();
+    hotset_status status = convert_write(l, job, &output, &err);
+    interrupt_release();
+    progress_clear(&bar);
+    if (status)
+        say_failure(spec.name, o->out, &err);
+    else
+        summarise(o, job, l, &output, now_s() - start_s);
+    return status == HOTSET_OK;
+}
+
+static bool convert(const convert_options *o, convert_job *job, double start_s) {
+    convert_layout layout = {0};
+    hotset_error err;
+    bool done = false;
+    hotset_status status = convert_lay_out(&layout, job, o->quiet ? NULL : note, NULL, &err);
+    if (status)
+        say_failure(spec.name, o->in, &err);
+    else if (check_work(o, job, &layout))
+        done = write_model(o, job, &layout, start_s);
+    convert_layout_free(&layout);
+    return done;
+}
+
+int command_convert(int argc, char **argv) {
+    convert_options o = {0};
+    convert_job job = {0};
+    hotset_model *model = NULL;
+    activation_profile *profile = NULL;
+    hotset_error err;
+    int begun = command_begin(&spec, argc, argv, &o);
+    if (begun >= 0) return begun;
+    double start_s = now_s();
+    if (o.type && (!gguf_type_by_name(o.type, &job.type) || !quantise_can(job.type))) {
+        say(spec.name, "unknown type '%s', known are: F32 F16 BF16 Q8_0 Q4_0 Q4_K Q6_K", o.type);
+        return 2;
+    }
+    hotset_model_options options = {.activation = o.activation};
+    if (hotset_model_open(&model, o.in, &options, &err)) {
+        say_failure(spec.name, o.in, &err);
+        return 1;
+    }
+    bool done = check_paths(&o, gguf_part_n(model->file)) && open_profile(&o, model, &profile);
+    job.model = model;
+    job.profile = profile;
+    job.activation = o.activation ? model->shape.activation : NULL;
+    job.keep_down = o.keep_down;
+    job.quantise = o.type != NULL;
+    if (done) done = convert(&o, &job, start_s);
+    activation_free(profile);
+    hotset_model_free(model);
+    return done ? 0 : 1;
+}
