@@ -124,11 +124,12 @@ typedef struct device_choice {
 
 /* What DEVICE_OP_TALLY writes into its record for each row. */
 typedef enum device_tally {
-    DEVICE_TALLY_BITS,  /* uint64_t [(n + 63) / 64]: bit i % 64 of word i / 64 says that value i is above 0;
-                           the unused bits of the last word are 0 */
-    DEVICE_TALLY_SIZES, /* uint32_t [ACTIVATION_SIZE_N]: how many of the n activations act(value) are in each
-                           bin of profiles/activation.h */
-    DEVICE_TALLY_CHOSEN /* int32_t id [n], float weight [n] of the chosen experts */
+    DEVICE_TALLY_BITS,   /* uint64_t [(n + 63) / 64]: bit i % 64 of word i / 64 says that value i is above 0;
+                            the unused bits of the last word are 0 */
+    DEVICE_TALLY_SIZES,  /* uint32_t [ACTIVATION_SIZE_N]: how many of the n activations act(value) are in each
+                            bin of profiles/activation.h */
+    DEVICE_TALLY_CHOSEN, /* int32_t id [n], float weight [n] of the chosen experts */
+    DEVICE_TALLY_JUDGED  /* uint32_t [3]: neurons that are active, that were predicted, and that are both */
 } device_tally;
 
 static inline uint64_t device_tally_bytes(device_tally kind, uint32_t n) {
@@ -136,6 +137,7 @@ static inline uint64_t device_tally_bytes(device_tally kind, uint32_t n) {
     case DEVICE_TALLY_BITS: return activation_word_n(n) * sizeof(uint64_t);
     case DEVICE_TALLY_SIZES: return ACTIVATION_SIZE_N * sizeof(uint32_t);
     case DEVICE_TALLY_CHOSEN: return n * (sizeof(int32_t) + sizeof(float));
+    case DEVICE_TALLY_JUDGED: return 3 * sizeof(uint32_t);
     }
     return 0;
 }
@@ -258,8 +260,11 @@ typedef struct device_op {
         } combine;
         struct {
             device_tally kind;
-            device_rows x;      /* BITS, SIZES: [n] before the activation; CHOSEN: ids [n] */
+            device_rows x;      /* BITS, SIZES, JUDGED: [n] before the activation; CHOSEN: ids [n] */
             device_rows weight; /* CHOSEN: [n] */
+            device_rows also;   /* JUDGED: active neurons are above 0 here as well; absent: only in x */
+            device_rows score;  /* JUDGED: [n], of neurons that are predicted at least: */
+            float threshold;
             uint32_t n;
             device_activation activation; /* SIZES */
             device_ref record; /* in pinned memory; row r stands at r * device_tally_bytes(kind, n) */

@@ -33,7 +33,7 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
     hotset_status status = weights_describe(&w, m, o->sparsity, err);
     if (!status)
         status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, err);
-    if (!status && o->record) status = tally_layout(&record, m, o->batch_n, err);
+    if (!status && o->record) status = tally_layout(&record, m, o->sparsity, o->batch_n, err);
     if (!status) status = schedule_workspace_bytes(&place, d, o->batch_n, &workspace_bytes, err);
     if (!status) status = schedule_list_bytes(&place, o->batch_n, &list_bytes, err);
     footprint_widths widths = forward_widths(m, o->sparsity);
@@ -152,7 +152,7 @@ static hotset_status load_weights(hotset_engine *e, hotset_error *err) {
 static hotset_status open_record(hotset_engine *e, forward_place *place, hotset_error *err) {
     const hotset_plan_options *o = &e->plan.options;
     if (!o->record) return HOTSET_OK;
-    HOTSET_TRY(tally_layout(&e->tally, e->model, o->batch_n, err));
+    HOTSET_TRY(tally_layout(&e->tally, e->model, o->sparsity, o->batch_n, err));
     HOTSET_TRY(
         e->device->api->buffer_alloc(e->device, DEVICE_MEMORY_PINNED, e->tally.bytes, &e->record, err));
     place->tally = &e->tally;
@@ -248,6 +248,10 @@ hotset_engine_stats hotset_engine_get_stats(const hotset_engine *e) {
     return stats;
 }
 
+hotset_prediction hotset_engine_get_prediction(const hotset_engine *e, uint32_t layer_i) {
+    return layer_i < e->tally.layer_n ? e->tally.layer[layer_i].judged : (hotset_prediction){0};
+}
+
 hotset_status hotset_engine_measure(hotset_engine *e, double seconds, hotset_limits *out, hotset_error *err) {
     const weights *w = &e->weights;
     uint32_t largest_i = 0;
@@ -290,6 +294,7 @@ hotset_status engine_step(hotset_engine *e, const engine_row *rows, uint32_t row
     const int32_t *output = device_step_outputs(step, e->plan.options.batch_n);
     HOTSET_TRY(submit(e, schedule_find(&e->schedule, row_n)->body, err));
     if (e->recorder) tally_feed(&e->tally, e->record, row_n, e->recorder);
+    tally_judge(&e->tally, e->record, row_n);
     for (uint32_t from = 0; from < output_n; from += e->layout.output_n) {
         step->output_from = from;
         step->output_n = (uint32_t)min_u64(output_n - from, e->layout.output_n);

@@ -170,8 +170,11 @@ static bank bank_of(const writer *w, uint32_t ff, uint32_t per_row, arch_role ga
     return b;
 }
 
+/* A predictor is judged by all neurons: then none is left out. */
 static void set_skipping(const writer *w, bank *b) {
-    b->skips = w->at->sparsity != HOTSET_SPARSITY_OFF && b->part[DOWN].w.order != NEURONS_BY_OUTPUT;
+    bool judged = w->at->tally && b->score.stride;
+    b->skips =
+        w->at->sparsity != HOTSET_SPARSITY_OFF && b->part[DOWN].w.order != NEURONS_BY_OUTPUT && !judged;
     if (!b->skips) return;
     b->choice = (device_choice){.verdict = device_ref_at(w->at->scratch, w->at->layout.verdict),
                                 .list = rows_at(w, w->at->layout.choice, (uint64_t)b->per_row * (b->ff + 1))};
@@ -232,19 +235,26 @@ static void select_neurons(writer *w, const bank *b, device_rows x, bool scored,
     add(w, op);
 }
 
-/* Writes down what the layer's FFN uses, from the neurons' values before the activation or from the chosen
- * experts, where the plan asks for it. */
-static void record_use(writer *w, device_rows x, device_rows weight) {
+/* Writes down what the layer's FFN uses, where the plan asks for it. */
+static void record(writer *w, device_op op) {
     const tally_layer *layer = w->at->tally ? &w->at->tally->layer[w->layer_i] : NULL;
     if (!layer || !layer->row_bytes) return;
-    add(w, (device_op){.kind = DEVICE_OP_TALLY,
-                       .name = "ffn use",
-                       .tally = {.kind = layer->kind,
-                                 .x = x,
-                                 .weight = weight,
-                                 .n = layer->n,
-                                 .activation = activation_of(w),
-                                 .record = device_ref_at(w->at->record, layer->at)}});
+    op.kind = DEVICE_OP_TALLY;
+    op.name = "ffn use";
+    op.tally.kind = layer->kind;
+    op.tally.n = layer->n;
+    op.tally.record = device_ref_at(w->at->record, layer->at);
+    add(w, op);
+}
+
+/* Of a dense FFN: its neurons' values before the activation, and what a predictor had said of them. */
+static void record_neurons(writer *w, const bank *b) {
+    device_rows none = {0};
+    record(w, (device_op){.tally = {.x = b->part[b->first].y,
+                                    .also = b->first == GATE && tells(w, b, UP) ? b->part[UP].y : none,
+                                    .score = b->score,
+                                    .threshold = w->at->model->predictor_threshold,
+                                    .activation = activation_of(w)}});
 }
 
 static void activate(writer *w, const bank *b) {
@@ -276,7 +286,7 @@ static void apply(writer *w, const bank *b) {
         select_neurons(w, b, b->part[i].y, false, listed, i + 1);
         listed = true;
     }
-    if (!b->id.stride) record_use(w, b->part[b->first].y, (device_rows){0});
+    if (!b->id.stride) record_neurons(w, b);
     activate(w, b);
     multiply(w, b, names[DOWN], b->part[b->first].y, &b->part[DOWN], 1, listed);
 }
@@ -330,7 +340,7 @@ static void expert_ffn(writer *w) {
                                  .scale = router->scale,
                                  .id = id,
                                  .weight = weight}});
-    record_use(w, id, weight);
+    record(w, (device_op){.tally = {.x = id, .weight = weight}});
     bank b = bank_of(w, s->ff_n, used, ARCH_EXPERT_GATE);
     b.id = id;
     b.part[GATE].w = matrix(w, ARCH_EXPERT_GATE);

@@ -217,7 +217,9 @@ typedef struct hotset_plan_options {
     hotset_state_type state_type;
     hotset_memory_mode memory;
     hotset_sparsity sparsity;
-    bool record;     /* steps note what they use, for hotset_profile_record; sparsity AUTO becomes OFF */
+    bool record;     /* steps note what they use, for hotset_profile_record; sparsity AUTO becomes OFF. With
+                        PREDICT they note how well predictors do: then no neuron is left out, those that are not
+                        predicted count as zero */
     const char *isa; /* at most this instruction set: scalar, avx2, avx512; NULL: the best there is */
     uint64_t host_bytes_max; /* limit for all host memory of the plan; 0: what is available now */
 } hotset_plan_options;
@@ -276,6 +278,15 @@ typedef struct hotset_engine_stats {
                                          in steps of one row; 0 of them: all */
 } hotset_engine_stats;
 HOTSET_API hotset_engine_stats hotset_engine_get_stats(const hotset_engine *engine);
+
+/* Neurons of a layer, summed over all rows evaluated: of plans with `record` and sparsity PREDICT, else 0. */
+typedef struct hotset_prediction {
+    uint64_t neuron_n;    /* all: rows times neurons */
+    uint64_t active_n;    /* whose activation is not zero */
+    uint64_t predicted_n; /* that the predictor names */
+    uint64_t both_n;      /* recall is both / active, precision both / predicted */
+} hotset_prediction;
+HOTSET_API hotset_prediction hotset_engine_get_prediction(const hotset_engine *engine, uint32_t layer_i);
 
 /* What the devices of an engine reach at best right now, measured with all of its threads. */
 typedef struct hotset_limits {

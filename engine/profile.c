@@ -272,7 +272,7 @@ hotset_status hotset_profile_record(hotset_profile *p, hotset_session *session, 
                    .engine = session_engine(session),
                    .progress = progress,
                    .cookie = cookie};
-    if (!r.engine->plan.options.record)
+    if (!r.engine->plan.options.record || r.engine->plan.options.sparsity == HOTSET_SPARSITY_PREDICT)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "the engine's plan does not record activations");
     unsigned notes = 0;
     HOTSET_TRY(match(p->counts, r.engine->model, &notes, err));

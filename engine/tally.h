@@ -16,6 +16,7 @@ typedef struct tally_layer {
     uint32_t n;         /* values per row: neurons, or experts used */
     uint64_t row_bytes; /* 0: nothing is counted */
     uint64_t at;
+    hotset_prediction judged; /* so far */
 } tally_layer;
 
 typedef struct tally {
@@ -24,11 +25,14 @@ typedef struct tally {
     uint64_t bytes;     /* of the slab */
 } tally;
 
-/* Lays out the records of steps of up to row_max rows. Errors: E_MEMORY. */
-HOTSET_CHECKED hotset_status tally_layout(tally *out, const hotset_model *m, uint32_t row_max,
-                                          hotset_error *err);
+/* Lays out the records of steps of up to row_max rows: of what FFNs use, or with sparsity PREDICT of how well
+ * predictors do. Errors: E_MEMORY. */
+HOTSET_CHECKED hotset_status tally_layout(tally *out, const hotset_model *m, hotset_sparsity sparsity,
+                                          uint32_t row_max, hotset_error *err);
 void tally_free(tally *t);
 /* Counts the rows of a finished step, all of one text, from the slab. */
 void tally_feed(const tally *t, const device_buffer *slab, uint32_t row_n, activation_recorder *recorder);
+/* Adds them to each layer's sums where predictors are judged. */
+void tally_judge(tally *t, const device_buffer *slab, uint32_t row_n);
 
 #endif

@@ -45,9 +45,6 @@ static hotset_status resolve_sparsity(hotset_plan_options *o, const hotset_shape
     default: return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: unknown sparsity %d", (int)o->sparsity);
     }
     const char *what = o->sparsity == HOTSET_SPARSITY_EXACT ? "exact" : "predicted";
-    if (o->sparsity == HOTSET_SPARSITY_PREDICT && o->record)
-        return hotset_fail(err, HOTSET_E_ARGUMENT,
-                           "plan: predicted skipping leaves out what is to be recorded; use exact or off");
     if (o->sparsity == HOTSET_SPARSITY_PREDICT && !shape->predictors)
         return hotset_fail(err, HOTSET_E_ARGUMENT,
                            "plan: predicted skipping needs predictors (fc1, fc2 in every layer), this model "

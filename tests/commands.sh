@@ -107,7 +107,7 @@ check_help() {
     expect "the help lists commands" [ ${#commands[@]} -ge 7 ]
     for command in "${commands[@]}"; do
         run 0 "$command" --help
-        expect "$command --help: usage" grep -q "^Usage: hotset $command [][A-Z]* \[options\]$" "$out"
+        expect "$command --help: usage" grep -q "^Usage: hotset $command [][A-Z ]*\[options\]$" "$out"
         expect "$command --help: examples" grep -q "^  hotset $command " "$out"
         expect "$command --help: nothing on standard error" [ ! -s "$err" ]
     done
@@ -241,6 +241,13 @@ check_eval() {
     run 0 eval "$model" --text "$work/text" --ctx 32 --sparsity off --against dense --json
     expect "eval: dense against dense says so" grep -q 'dense is compared with dense' "$err"
     expect "eval: dense is dense" grep -q '"divergence_mean_nats": 0, .*"divergence_largest_nats": 0, "same_top_token_share": 1}' "$out"
+    run 0 synth "$work/predicted.gguf" --shape tiny --type F16 --activation relu --active 0.2 --predictor-rank 96 -q
+    run 0 eval "$work/predicted.gguf" --text "$work/text" --ctx 32 --sparsity predict --against dense
+    expect "eval: predictors are judged layer by layer" [ "$(grep -cE '^ +([0-9]+|all)( +[0-9]+\.[0-9]{2}){4}$' "$out")" -eq $((1 + $(grep -cE '^ +[0-9]+ ' "$out"))) ]
+    cp "$out" "$work/judged"
+    run 0 eval "$work/predicted.gguf" --text "$work/text" --ctx 32 --sparsity predict --against dense --json
+    expect "eval --json: an object a layer" [ "$(grep -c '"recall": ' "$out")" -eq "$(grep -cE '^ +[0-9]+ ' "$work/judged")" ]
+    refuse 1 "predictors" eval "$model" --text "$work/text" --sparsity predict
 }
 
 check_bench() {

@@ -429,3 +429,70 @@ Test(powerinfer, touched_bytes_are_those_of_listed_neurons) {
             rig_close(&r);
         }
 }
+
+/* ---- Judging predictors ---- */
+
+typedef struct jury {
+    const gguf *file;
+    size_t row_n;
+    bool drelu;
+    hotset_prediction layer[2];
+} jury;
+
+static void judge(void *cookie, size_t layer_i, const double *stream, const double *input) {
+    jury *j = cookie;
+    const gguf_tensor *t[4];
+    static const char *const names[4] = {"fc1", "fc2", "ffn_gate", "ffn_up"};
+    for (int i = 0; i < 4; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%zu.%s.weight", layer_i, names[i]);
+        t[i] = gguf_find_tensor(j->file, name);
+        cr_assert_not_null(t[i]);
+    }
+    size_t embd_n = t[0]->dim[0], rank_n = t[0]->dim[1], neuron_n = t[2]->dim[1];
+    double *inner = malloc(rank_n * sizeof *inner);
+    cr_assert_not_null(inner);
+    hotset_prediction *p = &j->layer[layer_i];
+    for (size_t r = 0; r < j->row_n; r++, stream += embd_n, input += embd_n) {
+        for (size_t i = 0; i < rank_n; i++) inner[i] = fmax(dot(t[0], i, stream), 0);
+        p->neuron_n += neuron_n;
+        for (size_t i = 0; i < neuron_n; i++) {
+            bool predicted = dot(t[1], i, inner) >= 0;
+            bool active = dot(t[2], i, input) > 0 && (!j->drelu || dot(t[3], i, input) > 0);
+            p->predicted_n += predicted;
+            p->active_n += active;
+            p->both_n += predicted && active;
+        }
+    }
+    free(inner);
+}
+
+/* A plan that records judges the predictors in the states that they lead to, and changes no result. */
+Test(powerinfer, predictors_are_judged) {
+    for (int drelu = 0; drelu < 2; drelu++)
+        for (uint32_t batch_n = 1; batch_n <= 7; batch_n += 3) {
+            enum { N = 7 };
+            rig r;
+            int32_t tokens[N];
+            tiny_model model = {POWERINFER, .arch = drelu ? "bamboo" : "llama", .layer_n = 2};
+            rig_open_tiny(
+                &r, &model,
+                &(rig_options){
+                    .sparsity = HOTSET_SPARSITY_PREDICT, .record = true, .batch_n = batch_n, .thread_n = 2});
+            tiny_tokens(9, (uint32_t)r.vocab_n, tokens, N);
+            float *logits = rig_append(&r, r.session, tokens, N);
+            jury j = {.file = r.file, .row_n = N, .drelu = drelu};
+            double *truth = malloc(N * r.vocab_n * sizeof *truth);
+            float64_options o = {.predicted = true, .observe = judge, .observe_cookie = &j};
+            float64_forward(r.file, &o, tokens, N, truth);
+            cr_expect_lt(float64_relative_error(logits, truth, N * r.vocab_n), 1e-5);
+            for (uint32_t i = 0; i < 2; i++) {
+                hotset_prediction p = hotset_engine_get_prediction(r.engine, i);
+                cr_expect(p.both_n > 100 && p.both_n < p.active_n && p.both_n < p.predicted_n, "layer %u", i);
+                cr_expect_eq(memcmp(&p, &j.layer[i], sizeof p), 0, "layer %u, steps of %u rows", i, batch_n);
+            }
+            cr_expect_eq(hotset_engine_get_prediction(r.engine, 2).neuron_n, 0, "there is no layer 2");
+            free(logits), free(truth);
+            rig_close(&r);
+        }
+}

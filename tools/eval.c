@@ -51,7 +51,11 @@ static const command_spec spec = {
         "the same.\n"
         "The divergence is sum over tokens of p ln(p / q), p dense and q as asked for, in nats. Chunks "
         "are evaluated\n"
-        "--batch tokens at a time: --batch 1 goes the way of decoding, where --sparsity auto skips.\n",
+        "--batch tokens at a time: --batch 1 goes the way of decoding, where --sparsity auto skips.\n"
+        "With --sparsity predict the predictors are judged as well, in the states that they lead to: recall "
+        "is "
+        "the\n"
+        "share of active neurons that they name, precision the share of named ones that are active.\n",
     .examples = "  hotset eval model.gguf --text book.txt\n"
                 "  hotset eval model.gguf --text book.txt --ctx 1024 --score all --json\n"
                 "  hotset eval model.gguf --text book.txt --sparsity predict --against dense\n",
@@ -259,7 +263,59 @@ static divergences divergences_of(comparison *c, size_t n) {
                          .same_top = (double)c->same_top_n / (double)n};
 }
 
-static void text_print(const eval_options *o, const score *s, size_t context_n, size_t chunk_n) {
+/* ---- Predictors ---- */
+
+typedef struct judgement {
+    double recall, precision, predicted, active;
+} judgement;
+
+static judgement judgement_of(hotset_prediction p) {
+    return (judgement){.recall = p.active_n ? (double)p.both_n / (double)p.active_n : 1,
+                       .precision = p.predicted_n ? (double)p.both_n / (double)p.predicted_n : 1,
+                       .predicted = (double)p.predicted_n / (double)p.neuron_n,
+                       .active = (double)p.active_n / (double)p.neuron_n};
+}
+
+static void judgement_line(const char *layer, hotset_prediction p) {
+    judgement j = judgement_of(p);
+    printf("%5s %8.2f %10.2f %10.2f %8.2f\n", layer, 100 * j.recall, 100 * j.precision, 100 * j.predicted,
+           100 * j.active);
+}
+
+static void judgements_print(const runtime *rt) {
+    hotset_prediction all = {0};
+    printf("layer   recall  precision  predicted   active  (%%)\n");
+    for (uint32_t i = 0; i < rt->shape->layer_n; i++) {
+        char layer[16];
+        hotset_prediction p = hotset_engine_get_prediction(rt->engine, i);
+        snprintf(layer, sizeof layer, "%u", i);
+        judgement_line(layer, p);
+        all.neuron_n += p.neuron_n;
+        all.active_n += p.active_n;
+        all.predicted_n += p.predicted_n;
+        all.both_n += p.both_n;
+    }
+    judgement_line("all", all);
+}
+
+static void judgements_json(const runtime *rt) {
+    for (uint32_t i = 0; i < rt->shape->layer_n; i++) {
+        judgement j = judgement_of(hotset_engine_get_prediction(rt->engine, i));
+        json_object json;
+        json_begin(&json, stdout);
+        json_count(&json, "layer", i);
+        json_number(&json, "recall", j.recall);
+        json_number(&json, "precision", j.precision);
+        json_number(&json, "predicted_share", j.predicted);
+        json_number(&json, "active_share", j.active);
+        json_end(&json);
+    }
+}
+
+/* ---- Output ---- */
+
+static void text_print(const runtime *rt, const eval_options *o, const score *s, size_t context_n,
+                       size_t chunk_n) {
     estimate e = estimate_of(&s->asked, s->n);
     printf("perplexity %.4f +- %.4f (%.5f nats per token; %zu tokens scored: %s of %zu chunks of %zu)\n",
            e.perplexity, e.perplexity_error, e.mean, s->n, o->scored == SCORED_HALF ? "second half" : "all",
@@ -272,6 +328,7 @@ static void text_print(const eval_options *o, const score *s, size_t context_n, 
     printf("divergence from dense: mean %.3g, 99th percentile %.3g, largest %.3g nats; the same likeliest "
            "token at %.2f %% of positions\n",
            d.mean, d.percentile_99, d.largest, 100 * d.same_top);
+    if (rt->record) judgements_print(rt);
 }
 
 static void json_print(const runtime *rt, const eval_options *o, const score *s, size_t context_n,
@@ -300,6 +357,7 @@ static void json_print(const runtime *rt, const eval_options *o, const score *s,
         json_number(&json, "same_top_token_share", d.same_top);
     }
     json_end(&json);
+    if (rt->record) judgements_json(rt);
 }
 
 int command_eval(int argc, char **argv) {
@@ -328,6 +386,7 @@ int command_eval(int argc, char **argv) {
     if (context_n < 3 && o.scored == SCORED_HALF) o.scored = SCORED_ALL; /* the half would be empty */
     size_t chunk_n = text.n / context_n;
     if (o.chunk_n && o.chunk_n < chunk_n) chunk_n = o.chunk_n;
+    rt.record = o.against == AGAINST_DENSE && o.common.sparsity == HOTSET_SPARSITY_PREDICT;
     if (!runtime_open_session(&rt, context_n)) goto done;
     if (o.against == AGAINST_DENSE && (!dense_open(&dense, &rt, &dense_options, context_n) ||
                                        !comparison_alloc(&against, &rt, context_n * chunk_n)))
@@ -339,7 +398,7 @@ int command_eval(int argc, char **argv) {
     if (o.common.json)
         json_print(&rt, &o, &s, context_n, chunk_n, now_s() - start);
     else
-        text_print(&o, &s, context_n, chunk_n);
+        text_print(&rt, &o, &s, context_n, chunk_n);
     status = 0;
 done:
     comparison_free(&against);

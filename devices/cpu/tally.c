@@ -38,6 +38,21 @@ static void tally_sizes(uint32_t *binned, const float *x, uint32_t n, const cpu_
     }
 }
 
+/* `also` may be NULL. */
+static void tally_judged(uint32_t judged[3], const float *x, const float *also, const float *score,
+                         float threshold, uint32_t n) {
+    uint32_t active_n = 0, predicted_n = 0, both_n = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        bool active = x[i] > 0 && (!also || also[i] > 0), predicted = score[i] >= threshold;
+        active_n += active;
+        predicted_n += predicted;
+        both_n += active && predicted;
+    }
+    judged[0] = active_n;
+    judged[1] = predicted_n;
+    judged[2] = both_n;
+}
+
 void cpu_tally_run(cpu_op *op, const cpu_worker *w) {
     const device_op *o = &op->op;
     uint32_t row_n = cpu_row_n(op, w), n = o->tally.n;
@@ -49,6 +64,11 @@ void cpu_tally_run(cpu_op *op, const cpu_worker *w) {
         case DEVICE_TALLY_BITS: tally_bits((uint64_t *)(void *)record, x, n); break;
         case DEVICE_TALLY_SIZES:
             tally_sizes((uint32_t *)(void *)record, x, n, w->kernels, (cpu_activation)o->tally.activation);
+            break;
+        case DEVICE_TALLY_JUDGED:
+            tally_judged((uint32_t *)(void *)record, x,
+                         o->tally.also.ref.buffer ? cpu_row(o->tally.also, r) : NULL,
+                         cpu_row(o->tally.score, r), o->tally.threshold, n);
             break;
         case DEVICE_TALLY_CHOSEN:
             memcpy(record, x, n * sizeof(int32_t));
