@@ -345,11 +345,10 @@ HOTSET_CHECKED hotset_status device_cpu_open(device **out, const device_cpu_opti
 const char *device_cpu_isa(const device *d);
 
 /* What SELECT decides for many rows: by cost, measured when lists are recorded, or always the same, so that
- * tests can have either. */
+ * tests can have that. */
 typedef enum device_cpu_skipping {
     DEVICE_CPU_SKIP_WHERE_IT_PAYS,
-    DEVICE_CPU_SKIP_ALWAYS,
-    DEVICE_CPU_SKIP_FEW_ROWS
+    DEVICE_CPU_SKIP_ALWAYS
 } device_cpu_skipping;
 /* To be set before lists are recorded: the crossover is measured then. */
 void device_cpu_set_skipping(device *d, device_cpu_skipping mode);

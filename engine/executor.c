@@ -20,7 +20,7 @@ static uint64_t table_slab_bytes(uint32_t batch_n) {
 
 /* The ledger's numbers for resolved options. */
 static hotset_status gather(const hotset_model *m, const device *d, const hotset_plan_options *o,
-                            planner_facts *facts, hotset_error *err) {
+                            bool skip_by_cost, planner_facts *facts, hotset_error *err) {
     weights w = {0};
     state kv = {0};
     tally record = {0};
@@ -28,7 +28,8 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
                            .weights = &w,
                            .state = &kv,
                            .tally = o->record ? &record : NULL,
-                           .sparsity = o->sparsity};
+                           .sparsity = o->sparsity,
+                           .skip_by_cost = skip_by_cost};
     uint64_t workspace_bytes = 0, list_bytes = 0;
     hotset_status status = weights_describe(&w, m, o->sparsity, err);
     if (!status)
@@ -56,15 +57,17 @@ static hotset_status plan_for(hotset_plan **out, const hotset_model *m, const de
     planner_facts facts = {.memory_free_bytes = memory_free_bytes};
     hotset_error dense_err;
     bool automatic = o.sparsity == HOTSET_SPARSITY_AUTO;
+    bool skip_by_cost = o.sparsity == HOTSET_SPARSITY_EXACT || o.sparsity == HOTSET_SPARSITY_PREDICT;
     if (automatic) o.sparsity = HOTSET_SPARSITY_EXACT;
-    HOTSET_TRY(gather(m, d, &o, &facts, err));
+    HOTSET_TRY(gather(m, d, &o, skip_by_cost, &facts, err));
     hotset_status status = plan_make(out, &o, &facts, automatic ? &dense_err : err);
+    if (!status) (*out)->skip_by_cost = skip_by_cost;
     if (!automatic) return status;
     if (!status && (m->shape.by_neuron || (*out)->options.memory == HOTSET_MEMORY_COPIED)) return status;
     hotset_plan_free(*out);
     *out = NULL;
     o.sparsity = HOTSET_SPARSITY_OFF;
-    HOTSET_TRY(gather(m, d, &o, &facts, err));
+    HOTSET_TRY(gather(m, d, &o, skip_by_cost, &facts, err));
     return plan_make(out, &o, &facts, err);
 }
 
@@ -79,9 +82,6 @@ hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *m, const ho
     HOTSET_TRY(device_cpu_open(&d, &(device_cpu_options){o.thread_n, o.isa}, err));
     o.isa = device_cpu_isa(d);
     hotset_status status = plan_for(out, m, d, o, host.memory_free_bytes, err);
-    if (!status) /* asked for by name */
-        (*out)->skip_by_cost = options && (options->sparsity == HOTSET_SPARSITY_EXACT ||
-                                           options->sparsity == HOTSET_SPARSITY_PREDICT);
     d->api->close(d);
     return status;
 }
@@ -116,8 +116,6 @@ static hotset_status open_device(hotset_engine *e, hotset_error *err) {
     const hotset_plan_options *o = &e->plan.options;
     uint64_t capacity_bytes, free_bytes;
     HOTSET_TRY(device_cpu_open(&e->device, &(device_cpu_options){o->thread_n, o->isa}, err));
-    device_cpu_set_skipping(e->device,
-                            e->plan.skip_by_cost ? DEVICE_CPU_SKIP_WHERE_IT_PAYS : DEVICE_CPU_SKIP_FEW_ROWS);
     HOTSET_TRY(e->device->api->memory(e->device, &capacity_bytes, &free_bytes, err));
     if (e->plan.footprint.total_bytes > free_bytes)
         return hotset_fail(err, HOTSET_E_NOFIT,
@@ -175,6 +173,7 @@ static hotset_status open_steps(hotset_engine *e, hotset_error *err) {
                            .weights = &e->weights,
                            .state = &e->state,
                            .sparsity = o->sparsity,
+                           .skip_by_cost = e->plan.skip_by_cost,
                            .done = e->done,
                            .skipped = e->skipped};
     HOTSET_TRY(open_record(e, &place, err));

@@ -170,11 +170,12 @@ static bank bank_of(const writer *w, uint32_t ff, uint32_t per_row, arch_role ga
     return b;
 }
 
-/* A predictor is judged by all neurons: then none is left out. */
+enum { FEW_ROWS = 3 /* steps of so many walk weights at the memory's speed: decoding */ };
+
 static void set_skipping(const writer *w, bank *b) {
-    bool judged = w->at->tally && b->score.stride;
-    b->skips =
-        w->at->sparsity != HOTSET_SPARSITY_OFF && b->part[DOWN].w.order != NEURONS_BY_OUTPUT && !judged;
+    bool wanted = w->at->sparsity != HOTSET_SPARSITY_OFF && (w->at->skip_by_cost || w->row_max <= FEW_ROWS);
+    bool judged = w->at->tally && b->score.stride; /* a predictor is judged by all neurons */
+    b->skips = wanted && !judged && b->part[DOWN].w.order != NEURONS_BY_OUTPUT;
     if (!b->skips) return;
     b->choice = (device_choice){.verdict = device_ref_at(w->at->scratch, w->at->layout.verdict),
                                 .list = rows_at(w, w->at->layout.choice, (uint64_t)b->per_row * (b->ff + 1))};

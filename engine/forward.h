@@ -15,6 +15,7 @@ typedef struct forward_place {
     const weights *weights;
     const state *state;
     hotset_sparsity sparsity; /* OFF, EXACT or PREDICT */
+    bool skip_by_cost;        /* lists for many rows may leave neurons out, too; else only those for few */
     device_ref scratch;       /* of the layout below */
     footprint_scratch layout;
     device_ref done;    /* counter that the last operation of each list signals */

@@ -71,8 +71,9 @@ static hotset_status count_ops(void *cookie, const forward_list *list, uint32_t 
 hotset_status schedule_list_bytes(const forward_place *place, uint32_t batch_n, uint64_t *out,
                                   hotset_error *err) {
     uint64_t op_n = 0;
-    HOTSET_TRY(each_list(place, batch_n, count_ops, &op_n, err));
-    *out = op_n * bucket_count(batch_n) * (sizeof(device_op) + 2 * FOOTPRINT_ALIGN);
+    for (uint32_t i = 0; i < bucket_count(batch_n); i++)
+        HOTSET_TRY(each_list(place, bucket_rows(i, batch_n), count_ops, &op_n, err));
+    *out = op_n * (sizeof(device_op) + 2 * FOOTPRINT_ALIGN);
     return HOTSET_OK;
 }
 

@@ -118,7 +118,6 @@ static uint64_t skipped_bytes(const device_op *op, const uint32_t *list) {
 static bool pays(const cpu_op *op, const cpu_worker *w, uint32_t row_n, uint64_t active_n) {
     const cpu_crossover *c = &op->crossover;
     if (row_n < CPU_TILE_ROWS_MIN || w->skipping == DEVICE_CPU_SKIP_ALWAYS) return true;
-    if (w->skipping == DEVICE_CPU_SKIP_FEW_ROWS) return false;
     uint32_t vector_n = row_n * op->op.select.per_row, unit_n = op->op.select.part[0].unit_n;
     uint32_t set_n = unit_n < vector_n ? unit_n : vector_n; /* of matrices that the dense way unpacks */
     double dense = (unit_n ? set_n : 1) * c->fixed + vector_n * c->row;
