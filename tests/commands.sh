@@ -107,7 +107,7 @@ check_help() {
     expect "the help lists commands" [ ${#commands[@]} -ge 7 ]
     for command in "${commands[@]}"; do
         run 0 "$command" --help
-        expect "$command --help: usage" grep -q "^Usage: hotset $command [][A-Z]* \[options\]$" "$out"
+        expect "$command --help: usage" grep -q "^Usage: hotset $command [][A-Z ]* \[options\]$" "$out"
         expect "$command --help: examples" grep -q "^  hotset $command " "$out"
         expect "$command --help: nothing on standard error" [ ! -s "$err" ]
     done
