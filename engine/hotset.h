@@ -367,6 +367,8 @@ HOTSET_API void hotset_sampler_accept(hotset_sampler *sampler, int32_t token);
 
 /* ---- Activation profile: how often each neuron or expert is used (profiles/activation.h) --------------- */
 
+/* Profiles number neurons and experts as the original model does: files that convert has sorted count into,
+ * and are served by, the same profiles. */
 typedef struct hotset_profile hotset_profile;
 /* Worth a warning: other weights of the same shape; a corpus that counts again. */
 enum { HOTSET_PROFILE_WEIGHTS_DIFFER = 1, HOTSET_PROFILE_CORPUS_AGAIN = 2 };

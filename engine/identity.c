@@ -49,14 +49,10 @@ hotset_status model_order_read(hotset_model *m, hotset_error *err) {
     return status;
 }
 
-static void renumber(int64_t *value, int64_t *scratch, const uint32_t *order, uint32_t n, bool to_file) {
+static void renumber(int64_t *value, int64_t *scratch, const uint32_t *order, uint32_t n) {
     if (!value) return;
     memcpy(scratch, value, n * sizeof *value);
-    for (uint32_t i = 0; i < n; i++)
-        if (to_file)
-            value[i] = scratch[order[i]];
-        else
-            value[order[i]] = scratch[i];
+    for (uint32_t i = 0; i < n; i++) value[i] = scratch[order[i]];
 }
 
 static hotset_status check_layers(const hotset_model *m, const activation_profile *p, hotset_error *err) {
@@ -70,8 +66,7 @@ static hotset_status check_layers(const hotset_model *m, const activation_profil
     return HOTSET_OK;
 }
 
-hotset_status model_renumber_profile(const hotset_model *m, activation_profile *p, bool to_file,
-                                     hotset_error *err) {
+hotset_status model_renumber_profile(const hotset_model *m, activation_profile *p, hotset_error *err) {
     uint32_t most = 0;
     int64_t *scratch;
     HOTSET_TRY(check_layers(m, p, err));
@@ -80,8 +75,8 @@ hotset_status model_renumber_profile(const hotset_model *m, activation_profile *
     for (uint32_t i = 0; i < p->layer_n; i++) {
         activation_layer *layer = &p->layer[i];
         if (!layer->count || !m->layer[i].order) continue;
-        renumber(layer->count, scratch, m->layer[i].order, layer->unit_n, to_file);
-        renumber(layer->mass, scratch, m->layer[i].order, layer->unit_n, to_file);
+        renumber(layer->count, scratch, m->layer[i].order, layer->unit_n);
+        renumber(layer->mass, scratch, m->layer[i].order, layer->unit_n);
     }
     free(scratch);
     return HOTSET_OK;

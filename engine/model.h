@@ -91,11 +91,11 @@ static inline uint32_t model_unit_n(const hotset_model *m, uint32_t layer_i) {
 /* Fills layer[].order from the file. Errors: E_FORMAT (not one permutation per layer), E_MEMORY. */
 HOTSET_CHECKED hotset_status model_order_read(hotset_model *m, hotset_error *err);
 /* Profiles number units as the original model does, so that they serve the model's sorted files too, and
- * merge. Renumbers the units of a profile of this model's layers from the original numbers to the file's or
- * (to_file false) back. What is recorded while a file runs is by the file's numbers. Errors: E_ARGUMENT
- * (other layers than the model's), E_MEMORY: then the profile is as it was. */
+ * merge; while a sorted file runs, the recorder translates. Renumbers the units of a profile of this model's
+ * layers from the original numbers to the file's: it is a profile no longer, but says which units of the file
+ * are hot. Errors: E_ARGUMENT (other layers than the model's), E_MEMORY: then it is as it was. */
 HOTSET_CHECKED hotset_status model_renumber_profile(const hotset_model *m, activation_profile *p,
-                                                    bool to_file, hotset_error *err);
+                                                    hotset_error *err);
 /* Fingerprints (profiles/fingerprint.h). Errors: E_MEMORY. */
 HOTSET_CHECKED hotset_status model_fingerprints(const hotset_model *m, uint64_t *shape, uint64_t *weights,
                                                 hotset_error *err);

@@ -1,13 +1,11 @@
-/* profile.c - activation profiles of models: which model one belongs to, and recording one. */
+/* profile.c - activation profiles of models: whether one serves a model, and recording one. */
 #include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "engine/executor.h"
 #include "engine/tokenizer.h"
-#include "profiles/fingerprint.h"
 
 struct hotset_profile {
     activation_profile *counts;
@@ -22,88 +20,13 @@ _Static_assert((int)HOTSET_NO_UNITS == (int)ACTIVATION_NONE &&
                    (int)HOTSET_SIZES == (int)ACTIVATION_SIZES,
                "kinds are passed on as they are");
 
-/* ---- Fingerprints of a model ------------------------------------------------------------------------ */
-
-static fingerprint_layer layer_shape(const hotset_model *m, uint32_t layer_i) {
-    const model_layer *layer = &m->layer[layer_i];
-    bool gated = layer->tensor[layer->experts ? ARCH_EXPERT_GATE : ARCH_FFN_GATE].present;
-    fingerprint_layer shape = {.head_n = layer->head_n,
-                               .head_kv_n = layer->head_kv_n,
-                               .key_n = m->shape.key_n,
-                               .value_n = m->shape.value_n,
-                               .ff_n = layer->ff_n};
-    if (layer->experts) {
-        shape.ffn = gated ? FINGERPRINT_FFN_EXPERTS_GATED : FINGERPRINT_FFN_EXPERTS_PLAIN;
-        shape.ff_n = m->shape.ff_n;
-        shape.expert_n = m->shape.expert_n;
-        shape.expert_used_n = m->shape.expert_used_n;
-    } else if (layer->ff_n) {
-        shape.ffn = gated ? FINGERPRINT_FFN_GATED : FINGERPRINT_FFN_PLAIN;
-    }
-    return shape;
-}
-
-static hotset_status shape_fingerprint(const hotset_model *m, uint64_t *out, hotset_error *err) {
-    fingerprint_layer *layer;
-    HOTSET_TRY(base_calloc(&layer, m->shape.layer_n, sizeof *layer, "the shape of a model", err));
-    for (uint32_t i = 0; i < m->shape.layer_n; i++) layer[i] = layer_shape(m, i);
-    fingerprint_shape shape = {m->shape.embd_n, m->shape.vocab_n, m->shape.layer_n, layer};
-    hotset_status status = fingerprint_of_shape(&shape, out, err);
-    free(layer);
-    return status;
-}
-
-/* Norms are the vectors that are called so: "attn_q_norm.weight". */
-static bool is_norm(const arch_tensor *row, const model_tensor *t) {
-    return !row->matrix && t->present && strstr(row->name, "norm");
-}
-
-enum { VECTOR_NAME_BYTES = 64 };
-
-typedef struct norms {
-    fingerprint_vector *vector;
-    char (*name)[VECTOR_NAME_BYTES];
-    size_t n;
-} norms;
-
-static void add_norm(norms *all, const char *prefix, const arch_tensor *row, const model_tensor *t) {
-    if (!is_norm(row, t)) return;
-    snprintf(all->name[all->n], VECTOR_NAME_BYTES, "%s%s", prefix, row->name);
-    all->vector[all->n] = (fingerprint_vector){all->name[all->n], t->values, t->in_n};
-    all->n++;
-}
-
-static hotset_status weights_fingerprint(const hotset_model *m, uint64_t *out, hotset_error *err) {
-    norms all = {0};
-    uint64_t max = (m->shape.layer_n + 1) * (uint64_t)arch_tensor_n;
-    hotset_status status = base_calloc(&all.vector, max, sizeof *all.vector, "the norms of a model", err);
-    if (!status) status = base_calloc(&all.name, max, sizeof *all.name, "the names of norms", err);
-    for (size_t r = 0; r < arch_tensor_n && !status; r++) {
-        const arch_tensor *row = &arch_tensors[r];
-        if (row->role < ARCH_LAYER_ROLES) {
-            add_norm(&all, "", row, &m->tensor[row->role]);
-            continue;
-        }
-        for (uint32_t i = 0; i < m->shape.layer_n; i++) {
-            char prefix[24];
-            snprintf(prefix, sizeof prefix, "blk.%u.", i);
-            add_norm(&all, prefix, row, &m->layer[i].tensor[row->role]);
-        }
-    }
-    if (!status) status = fingerprint_of_weights(all.vector, all.n, out, err);
-    free(all.vector);
-    free(all.name);
-    return status;
-}
-
 /* ---- Life ------------------------------------------------------------------------------------------- */
 
 static hotset_status make(activation_profile **out, const hotset_model *m, hotset_error *err) {
     activation_facts facts = {
         .name = m->shape.name, .function = m->shape.activation, .layer_n = m->shape.layer_n};
     activation_units *units;
-    HOTSET_TRY(shape_fingerprint(m, &facts.shape, err));
-    HOTSET_TRY(weights_fingerprint(m, &facts.weights, err));
+    HOTSET_TRY(model_fingerprints(m, &facts.shape, &facts.weights, err));
     HOTSET_TRY(base_calloc(&units, facts.layer_n, sizeof *units, "the layers of a profile", err));
     for (uint32_t i = 0; i < facts.layer_n; i++) units[i] = tally_units(m, i);
     facts.layer = units;
@@ -118,8 +41,7 @@ static hotset_status match(const activation_profile *p, const hotset_model *m, u
                            hotset_error *err) {
     uint64_t shape, values;
     bool weights_differ;
-    HOTSET_TRY(shape_fingerprint(m, &shape, err));
-    HOTSET_TRY(weights_fingerprint(m, &values, err));
+    HOTSET_TRY(model_fingerprints(m, &shape, &values, err));
     HOTSET_TRY(activation_match(p, shape, values, &weights_differ, err));
     if (strcmp(p->function, m->shape.activation) != 0)
         return hotset_fail(err, HOTSET_E_ARGUMENT,
@@ -247,6 +169,15 @@ static hotset_status record_text(recording *r, size_t text_n, hotset_error *err)
     return status;
 }
 
+/* A recorder that counts in the numbers of the original model, however the file is sorted. */
+static hotset_status open_recorder(recording *r, activation_profile *p, hotset_error *err) {
+    const hotset_model *m = r->engine->model;
+    HOTSET_TRY(activation_recorder_open(&r->recorder, p, err));
+    for (uint32_t i = 0; i < m->shape.layer_n; i++)
+        activation_recorder_number(r->recorder, i, m->layer[i].order);
+    return HOTSET_OK;
+}
+
 static hotset_status record_all(recording *r, hotset_error *err) {
     size_t context_n = r->engine->plan.options.context_n, bos_n = r->bos >= 0;
     if (context_n <= bos_n)
@@ -281,7 +212,7 @@ hotset_status hotset_profile_record(hotset_profile *p, hotset_session *session, 
             err, HOTSET_E_ARGUMENT,
             "the profile is of a model with other weights; record into one of its own and merge");
     hotset_status status = tokenize(&r, err);
-    if (!status) status = activation_recorder_open(&r.recorder, p->counts, err);
+    if (!status) status = open_recorder(&r, p->counts, err);
     if (!status) {
         r.engine->recorder = r.recorder;
         status = record_all(&r, err);

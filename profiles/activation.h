@@ -179,6 +179,10 @@ typedef struct activation_recorder activation_recorder;
 /* Borrows the profile, which must outlive the recorder. Errors: E_MEMORY. */
 HOTSET_CHECKED hotset_status activation_recorder_open(activation_recorder **out, activation_profile *profile,
                                                       hotset_error *err);
+/* What is added as unit i of the layer counts as unit number[i] of the profile, for models whose units are
+ * stored in another order than the profile's. `number`: a permutation [unit_n], borrowed; NULL, as at first:
+ * each is itself. Layers without counted units ignore it. Not while a text is open. */
+void activation_recorder_number(activation_recorder *r, uint32_t layer_i, const uint32_t *number);
 /* A text that was begun and not ended leaves a profile that fails activation_check. */
 void activation_recorder_free(activation_recorder *r);
 

@@ -20,6 +20,8 @@ typedef struct layer_past {
     uint64_t *pending; /* [ACTIVATION_WINDOW_N - 1][word_n] row k: the union of the first half, of 2^k tokens,
                           of an open window of 2^(k+1) tokens */
     uint16_t *last;    /* [unit_n] place of the last use in the chunk, from 1 on; 0: not used yet. EXPERTS */
+    const uint32_t *number; /* [unit_n] of a unit in the profile, borrowed; NULL: its own. Only sums per unit
+                               need it: what is above has the units as they are added */
 } layer_past;
 
 struct activation_recorder {
@@ -66,6 +68,11 @@ void activation_recorder_free(activation_recorder *r) {
     }
     free(r->layer);
     free(r);
+}
+
+void activation_recorder_number(activation_recorder *r, uint32_t layer_i, const uint32_t *number) {
+    assert(!r->corpus && layer_i < r->profile->layer_n);
+    r->layer[layer_i].number = number;
 }
 
 /* ---- Texts ------------------------------------------------------------------------------------------ */
@@ -120,6 +127,11 @@ static activation_layer *begin_token(activation_recorder *r, uint32_t layer_i, a
     return &r->profile->layer[layer_i];
 }
 
+/* A unit's place in the profile. */
+static uint32_t place_of(const layer_past *past, uint32_t unit_i) {
+    return past->number ? past->number[unit_i] : unit_i;
+}
+
 static int64_t count_bits(const uint64_t *bits, uint32_t word_n) {
     int64_t n = 0;
     for (uint32_t i = 0; i < word_n; i++) n += __builtin_popcountll(bits[i]);
@@ -148,7 +160,7 @@ void activation_add_bits(activation_recorder *r, uint32_t layer_i, const uint64_
     assert(layer->unit_n % 64 == 0 || bits[past->word_n - 1] >> layer->unit_n % 64 == 0);
     for (uint32_t i = 0; i < past->word_n; i++)
         for (uint64_t left = bits[i]; left; left &= left - 1, active_n++)
-            layer->count[i * 64 + (uint32_t)__builtin_ctzll(left)]++;
+            layer->count[place_of(past, i * 64 + (uint32_t)__builtin_ctzll(left))]++;
     memcpy(past->bits, bits, past->word_n * sizeof *bits);
     close_windows(layer, past, active_n);
 }
@@ -158,7 +170,7 @@ static bool use_unit(activation_layer *layer, layer_past *past, uint32_t unit_i)
     uint64_t *word = &past->bits[unit_i / 64], bit = (uint64_t)1 << unit_i % 64;
     if (*word & bit) return false;
     *word |= bit;
-    layer->count[unit_i]++;
+    layer->count[place_of(past, unit_i)]++;
     return true;
 }
 
@@ -198,7 +210,7 @@ void activation_add_experts(activation_recorder *r, uint32_t layer_i, const uint
         assert(id < layer->unit_n);
         if (!use_unit(layer, past, id)) continue;
         used_n++;
-        layer->mass[id] += mass_of(weights[i]);
+        layer->mass[place_of(past, id)] += mass_of(weights[i]);
         layer->reuse_n[reuse_bin(past->last[id], now)]++;
         past->last[id] = (uint16_t)now;
     }

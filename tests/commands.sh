@@ -107,7 +107,7 @@ check_help() {
     expect "the help lists commands" [ ${#commands[@]} -ge 7 ]
     for command in "${commands[@]}"; do
         run 0 "$command" --help
-        expect "$command --help: usage" grep -q "^Usage: hotset $command [][A-Z ]*\[options\]$" "$out"
+        expect "$command --help: usage" grep -q "^Usage: hotset $command [][A-Z ]* \[options\]$" "$out"
         expect "$command --help: examples" grep -q "^  hotset $command " "$out"
         expect "$command --help: nothing on standard error" [ ! -s "$err" ]
     done
@@ -377,6 +377,109 @@ check_profile_stop() {
     run 0 profile "$model" --text "$work/two.txt" --continue "$work/stopped.gguf" -o "$work/further.gguf" -q
 }
 
+# root_mean_square A B: of the differences of two files of logits.
+root_mean_square() {
+    perl -e 'my @f = map { local (@ARGV, $/) = ($_); [unpack "f<*", <>] } @ARGV; my $sum = 0;
+             @{$f[0]} == @{$f[1]} && @{$f[0]} or die "not as many\n";
+             $sum += ($f[0][$_] - $f[1][$_]) ** 2 for 0 .. $#{$f[0]};
+             printf "%g\n", sqrt($sum / @{$f[0]})' "$1" "$2"
+}
+below() { perl -e 'exit !($ARGV[0] ne "" && $ARGV[0] < $ARGV[1])' "$1" "$2"; }
+
+# logits_of MODEL FILE OPTION...
+logits_of() {
+    local from=$1 to=$2
+    shift 2
+    run 0 logits "$from" --tokens 0,776,349,21,5,1000 -o "$to" "$@"
+}
+
+check_convert() {
+    local stock=$work/stock.f32 got=$work/got.f32 profile=$work/pc.gguf a=$work/ca.gguf b=$work/cb.gguf
+    logits_of "$model" "$stock"
+    run 0 convert "$model" "$a"
+    expect "convert: nothing on standard output" [ ! -s "$out" ]
+    expect "convert: tells what it did, in one line" [ "$(grep -c 'down by neuron in 6 tensors' "$err")" -eq "$(lines "$err")" ]
+    logits_of "$a" "$got"
+    expect "convert: by neuron, the same logits" same "$stock" "$got"
+    logits_of "$a" "$got" --memory mapped
+    expect "convert: mapped, the same logits" same "$stock" "$got"
+    run 0 inspect "$a"
+    expect "inspect: down stands by neuron" grep -q '^down  *stored by "neuron"$' "$out"
+    expect "inspect: nothing is sorted" [ "$(grep -c sorted "$out")" -eq 0 ]
+    run 0 convert "$a" "$b" -q
+    expect "convert: --quiet is quiet" [ ! -s "$err" ]
+    expect "convert: twice is once" same "$a" "$b"
+    run 0 convert "$a" "$b" --keep-down
+    run 0 inspect "$b"
+    expect "inspect: --keep-down has put it back" [ "$(grep -c '^down' "$out")" -eq 0 ]
+    logits_of "$b" "$got"
+    expect "convert: --keep-down, the same logits" same "$stock" "$got"
+
+    run 0 profile "$model" --text "$work/one.txt" -n 300 -o "$profile" -q
+    run 0 convert "$model" "$b" --profile "$profile"
+    expect "convert: tells that it sorted" grep -q 'neurons sorted in 6 layers' "$err"
+    run 0 inspect "$b"
+    expect "inspect: neurons are sorted" grep -q '^neurons  *sorted, hot ones first$' "$out"
+    logits_of "$b" "$got"
+    expect "convert: sorted, the same logits but for rounding" below "$(root_mean_square "$stock" "$got")" 1e-4
+    expect "convert: and not the same bits: it is another order" differ "$stock" "$got"
+    run 0 profile "$b" --text "$work/two.txt" --continue "$profile" -n 300 -o "$work/pd.gguf"
+    expect "profile: a sorted model continues the original's, without a word" [ "$(lines "$err")" -eq 1 ]
+    run 0 profile "$b" --text "$work/one.txt" -n 300 -o "$work/pd.gguf" -q
+    run 0 inspect "$profile" --against "$work/pd.gguf" --json
+    expect "profile: of a sorted model, the hot neurons of the original" \
+        below 0.999 "$(sed -nE 's/.*"of_best": ([0-9.]+).*/\1/p' "$out" | sort -g | head -n 1)"
+
+    run 0 convert "$model" "$b" --type Q8_0 --profile "$profile" --threads 1
+    expect "convert: --type tells the error" grep -qE 'down by row in 6 tensors, neurons sorted in 6 layers, RMSE 0\.0' "$err"
+    run 0 inspect "$b"
+    expect "inspect: down stands by row" grep -q '^down  *stored by "row"$' "$out"
+    expect "inspect: of the type" grep -q '^  Q8_0 ' "$out"
+    logits_of "$b" "$got"
+    expect "convert: Q8_0, nearly the same logits" below "$(root_mean_square "$stock" "$got")" 0.1
+    run 0 convert "$model" "$work/cc.gguf" --type Q8_0 --profile "$profile" --threads 2 -v
+    expect "convert: any number of threads, the same bytes" same "$b" "$work/cc.gguf"
+    expect "convert: --verbose, a line for each tensor" [ "$(lines "$err")" -gt 40 ]
+    run 0 synth "$work/experts.gguf" --shape tiny-moe --type Q4_0 --quiet
+    run 0 profile "$work/experts.gguf" --text "$work/one.txt" -n 100 -o "$work/pe.gguf" -q
+    run 0 convert "$work/experts.gguf" "$b" --profile "$work/pe.gguf"
+    expect "convert: experts are sorted" grep -q 'experts sorted in' "$err"
+    logits_of "$work/experts.gguf" "$stock"
+    logits_of "$b" "$got"
+    expect "convert: experts sorted, the same logits" same "$stock" "$got"
+    check_convert_errors "$profile"
+}
+
+check_convert_errors() {
+    local profile=$1 never=$work/never.gguf
+    refuse 2 "IN is missing" convert
+    refuse 2 "OUT is missing" convert "$model"
+    refuse 2 "unknown type 'Q3_K'" convert "$model" "$never" --type Q3_K
+    refuse 1 "$work/missing" convert "$work/missing" "$never"
+    refuse 1 "$work/broken" convert "$work/broken" "$never"
+    cp "$model" "$work/itself.gguf"
+    ln -sf itself.gguf "$work/link.gguf"
+    refuse 1 "is the model itself" convert "$work/itself.gguf" "$work/itself.gguf"
+    refuse 1 "is the model itself" convert "$work/itself.gguf" "$work/link.gguf"
+    expect "convert: the model is as it was" same "$model" "$work/itself.gguf"
+    refuse 1 "is not a file" convert "$model" /dev/null
+    refuse 1 "$work/no/folder" convert "$model" "$work/no/folder.gguf"
+    refuse 1 "$work/missing" convert "$model" "$never" --profile "$work/missing"
+    refuse 1 "not an activation profile" convert "$model" "$never" --profile "$model"
+    run 0 synth "$work/tiny.gguf" --shape tiny --type Q4_0 --quiet
+    refuse 1 "another shape: fingerprint" convert "$work/tiny.gguf" "$never" --activation relu --profile "$profile"
+    refuse 1 "give --activation relu" convert "$model" "$never" --activation relu2 --profile "$profile"
+    refuse 1 "Q4_0 already" convert "$work/tiny.gguf" "$never" --type Q8_0
+    refuse 1 "never zero" convert "$work/tiny.gguf" "$never"
+    refuse 1 "nothing is to be done with --keep-down" convert "$model" "$never" --keep-down
+    expect "failures leave no file" [ -z "$(find "$work" -name 'never*')" ]
+    # a file that grows too large in the middle of writing
+    (ulimit -f 1000; trap '' XFSZ; exec "$hotset" convert "$model" "$never" >"$out" 2>"$err")
+    expect "convert: a full disk is an error" [ $? -eq 1 ]
+    expect "convert: a full disk is named" grep -q "$never.*File too large" "$err"
+    expect "convert: and leaves no file" [ -z "$(find "$work" -name 'never*')" ]
+}
+
 check_machine() {
     local machines
     machines=$(dirname "$0")/../profiles/machines
@@ -403,6 +506,6 @@ check_machine() {
     expect "machine: and leaves no file" [ -z "$(find "$work" -name 'never*')" ]
 }
 
-for check in wrong_usage errors help tokenize logits run stop eval bench inspect profile machine; do "check_$check"; done
+for check in wrong_usage errors help tokenize logits run stop eval bench inspect profile convert machine; do "check_$check"; done
 echo "$checked expectations, $failed not met"
 [ $failed -eq 0 ]

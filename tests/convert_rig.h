@@ -48,7 +48,7 @@ float *convert_logits(const char *path, uint32_t rows, hotset_sparsity sparsity,
 /* `few`: one row a step, and all at once. */
 void convert_check_logits(const char *a, const char *b, hotset_sparsity sparsity, double limit, bool few,
                           const char *label);
-/* A profile of random use, as the numbers of this file count, made into those of the original. */
+/* A profile of random use of the units of this file, in the numbers of the original. */
 void convert_write_profile(const char *model_path, const char *path, uint64_t seed);
 /* The counts of a profile fall in the order of the file's units, as far as `loose` units share scales. */
 void convert_check_sorted(const char *model_path, const char *profile_path, uint32_t loose);

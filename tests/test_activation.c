@@ -146,6 +146,52 @@ Test(activation, repeated_experts_and_binned_sizes) {
     activation_free(p[1]);
 }
 
+/* Units that are stored in another order than the profile's count where the profile has them. */
+Test(activation, units_under_other_numbers) {
+    static const activation_units layers[] = {
+        {ACTIVATION_NEURONS, 70}, {ACTIVATION_EXPERTS, 8}, {ACTIVATION_SIZES, 4}};
+    const activation_facts facts = {.function = "relu", .layer_n = 3, .layer = layers};
+    const float weights[2] = {0.5f, 0.25f}, sizes[4] = {1, 2, 3, 4};
+    const uint32_t nobody = 9;
+    uint32_t neuron[70], expert[8];
+    activation_profile *p[2]; /* of the original, and of one whose units have moved */
+    for (uint32_t i = 0; i < 70; i++) neuron[i] = i * 11 % 70; /* unit i was number neuron[i] */
+    for (uint32_t i = 0; i < 8; i++) expert[i] = i * 3 % 8;
+    neuron[0] = 11, neuron[1] = 0;
+    for (int k = 0; k < 2; k++) {
+        activation_recorder *r;
+        OK(activation_make(&p[k], &facts, err));
+        OK(activation_recorder_open(&r, p[k], err));
+        if (k) activation_recorder_number(r, 0, neuron);
+        if (k) activation_recorder_number(r, 1, expert);
+        if (k) activation_recorder_number(r, 2, &nobody);
+        OK(activation_begin_text(r, 1, "x", err));
+        for (uint32_t token = 0; token < 40; token++) {
+            uint32_t used[3] = {token, token + 13, token + 27}, original[3];
+            uint32_t chosen[2] = {token % 5, 5 + token % 3}, was[2] = {expert[chosen[0]], expert[chosen[1]]};
+            uint64_t bits[2] = {0};
+            for (int i = 0; i < 3; i++) {
+                original[i] = neuron[used[i]];
+                uint32_t id = k ? used[i] : original[i];
+                bits[id / 64] |= (uint64_t)1 << id % 64;
+            }
+            if (token % 2)
+                activation_add_bits(r, 0, bits);
+            else
+                activation_add_list(r, 0, k ? used : original, 3);
+            activation_add_experts(r, 1, k ? chosen : was, weights, 2);
+            activation_add_sizes(r, 2, sizes);
+        }
+        OK(activation_end_text(r, err));
+        OK(activation_check(p[k], err));
+        activation_recorder_free(r);
+    }
+    naive_compare(p[0], p[1]);
+    cr_assert_gt(p[0]->layer[0].count[neuron[20]], 0);
+    activation_free(p[0]);
+    activation_free(p[1]);
+}
+
 Test(activation, layers_that_disagree_about_the_text) {
     activation_profile *p = naive_profile(1, "m");
     activation_recorder *r;

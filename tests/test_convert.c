@@ -248,6 +248,86 @@ Test(convert, fingerprints_stay) {
     unlink(profile);
 }
 
+/* ---- Profiles ---- */
+
+/* What a model, in whatever form, uses of its units while it reads a text. */
+static hotset_profile *record(const char *model_path, const char *name, uint64_t seed) {
+    enum { TEXT_BYTES = 150 };
+    int32_t letter[TEXT_BYTES];
+    char text[TEXT_BYTES];
+    rig r;
+    hotset_profile *p;
+    hotset_error err = {0};
+    tiny_tokens(seed, 27, letter, TEXT_BYTES);
+    for (int i = 0; i < TEXT_BYTES; i++) text[i] = letter[i] < 26 ? (char)('a' + letter[i]) : ' ';
+    hotset_corpus corpus = {.name = name, .text = text, .text_bytes = TEXT_BYTES};
+    rig_open_file(&r, model_path, &(rig_options){.record = true, .context_n = 64, .batch_n = 16});
+    cr_assert_eq(hotset_profile_open(&p, r.model, NULL, NULL, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_profile_record(p, r.session, &corpus, NULL, NULL, &err), HOTSET_OK, "%s",
+                 err.message);
+    rig_close(&r);
+    return p;
+}
+
+static bool same_profiles(const hotset_profile *a, const hotset_profile *b) {
+    enum { MOST_BYTES = 1 << 20 };
+    const hotset_profile *both[2] = {a, b};
+    char *data[2];
+    size_t bytes[2];
+    for (int i = 0; i < 2; i++) {
+        char path[PATH_BYTES];
+        convert_path(path);
+        cr_assert_eq(hotset_profile_write(both[i], path, NULL), HOTSET_OK);
+        FILE *in = fopen(path, "rb");
+        data[i] = malloc(MOST_BYTES);
+        cr_assert(in && data[i]);
+        bytes[i] = fread(data[i], 1, MOST_BYTES, in);
+        cr_assert_lt(bytes[i], MOST_BYTES);
+        fclose(in);
+        unlink(path);
+    }
+    bool same = bytes[0] == bytes[1] && !memcmp(data[0], data[1], bytes[0]);
+    free(data[0]);
+    free(data[1]);
+    return same;
+}
+
+static void check_one_profile(const tiny_model *model, gguf_type type, bool keep_down, const char *label) {
+    char in[PATH_BYTES], out[PATH_BYTES], order[PATH_BYTES];
+    unsigned notes = 0;
+    convert_write_tiny(in, model, type);
+    convert_path(out);
+    convert_path(order);
+    convert_write_profile(in, order, 2000);
+    CONVERT(in, out, "--profile", order, keep_down ? "--keep-down" : NULL);
+    hotset_profile *of_original = record(in, "text", 1), *of_sorted = record(out, "text", 1);
+    cr_expect(same_profiles(of_original, of_sorted), "%s", label);
+    hotset_profile *further = record(out, "further", 2);
+    cr_expect_eq(hotset_profile_merge(of_original, further, &notes, NULL), HOTSET_OK);
+    cr_expect_eq(notes, 0u, "%s: merged without a word", label);
+    hotset_profile_free(of_original);
+    hotset_profile_free(of_sorted);
+    hotset_profile_free(further);
+    unlink(in);
+    unlink(out);
+    unlink(order);
+}
+
+/* The portable kernels' sums are exact enough that no neuron falls on the other side of zero because its
+ * layer's input was added up in another order. */
+Test(convert, sorted_models_have_the_profile_of_the_original) {
+    static const gguf_type kinds[] = {GGUF_F32, GGUF_F16, GGUF_Q4_0};
+    static const size_t which[] = {0, 1, 3}; /* plain, with biases, experts */
+    for (size_t t = 0; t < COUNT_OF(kinds); t++)
+        for (size_t i = 0; i < COUNT_OF(which); i++) {
+            char label[64];
+            tiny_model model = convert_models[which[i]];
+            model.vocab_n = 300; /* enough for a tokenizer */
+            snprintf(label, sizeof label, "model %zu, %s", which[i], gguf_type_get(kinds[t])->name);
+            check_one_profile(&model, kinds[t], (t + i) % 2, label);
+        }
+}
+
 /* ---- PowerInfer's files ---- */
 
 Test(convert, powerinfer_files_stay_such) {

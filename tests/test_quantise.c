@@ -99,9 +99,9 @@ static double relative_error(gguf_type type, bool uniform, uint64_t seed) {
     return sqrt(squared / energy);
 }
 
-/* Bounds: of normal weights what ggml's searches leave (measured by others on models' weights: Q4_K 0.074 to
- * 0.078, Q6_K 0.018); of uniform ones the error of even steps, step / sqrt(12), with a little for stored
- * scales. */
+/* Bounds: what these quantisers reach (0.0053, 0.0848, 0.0702 and 0.0171 of normal weights), and a margin: 3
+ * to 14 percent of normal weights, 15 to 25 of uniform ones. For comparison: of normal weights the Python
+ * package gguf 0.18 leaves 0.00536 with Q8_0 and 0.0861 with Q4_0. */
 Test(quantise, searches_leave_no_more_error_than_usual) {
     static const struct {
         gguf_type type;

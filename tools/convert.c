@@ -130,7 +130,7 @@ static bool open_profile(const convert_options *o, const hotset_model *m, activa
         return false;
     }
     if (!check_profile(o, m, *out)) return false;
-    if (!model_renumber_profile(m, *out, true, &err)) return true;
+    if (!model_renumber_profile(m, *out, &err)) return true;
     say_failure(spec.name, o->profile, &err);
     return false;
 }

@@ -43,7 +43,8 @@ static const command_spec spec = {
         "Ctrl-C\n"
         "writes what has been seen. Profiles add up: of one model in any order to the same file. A "
         "profile of\n"
-        "one quantisation serves all others of the same model. hotset inspect shows a profile.\n",
+        "one quantisation serves all others of the same model, sorted or not. hotset inspect shows a "
+        "profile.\n",
     .examples = "  hotset profile model.gguf --text book.txt letters.txt -o model.activation.gguf\n"
                 "  hotset profile model.gguf --text more.txt --continue model.activation.gguf --svg use.svg\n"
                 "  hotset profile --merge a.gguf b.gguf -o both.gguf\n",
