@@ -7,12 +7,13 @@
 
 enum {
     ALL_CUTS_MAX = 40, /* with so few units every way to cut their order in two or three is a column */
-    CUT_N = 48,        /* else so many of the CPU with one GPU */
+    CUT_N = 24,        /* else so many of the CPU with one GPU */
     GPU_CUT_N = 12,    /* of two GPUs */
-    LEVEL_N = 8,       /* of three devices and more: times between the least and the CPU's */
-    BISECTION_N = 36,
+    LEVEL_N = 5,       /* of three devices and more: times between the least and the CPU's */
+    BISECTION_N = 24,
     ALL_SETS_GPU_MAX = 3, /* with more GPUs not every set of devices is tried */
-    FILE_LEVEL_N = 4      /* shares of the CPU's units left in the file, where memory is short */
+    ALL_CUTS_LAYER_MAX = 16,
+    FILE_LEVEL_N = 4 /* shares of the CPU's units left in the file, where memory is short */
 };
 
 typedef struct builder {
@@ -177,7 +178,7 @@ static void cut(builder *b, const team_set *set) {
         emit(b, &split);
     } else if (set->n == 2) {
         cut_two(b, set);
-    } else if (set->n == 3 && b->unit_n <= ALL_CUTS_MAX && b->s->layer_n <= ALL_CUTS_MAX) {
+    } else if (set->n == 3 && b->unit_n <= ALL_CUTS_MAX && b->s->layer_n <= ALL_CUTS_LAYER_MAX) {
         cut_three(b, set);
     } else {
         cut_at_levels(b, set);
@@ -204,13 +205,12 @@ static void cut_in_orders(builder *b, const uint8_t *ranked, uint32_t members) {
     cut(b, &other);
 }
 
-/* Whether to try this set of devices for a layer with this home. */
+/* Whether to try this set of devices for a layer with this home. With few GPUs all are. */
 static bool worth_a_try(const search *s, uint32_t home, uint32_t members, uint32_t usable) {
+    uint32_t gpus = members & ~1u, gpu_n = (uint32_t)__builtin_popcount(gpus);
     if (members & ~usable) return false;
-    uint32_t gpus = members & ~1u, count = (uint32_t)__builtin_popcount(gpus);
-    if (s->device_n <= ALL_SETS_GPU_MAX + 1 || count <= 1) return true;
-    if (gpus == (usable & ~1u)) return true;
-    return count == 2 && home != 0 && members >> home & 1;
+    if (s->device_n <= ALL_SETS_GPU_MAX + 1 || gpu_n <= 1 || gpus == (usable & ~1u)) return true;
+    return gpu_n == 2 && home != 0 && members >> home & 1;
 }
 
 static void build(builder *b, const uint8_t *ranked) {

@@ -173,16 +173,15 @@ static void sort_by_use(uint32_t *order, uint32_t *other, const float *use, uint
 
 static cost_touch touch_form(const problem_ffn *f) {
     if (!f->group_n || !f->scale_bytes) return COST_TOUCH_NONE;
-    if (f->neuron_n % f->group_n == 0) return COST_TOUCH_WHOLE;
-    return f->hot_first ? COST_TOUCH_FIRST : COST_TOUCH_SCATTERED;
+    return f->hot_first || f->neuron_n % f->group_n == 0 ? COST_TOUCH_TOGETHER : COST_TOUCH_SCATTERED;
 }
 
 static void fill_touch(cost_layer *t, const problem_ffn *f) {
     double per_unit = (double)f->neuron_n / f->group_n;
-    t->group_n = t->touch_form == COST_TOUCH_SCATTERED ? ceil(per_unit * f->unit_n) : per_unit;
+    t->group_n = ceil(per_unit * f->unit_n);
     for (uint32_t i = 0; i < f->unit_n; i++) {
         double x = -log1p(-fmin(f->use[t->order[i]], USE_MAX));
-        if (t->touch_form == COST_TOUCH_WHOLE)
+        if (t->touch_form == COST_TOUCH_TOGETHER)
             x = per_unit * -expm1(-x * f->group_n);
         else
             x *= f->neuron_n;
@@ -333,9 +332,8 @@ void cost_free(cost_model *c) {
 static double touched_groups(const cost_layer *t, uint32_t from, uint32_t to) {
     if (t->touch_form == COST_TOUCH_NONE) return 0;
     double sum = t->touch[to] - t->touch[from];
-    if (t->touch_form == COST_TOUCH_WHOLE) return sum;
-    double groups = t->touch_form == COST_TOUCH_FIRST ? t->group_n * (to - from) : t->group_n;
-    return groups * -expm1(-sum / groups);
+    if (t->touch_form == COST_TOUCH_TOGETHER) return sum;
+    return t->group_n * -expm1(-sum / t->group_n);
 }
 
 /* Nothing takes no time, also where there is no rate. */
@@ -477,7 +475,7 @@ bool cost_streams(const cost_model *c, uint32_t layer_i, const cost_split *s, ui
 static uint64_t held_groups(const problem_ffn *f, uint32_t n) {
     uint64_t neurons = (uint64_t)n * f->neuron_n, all = (uint64_t)f->unit_n * f->neuron_n;
     uint64_t filled = (neurons + f->group_n - 1) / f->group_n, there = (all + f->group_n - 1) / f->group_n;
-    if (touch_form(f) == COST_TOUCH_WHOLE) return filled;
+    if (f->neuron_n % f->group_n == 0) return filled;
     /* an interval of the order may begin and end within a group */
     return min_u64(f->hot_first ? filled + 1 : neurons, there);
 }

@@ -21,10 +21,10 @@
  *
  * gate, up ... are bytes of one unit; dense, listed and sums the machine's rates in bytes per second; P/n the
  * share of the device's own neurons that are active. G is how many groups of neurons, which share scales,
- * have an active one: with x = -ln(1 - p) of each neuron, a group of g neurons stays idle with probability
- * exp(-sum x) if neurons are independent. Units of whole groups sum that up exactly. Single neurons, hot ones
- * first in the file: the device's n neurons fill n / g groups, G = n/g (1 - exp(-X g/n)). Scattered: they lie
- * anywhere among all N groups, G = N (1 - exp(-X/N)). X is the sum of x.
+ * have an active one. Where neurons are independent, a group of g neurons with use p is touched with
+ * probability 1 - (1 - p)^g: summed over the groups of the device's units where these are whole groups, or
+ * where hot neurons stand first in the file, so that a group's neurons are alike and together. Scattered
+ * single neurons lie anywhere among all N groups: G = N (1 - exp(-X/N)) with X the sum of -ln(1 - p).
  *
  * What varies from token to token is taken at its mean: where two devices share a layer's experts, the mean
  * of the slower one's time is somewhat more than the larger mean.
@@ -63,20 +63,15 @@ typedef struct cost_units {
 } cost_units;
 
 /* How expected touched groups follow from sums over units. */
-typedef enum cost_touch {
-    COST_TOUCH_NONE,
-    COST_TOUCH_WHOLE,
-    COST_TOUCH_FIRST,
-    COST_TOUCH_SCATTERED
-} cost_touch;
+typedef enum cost_touch { COST_TOUCH_NONE, COST_TOUCH_TOGETHER, COST_TOUCH_SCATTERED } cost_touch;
 
 typedef struct cost_layer {
     uint32_t *order;     /* [unit_n] units in falling order of use */
     double *use;         /* [unit_n + 1] sum of the use of the first i in that order */
-    double *touch;       /* [unit_n + 1] sum of touched groups (WHOLE) or x; NULL: NONE */
+    double *touch;       /* [unit_n + 1] sum of touched groups (TOGETHER) or of -ln(1 - p); NULL: NONE */
     double *chunk_touch; /* [unit_n + 1] EXPERTS: sum of the chance that a chunk uses them; else NULL */
     cost_touch touch_form;
-    double group_n; /* all groups of the layer (SCATTERED), or groups per unit (FIRST) */
+    double group_n; /* of the whole layer */
     uint64_t unit_bytes;
     double file_always_bytes, file_active_bytes; /* read per unit, per unit of use, when it is in the file */
     cost_s mixer[PROBLEM_DEVICE_MAX], shared[PROBLEM_DEVICE_MAX];

@@ -220,20 +220,35 @@ static hotset_status refuse(const search *s, uint64_t least_host, hotset_error *
                        "plan: the machine profile has no rates for some work of this model on any device");
 }
 
-static void keep_better(draft *best, const draft *other, uint32_t layer_n) {
-    if (other->objective < best->objective) draft_copy(best, other, layer_n);
+/* Polishes a draft and keeps it where it is better. */
+static hotset_status polish_and_keep(draft *best, draft *other, search *s, hotset_error *err) {
+    HOTSET_TRY(search_polish(other, s, err));
+    if (other->objective < best->objective) draft_copy(best, other, s->layer_n);
+    return HOTSET_OK;
 }
 
-/* From columns by prices; a second time from the better start, which leaves more room to look elsewhere. */
-static hotset_status plan_by_prices(draft *best, search *s, hotset_error *err) {
-    enum { ROUND_N = 2 };
+static hotset_status exchange_and_keep(draft *best, draft *other, search *s, const columns *c,
+                                       const double *price, hotset_error *err) {
+    HOTSET_TRY(search_exchange(other, s, c, price, err));
+    return polish_and_keep(best, other, s, err);
+}
+
+/* From columns by prices: rounded, then combined twice, for from a better start more is left out early and so
+ * there is room to look further. */
+static hotset_status plan_by_prices(draft *best, draft *other, search *s, hotset_error *err) {
+    enum { COMBINE_N = 2 };
     columns c;
     double price[PROBLEM_DEVICE_MAX];
     HOTSET_TRY(columns_make(&c, s, err));
     hotset_status status = search_prices(price, s, &c, best->objective, err);
-    for (uint32_t round = 0; !status && round < ROUND_N; round++) {
-        status = search_combine(best, s, &c, price, err);
-        if (!status) status = search_polish(best, s, err);
+    if (!status) status = search_round(other, s, &c, price, err);
+    if (!status) status = exchange_and_keep(best, other, s, &c, price, err);
+    if (!status) draft_copy(other, best, s->layer_n);
+    if (!status) status = exchange_and_keep(best, other, s, &c, price, err);
+    for (uint32_t i = 0; !status && i < COMBINE_N; i++) {
+        draft_copy(other, best, s->layer_n);
+        status = search_combine(other, s, &c, price, err);
+        if (!status) status = exchange_and_keep(best, other, s, &c, price, err);
     }
     columns_free(&c);
     return status;
@@ -244,15 +259,9 @@ static hotset_status plan(draft *best, draft *other, search *s, hotset_error *er
     if (s->c->p->device[0].limit_bytes < least_host) return refuse(s, least_host, err);
     draft_settle(best, s);
     for (place_baseline b = 0; b < PLACE_BASELINE_COUNT; b++)
-        if (baseline_draft(other, s, b)) {
-            HOTSET_TRY(search_polish(other, s, err));
-            keep_better(best, other, s->layer_n);
-        }
+        if (baseline_draft(other, s, b)) HOTSET_TRY(polish_and_keep(best, other, s, err));
     if (!isfinite(best->objective)) return refuse(s, least_host, err);
-    draft_copy(other, best, s->layer_n);
-    HOTSET_TRY(plan_by_prices(other, s, err));
-    keep_better(best, other, s->layer_n);
-    return HOTSET_OK;
+    return plan_by_prices(best, other, s, err);
 }
 
 static hotset_status baseline(draft *best, search *s, place_baseline b, hotset_error *err) {

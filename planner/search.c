@@ -6,10 +6,12 @@
 #include <string.h>
 
 enum {
-    PRICE_STEP_N = 200,
-    BEAM_N = 384,        /* combinations kept from layer to layer */
-    BEAM_SMALL_N = 6000, /* of models of a few layers */
-    BEAM_SMALL_LAYER_MAX = 16
+    PRICE_STEP_N = 240,
+    BEAM_N = 96,         /* combinations kept from layer to layer */
+    BEAM_SMALL_N = 2500, /* of models of a few layers */
+    BEAM_SMALL_LAYER_MAX = 10,
+    COLUMN_N = 24, /* of a layer with one home, how many are tried after each combination ... */
+    COLUMN_SMALL_N = 4000
 };
 
 /* ---- What all files share ---- */
@@ -24,8 +26,8 @@ double search_send(const search *s, uint32_t from, uint32_t to) {
 }
 
 double search_head(const search *s, uint32_t last_home, uint32_t d) {
-    double head = s->c->head[d];
-    return search_send(s, last_home, d) + cost_weigh(s->c, (cost_s){head, head});
+    double one = s->c->send[last_home][d].row + s->c->head[d]; /* of a chunk the last row only */
+    return cost_weigh(s->c, (cost_s){one, one});
 }
 
 double search_submit(const search *s, uint32_t d) {
@@ -156,6 +158,20 @@ static uint32_t best_head(const search *s, uint32_t last, const double *price) {
     return best;
 }
 
+/* The home of a layer on the cheapest way from the home before. */
+static uint32_t next_home(const ways *w, const search *s, uint32_t l, uint32_t from) {
+    uint32_t n = s->device_n, best = 0;
+    double least = INFINITY;
+    for (uint32_t h = 0; h < n; h++) {
+        double cost = search_send(s, from, h) + w->cheapest[l * n + h] + w->tail[(l + 1) * n + h];
+        if (cost < least) {
+            least = cost;
+            best = h;
+        }
+    }
+    return best;
+}
+
 /* The cheapest way through all layers at these prices, and the bytes that it takes. */
 static void find_ways(ways *w, const search *s, const columns *c, const double *price) {
     uint32_t n = s->device_n, at = 0;
@@ -185,19 +201,10 @@ static void find_ways(ways *w, const search *s, const columns *c, const double *
     }
     w->total = w->tail[0];
     memset(w->taken, 0, sizeof w->taken);
+    if (!isfinite(w->total)) return;
     for (uint32_t d = priced_from(s); d < n; d++) w->total -= price[d] * (double)s->room[d];
     for (uint32_t l = 0; l < s->layer_n; l++) {
-        uint32_t best = 0;
-        double least = INFINITY;
-        for (uint32_t h = 0; h < n; h++) {
-            double cost = search_send(s, at, h) + w->cheapest[l * n + h] + w->tail[(l + 1) * n + h];
-            if (cost < least) {
-                least = cost;
-                best = h;
-            }
-        }
-        at = best;
-        if (!isfinite(least)) return;
+        at = next_home(w, s, l, at);
         const column *k = &c->list[l * n + at].column[w->choice[l * n + at]];
         for (uint32_t d = 0; d < n; d++) w->taken[d] += (double)k->bytes[d];
     }
@@ -283,6 +290,42 @@ hotset_status search_prices(double *price, search *s, const columns *c, double g
     return status;
 }
 
+/* The draft of the cheapest way at the present prices. */
+static void draft_ways(draft *d, search *s, const columns *c, const ways *w, const double *price) {
+    uint32_t n = s->device_n, at = 0;
+    for (uint32_t l = 0; l < s->layer_n; l++) {
+        at = next_home(w, s, l, at);
+        d->split[l] = c->list[l * n + at].column[w->choice[l * n + at]].split;
+    }
+    d->head = best_head(s, at, price);
+    draft_settle(d, s);
+}
+
+hotset_status search_round(draft *d, search *s, const columns *c, const double *price, hotset_error *err) {
+    enum { ROUND_N = 100 };
+    double dearer[PROBLEM_DEVICE_MAX];
+    ways w;
+    HOTSET_TRY(ways_make(&w, s, err));
+    memcpy(dearer, price, sizeof dearer);
+    d->objective = INFINITY;
+    for (uint32_t i = 0; i < ROUND_N; i++) {
+        bool over = false;
+        find_ways(&w, s, c, dearer);
+        if (!isfinite(w.total)) break;
+        for (uint32_t k = priced_from(s); k < s->device_n; k++) {
+            if (w.taken[k] <= (double)s->room[k]) continue;
+            over = true;
+            dearer[k] =
+                fmax(dearer[k] * (1 + 0.002 * (1 + i / 4)), 1e-6 * w.tail[0] / fmax(1, (double)s->room[k]));
+        }
+        if (over) continue;
+        draft_ways(d, s, c, &w, dearer);
+        break;
+    }
+    ways_free(&w);
+    return HOTSET_OK;
+}
+
 /* ---- Combinations ---- */
 
 /* The first layers placed. */
@@ -304,7 +347,7 @@ typedef struct beam {
     label *kept; /* [layer_n + 1][width] */
     uint32_t *kept_n;
     label *next; /* [capacity] */
-    uint32_t next_n, capacity, width, offered;
+    uint32_t next_n, capacity, width, column_n, offered;
     uint64_t *host_left; /* [layer_n + 1] least bytes that the layers from here on ask of the host */
 } beam;
 
@@ -345,7 +388,7 @@ static int by_home_and_bytes(const void *a, const void *b) {
  * exact: in the order of bytes the seconds have to fall. With more, labels are held against the best few
  * only. */
 static void keep_best(beam *b, const search *s) {
-    enum { RIVAL_N = 200 };
+    enum { RIVAL_N = 60 };
     uint32_t n = 0;
     bool one = s->device_n == 2 && !s->host_limited;
     if (one && b->next_n) {
@@ -384,7 +427,7 @@ static void extend(beam *b, search *s, const columns *c, const ways *w, const do
             const label *from = &b->kept[(uint64_t)layer_i * b->width + k];
             double base = from->bound - w->tail[layer_i * n + from->home] + search_send(s, from->home, h) +
                           w->tail[(layer_i + 1) * n + h];
-            for (uint32_t i = 0; i < list->n && base + ranked[i].cost < worst; i++) {
+            for (uint32_t i = 0; i < list->n && i < b->column_n && base + ranked[i].cost < worst; i++) {
                 const column *chosen = &list->column[ranked[i].column];
                 label l = {.s = from->s + search_send(s, from->home, h) + chosen->s,
                            .bound = base + ranked[i].cost,
@@ -430,7 +473,8 @@ static void finish(draft *d, search *s, const columns *c, const beam *b) {
 
 static hotset_status beam_make(beam *b, const search *s, const columns *c, hotset_error *err) {
     uint32_t n = s->layer_n + 1;
-    *b = (beam){.width = s->layer_n <= BEAM_SMALL_LAYER_MAX ? BEAM_SMALL_N : BEAM_N};
+    bool small = s->layer_n <= BEAM_SMALL_LAYER_MAX;
+    *b = (beam){.width = small ? BEAM_SMALL_N : BEAM_N, .column_n = small ? COLUMN_SMALL_N : COLUMN_N};
     b->capacity = 16 * b->width;
     HOTSET_TRY(base_calloc(&b->kept, (uint64_t)n * b->width, sizeof *b->kept, "combinations", err));
     HOTSET_TRY(base_calloc(&b->next, b->capacity, sizeof *b->next, "combinations", err));

@@ -52,7 +52,7 @@ bool baseline_draft(draft *d, search *s, place_baseline b);
 /* The placement that asks least of the host's memory, found greedily, and the host's bytes that it needs. */
 uint64_t baseline_least_host(draft *d, search *s);
 
-/* ---- Columns, prices, combinations (column.c, search.c) ---- */
+/* ---- Columns, prices, combinations (column.c, search.c, exchange.c, polish.c) ---- */
 
 typedef struct column {
     cost_split split;
@@ -77,9 +77,15 @@ void columns_free(columns *c);
  * sum less the price of all room. `good`: the objective of any placement. */
 HOTSET_CHECKED hotset_status search_prices(double *price, search *s, const columns *c, double good,
                                            hotset_error *err);
+/* The cheapest columns that fit after prices are raised where they do not; objective INFINITY: none found. */
+HOTSET_CHECKED hotset_status search_round(draft *d, search *s, const columns *c, const double *price,
+                                          hotset_error *err);
 /* The best combination found that fits; d is unchanged where none is better. */
 HOTSET_CHECKED hotset_status search_combine(draft *d, search *s, const columns *c, const double *price,
                                             hotset_error *err);
+/* Puts other columns in the place of one layer's or two layers' splits while that helps. Errors: E_MEMORY. */
+HOTSET_CHECKED hotset_status search_exchange(draft *d, search *s, const columns *c, const double *price,
+                                             hotset_error *err);
 /* Moves units while that helps. Errors: E_MEMORY. */
 HOTSET_CHECKED hotset_status search_polish(draft *d, search *s, hotset_error *err);
 
