@@ -64,7 +64,8 @@ static void layer_times(program *p, uint32_t l, const layer_columns *k) {
 static layer_columns add_layer(program *p, uint32_t l) {
     const cost_layer *t = &p->c->layer[l];
     uint32_t n = p->c->device_n, unit_n = p->c->p->layer[l].ffn.unit_n;
-    layer_columns k = {.time = variable(p, 1e-6, false, 1e12) /* in microseconds */, .unit = malloc(unit_n * D * sizeof(int))};
+    layer_columns k = {.time = variable(p, 1e-6, false, 1e12) /* in microseconds */,
+                       .unit = malloc(unit_n * D * sizeof(int))};
     for (uint32_t h = 0; h < n; h++) {
         k.home[h] = choice(p, t->mixer[h].row);
         for (uint32_t d = 0; d < n; d++) k.joins[h][d] = choice(p, h == d ? 0 : p->c->merge[h].row);

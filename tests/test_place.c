@@ -404,3 +404,29 @@ Test(place, plans_671b_on_three_gpus) {
     problem_free(p);
     machine_free(m);
 }
+
+/* Eight GPUs of four kinds, of which the slow ones have the most memory. */
+Test(place, plans_671b_on_eight_gpus) {
+    planning_device d[PROBLEM_DEVICE_MAX];
+    uint64_t gpu_bytes[PROBLEM_DEVICE_MAX - 1];
+    for (uint32_t i = 0; i < PROBLEM_DEVICE_MAX; i++) {
+        d[i] = i ? planning_gpu : planning_cpu;
+        if (i) d[i].bytes_per_s = 200e9 * (1 + i % 4);
+        if (i) gpu_bytes[i - 1] = 48 * GB / (1 + i % 4);
+    }
+    machine_profile *m = planning_machine(d, PROBLEM_DEVICE_MAX);
+    problem *p = make_671b(m);
+    limit(p, 512 * GB, gpu_bytes);
+    placement *found = place(p), *other;
+    check_placement(p, found);
+    for (place_baseline b = 0; b < PLACE_BASELINE_COUNT; b++) {
+        if (place_baseline_make(&other, p, b, NULL)) continue;
+        cr_expect_leq(found->objective_s, other->objective_s);
+        placement_free(other);
+    }
+    printf("671B on eight GPUs: %.3f ms a token, %llu evaluations\n", found->token_s * 1e3,
+           (unsigned long long)found->evaluation_n);
+    placement_free(found);
+    problem_free(p);
+    machine_free(m);
+}
