@@ -186,14 +186,27 @@ static void cut(builder *b, const team_set *set) {
 }
 
 /* The set in the orders that are tried: GPUs from the quickest on or from the slowest, then the CPU; and the
- * CPU first, which pays where it is less far behind in active neurons than in dense work. */
+ * CPU first, which pays where it is less far behind in active neurons than in dense work. Small models get
+ * the other orders of three devices too. */
 static void cut_in_orders(builder *b, const uint8_t *ranked, uint32_t members) {
+    enum { ORDER_N = 6 };
+    static const uint8_t of_three[ORDER_N][3] = {{0, 1, 2}, {1, 0, 2}, {2, 0, 1},
+                                                 {0, 2, 1}, {1, 2, 0}, {2, 1, 0}};
     team_set set = {.n = 0};
     bool cpu = members & 1;
     for (uint32_t i = 0; i < b->s->device_n; i++)
         if (ranked[i] != 0 && members >> ranked[i] & 1) set.order[set.n++] = ranked[i];
     uint32_t gpu_n = set.n;
     if (cpu) set.order[set.n++] = 0;
+    if (set.n == 3) { /* the first three of them are those described above, if the last is the CPU */
+        uint32_t order_n = b->s->layer_n <= ALL_CUTS_LAYER_MAX ? ORDER_N : cpu ? 3 : 2;
+        for (uint32_t k = 0; k < order_n; k++) {
+            team_set other = {.n = 3};
+            for (uint32_t i = 0; i < 3; i++) other.order[i] = set.order[of_three[k][i]];
+            cut(b, &other);
+        }
+        return;
+    }
     cut(b, &set);
     if (set.n == 1) return;
     team_set other = set;

@@ -254,6 +254,20 @@ static hotset_status plan_by_prices(draft *best, draft *other, search *s, hotset
     return status;
 }
 
+/* Using a device at all costs its submission, which no single move saves. Where that matters, as it does for
+ * small models, the search is repeated without each GPU in turn; what is better without it stays without. */
+static hotset_status plan_without(draft *best, draft *other, search *s, hotset_error *err) {
+    static const double MATTERS = 5e-4; /* of the objective */
+    for (uint32_t d = 1; d < s->device_n; d++) {
+        double before = best->objective;
+        if (!s->usable[d] || search_submit(s, d) < MATTERS * before) continue;
+        s->usable[d] = false;
+        HOTSET_TRY(plan_by_prices(best, other, s, err));
+        s->usable[d] = best->objective == before;
+    }
+    return HOTSET_OK;
+}
+
 static hotset_status plan(draft *best, draft *other, search *s, hotset_error *err) {
     uint64_t least_host = baseline_least_host(best, s);
     if (s->c->p->device[0].limit_bytes < least_host) return refuse(s, least_host, err);
@@ -261,7 +275,8 @@ static hotset_status plan(draft *best, draft *other, search *s, hotset_error *er
     for (place_baseline b = 0; b < PLACE_BASELINE_COUNT; b++)
         if (baseline_draft(other, s, b)) HOTSET_TRY(polish_and_keep(best, other, s, err));
     if (!isfinite(best->objective)) return refuse(s, least_host, err);
-    return plan_by_prices(best, other, s, err);
+    HOTSET_TRY(plan_by_prices(best, other, s, err));
+    return plan_without(best, other, s, err);
 }
 
 static hotset_status baseline(draft *best, search *s, place_baseline b, hotset_error *err) {
