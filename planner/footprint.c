@@ -42,3 +42,7 @@ footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t r
 uint64_t footprint_state_bytes(uint32_t head_kv_n, uint32_t context_n, uint32_t width, uint32_t item_bytes) {
     return round_up((uint64_t)head_kv_n * context_n * width * item_bytes, FOOTPRINT_ALIGN);
 }
+
+uint64_t footprint_parts_bytes(uint64_t n, uint64_t part_bytes, uint64_t alignment_bytes) {
+    return round_up(n * part_bytes, alignment_bytes);
+}

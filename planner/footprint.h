@@ -54,4 +54,8 @@ footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t r
 /* Bytes of keys (or values) of one layer and session: [head_kv_n][context_n][width] of item_bytes each. */
 uint64_t footprint_state_bytes(uint32_t head_kv_n, uint32_t context_n, uint32_t width, uint32_t item_bytes);
 
+/* Bytes of `n` equal parts that lie together in the memory of a device: the slots of one matrix's units. 0 of
+ * nothing. */
+uint64_t footprint_parts_bytes(uint64_t n, uint64_t part_bytes, uint64_t alignment_bytes);
+
 #endif
