@@ -212,6 +212,7 @@ hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *m, con
         hotset_engine_free(e);
         return status;
     }
+    e->stats.dense_bytes_per_token = model_bytes_per_token(m, false);
     e->stats.weight_bytes_per_token = e->stats.touched_bytes_per_token =
         model_bytes_per_token(m, p->options.sparsity == HOTSET_SPARSITY_PREDICT);
     e->stats.open_s = base_now_s() - begin_s;

@@ -274,7 +274,8 @@ typedef struct hotset_engine_stats {
     double open_s;                    /* time that hotset_engine_open took */
     uint64_t weight_bytes_per_token;  /* all weight bytes that one decoded token multiplies with (MoE: used
                                          experts) */
-    uint64_t touched_bytes_per_token; /* the same less what skipping left out, mean over the tokens decoded
+    uint64_t dense_bytes_per_token;   /* the same without predictors: what a dense engine reads */
+    uint64_t touched_bytes_per_token; /* all less what skipping left out, mean over the tokens decoded
                                          in steps of one row; 0 of them: all */
 } hotset_engine_stats;
 HOTSET_API hotset_engine_stats hotset_engine_get_stats(const hotset_engine *engine);

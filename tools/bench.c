@@ -208,6 +208,11 @@ static uint64_t resident_bytes(const char *key) {
 
 /* ---- Telling ---- */
 
+/* How much longer the dense model would take if time were bytes. */
+static double ideal_ratio(const hotset_engine_stats *stats) {
+    return (double)stats->dense_bytes_per_token / (double)stats->touched_bytes_per_token;
+}
+
 static void result_json(const runtime *rt, const bench_options *o, const double *figures,
                         const char *machine) {
     hotset_engine_stats stats = hotset_engine_get_stats(rt->engine);
@@ -231,6 +236,8 @@ static void result_json(const runtime *rt, const bench_options *o, const double 
     json_number(&json, "prefill_parameter_n", prefill_parameter_n(rt->shape));
     json_count(&json, "weight_bytes_per_token", stats.weight_bytes_per_token);
     json_count(&json, "touched_bytes_per_token", stats.touched_bytes_per_token);
+    json_count(&json, "dense_bytes_per_token", stats.dense_bytes_per_token);
+    json_number(&json, "ideal_speedup", ideal_ratio(&stats));
     json_number(&json, "open_s", stats.open_s);
     json_count(&json, "weights_mapped_bytes", bytes.weights_mapped_bytes);
     json_count(&json, "weights_copied_bytes", bytes.weights_copied_bytes);
@@ -266,6 +273,9 @@ static void result_table(const runtime *rt, const bench_options *o, const double
            figures[DECODE_TOKENS_PER_S], (unsigned long long)o->decode_n,
            (double)stats.touched_bytes_per_token / 1e6, (double)stats.weight_bytes_per_token / 1e6,
            100 * figures[FRACTION_OF_LIMIT]);
+    if (stats.touched_bytes_per_token < stats.dense_bytes_per_token)
+        printf("         dense it would touch %.1f MB: by the bytes alone %.2f times as long\n",
+               (double)stats.dense_bytes_per_token / 1e6, ideal_ratio(&stats));
     printf("limits   read %.1f GB/s anonymous, %.1f GB/s mapped; %.1f int8 Gop/s, %.1f float Gflop/s\n",
            figures[READ_ANONYMOUS] / gb, figures[READ_MAPPED] / gb, figures[INT8_OPS] / gb,
            figures[FLOAT_FLOPS] / gb);
