@@ -216,6 +216,7 @@ Test(engine, writes_a_trace_and_reports_a_path_it_cannot_write) {
     setup s = set_up((hotset_plan_options){0}, &(hotset_engine_options){.trace_path = path});
     hotset_session *session = open_session(s);
     cr_assert_eq(hotset_session_sync(session, text, 4), HOTSET_OK);
+    cr_assert_eq(hotset_session_sync(session, text, 5), HOTSET_OK); /* one decoded: neurons are selected */
     hotset_session_free(session);
     hotset_error err = {0};
     hotset_engine *e;

@@ -28,4 +28,7 @@ PATH=$PWD/build:$PATH
 show hotset inspect $model
 input="It is a truth universally acknowledged" show hotset tokenize $model --ids
 show hotset bench $model -p 128 -n 64 -r 3
+show hotset profile $model --text README.md -o build/demo.activation.gguf --svg build/demo.svg
+show hotset convert $model build/demo.neuron.gguf --profile build/demo.activation.gguf
+model=build/demo.neuron.gguf
 show hotset run $model -p "The whale" -n 80 --seed 1
