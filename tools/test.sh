@@ -59,7 +59,7 @@ build_and_test() {
     shift 3
     step "$name: configure" env CC="$compiler" cmake -S . -B "$folder" -G Ninja -DHOTSET_WERROR=ON -DHOTSET_TESTS=ON "$@"
     step "$name: build" ninja -C "$folder"
-    step "$name: tests" ctest --test-dir "$folder" --output-on-failure --no-tests=error
+    step "$name: tests" ctest --test-dir "$folder" -j "$(nproc)" --output-on-failure --no-tests=error
 }
 
 step "packages" packages_install "${packages_build[@]}"
