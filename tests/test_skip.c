@@ -78,7 +78,7 @@ static double distance(const float *a, const float *b, size_t n) {
 
 /* Portable kernels add in the same order, whatever they leave out: the dense engine's bits. */
 static void check_rows(const char *path, const char *label) {
-    static const uint32_t rows[] = {1, 2, 3, 8, 64};
+    static const uint32_t rows[] = {1, 2, 3, 7, 64};
     for (size_t i = 0; i < COUNT_OF(rows); i++) {
         size_t vocab_n, n = rows[i] == 64 ? TOKEN_N : 11;
         float *dense =
