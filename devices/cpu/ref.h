@@ -9,6 +9,15 @@
  * number i % 8, so that the order is fixed and still fit for vectors. */
 enum { REF_DOT_PARTS = 8, REF_DOT_PIECE = 256 };
 double ref_dot_total(const double part[REF_DOT_PARTS]);
+/* The same for n <= REF_SUM_OUTPUTS outputs at once, from the weights of one neuron after the other: rising
+ * numbers, of which those with an activation of zero may be left out (ref_neurons.c). Zero-initialise. */
+enum { REF_SUM_OUTPUTS = 256 };
+typedef struct ref_sums {
+    size_t piece_i; /* of the neurons that are being added */
+    double part[REF_DOT_PARTS][REF_SUM_OUTPUTS], total[REF_SUM_OUTPUTS];
+} ref_sums;
+void ref_sums_add(ref_sums *s, size_t neuron, float x, const float *weights, size_t n);
+void ref_sums_end(ref_sums *s, float *y, size_t n);
 /* k weights of blocks to floats (ref_quant.c). */
 void ref_dequant_q4_0(float *x, const uint8_t *w, size_t k);
 void ref_dequant_q8_0(float *x, const uint8_t *w, size_t k);

@@ -21,33 +21,39 @@ static float float_at(const uint8_t *w, gguf_type type, size_t i) {
     return type == GGUF_F16 ? ref_f16_to_f32(h) : ref_bf16_to_f32(h);
 }
 
-/* The partial sums of ref_dot_float for each output, of the piece of neurons that is being added. */
-typedef struct piece_sums {
-    double part[REF_DOT_PARTS][NEURONS_RUN], total[NEURONS_RUN];
-} piece_sums;
-
-static void end_piece(piece_sums *s) {
-    for (size_t o = 0; o < NEURONS_RUN; o++) {
+static void end_piece(ref_sums *s, size_t n) {
+    for (size_t o = 0; o < n; o++) {
         double part[REF_DOT_PARTS];
-        for (size_t j = 0; j < REF_DOT_PARTS; j++) part[j] = s->part[j][o];
+        for (size_t j = 0; j < REF_DOT_PARTS; j++) {
+            part[j] = s->part[j][o];
+            s->part[j][o] = 0;
+        }
         s->total[o] += ref_dot_total(part);
     }
-    memset(s->part, 0, sizeof s->part);
 }
 
-/* At most NEURONS_RUN outputs. */
+void ref_sums_add(ref_sums *s, size_t neuron, float x, const float *weights, size_t n) {
+    if (neuron / REF_DOT_PIECE != s->piece_i) end_piece(s, n);
+    s->piece_i = neuron / REF_DOT_PIECE;
+    double *part = s->part[neuron % REF_DOT_PARTS];
+    for (size_t o = 0; o < n; o++) part[o] += (double)weights[o] * (double)x;
+}
+
+void ref_sums_end(ref_sums *s, float *y, size_t n) {
+    end_piece(s, n);
+    for (size_t o = 0; o < n; o++) y[o] = (float)s->total[o];
+}
+
+/* At most REF_SUM_OUTPUTS outputs. */
 static void sum_floats(float *y, const uint8_t *w, gguf_type type, size_t out_n, size_t from, size_t n,
                        const cpu_active *a) {
-    piece_sums s = {0};
+    ref_sums s = {0};
     for (size_t j = 0; j < a->n; j++) {
-        const size_t i = a->neuron[j];
-        if (j > 0 && i / REF_DOT_PIECE != a->neuron[j - 1] / REF_DOT_PIECE) end_piece(&s);
-        double *part = s.part[i % REF_DOT_PARTS];
-        for (size_t o = 0; o < n; o++)
-            part[o] += (double)float_at(w, type, out_n * i + from + o) * (double)a->x[j];
+        float weights[REF_SUM_OUTPUTS];
+        for (size_t o = 0; o < n; o++) weights[o] = float_at(w, type, out_n * a->neuron[j] + from + o);
+        ref_sums_add(&s, a->neuron[j], a->x[j], weights, n);
     }
-    end_piece(&s);
-    for (size_t o = 0; o < n; o++) y[o] = (float)s.total[o];
+    ref_sums_end(&s, y, n);
 }
 
 /* ---- Block types ---- */
@@ -128,8 +134,8 @@ static void neuron_sum(float *y, const uint8_t *w, size_t out_n, size_t from, si
     bool known = neurons_form_of(type, (uint32_t)out_n, &f);
     assert(known && n <= CPU_NEURON_OUTPUTS_MAX);
     if (f.group_n == 1) {
-        for (size_t o = 0; o < n; o += NEURONS_RUN)
-            sum_floats(y + o, w, type, out_n, from + o, n - o < NEURONS_RUN ? n - o : NEURONS_RUN, a);
+        for (size_t o = 0; o < n; o += REF_SUM_OUTPUTS)
+            sum_floats(y + o, w, type, out_n, from + o, n - o < REF_SUM_OUTPUTS ? n - o : REF_SUM_OUTPUTS, a);
         return;
     }
     double sum[CPU_NEURON_OUTPUTS_MAX] = {0};

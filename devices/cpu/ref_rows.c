@@ -1,22 +1,26 @@
-/* ref_rows.c - down matrices in blocks by row, in plain C: sums over active neurons in double, and tiles. */
+/* ref_rows.c - down matrices in blocks by row, in plain C: sums over active neurons, and tiles. Both give the
+ * same bits. */
 #include "devices/cpu/ref.h"
 
 #include <assert.h>
 
-enum { BLOCK_MAX = 256, TILE_ROWS = 16 };
+enum { BLOCK_MAX = REF_SUM_OUTPUTS, TILE_ROWS = 16 };
 
 typedef void dequant_fn(float *x, const uint8_t *w, size_t k);
 
+/* Block after block of outputs, in the order of additions that a tile has (ref_quant.c). */
 static void row_sum(float *y, const uint8_t *w, size_t row_bytes, size_t from, size_t n, const cpu_active *a,
                     gguf_type type, dequant_fn *dequant) {
-    double sum[CPU_NEURON_OUTPUTS_MAX] = {0};
-    float row[CPU_NEURON_OUTPUTS_MAX];
-    assert(n <= CPU_NEURON_OUTPUTS_MAX);
-    for (size_t j = 0; j < a->n; j++) {
-        dequant(row, w + row_bytes * a->neuron[j] + gguf_row_bytes(type, from), n);
-        for (size_t o = 0; o < n; o++) sum[o] += (double)a->x[j] * (double)row[o];
+    const size_t block_n = gguf_type_get(type)->block_n;
+    for (size_t o = 0; o < n; o += block_n) {
+        ref_sums s = {0};
+        for (size_t j = 0; j < a->n; j++) {
+            float block[BLOCK_MAX];
+            dequant(block, w + row_bytes * a->neuron[j] + gguf_row_bytes(type, from + o), block_n);
+            ref_sums_add(&s, a->neuron[j], a->x[j], block, block_n);
+        }
+        ref_sums_end(&s, y + o, block_n);
     }
-    for (size_t o = 0; o < n; o++) y[o] = (float)sum[o];
 }
 
 /* Tile: rows of floats (ref_quant.c), one per output. */
