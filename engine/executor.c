@@ -1,4 +1,4 @@
-/* executor.c - plans for the CPU, opening an engine from a plan, and running its steps. */
+/* executor.c - opening an engine from a plan, and running its steps. */
 #include "engine/executor.h"
 
 #include <assert.h>
@@ -6,85 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* ---- What a plan needs to know ---- */
-
-/* Host memory that sessions take besides their state: tokens and a copy of the last logits. */
-static uint64_t session_bytes(const hotset_shape *s, uint32_t context_n) {
-    return (uint64_t)context_n * sizeof(int32_t) + (uint64_t)s->vocab_n * sizeof(float);
-}
-
-static uint64_t table_slab_bytes(uint32_t batch_n) {
-    return round_up(device_step_bytes(batch_n), FOOTPRINT_ALIGN) + 2 * FOOTPRINT_ALIGN;
-}
-
-/* The ledger's numbers for resolved options. */
-static hotset_status gather(const hotset_model *m, const device *d, const hotset_plan_options *o,
-                            bool skip_by_cost, planner_facts *facts, hotset_error *err) {
-    weights w = {0};
-    state kv = {0};
-    tally record = {0};
-    forward_place place = {.model = m,
-                           .weights = &w,
-                           .state = &kv,
-                           .tally = o->record ? &record : NULL,
-                           .sparsity = o->sparsity,
-                           .skip_by_cost = skip_by_cost};
-    uint64_t workspace_bytes = 0, list_bytes = 0;
-    hotset_status status = weights_describe(&w, m, o->sparsity, err);
-    if (!status)
-        status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, err);
-    if (!status && o->record) status = tally_layout(&record, m, o->sparsity, o->batch_n, err);
-    if (!status) status = schedule_workspace_bytes(&place, d, o->batch_n, &workspace_bytes, err);
-    if (!status) status = schedule_list_bytes(&place, o->batch_n, &list_bytes, err);
-    footprint_widths widths = forward_widths(m, o->sparsity);
-    facts->shape = &m->shape;
-    facts->weights_bytes = weights_copied_bytes(m, o->sparsity);
-    facts->state_bytes = kv.slot_bytes;
-    facts->scratch_bytes = footprint_scratch_layout(&widths, o->batch_n, workspace_bytes).bytes;
-    facts->table_bytes = weights_table_bytes(m, o->sparsity) + table_slab_bytes(o->batch_n) + list_bytes +
-                         record.bytes + o->session_n * session_bytes(&m->shape, o->context_n);
-    tally_free(&record);
-    state_free(&kv);
-    weights_free(&w);
-    return status;
-}
-
-/* The plan for resolved options, where sparsity AUTO means exact skipping if the file's down matrices stand
- * by neuron or can be stored so, because the weights get copied. */
-static hotset_status plan_for(hotset_plan **out, const hotset_model *m, const device *d,
-                              hotset_plan_options o, uint64_t memory_free_bytes, hotset_error *err) {
-    planner_facts facts = {.memory_free_bytes = memory_free_bytes};
-    hotset_error dense_err;
-    bool automatic = o.sparsity == HOTSET_SPARSITY_AUTO;
-    bool skip_by_cost = o.sparsity == HOTSET_SPARSITY_EXACT || o.sparsity == HOTSET_SPARSITY_PREDICT;
-    if (automatic) o.sparsity = HOTSET_SPARSITY_EXACT;
-    HOTSET_TRY(gather(m, d, &o, skip_by_cost, &facts, err));
-    hotset_status status = plan_make(out, &o, &facts, automatic ? &dense_err : err);
-    if (!status) (*out)->skip_by_cost = skip_by_cost;
-    if (!automatic) return status;
-    if (!status && (m->shape.by_neuron || (*out)->options.memory == HOTSET_MEMORY_COPIED)) return status;
-    hotset_plan_free(*out);
-    *out = NULL;
-    o.sparsity = HOTSET_SPARSITY_OFF;
-    HOTSET_TRY(gather(m, d, &o, skip_by_cost, &facts, err));
-    return plan_make(out, &o, &facts, err);
-}
-
-hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *m, const hotset_plan_options *options,
-                              hotset_error *err) {
-    *out = NULL;
-    hotset_plan_options o = options ? *options : hotset_plan_default_options();
-    device_cpu_facts host;
-    HOTSET_TRY(device_cpu_get_facts(&host, err));
-    HOTSET_TRY(plan_resolve(&o, &m->shape, host.thread_n, host.isa_best, err));
-    device *d;
-    HOTSET_TRY(device_cpu_open(&d, &(device_cpu_options){o.thread_n, o.isa}, err));
-    o.isa = device_cpu_isa(d);
-    hotset_status status = plan_for(out, m, d, o, host.memory_free_bytes, err);
-    d->api->close(d);
-    return status;
-}
 
 /* ---- Opening ---- */
 
@@ -164,8 +85,8 @@ static hotset_status open_steps(hotset_engine *e, hotset_error *err) {
     HOTSET_TRY(state_layout(&e->state, e->model, o->context_n, o->session_n,
                             o->state_type == HOTSET_STATE_F16, err));
     HOTSET_TRY(state_alloc(&e->state, e->device, err));
-    HOTSET_TRY(
-        api->buffer_alloc(e->device, DEVICE_MEMORY_PINNED, table_slab_bytes(o->batch_n), &e->tables, err));
+    HOTSET_TRY(api->buffer_alloc(e->device, DEVICE_MEMORY_PINNED, engine_table_slab_bytes(o->batch_n),
+                                 &e->tables, err));
     e->step = (device_ref){e->tables, 0};
     e->done = (device_ref){e->tables, round_up(device_step_bytes(o->batch_n), FOOTPRINT_ALIGN)};
     e->skipped = device_ref_at(e->done, FOOTPRINT_ALIGN);

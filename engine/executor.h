@@ -28,6 +28,11 @@ struct hotset_engine {
     hotset_engine_stats stats;
 };
 
+/* Bytes of `tables`. */
+static inline uint64_t engine_table_slab_bytes(uint32_t batch_n) {
+    return round_up(device_step_bytes(batch_n), FOOTPRINT_ALIGN) + 2 * FOOTPRINT_ALIGN;
+}
+
 /* A row of a step. Rows of one session must come in the order of their positions, each following what the
  * session's state holds. */
 typedef struct engine_row {

@@ -183,6 +183,8 @@ HOTSET_API void hotset_text_stream_finish(hotset_text_stream *stream, hotset_tex
 /* ---- Plan ------------------------------------------------------------------------------------------- */
 
 typedef struct hotset_plan hotset_plan;
+typedef struct hotset_profile hotset_profile; /* see below */
+typedef struct hotset_machine hotset_machine;
 
 typedef enum hotset_memory_mode {
     HOTSET_MEMORY_AUTO = 0, /* mapped when weights take over 70 % of the available memory, else copied */
@@ -201,13 +203,18 @@ typedef enum hotset_state_type { HOTSET_STATE_F16 = 0, HOTSET_STATE_F32 } hotset
  */
 typedef enum hotset_sparsity {
     HOTSET_SPARSITY_AUTO = 0, /* exact while decoding where the activation allows it and weights are copied or
-                                 stand by neuron in the file, else off; never predicted */
+                                 stand by neuron in the file (and, with a machine profile, where it is
+                                 predicted to be quicker), else off; never predicted */
     HOTSET_SPARSITY_OFF,      /* dense */
     HOTSET_SPARSITY_EXACT,    /* also in the prefill, where a crossover measured at opening says that it pays:
                                  then results may differ in their last bits from one opening to the next.
                                  E_ARGUMENT where it cannot be; memory AUTO becomes COPIED where it must */
     HOTSET_SPARSITY_PREDICT   /* the same for predicted skipping; E_ARGUMENT also without predictors */
 } hotset_sparsity;
+
+/* What a plan minimises: seconds of a decoded token; of a chunk of the prompt; of a chunk and a quarter as
+ * many tokens as it has rows. */
+typedef enum hotset_goal { HOTSET_GOAL_DECODE = 0, HOTSET_GOAL_PREFILL, HOTSET_GOAL_BALANCED } hotset_goal;
 
 typedef struct hotset_plan_options {
     uint32_t context_n; /* tokens per session; 0: the training context, at most 4096 */
@@ -221,7 +228,15 @@ typedef struct hotset_plan_options {
                         PREDICT they note how well predictors do: then no neuron is left out, those that are not
                         predicted count as zero */
     const char *isa; /* at most this instruction set: scalar, avx2, avx512; NULL: the best there is */
-    uint64_t host_bytes_max; /* limit for all host memory of the plan; 0: what is available now */
+    uint64_t host_bytes_max; /* limit for all host memory of the plan; 0: what is available */
+    /* Only for plans that are made with a machine profile: */
+    hotset_goal goal;
+    uint64_t gpu_bytes_max; /* limit for each GPU; 0: what is free there */
+    const char *devices;    /* names of its devices to be used, separated by commas; NULL: all */
+    double active, skew; /* what is assumed of the use of units without an activation profile: the mean share
+                            of active neurons (0: 0.1), and how much more often some are used: the i-th like
+                            i^-skew */
+    bool gains;          /* plan anew with changed machines too, to tell what would help */
 } hotset_plan_options;
 
 /* Bytes of host memory, all of them known before anything is allocated. */
@@ -240,6 +255,74 @@ HOTSET_API hotset_plan_options hotset_plan_default_options(void);
 HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *model,
                                                         const hotset_plan_options *options,
                                                         hotset_error *err);
+/* The plan that takes the least predicted time on the machine, whose free memory counts (but see
+ * host_bytes_max). `profile`, which must serve the model, may be NULL. Errors: E_ARGUMENT, E_NOFIT (the
+ * device, bytes that would do, bytes that there are), E_UNSUPPORTED (no device has rates for some work),
+ * E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_make(hotset_plan **out, const hotset_model *model,
+                                                         const hotset_machine *machine,
+                                                         const hotset_profile *profile,
+                                                         const hotset_plan_options *options,
+                                                         hotset_error *err);
+/* The same for a model that is not here, from a file of its shape (planner/shape.h). Memory and sparsity are
+ * as the shape says, whatever the options. Such plans can be described, not opened. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_make_shape(hotset_plan **out, const char *shape_path,
+                                                               const hotset_machine *machine,
+                                                               const hotset_plan_options *options,
+                                                               hotset_error *err);
+/* Reads and checks a plan file (profiles/plan.h). `model` NULL: for itself, to be described only; else it
+ * must be the model that the plan was made for, and the ledger must be what the model takes. Errors, which
+ * name the path: E_IO, E_FORMAT (with the field), E_UNSUPPORTED (version), E_ARGUMENT (another model, with
+ * both fingerprints), E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_read(hotset_plan **out, const char *path,
+                                                         const hotset_model *model, hotset_error *err);
+/* The file appears whole or not at all. Equal plans give equal bytes. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_write(const hotset_plan *plan, const char *path,
+                                                          hotset_error *err);
+/* A table for people, the text of the file, or a page that stands for itself. */
+typedef enum hotset_plan_form { HOTSET_PLAN_TABLE, HOTSET_PLAN_JSON, HOTSET_PLAN_HTML } hotset_plan_form;
+HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_describe(const hotset_plan *plan, hotset_plan_form form,
+                                                             hotset_text_fn *write, void *cookie,
+                                                             hotset_error *err);
+/* Seconds; 0: not known. */
+typedef struct hotset_estimate {
+    double token_s, chunk_s; /* predicted: of a decoded token, of batch_n tokens of a prompt */
+    double measured_token_s; /* by hotset_plan_verify */
+} hotset_estimate;
+HOTSET_API hotset_estimate hotset_plan_estimate(const hotset_plan *plan);
+typedef struct hotset_find_options {
+    const char *folder;    /* where machine profile and plans are kept; it is made if need be */
+    bool anew;             /* measure and plan again, whatever is kept */
+    hotset_text_fn *notes; /* lines for people: what was found or done; NULL: none */
+    void *notes_cookie;
+    hotset_progress_fn *progress; /* of measuring */
+    void *cookie;
+} hotset_find_options;
+/* The plan for this machine, as it is now: a kept one that still fits, or a new one, which is kept; for that
+ * the machine is measured, once. Names of kept files depend on all that plans depend on, the library's
+ * version included. A folder that cannot be written to is told, and no failure. Errors: as
+ * hotset_machine_measure and hotset_plan_make. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_find(hotset_plan **out, const hotset_model *model,
+                                                         const hotset_profile *profile,
+                                                         const hotset_plan_options *options,
+                                                         const hotset_find_options *how, hotset_error *err);
+typedef struct hotset_verify_options {
+    uint32_t candidate_n; /* so many plans at most are timed, controls included; 0: 4 */
+    uint32_t token_n;     /* tokens of each timing; 0: as many as take half a second, at least 8 */
+    uint32_t round_n;     /* timings of each, in turns; 0: 5 */
+    hotset_cancel_fn *cancel;
+    hotset_progress_fn *progress;
+    void *cookie;
+} hotset_verify_options;
+/* Times decoded tokens of the plan, of the next best ones that its options allow and of controls, in turns,
+ * and puts the fastest, with what was measured, in its place; `machine` and `profile` as for
+ * hotset_plan_make. `notes` (may be NULL) receives lines for people: devices that were left out of it. On
+ * failure the plan stays. Errors: as hotset_plan_make and hotset_engine_open, E_ARGUMENT (a plan without
+ * options: read from a file). */
+HOTSET_API HOTSET_CHECKED hotset_status
+hotset_plan_verify(hotset_plan **plan, const hotset_model *model, const hotset_machine *machine,
+                   const hotset_profile *profile, const hotset_plan_options *options,
+                   const hotset_verify_options *how, hotset_text_fn *notes, void *cookie, hotset_error *err);
 HOTSET_API void hotset_plan_free(hotset_plan *plan);
 HOTSET_API hotset_footprint hotset_plan_footprint(const hotset_plan *plan);
 /* The options with every default filled in. `isa` is borrowed from the plan. */
@@ -370,7 +453,6 @@ HOTSET_API void hotset_sampler_accept(hotset_sampler *sampler, int32_t token);
 
 /* Profiles number neurons and experts as the original model does: files that convert has sorted count into,
  * and are served by, the same profiles. */
-typedef struct hotset_profile hotset_profile;
 /* Worth a warning: other weights of the same shape; a corpus that counts again. */
 enum { HOTSET_PROFILE_WEIGHTS_DIFFER = 1, HOTSET_PROFILE_CORPUS_AGAIN = 2 };
 /* `path` NULL: a profile of no tokens for the model; `model` NULL: the file for itself; both: the file, which
@@ -426,7 +508,6 @@ HOTSET_API const char *hotset_profile_get_corpus(const hotset_profile *profile, 
 
 /* ---- Machine profile: what devices and links achieve (profiles/machine.h) ----------------------------- */
 
-typedef struct hotset_machine hotset_machine;
 typedef struct hotset_measure_options {
     bool thorough;             /* more row sizes and repetitions: about 90 seconds instead of 15 */
     bool dated;                /* write down today's date */
@@ -444,6 +525,11 @@ HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_measure(hotset_machine **
                                                                hotset_error *err);
 /* Errors: E_IO, E_FORMAT (with the field), E_UNSUPPORTED (version), E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_read(hotset_machine **out, const char *path,
+                                                            hotset_error *err);
+/* The profile kept in the folder, its free memory as it is now; or measured and kept there. Errors: as
+ * hotset_machine_measure. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_find(hotset_machine **out, const char *isa,
+                                                            const struct hotset_find_options *how,
                                                             hotset_error *err);
 /* The file appears whole or not at all. Equal profiles give equal bytes. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_write(const hotset_machine *machine, const char *path,

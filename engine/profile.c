@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include "engine/executor.h"
+#include "engine/planning.h"
 #include "engine/tokenizer.h"
 
 struct hotset_profile {
@@ -70,6 +71,12 @@ hotset_status hotset_profile_open(hotset_profile **out, const hotset_model *m, c
     else
         *out = p;
     return status;
+}
+
+hotset_status profile_counts(const activation_profile **out, const hotset_profile *p, const hotset_model *m,
+                             hotset_error *err) {
+    *out = p->counts;
+    return match(p->counts, m, NULL, err);
 }
 
 bool hotset_profile_is(const char *path) {

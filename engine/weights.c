@@ -12,7 +12,7 @@
 static uint64_t aligned(uint64_t bytes) { return round_up(bytes, FOOTPRINT_ALIGN); }
 
 /* Fused tensors are loaded as the parts that they were split into, predictors where they are used. */
-static bool is_loaded(const model_tensor *t, uint32_t role, hotset_sparsity sparsity) {
+bool weights_is_loaded(const model_tensor *t, uint32_t role, hotset_sparsity sparsity) {
     bool predictor = role == ARCH_PREDICTOR_IN || role == ARCH_PREDICTOR_OUT;
     return t->present && role != ARCH_ATTN_QKV && role != ARCH_ATTN_QKV_BIAS && role != ARCH_EXPERT_GATE_UP &&
            (!predictor || sparsity == HOTSET_SPARSITY_PREDICT);
@@ -29,7 +29,7 @@ static hotset_status each_tensor(const hotset_model *m, hotset_sparsity sparsity
             HOTSET_TRY(fn(cookie, 0, role, &m->tensor[role], err));
     for (uint32_t i = 0; i < m->shape.layer_n; i++)
         for (uint32_t role = ARCH_LAYER_ROLES; role < ARCH_ROLE_COUNT; role++)
-            if (is_loaded(&m->layer[i].tensor[role], role, sparsity))
+            if (weights_is_loaded(&m->layer[i].tensor[role], role, sparsity))
                 HOTSET_TRY(fn(cookie, i, role, &m->layer[i].tensor[role], err));
     return HOTSET_OK;
 }
@@ -41,11 +41,14 @@ static hotset_status add_copied(void *cookie, uint32_t layer_i, uint32_t role, c
     return HOTSET_OK;
 }
 
+uint64_t weights_vector_bytes(const model_tensor *t) {
+    return t->values ? aligned(t->in_n * sizeof(float)) : aligned(t->unit_n * sizeof(uint64_t));
+}
+
 static hotset_status add_table(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t,
                                hotset_error *err) {
     (void)layer_i, (void)role, (void)err;
-    *(uint64_t *)cookie +=
-        t->values ? aligned(t->in_n * sizeof(float)) : aligned(t->unit_n * sizeof(uint64_t));
+    *(uint64_t *)cookie += weights_vector_bytes(t);
     return HOTSET_OK;
 }
 

@@ -28,6 +28,10 @@ typedef struct weights {
 /* Bytes that the matrices take in copied mode, and that vectors and tables take in either. Pure. */
 uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity);
 uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity);
+/* Whether a layer's tensor is loaded under this role, and what it adds to the tables: all of a vector, the
+ * table of a matrix's units. */
+bool weights_is_loaded(const model_tensor *t, uint32_t role, hotset_sparsity sparsity);
+uint64_t weights_vector_bytes(const model_tensor *t);
 
 /* Fills in types and widths only, for what is computed before anything is loaded. Free as after loading.
  * `sparsity`, here and in weights_load: unless it is OFF, down matrices that can be are stored by neuron

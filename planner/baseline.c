@@ -23,7 +23,7 @@ static uint32_t emptiest(const search *s, const draft *d) {
     return best;
 }
 
-static void start(draft *d, const search *s) {
+void draft_host(draft *d, const search *s) {
     memset(d->taken, 0, sizeof d->taken);
     d->head = 0;
     for (uint32_t l = 0; l < s->layer_n; l++) d->split[l] = split_whole(s, l, 0, 0);
@@ -132,7 +132,7 @@ static void spare_host(draft *d, const search *s) {
 }
 
 bool baseline_draft(draft *d, search *s, place_baseline b) {
-    start(d, s);
+    draft_host(d, s);
     switch (b) {
     case PLACE_LAYERS_FIRST: layers_first(d, s); break;
     case PLACE_BY_FREQUENCY:
@@ -167,7 +167,7 @@ static void move_most(draft *d, const search *s, uint32_t layer_i, uint32_t gpu)
 /* GPUs take what must be in memory: the head and whole mixers, into the largest room left; then units, if
  * they may not stay in the file. */
 uint64_t baseline_least_host(draft *d, search *s) {
-    start(d, s);
+    draft_host(d, s);
     for (uint32_t l = 0; l < s->layer_n; l++) {
         uint32_t gpu = emptiest(s, d);
         cost_split split = split_whole(s, l, gpu, 0);

@@ -227,7 +227,7 @@ static double best_weights(const bounder *b, uint32_t l, member *m, uint32_t n) 
 
 /* Bytes that a device takes for a share in a layer, before any unit. */
 static double share_bytes(const search *s, uint32_t l, bool home) {
-    return (double)(s->c->p->layer[l].ffn.fc1.bytes + (home ? 0 : s->c->p->layer[l].norm_bytes));
+    return (double)(s->c->p->layer[l].ffn.fc1.bytes + (home ? 0 : s->c->p->layer[l].ffn_vector_bytes));
 }
 
 /* The least of the FFN over all sets of devices, at these prices. */

@@ -21,16 +21,33 @@ static const double USE_MAX = 1 - 1e-9;             /* keeps ln(1 - p) finite */
 typedef struct device_rates {
     const cost_model *c;
     const machine_device *m;
-    double factor;
+    double factor, weight_factor; /* of products; of what streams weights */
+    double weight_rate_max;       /* bytes/s */
 } device_rates;
 
+static device_rates rates_of(const cost_model *c, uint32_t d) {
+    device_rates r = {c, &c->p->machine->device[c->p->device[d].machine_i], 1, 1, INFINITY};
+    if (d == 0) {
+        r.factor = c->cpu_factor;
+        r.weight_factor = c->host_factor;
+        if (c->p->host_rate_max > 0) r.weight_rate_max = c->p->host_rate_max;
+    }
+    return r;
+}
+
+static double weight_rate(device_rates r, const problem_matrix *w, machine_access access, double share) {
+    double rate = machine_weight_rate(r.m, w->type, access, w->row_bytes, share);
+    return fmin(r.weight_factor * rate, r.weight_rate_max);
+}
+
 static double stream_s(device_rates r, const problem_matrix *w, double bytes) {
-    return machine_time_s(bytes,
-                          r.factor * machine_weight_rate(r.m, w->type, MACHINE_DENSE, w->row_bytes, 1));
+    return machine_time_s(bytes, weight_rate(r, w, MACHINE_DENSE, 1));
 }
 
 static double products_s(device_rates r, const problem_matrix *w, double row_n, double used_rows) {
-    return machine_time_s(2 * used_rows * w->weight_n, r.factor * machine_product_rate(r.m, w->type, row_n));
+    double compute =
+        machine_time_s(2 * used_rows * w->weight_n, r.factor * machine_product_rate(r.m, w->type, row_n));
+    return fmax(compute, (double)w->bytes / r.weight_rate_max);
 }
 
 static double vector_s(device_rates r, double items) {
@@ -51,8 +68,7 @@ static void add(cost_s *to, cost_s s) {
 
 static void access_rates(device_rates r, const problem_matrix *w, machine_access access, double *rate) {
     for (uint32_t i = 0; i < MACHINE_SHARE_N; i++)
-        rate[i] = r.factor *
-                  machine_weight_rate(r.m, w->type, access, w->row_bytes, machine_share_percent[i] / 100.0);
+        rate[i] = weight_rate(r, w, access, machine_share_percent[i] / 100.0);
 }
 
 /* The rate at a share: straight lines between the known ones, level beyond them. */
@@ -226,6 +242,11 @@ static uint64_t aligned(const cost_model *c, uint32_t d, uint64_t bytes) {
     return footprint_parts_bytes(1, bytes, c->p->machine->device[c->p->device[d].machine_i].alignment_bytes);
 }
 
+/* Of a matrix: mapped ones take nothing. */
+static uint64_t weight_bytes(const cost_model *c, uint32_t d, uint64_t bytes) {
+    return d == 0 && c->p->host_mapped ? 0 : aligned(c, d, bytes);
+}
+
 static hotset_status make_layer(cost_model *c, uint32_t layer_i, hotset_error *err) {
     const problem_layer *l = &c->p->layer[layer_i];
     cost_layer *t = &c->layer[layer_i];
@@ -233,13 +254,13 @@ static hotset_status make_layer(cost_model *c, uint32_t layer_i, hotset_error *e
     t->unit_bytes = l->ffn.gate.bytes + l->ffn.up.bytes + l->ffn.down.bytes + l->ffn.fc2.bytes;
     file_bytes(t, &l->ffn);
     for (uint32_t d = 0; d < c->device_n; d++) {
-        device_rates r = {c, &c->p->machine->device[c->p->device[d].machine_i], d == 0 ? c->cpu_factor : 1};
+        device_rates r = rates_of(c, d);
         t->mixer[d] = mixer_s(r, l);
         t->shared[d] = matrix_s(r, &l->shared);
         if (l->ffn.kind != PROBLEM_NONE) make_units(r, t, &l->ffn, &t->units[d]);
-        t->home_bytes[d] =
-            aligned(c, d, l->shared.bytes) + aligned(c, d, l->state_bytes) + 2 * aligned(c, d, l->norm_bytes);
-        for (uint32_t i = 0; i < l->mixer_n; i++) t->home_bytes[d] += aligned(c, d, l->mixer[i].bytes);
+        t->home_bytes[d] = aligned(c, d, l->state_bytes) + aligned(c, d, l->mixer_vector_bytes) +
+                           aligned(c, d, l->ffn_vector_bytes) + weight_bytes(c, d, l->shared.bytes);
+        for (uint32_t i = 0; i < l->mixer_n; i++) t->home_bytes[d] += weight_bytes(c, d, l->mixer[i].bytes);
     }
     return HOTSET_OK;
 }
@@ -262,9 +283,10 @@ static double way_s(const cost_model *c, uint32_t from, uint32_t to, double byte
 static void make_devices(cost_model *c) {
     const problem *p = c->p;
     double row_bytes = p->embd_n * 4.0 + p->expert_used_n * 8.0; /* an expert's number and weight */
+    c->embedding_bytes = weight_bytes(c, 0, p->embedding_bytes);
     for (uint32_t d = 0; d < c->device_n; d++) {
         uint32_t machine_i = p->device[d].machine_i;
-        device_rates r = {c, &p->machine->device[machine_i], d == 0 ? c->cpu_factor : 1};
+        device_rates r = rates_of(c, d);
         for (uint32_t to = 0; to < c->device_n; to++)
             c->send[d][to] = (cost_s){way_s(c, d, to, row_bytes), way_s(c, d, to, row_bytes * p->row_n)};
         c->merge[d] = (cost_s){vector_s(r, p->embd_n) + r.m->operation_s.median,
@@ -272,7 +294,7 @@ static void make_devices(cost_model *c) {
         c->submit[d] = r.m->submit_s.median;
         c->head[d] = stream_s(r, &p->head, (double)p->head.bytes) + r.m->operation_s.median +
                      way_s(c, d, 0, p->vocab_n * 4.0);
-        c->head_bytes[d] = aligned(c, d, p->head.bytes);
+        c->head_bytes[d] = d == 0 && p->tied ? 0 : weight_bytes(c, d, p->head.bytes);
         const machine_link *link = d ? machine_find_link(p->machine, 0, machine_i) : NULL;
         if (link) {
             c->stream_bytes_per_s[d] = link->pinned_bytes_per_s.median * link->copy_factor.median;
@@ -305,7 +327,9 @@ hotset_status cost_make(cost_model **out, const problem *p, hotset_error *err) {
     HOTSET_TRY(base_calloc(&c, 1, sizeof *c, "a cost model", err));
     c->p = p;
     c->device_n = p->device_n;
+    double mapped = p->host_mapped ? p->machine->device[0].mapped_factor.median : 0;
     c->cpu_factor = thread_factor(p);
+    c->host_factor = c->cpu_factor * (mapped > 0 ? mapped : 1);
     c->row_weight =
         p->goal == PROBLEM_BALANCED ? BALANCED_TOKENS_PER_ROW * p->row_n : p->goal == PROBLEM_DECODE;
     c->chunk_weight = p->goal != PROBLEM_DECODE;
@@ -417,6 +441,20 @@ static double streamed_s(const cost_model *c, uint32_t layer_i, const cost_split
                 max_but(busy, c->device_n, h));
 }
 
+cost_parts cost_layer_parts(const cost_model *c, uint32_t layer_i, const cost_split *s) {
+    cost_parts p = {.mixer = c->layer[layer_i].mixer[s->home].row};
+    uint32_t from[PROBLEM_DEVICE_MAX];
+    if (c->p->layer[layer_i].ffn.kind == PROBLEM_NONE) return p;
+    cost_intervals(c, s, from);
+    for (uint32_t d = 0; d < c->device_n; d++) {
+        uint32_t end = from[d] + s->n[d];
+        p.busy[d] = computed_s(c, layer_i, s->home, d, from[d], end).row;
+        if (d == 0) p.busy[d] += cost_file_s(c, layer_i, end - s->file_n, end).row;
+        if (d != s->home && s->n[d]) p.merge += c->merge[s->home].row;
+    }
+    return p;
+}
+
 cost_s cost_layer_s(const cost_model *c, uint32_t layer_i, const cost_split *s, bool *streamed) {
     cost_s all = c->layer[layer_i].mixer[s->home], ffn = {0, 0}, merge = {0, 0};
     double chunk[PROBLEM_DEVICE_MAX];
@@ -455,7 +493,7 @@ bool cost_streams(const cost_model *c, uint32_t layer_i, const cost_split *s, ui
     uint32_t device[2] = {0, h};
     for (uint32_t k = 0; k < 2; k++) {
         uint32_t d = device[k], start = from[d];
-        device_rates r = {c, &c->p->machine->device[c->p->device[d].machine_i], d == 0 ? c->cpu_factor : 1};
+        device_rates r = rates_of(c, d);
         chunk_rates(r, t, f, rows, &always[k], &active[k]);
         used[k] = t->use[start + s->n[d]] - t->use[start];
     }
@@ -482,18 +520,19 @@ static uint64_t held_groups(const problem_ffn *f, uint32_t n) {
 
 uint64_t cost_units_bytes(const cost_model *c, uint32_t layer_i, uint32_t d, uint32_t n) {
     const problem_ffn *f = &c->p->layer[layer_i].ffn;
-    if (!n) return 0;
+    if (!n || (d == 0 && c->p->host_mapped)) return 0;
     uint64_t alignment = c->p->machine->device[c->p->device[d].machine_i].alignment_bytes, bytes = 0;
-    const problem_matrix *matrices[] = {&f->gate, &f->up, &f->down, &f->fc2};
+    const problem_matrix *matrices[] = {&f->gate, &f->up, &f->fc2};
     for (size_t i = 0; i < COUNT_OF(matrices); i++)
         bytes += footprint_parts_bytes(n, matrices[i]->bytes, alignment);
-    if (f->group_n && f->scale_bytes)
-        bytes += footprint_parts_bytes(held_groups(f, n), f->scale_bytes, alignment);
+    uint64_t scales =
+        f->group_n ? held_groups(f, n) * f->scale_bytes : 0; /* beside the quants of their neurons */
+    bytes += footprint_parts_bytes(1, n * f->down.bytes + scales, alignment);
     return bytes + footprint_parts_bytes(1, f->fc1.bytes, alignment);
 }
 
 uint64_t cost_layer_bytes(const cost_model *c, uint32_t layer_i, uint32_t d, const cost_split *s) {
     uint64_t bytes = cost_units_bytes(c, layer_i, d, s->n[d] - (d == 0 ? s->file_n : 0));
     if (d == s->home) return bytes + c->layer[layer_i].home_bytes[d];
-    return bytes + (s->n[d] ? aligned(c, d, c->p->layer[layer_i].norm_bytes) : 0);
+    return bytes + (s->n[d] ? aligned(c, d, c->p->layer[layer_i].ffn_vector_bytes) : 0);
 }

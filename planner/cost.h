@@ -76,7 +76,7 @@ typedef struct cost_layer {
     double file_always_bytes, file_active_bytes; /* read per unit, per unit of use, when it is in the file */
     cost_s mixer[PROBLEM_DEVICE_MAX], shared[PROBLEM_DEVICE_MAX];
     cost_units units[PROBLEM_DEVICE_MAX];
-    uint64_t home_bytes[PROBLEM_DEVICE_MAX]; /* mixer, shared tensors, both norms and state */
+    uint64_t home_bytes[PROBLEM_DEVICE_MAX]; /* mixer, shared tensors, vectors and state */
 } cost_layer;
 
 typedef struct cost_model {
@@ -89,9 +89,11 @@ typedef struct cost_model {
     double submit[PROBLEM_DEVICE_MAX];
     double head[PROBLEM_DEVICE_MAX];               /* of one row, with the logits' way to the CPU */
     uint64_t head_bytes[PROBLEM_DEVICE_MAX];       /* 0 on the host where it is the embedding */
+    uint64_t embedding_bytes;                      /* on the host */
     double stream_bytes_per_s[PROBLEM_DEVICE_MAX]; /* from the host, beside its own work; 0: none */
     double stream_latency_s[PROBLEM_DEVICE_MAX];
-    double cpu_factor; /* of its rates with problem.thread_n threads */
+    double cpu_factor;  /* of its rates with problem.thread_n threads */
+    double host_factor; /* the same for weights, which may be mapped */
     arena arena;
 } cost_model;
 
@@ -115,6 +117,12 @@ cost_s cost_busy_s(const cost_model *c, uint32_t layer_i, uint32_t home, uint32_
                    uint32_t to);
 /* The whole layer; *streamed (may be NULL): the chunk's units on the host are copied to the home. */
 cost_s cost_layer_s(const cost_model *c, uint32_t layer_i, const cost_split *split, bool *streamed);
+/* A decoded token's seconds in a layer: mixer, then the longest of busy (with each device's exchange with the
+ * home), then merge. */
+typedef struct cost_parts {
+    double mixer, busy[PROBLEM_DEVICE_MAX], merge;
+} cost_parts;
+cost_parts cost_layer_parts(const cost_model *c, uint32_t layer_i, const cost_split *split);
 /* Whether `rows` rows at once are quicker with the host's units copied. */
 bool cost_streams(const cost_model *c, uint32_t layer_i, const cost_split *split, uint32_t rows);
 

@@ -30,7 +30,7 @@ static traits traits_of(const cost_model *c, uint32_t d) {
     traits t = {.device = d};
     double *v = t.value, worst = 0, best = INFINITY;
     v[0] = (double)c->p->device[d].limit_bytes;
-    v[1] = -(double)c->p->device[d].scratch_bytes;
+    v[1] = -(double)(c->p->device[d].scratch_bytes + c->p->device[d].table_bytes);
     for (uint32_t l = 0; l < c->p->layer_n; l++) {
         const problem_ffn *f = &c->p->layer[l].ffn;
         cost_s all = f->kind == PROBLEM_NONE ? (cost_s){0, 0} : cost_units_s(c, l, d, 0, f->unit_n);
@@ -133,10 +133,11 @@ static void settle_ledgers(placement *p, const search *s, const draft *d, const 
         }
         p->used[device[k]] = used;
         if (!used) continue;
-        to->embedding = k == 0 ? c->p->embedding_bytes : 0;
-        to->scratch = s->base[k] - to->embedding;
+        to->embedding = k == 0 ? c->embedding_bytes : 0;
+        to->scratch = c->p->device[k].scratch_bytes;
+        to->tables = c->p->device[k].table_bytes + c->p->rotary_bytes;
         to->head = d->head == k ? c->head_bytes[k] : 0;
-        to->total = to->scratch + to->dense + to->state + to->units + to->head + to->embedding;
+        to->total = to->scratch + to->tables + to->dense + to->state + to->units + to->head + to->embedding;
     }
 }
 
@@ -314,4 +315,23 @@ hotset_status place_make(placement **out, const problem *p, hotset_error *err) {
 
 hotset_status place_baseline_make(placement **out, const problem *p, place_baseline b, hotset_error *err) {
     return make(out, p, b, err);
+}
+
+hotset_status place_host_make(placement **out, const problem *p, hotset_error *err) {
+    uint32_t device[PROBLEM_DEVICE_MAX];
+    cost_model *c;
+    *out = NULL;
+    HOTSET_TRY(problem_check(p, err));
+    HOTSET_TRY(cost_make(&c, p, err));
+    for (uint32_t d = 0; d < PROBLEM_DEVICE_MAX; d++) device[d] = d;
+    search s = search_of(c);
+    draft d;
+    hotset_status status = draft_make(&d, &s, err);
+    if (!status) {
+        draft_host(&d, &s);
+        status = publish(out, &s, &d, device, err);
+    }
+    free(d.split);
+    cost_free(c);
+    return status;
 }

@@ -29,8 +29,8 @@ typedef struct placement_layer {
 
 /* Bytes on one device. */
 typedef struct placement_ledger {
-    uint64_t scratch; /* with rotary tables */
-    uint64_t dense;   /* mixers, shared tensors, norms */
+    uint64_t scratch, tables;
+    uint64_t dense; /* mixers, shared tensors, norms */
     uint64_t state, units, head, embedding;
     uint64_t total; /* the sum; at most the limit */
 } placement_ledger;
@@ -53,6 +53,9 @@ typedef struct placement {
 /* Errors: E_ARGUMENT (problem_check), E_NOFIT (host memory, with the bytes that would do), E_UNSUPPORTED (no
  * device has rates for all kinds of work of some layer), E_MEMORY. */
 HOTSET_CHECKED hotset_status place_make(placement **out, const problem *p, hotset_error *err);
+/* Everything on the host, without a search: needs no rates. Seconds are what the rates give, INFINITY
+ * without. Errors: E_ARGUMENT, E_MEMORY. */
+HOTSET_CHECKED hotset_status place_host_make(placement **out, const problem *p, hotset_error *err);
 void placement_free(placement *p);
 
 /* What others do, by the same cost model. Where a rule has a parameter, the best value of it that fits. */

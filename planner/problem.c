@@ -9,7 +9,7 @@
 /* ---- Use ---- */
 
 /* Scales the shape of a power law to the mean, cutting at 1: water is poured until the sum is right. */
-static void assume_use(float *use, uint32_t n, double mean, double skew) {
+void problem_assume_use(float *use, uint32_t n, double mean, double skew) {
     double left = mean * n, rest = 0;
     for (uint32_t i = 0; i < n; i++) rest += pow(i + 1.0, -skew);
     for (uint32_t i = 0; i < n; i++) {
@@ -109,7 +109,7 @@ static void make_mixer(problem_layer *l, const problem_shape *s) {
     l->mixer[l->mixer_n++] = matrix(s->mixer_type, s->embd_n, (uint64_t)s->head_kv_n * s->key_n);
     l->mixer[l->mixer_n++] = matrix(s->mixer_type, s->embd_n, (uint64_t)s->head_kv_n * s->value_n);
     l->mixer[l->mixer_n++] = matrix(s->mixer_type, (uint64_t)s->head_n * s->value_n, s->embd_n);
-    l->norm_bytes = (uint64_t)s->embd_n * sizeof(float);
+    l->mixer_vector_bytes = l->ffn_vector_bytes = (uint64_t)s->embd_n * sizeof(float);
     l->state_bytes = (footprint_state_bytes(s->head_kv_n, s->context_n, s->key_n, item) +
                       footprint_state_bytes(s->head_kv_n, s->context_n, s->value_n, item)) *
                      s->session_n;
@@ -187,7 +187,7 @@ static hotset_status fill_use(problem *p, uint32_t layer_i, const activation_pro
     }
     if (!profile) {
         double mean = experts ? (double)p->expert_used_n / f->unit_n : assumed->active;
-        assume_use(f->use, f->unit_n, mean, experts ? assumed->expert_skew : assumed->skew);
+        problem_assume_use(f->use, f->unit_n, mean, experts ? assumed->expert_skew : assumed->skew);
         return HOTSET_OK;
     }
     const activation_layer *a = layer_i < profile->layer_n ? &profile->layer[layer_i] : NULL;

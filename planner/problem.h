@@ -54,19 +54,20 @@ typedef struct problem_ffn {
 typedef struct problem_layer {
     uint32_t mixer_n;
     problem_matrix mixer[PROBLEM_MIXER_MAX];
-    problem_matrix shared;  /* of the FFN, used by every token beside the units */
-    uint64_t norm_bytes;    /* of one of two norms: the home holds both, who takes part the FFN's */
-    uint64_t state_bytes;   /* of the whole context, all sessions */
-    double state_row_bytes; /* of one position */
-    double attend_op_n;     /* of one row and one position seen */
+    problem_matrix shared;       /* of the FFN, used by every token beside the units */
+    uint64_t mixer_vector_bytes; /* norms, biases and tables of the mixer, which the home holds; and */
+    uint64_t ffn_vector_bytes;   /* of the FFN, which the home holds and every device that takes part */
+    uint64_t state_bytes;        /* of the whole context, all sessions */
+    double state_row_bytes;      /* of one position */
+    double attend_op_n;          /* of one row and one position seen */
     problem_ffn ffn;
 } problem_layer;
 
 /* What one device may take. Device 0 is the host: the CPU and its memory. */
 typedef struct problem_device {
-    uint32_t machine_i;     /* in the machine profile */
-    uint64_t limit_bytes;   /* the plan takes no more */
-    uint64_t scratch_bytes; /* taken where the device is used at all */
+    uint32_t machine_i;                  /* in the machine profile */
+    uint64_t limit_bytes;                /* the plan takes no more */
+    uint64_t scratch_bytes, table_bytes; /* taken where the device is used at all */
 } problem_device;
 
 /* What is minimised: seconds of a token; of a chunk of the prompt; of one chunk and a quarter as many tokens.
@@ -79,7 +80,8 @@ typedef struct problem {
     problem_device device[PROBLEM_DEVICE_MAX];
     problem_layer *layer; /* [layer_n] */
     problem_matrix head;
-    uint64_t embedding_bytes; /* on the host, also where the head is a copy of it */
+    uint64_t embedding_bytes; /* on the host */
+    bool tied;                /* the head is the embedding: on the host it takes no bytes of its own */
     uint64_t rotary_bytes;    /* tables that every home of a layer holds once */
     uint32_t embd_n, vocab_n, expert_used_n;
     uint32_t seen_n;   /* positions that a decoded token sees: where in the context decoding is predicted */
@@ -87,7 +89,10 @@ typedef struct problem {
     uint32_t thread_n; /* of the CPU; 0: as many as its rates were measured with */
     machine_state state_type;
     problem_goal goal;
-    bool file_tier; /* units may stay in the model's file, to be read when used */
+    bool file_tier;       /* units may stay in the model's file, to be read when used */
+    bool host_mapped;     /* the host's weights are pages of the file: they take no memory of the plan */
+    double host_rate_max; /* bytes/s: the host's weights come no faster, since the file does not fit into its
+                             memory and is read again for every token; 0: no such limit */
     arena arena;
 } problem;
 
@@ -118,6 +123,9 @@ typedef struct problem_assumption {
     double active, skew; /* of neurons: mean share of active ones */
     double expert_skew;  /* of experts, whose mean is used / n */
 } problem_assumption;
+
+/* Fills use[n] so, with mean `mean`. */
+void problem_assume_use(float *use, uint32_t n, double mean, double skew);
 
 /* A problem with every field but the devices' limits and scratch: those are the caller's to set, device i
  * being the machine's i. `profile` may be NULL: then `assumed` counts. Errors: E_ARGUMENT (a number, with its

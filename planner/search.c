@@ -38,7 +38,8 @@ search search_of(const cost_model *c) {
     search s = {.c = c, .device_n = c->device_n, .layer_n = c->p->layer_n};
     uint64_t host = c->head_bytes[0];
     for (uint32_t d = 0; d < s.device_n; d++) {
-        s.base[d] = c->p->device[d].scratch_bytes + c->p->rotary_bytes + (d == 0 ? c->p->embedding_bytes : 0);
+        s.base[d] = c->p->device[d].scratch_bytes + c->p->device[d].table_bytes + c->p->rotary_bytes +
+                    (d == 0 ? c->embedding_bytes : 0);
         s.usable[d] = s.base[d] <= c->p->device[d].limit_bytes;
         s.room[d] = s.usable[d] ? c->p->device[d].limit_bytes - s.base[d] : 0;
     }

@@ -47,6 +47,8 @@ void split_order(const search *s, uint32_t layer_i, uint8_t *order);
 
 /* ---- Baselines (baseline.c) ---- */
 
+/* Everything on the host. */
+void draft_host(draft *d, const search *s);
 /* False where the rule finds nothing that fits. */
 bool baseline_draft(draft *d, search *s, place_baseline b);
 /* The placement that asks least of the host's memory, found greedily, and the host's bytes that it needs. */

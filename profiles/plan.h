@@ -127,6 +127,7 @@ typedef struct plan_data {
     char isa[16]; /* of the CPU; "" where it is left to the machine */
     machine_state state;
     plan_sparsity sparsity;
+    bool prefill_skips; /* steps of many rows leave neurons out too, where a measured crossover says that it pays */
     plan_memory memory;
     plan_goal goal;
     uint32_t device_n, layer_n, gain_n, measured_n;

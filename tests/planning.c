@@ -112,7 +112,7 @@ uint64_t planning_bytes(const problem *p) {
     for (uint32_t i = 0; i < p->layer_n; i++) {
         const problem_layer *l = &p->layer[i];
         const problem_ffn *f = &l->ffn;
-        all += l->shared.bytes + 2 * l->norm_bytes + l->state_bytes + f->fc1.bytes;
+        all += l->shared.bytes + l->mixer_vector_bytes + l->ffn_vector_bytes + l->state_bytes + f->fc1.bytes;
         for (uint32_t k = 0; k < l->mixer_n; k++) all += l->mixer[k].bytes;
         all += f->unit_n * (f->gate.bytes + f->up.bytes + f->down.bytes + f->fc2.bytes);
         if (f->group_n) all += ((uint64_t)f->unit_n * f->neuron_n / f->group_n + 1) * f->scale_bytes;

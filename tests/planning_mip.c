@@ -114,14 +114,14 @@ static void add_limits(program *p, const layer_columns *k, const int *head, cons
             term(p, k[l].home[d], scale * (double)p->c->layer[l].home_bytes[d]);
             for (uint32_t h = 0; h < p->c->device_n; h++)
                 term(p, k[l].joins[h][d],
-                     scale * (double)(f->fc1.bytes + (h == d ? 0 : q->layer[l].norm_bytes)));
+                     scale * (double)(f->fc1.bytes + (h == d ? 0 : q->layer[l].ffn_vector_bytes)));
             for (uint32_t i = 0; i < f->unit_n; i++)
                 term(p, k[l].unit[i * D + d], scale * (double)p->c->layer[l].unit_bytes);
         }
         term(p, head[d], scale * (double)p->c->head_bytes[d]);
         /* scratch takes its part where the device is used at all */
-        double room =
-            (double)q->device[d].limit_bytes - (double)q->device[d].scratch_bytes - (double)q->rotary_bytes;
+        double room = (double)q->device[d].limit_bytes - (double)q->device[d].scratch_bytes -
+                      (double)q->rotary_bytes - (double)q->device[d].table_bytes;
         term(p, used[d], -scale * fmax(room, 0));
         row(p, 'L', 0);
         for (uint32_t l = 0; l < q->layer_n; l++) {

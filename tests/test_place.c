@@ -59,7 +59,8 @@ static void check_placement(const problem *p, const placement *found) {
     cr_assert_eq(found->file_bytes, in_file);
     for (uint32_t d = 0; d < p->device_n; d++) {
         const placement_ledger *b = &found->ledger[d];
-        cr_assert_eq(b->total, b->scratch + b->dense + b->state + b->units + b->head + b->embedding);
+        cr_assert_eq(b->total,
+                     b->scratch + b->tables + b->dense + b->state + b->units + b->head + b->embedding);
         cr_assert_leq(b->total, p->device[d].limit_bytes);
         cr_assert_eq(b->total > 0, found->used[d]);
     }
@@ -346,7 +347,7 @@ static problem *make_671b(const machine_profile *m) {
 
 static void limit(problem *p, uint64_t host_bytes, const uint64_t *gpu_bytes) {
     for (uint32_t d = 0; d < p->device_n; d++)
-        p->device[d] = (problem_device){d, d ? gpu_bytes[d - 1] : host_bytes, 600 << 20};
+        p->device[d] = (problem_device){d, d ? gpu_bytes[d - 1] : host_bytes, 600 << 20, 0};
 }
 
 /* Plans, prints what it took, and holds the result against the baselines and the bound. */

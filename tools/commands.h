@@ -9,6 +9,7 @@ int command_eval(int argc, char **argv);
 int command_inspect(int argc, char **argv);
 int command_logits(int argc, char **argv);
 int command_machine(int argc, char **argv);
+int command_plan(int argc, char **argv);
 int command_profile(int argc, char **argv);
 int command_run(int argc, char **argv);
 int command_synth(int argc, char **argv);

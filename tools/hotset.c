@@ -15,6 +15,7 @@ static const struct {
     const char *summary;
 } commands[] = {
     {"run", command_run, "complete a text"},
+    {"plan", command_plan, "say what goes where on a machine, and how fast it will be"},
     {"bench", command_bench, "measure prefill and decode speed against the machine's limits"},
     {"eval", command_eval, "perplexity of a text"},
     {"logits", command_logits, "write the logits of given tokens"},

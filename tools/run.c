@@ -14,7 +14,7 @@
 
 typedef struct run_options {
     common_options common;
-    const char *path, *prompt, *prompt_file;
+    const char *path, *prompt, *prompt_file, *profile;
     int64_t token_n, seed; /* -1: until the text ends; from the clock */
     double temperature, top_p, min_p, repeat_penalty;
     uint64_t top_k, repeat_last_n;
@@ -33,6 +33,8 @@ static const option_row rows[] = {
     {"special", 0, OPTION_FLAG, FIELD(special), 0, 0, NULL,
      "recognise special tokens written out in the text, and print\nthose that the model gives"},
     {"ignore-eos", 0, OPTION_FLAG, FIELD(ignore_eos), 0, 0, NULL, "forbid the tokens that end a text"},
+    {"profile", 0, OPTION_TEXT, FIELD(profile), 0, 0, "P.gguf",
+     "the activation profile to plan with (hotset profile)"},
     {"stats", 0, OPTION_FLAG, FIELD(stats), 0, 0, NULL, "tell seed, memory and bytes read on standard error"},
 };
 static const option_row sampling_rows[] = {
@@ -434,8 +436,23 @@ static uint64_t seed_choose(const run_options *o) {
     return (mixed ^ mixed >> 32) & UINT32_MAX; /* short enough to be typed again */
 }
 
+/* False after an error line. */
+static bool profile_open(runner *r, hotset_profile **profile) {
+    hotset_error err = {0};
+    unsigned notes = 0;
+    const char *path = r->options->profile;
+    if (!path) return true;
+    if (hotset_profile_open(profile, r->rt.model, path, &notes, &err))
+        return say_failure(spec.name, path, &err), false;
+    if (notes & HOTSET_PROFILE_WEIGHTS_DIFFER && !r->options->common.quiet)
+        say(spec.name, "%s: of other weights of the same shape", path);
+    r->rt.profile = *profile;
+    return true;
+}
+
 static int run_model(runner *r) {
     const run_options *o = r->options;
+    r->rt.plans = true;
     if (o->ignore_eos && !end_tokens_forbid(r)) return 1;
     /* a bias that this vocabulary refuses should not first load gigabytes */
     hotset_sampler *trial = sampler_make(r);
@@ -465,6 +482,7 @@ int command_run(int argc, char **argv) {
                      .repeat_penalty = 1,
                      .repeat_last_n = 64};
     runner r = {.options = &o};
+    hotset_profile *profile = NULL;
     int status = command_begin(&spec, argc, argv, &o);
     if (status < 0 && o.prompt && o.prompt_file) {
         say(spec.name, "-p and -f exclude each other; see hotset run --help");
@@ -475,9 +493,12 @@ int command_run(int argc, char **argv) {
     if (status < 0) {
         interrupt_catch();
         r.seed = seed_choose(&o);
-        status = runtime_open_model(&r.rt, spec.name, o.path, &o.common, true) ? run_model(&r) : 1;
+        bool opened =
+            runtime_open_model(&r.rt, spec.name, o.path, &o.common, true) && profile_open(&r, &profile);
+        status = opened ? run_model(&r) : 1;
     }
     runtime_close(&r.rt);
+    hotset_profile_free(profile);
     option_list_free(&o.bias);
     free(r.bias);
     free(r.tokens);

@@ -32,6 +32,9 @@ const option_row common_rows[COMMON_ROW_N] = {
     {"kv-type", 0, OPTION_CHOICE, FIELD(state_type), 0, 0, "f16|f32", "number type of the attention state"},
     {"activation", 0, OPTION_TEXT, FIELD(activation), 0, 0, "NAME",
      "FFN activation instead of the file's: silu, gelu, relu, relu2, drelu"},
+    {"plan", 0, OPTION_TEXT, FIELD(plan), 0, 0, "FILE|auto|new|cpu",
+     "open by this plan; auto: by the one kept for this machine, made\nwhere there is none; new: measure and "
+     "plan again; cpu: everything\non the CPU, without measuring"},
     {"trace", 0, OPTION_TEXT, FIELD(trace_path), 0, 0, "FILE", "write a Chrome trace of every step"},
     {"json", 0, OPTION_FLAG, FIELD(json), 0, 0, NULL, "results as one JSON object per line"},
     {"quiet", 'q', OPTION_FLAG, FIELD(quiet), 0, 0, NULL, "only errors on standard error"},
@@ -110,7 +113,7 @@ bool runtime_open_model(runtime *rt, const char *command, const char *path, cons
     return false;
 }
 
-static hotset_plan_options plan_options(const common_options *o, uint64_t context_n) {
+hotset_plan_options runtime_plan_options(const common_options *o, uint64_t context_n) {
     hotset_plan_options plan = hotset_plan_default_options();
     plan.context_n = (uint32_t)context_n;
     plan.session_n = 1;
@@ -124,17 +127,100 @@ static hotset_plan_options plan_options(const common_options *o, uint64_t contex
     return plan;
 }
 
+bool runtime_cache_folder(char folder[RUNTIME_PATH_BYTES]) {
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int n = -1;
+    if (cache && *cache == '/')
+        n = snprintf(folder, RUNTIME_PATH_BYTES, "%s/hotset", cache);
+    else if (home && *home == '/')
+        n = snprintf(folder, RUNTIME_PATH_BYTES, "%s/.cache/hotset", home);
+    return n > 0 && n < RUNTIME_PATH_BYTES;
+}
+
+static void on_note(void *cookie, const char *text, size_t text_bytes) {
+    const runtime *rt = cookie;
+    if (!rt->options->quiet) say(rt->command, "%.*s", (int)text_bytes, text);
+}
+
+static bool on_measuring(void *cookie, size_t done_n, size_t all_n) {
+    progress_update(cookie, done_n, all_n);
+    return interrupt_seen();
+}
+
+static hotset_status find_plan(runtime *rt, const hotset_plan_options *wanted, bool anew, hotset_error *err) {
+    char folder[RUNTIME_PATH_BYTES];
+    progress bar = {.what = "measuring", .quiet = rt->options->quiet};
+    if (!runtime_cache_folder(folder)) {
+        if (!rt->options->quiet)
+            say(rt->command,
+                "neither XDG_CACHE_HOME nor HOME is set: everything on the CPU, nothing is measured");
+        return hotset_plan_cpu(&rt->plan, rt->model, wanted, err);
+    }
+    hotset_find_options how = {.folder = folder,
+                               .anew = anew,
+                               .notes = on_note,
+                               .notes_cookie = rt,
+                               .progress = on_measuring,
+                               .cookie = &bar};
+    hotset_status status = hotset_plan_find(&rt->plan, rt->model, rt->profile, wanted, &how, err);
+    progress_clear(&bar);
+    return status;
+}
+
+/* What a plan says already is not asked for again. */
+static const char *asked_beside_plan(const common_options *o) {
+    const struct {
+        const char *name;
+        bool asked;
+    } options[] = {{"--threads", o->thread_n > 0},  {"--isa", o->isa > 0},
+                   {"--memory", o->memory > 0},     {"--mmap", o->mapped},
+                   {"--sparsity", o->sparsity > 0}, {"--ram", o->ram_bytes > 0},
+                   {"--batch", o->batch_n > 0},     {"--kv-type", o->state_type > 0}};
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
+        if (options[i].asked) return options[i].name;
+    return NULL;
+}
+
+static bool read_plan(runtime *rt, uint64_t context_n) {
+    const char *path = rt->options->plan, *asked = asked_beside_plan(rt->options);
+    hotset_error err = {0};
+    if (rt->record)
+        return say(rt->command, "--plan %s: activations are recorded without a plan file", path), false;
+    if (asked) return say(rt->command, "%s and --plan %s: the plan says that already", asked, path), false;
+    if (hotset_plan_read(&rt->plan, path, rt->model, &err))
+        return say_failure(rt->command, path, &err), false;
+    uint32_t planned_n = hotset_plan_resolved(rt->plan).context_n;
+    if (context_n <= planned_n) return true;
+    say(rt->command, "%s: planned for %u tokens of context, %llu are wanted", path, planned_n,
+        (unsigned long long)context_n);
+    return false;
+}
+
+/* By the plan that is named, or found, or made. */
+static bool open_plan(runtime *rt, uint64_t context_n) {
+    hotset_plan_options wanted = runtime_plan_options(rt->options, context_n);
+    const char *plan = rt->options->plan;
+    bool cpu = plan && !strcmp(plan, "cpu"), anew = plan && !strcmp(plan, "new"),
+         automatic = plan && !strcmp(plan, "auto");
+    hotset_error err = {0};
+    wanted.record = rt->record;
+    if (plan && !cpu && !anew && !automatic) return read_plan(rt, context_n);
+    hotset_status status = anew || automatic || (rt->plans && !cpu)
+                               ? find_plan(rt, &wanted, anew, &err)
+                               : hotset_plan_cpu(&rt->plan, rt->model, &wanted, &err);
+    if (status) say_failure(rt->command, rt->path, &err);
+    return !status;
+}
+
 bool runtime_open_session(runtime *rt, uint64_t context_n) {
     hotset_error err = {0};
-    hotset_plan_options wanted = plan_options(rt->options, context_n);
-    wanted.record = rt->record;
     hotset_engine_options engine_options = hotset_engine_default_options();
     engine_options.log = on_log;
     engine_options.log_cookie = rt;
     engine_options.cancel = on_cancel;
     engine_options.trace_path = rt->options->trace_path;
-    if (hotset_plan_cpu(&rt->plan, rt->model, &wanted, &err) == HOTSET_OK &&
-        hotset_engine_open(&rt->engine, rt->model, rt->plan, &engine_options, &err) == HOTSET_OK &&
+    if (!open_plan(rt, context_n)) return false;
+    if (hotset_engine_open(&rt->engine, rt->model, rt->plan, &engine_options, &err) == HOTSET_OK &&
         hotset_session_open(&rt->session, rt->engine, &err) == HOTSET_OK)
         return true;
     say_failure(rt->command, rt->path, &err);

@@ -14,11 +14,11 @@ typedef struct common_options {
     int state_type; /* hotset_state_type */
     int sparsity;   /* hotset_sparsity */
     bool mapped;    /* --mmap */
-    const char *activation, *trace_path;
+    const char *activation, *trace_path, *plan;
     bool json, quiet, verbose;
 } common_options;
 
-enum { COMMON_ROW_N = 14 };
+enum { COMMON_ROW_N = 15 };
 extern const option_row common_rows[COMMON_ROW_N];
 #define COMMON_TABLE(offset)                                                                                 \
     { .title = "Common options", .rows = common_rows, .row_n = COMMON_ROW_N, .base = (offset) }
@@ -38,12 +38,20 @@ typedef struct runtime {
     hotset_plan *plan;
     hotset_engine *engine;
     hotset_session *session;
-    bool record; /* to be set before the session is opened: the plan's `record` */
+    /* To be set before the session is opened: */
+    bool record;                   /* the plan's `record` */
+    bool plans;                    /* find or make a plan for this machine where none is named */
+    const hotset_profile *profile; /* for that; borrowed, NULL: none */
 } runtime;
 
 bool runtime_open_model(runtime *rt, const char *command, const char *path, const common_options *options,
                         bool with_tokenizer);
-/* Plan, engine and one session for `context_n` tokens; 0: the library's default. */
+/* What the common options ask of a plan for one session of `context_n` tokens; 0: the library's default. */
+hotset_plan_options runtime_plan_options(const common_options *o, uint64_t context_n);
+/* The folder where plans are kept, by the XDG conventions. False, without a word, where there is none. */
+enum { RUNTIME_PATH_BYTES = 4096 };
+bool runtime_cache_folder(char folder[RUNTIME_PATH_BYTES]);
+/* Plan, engine and one session for `context_n` tokens; 0: the library's default, or the named plan's. */
 bool runtime_open_session(runtime *rt, uint64_t context_n);
 void runtime_close(runtime *rt);
 /* The session's last failure. */

@@ -1,6 +1,4 @@
-/* plan.c - the plan "everything on the CPU". */
-#include <stdio.h>
-#include <stdlib.h>
+/* resolve.c - options of a plan filled in and checked, and the ledger of what is all on the CPU. */
 #include <string.h>
 
 #include "planner/planner.h"
@@ -11,13 +9,10 @@ enum {
     SESSION_MAX = 4096,
     BATCH_DEFAULT = 256,
     BATCH_MAX = 4096,
-    THREAD_MAX = 1024,
-    COPY_PERCENT = 70 /* of the free memory that copied weights may take before they are left mapped */
+    THREAD_MAX = 1024
 };
 
 static const double MIB = 1 << 20;
-
-hotset_plan_options hotset_plan_default_options(void) { return (hotset_plan_options){0}; }
 
 static hotset_status check_range(const char *what, uint32_t value, uint32_t high, hotset_error *err) {
     if (value >= 1 && value <= high) return HOTSET_OK;
@@ -79,50 +74,26 @@ hotset_status plan_resolve(hotset_plan_options *o, const hotset_shape *shape, ui
     return resolve_sparsity(o, shape, err);
 }
 
-/* Weights are copied where they leave room; the rest of the ledger counts against the same memory. */
-static hotset_memory_mode choose_memory(const planner_facts *facts, uint64_t others_bytes,
-                                        uint64_t limit_bytes) {
-    uint64_t needed;
-    if (!checked_add(facts->weights_bytes, others_bytes, &needed)) return HOTSET_MEMORY_MAPPED;
-    return needed <= limit_bytes / 100 * COPY_PERCENT ? HOTSET_MEMORY_COPIED : HOTSET_MEMORY_MAPPED;
-}
-
-hotset_status plan_make(hotset_plan **out, const hotset_plan_options *resolved, const planner_facts *facts,
-                        hotset_error *err) {
-    *out = NULL;
-    hotset_footprint f = {.scratch_bytes = facts->scratch_bytes, .table_bytes = facts->table_bytes};
-    uint64_t others, limit = facts->memory_free_bytes;
-    if (resolved->host_bytes_max) limit = min_u64(limit, resolved->host_bytes_max);
-    if (!checked_mul(facts->state_bytes, resolved->session_n, &f.state_bytes) ||
-        !checked_add(f.state_bytes, f.scratch_bytes + f.table_bytes, &others))
+hotset_status plan_choose_memory(hotset_memory_mode *out, const hotset_plan_options *resolved,
+                                 const planner_facts *facts, hotset_error *err) {
+    uint64_t state, others, copied, limit = facts->host_bytes, weights = facts->weights_bytes;
+    if (!checked_mul(facts->state_bytes, resolved->session_n, &state) ||
+        !checked_add(state, facts->scratch_bytes + facts->table_bytes, &others) ||
+        !checked_add(others, weights, &copied))
         return hotset_fail(err, HOTSET_E_NOFIT,
                            "plan: the state of %u sessions of %u tokens is beyond 2^64 bytes",
                            resolved->session_n, resolved->context_n);
-    hotset_memory_mode memory = resolved->memory;
-    if (memory == HOTSET_MEMORY_AUTO) memory = choose_memory(facts, others, limit);
-    if (memory == HOTSET_MEMORY_COPIED)
-        f.weights_copied_bytes = facts->weights_bytes;
-    else
-        f.weights_mapped_bytes = facts->weights_bytes;
-    if (!checked_add(others, f.weights_copied_bytes, &f.total_bytes) || f.total_bytes > limit)
-        return hotset_fail(
-            err, HOTSET_E_NOFIT,
-            "plan: host memory: needs %.1f MiB (weights %.1f, state %.1f, scratch %.1f), there are %.1f MiB",
-            (double)others / MIB + (double)f.weights_copied_bytes / MIB, (double)f.weights_copied_bytes / MIB,
-            (double)f.state_bytes / MIB, (double)(f.scratch_bytes + f.table_bytes) / MIB,
-            (double)limit / MIB);
-    hotset_plan *p;
-    HOTSET_TRY(base_calloc(&p, 1, sizeof *p, "the plan", err));
-    *p = (hotset_plan){.options = *resolved, .shape = *facts->shape, .footprint = f};
-    p->options.memory = memory;
-    snprintf(p->isa, sizeof p->isa, "%s", resolved->isa);
-    p->options.isa = p->isa;
-    *out = p;
-    return HOTSET_OK;
+    *out = resolved->memory;
+    if (*out == HOTSET_MEMORY_AUTO)
+        *out = copied <= limit / 100 * PLAN_COPY_PERCENT ? HOTSET_MEMORY_COPIED : HOTSET_MEMORY_MAPPED;
+    bool mapped = *out == HOTSET_MEMORY_MAPPED;
+    uint64_t needed = mapped ? others : copied;
+    if (needed <= limit) return HOTSET_OK;
+    return hotset_fail(
+        err, HOTSET_E_NOFIT,
+        "plan: host memory: needs %llu bytes (%.1f MiB: weights %.1f, state %.1f, scratch %.1f), the "
+        "limit is %llu (%.1f MiB)",
+        (unsigned long long)needed, (double)needed / MIB, mapped ? 0 : (double)weights / MIB,
+        (double)state / MIB, (double)(facts->scratch_bytes + facts->table_bytes) / MIB,
+        (unsigned long long)limit, (double)limit / MIB);
 }
-
-void hotset_plan_free(hotset_plan *p) { free(p); }
-
-hotset_footprint hotset_plan_footprint(const hotset_plan *p) { return p->footprint; }
-
-hotset_plan_options hotset_plan_resolved(const hotset_plan *p) { return p->options; }

@@ -1,0 +1,516 @@
+/* planning.c - plans of the public interface: all on the CPU, the quickest on a machine, read from a file. */
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/executor.h"
+#include "engine/machine.h"
+#include "engine/placing.h"
+#include "engine/planning.h"
+#include "planner/explain.h"
+#include "planner/page.h"
+
+/* ---- What a plan needs to know ---- */
+
+/* Host memory that sessions take besides their state: tokens and a copy of the last logits. */
+static uint64_t session_bytes(const hotset_shape *s, uint32_t context_n) {
+    return (uint64_t)context_n * sizeof(int32_t) + (uint64_t)s->vocab_n * sizeof(float);
+}
+
+/* The ledger's numbers for resolved options. */
+static hotset_status gather(const hotset_model *m, const device *d, const hotset_plan_options *o,
+                            bool skip_by_cost, planner_facts *facts, hotset_error *err) {
+    weights w = {0};
+    state kv = {0};
+    tally record = {0};
+    forward_place place = {.model = m,
+                           .weights = &w,
+                           .state = &kv,
+                           .tally = o->record ? &record : NULL,
+                           .sparsity = o->sparsity,
+                           .skip_by_cost = skip_by_cost};
+    uint64_t workspace_bytes = 0, list_bytes = 0;
+    hotset_status status = weights_describe(&w, m, o->sparsity, err);
+    if (!status)
+        status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, err);
+    if (!status && o->record) status = tally_layout(&record, m, o->sparsity, o->batch_n, err);
+    if (!status) status = schedule_workspace_bytes(&place, d, o->batch_n, &workspace_bytes, err);
+    if (!status) status = schedule_list_bytes(&place, o->batch_n, &list_bytes, err);
+    footprint_widths widths = forward_widths(m, o->sparsity);
+    facts->shape = &m->shape;
+    facts->weights_bytes = weights_copied_bytes(m, o->sparsity);
+    facts->state_bytes = kv.slot_bytes;
+    facts->scratch_bytes = footprint_scratch_layout(&widths, o->batch_n, workspace_bytes).bytes;
+    facts->table_bytes = weights_table_bytes(m, o->sparsity) + engine_table_slab_bytes(o->batch_n) +
+                         list_bytes + record.bytes + o->session_n * session_bytes(&m->shape, o->context_n);
+    tally_free(&record);
+    state_free(&kv);
+    weights_free(&w);
+    return status;
+}
+
+static bool skips_by_cost(hotset_sparsity asked) {
+    return asked == HOTSET_SPARSITY_EXACT || asked == HOTSET_SPARSITY_PREDICT;
+}
+
+/* ---- The plan's data ---- */
+
+static plan_sparsity sparsity_of(hotset_sparsity s) {
+    return s == HOTSET_SPARSITY_EXACT     ? PLAN_EXACT
+           : s == HOTSET_SPARSITY_PREDICT ? PLAN_PREDICTED
+                                          : PLAN_DENSE;
+}
+
+/* What the planner does not know. */
+static hotset_status name_model(plan_data *data, const hotset_model *m, const hotset_plan_options *o,
+                                hotset_error *err) {
+    snprintf(data->made_by, sizeof data->made_by, "hotset %s", hotset_version());
+    snprintf(data->architecture, sizeof data->architecture, "%s", m->shape.architecture);
+    snprintf(data->name, sizeof data->name, "%s", m->shape.name);
+    snprintf(data->isa, sizeof data->isa, "%s", o->isa);
+    data->context_n = o->context_n;
+    data->session_n = o->session_n;
+    data->sparsity = sparsity_of(o->sparsity);
+    return model_fingerprints(m, &data->shape, &data->weights, err);
+}
+
+/* Where the use of units comes from. */
+static void name_use(plan_data *data, const hotset_model *m, const activation_profile *profile,
+                     const hotset_plan_options *o) {
+    bool neurons = o->sparsity != HOTSET_SPARSITY_OFF, units = neurons || m->shape.expert_n;
+    if (!units)
+        snprintf(data->activations, sizeof data->activations, "dense: every unit is used by every token");
+    else if (profile)
+        snprintf(data->activations, sizeof data->activations, "profile of %" PRId64 " tokens",
+                 profile->token_n);
+    else if (m->shape.expert_n)
+        snprintf(data->activations, sizeof data->activations,
+                 "assumed: %" PRIu32 " of %" PRIu32 " experts, the i-th used like i^-%g",
+                 m->shape.expert_used_n, m->shape.expert_n, o->skew);
+    else
+        snprintf(data->activations, sizeof data->activations,
+                 "assumed: %g %% of the neurons active, the i-th used like i^-%g",
+                 100 * (o->active > 0 ? o->active : PLACING_ACTIVE_DEFAULT), o->skew);
+}
+
+/* ---- A plan ---- */
+
+/* One way to do it, placed. */
+typedef struct outcome {
+    hotset_plan_options options; /* resolved */
+    planner_facts facts;
+    problem *problem;
+    placement *placed;
+} outcome;
+
+static void outcome_free(outcome *o) {
+    placement_free(o->placed);
+    problem_free(o->problem);
+    *o = (outcome){0};
+}
+
+/* Options resolved for a machine, and the devices of it that are to be used. */
+typedef struct planner_work {
+    const planning *what;
+    device *cpu; /* tells bytes of workspace */
+    hotset_plan_options options;
+    uint64_t host_bytes;
+    uint32_t device_n, device[PROBLEM_DEVICE_MAX];
+} planner_work;
+
+static hotset_status place_once(outcome *out, const planner_work *w, bool mapped, hotset_error *err) {
+    placing what = {.model = w->what->model,
+                    .machine = w->what->machine,
+                    .profile = w->what->profile,
+                    .options = &out->options,
+                    .facts = &out->facts,
+                    .mapped = mapped,
+                    .device_n = w->device_n};
+    memcpy(what.device, w->device, sizeof what.device);
+    HOTSET_TRY(placing_problem(&out->problem, &what, err));
+    hotset_status status = w->what->searched ? place_make(&out->placed, out->problem, err)
+                                             : place_host_make(&out->placed, out->problem, err);
+    if (!status) return HOTSET_OK;
+    problem_free(out->problem);
+    out->problem = NULL;
+    return status;
+}
+
+/* With GPUs how much the host has to hold shows only when all is placed. */
+static hotset_status place_beside_gpus(outcome *out, const planner_work *w, hotset_error *err) {
+    hotset_memory_mode memory = w->options.memory;
+    bool may_map = out->options.sparsity == HOTSET_SPARSITY_OFF || out->facts.shape->by_neuron;
+    outcome mapped = *out;
+    if (memory == HOTSET_MEMORY_MAPPED) return place_once(out, w, true, err);
+    hotset_status status = place_once(out, w, false, err);
+    if (memory == HOTSET_MEMORY_COPIED || !may_map || (status && status != HOTSET_E_NOFIT)) return status;
+    if (!status && out->placed->ledger[0].total <= w->host_bytes / 100 * PLAN_COPY_PERCENT) return HOTSET_OK;
+    if (place_once(&mapped, w, true, status ? err : NULL)) return status;
+    outcome_free(out);
+    *out = mapped;
+    return HOTSET_OK;
+}
+
+/* E_ARGUMENT where the weights have to stay mapped and neurons cannot be skipped so. */
+static hotset_status place(outcome *out, const planner_work *w, hotset_sparsity sparsity, hotset_error *err) {
+    const hotset_model *m = w->what->model;
+    hotset_memory_mode memory;
+    *out = (outcome){.options = w->options, .facts = {.host_bytes = w->host_bytes}};
+    out->options.sparsity = sparsity;
+    HOTSET_TRY(gather(m, w->cpu, &out->options, w->what->prefill_skips, &out->facts, err));
+    if (w->device_n > 1) return place_beside_gpus(out, w, err);
+    HOTSET_TRY(plan_choose_memory(&memory, &w->options, &out->facts, err));
+    if (memory == HOTSET_MEMORY_MAPPED && sparsity != HOTSET_SPARSITY_OFF && !m->shape.by_neuron)
+        return hotset_fail(err, HOTSET_E_ARGUMENT,
+                           "plan: skipping needs copied weights, for which there is too little memory");
+    return place_once(out, w, memory == HOTSET_MEMORY_MAPPED, err);
+}
+
+/* Of dense and exact the quicker one; without predictions exact where it is possible. */
+static hotset_status place_best(outcome *out, const planner_work *w, hotset_error *err) {
+    outcome dense;
+    hotset_status status = place(out, w, HOTSET_SPARSITY_EXACT, NULL);
+    if (!status && !w->what->searched) return HOTSET_OK;
+    hotset_status dense_status = place(&dense, w, HOTSET_SPARSITY_OFF, err);
+    if (dense_status) return status ? dense_status : HOTSET_OK;
+    if (!status && out->placed->objective_s <= dense.placed->objective_s) {
+        outcome_free(&dense);
+        return HOTSET_OK;
+    }
+    if (!status) outcome_free(out);
+    *out = dense;
+    return HOTSET_OK;
+}
+
+/* Without a machine profile there is nothing to predict. */
+static void forget_seconds(plan_data *data) {
+    data->token_s = data->chunk_s = data->head_s = data->submit_s = 0;
+    data->stream_row_n = 0;
+    for (uint32_t l = 0; l < data->layer_n; l++) {
+        plan_layer *layer = &data->layer[l];
+        layer->send_s = layer->mixer_s = layer->merge_s = layer->chunk_s = 0;
+        memset(layer->busy_s, 0, sizeof layer->busy_s);
+    }
+}
+
+static hotset_status make_data(plan_data **out, const outcome *o, const planner_work *w, hotset_error *err) {
+    HOTSET_TRY(planner_data(out, o->problem, o->placed, err));
+    hotset_status status = name_model(*out, w->what->model, &o->options, err);
+    name_use(*out, w->what->model, w->what->profile, &o->options);
+    (*out)->prefill_skips = w->what->prefill_skips;
+    if (!status && w->what->searched && o->options.gains) status = planner_gains(*out, o->problem, err);
+    if (!w->what->searched) forget_seconds(*out);
+    if (!status) status = plan_data_check(*out, err);
+    if (!status) return HOTSET_OK;
+    plan_data_free(*out);
+    *out = NULL;
+    return status;
+}
+
+static hotset_footprint footprint_of(const plan_ledger *host, const planner_facts *facts) {
+    uint64_t vectors = facts->table_bytes - host->tables; /* which the ledger counts where they are used */
+    return (hotset_footprint){.weights_mapped_bytes = host->mapped,
+                              .weights_copied_bytes = host->dense + host->units + host->head +
+                                                      host->embedding - host->mapped - vectors,
+                              .state_bytes = host->state,
+                              .scratch_bytes = host->scratch,
+                              .table_bytes = facts->table_bytes,
+                              .total_bytes = host->total};
+}
+
+/* The plan of an outcome, which it takes. */
+static hotset_status keep(hotset_plan **out, outcome *o, const planner_work *w, hotset_error *err) {
+    hotset_plan *p;
+    hotset_status status = base_calloc(&p, 1, sizeof *p, "the plan", err);
+    if (!status) status = make_data(&p->data, o, w, err);
+    if (!status) {
+        p->options = o->options;
+        p->options.memory = o->problem->host_mapped ? HOTSET_MEMORY_MAPPED : HOTSET_MEMORY_COPIED;
+        p->options.devices = NULL;
+        snprintf(p->isa, sizeof p->isa, "%s", o->options.isa);
+        p->options.isa = p->isa;
+        p->shape = *o->facts.shape;
+        p->skip_by_cost = w->what->prefill_skips;
+        p->footprint = footprint_of(&p->data->device[0].ledger, &o->facts);
+        assert(w->device_n > 1 || p->footprint.weights_copied_bytes + p->footprint.weights_mapped_bytes ==
+                                      o->facts.weights_bytes);
+        p->problem = o->problem;
+        p->problem->machine = NULL;
+        o->problem = NULL;
+        *out = p;
+    }
+    outcome_free(o);
+    if (status) free(p);
+    return status;
+}
+
+/* ---- Devices ---- */
+
+/* The machine's devices that the list names, the CPU whether named or not; NULL: all. */
+static hotset_status choose_devices(planner_work *w, const char *list, hotset_error *err) {
+    const machine_profile *m = w->what->machine;
+    bool wanted[MACHINE_DEVICE_MAX] = {true};
+    for (uint32_t d = 0; d < m->device_n; d++) wanted[d] |= !list;
+    for (const char *at = list; at && *at;) {
+        char name[MACHINE_NAME_BYTES];
+        size_t n = strcspn(at, ",");
+        snprintf(name, sizeof name, "%.*s", (int)n, at);
+        uint32_t d = machine_find_device(m, name);
+        if (d == m->device_n || n >= sizeof name)
+            return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: the machine profile has no device '%.*s'",
+                               (int)n, at);
+        wanted[d] = true;
+        at += n + (at[n] == ',');
+    }
+    for (uint32_t d = 0; d < m->device_n; d++) {
+        if (!wanted[d]) continue;
+        if (w->device_n == PROBLEM_DEVICE_MAX)
+            return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: more than %d devices: name some of them",
+                               PROBLEM_DEVICE_MAX);
+        w->device[w->device_n++] = d;
+    }
+    return HOTSET_OK;
+}
+
+hotset_status planning_make(hotset_plan **out, const planning *what, hotset_sparsity sparsity,
+                            hotset_error *err) {
+    planner_work w = {.what = what, .options = *what->options};
+    const machine_device *host = &what->machine->device[0];
+    device_cpu_facts here;
+    outcome o;
+    *out = NULL;
+    if (sparsity != HOTSET_SPARSITY_AUTO) w.options.sparsity = sparsity;
+    HOTSET_TRY(choose_devices(&w, what->options->devices, err));
+    HOTSET_TRY(device_cpu_get_facts(&here, err));
+    uint32_t thread_n = host->processor.thread_n ? host->processor.thread_n : here.thread_n;
+    HOTSET_TRY(plan_resolve(&w.options, &what->model->shape, thread_n, here.isa_best, err));
+    w.host_bytes = w.options.host_bytes_max ? w.options.host_bytes_max : host->free_bytes;
+    HOTSET_TRY(device_cpu_open(&w.cpu, &(device_cpu_options){w.options.thread_n, w.options.isa}, err));
+    w.options.isa = device_cpu_isa(w.cpu);
+    hotset_status status = w.options.sparsity == HOTSET_SPARSITY_AUTO
+                               ? place_best(&o, &w, err)
+                               : place(&o, &w, w.options.sparsity, err);
+    if (!status) status = keep(out, &o, &w, err);
+    w.cpu->api->close(w.cpu);
+    return status;
+}
+
+/* ---- The public interface ---- */
+
+hotset_plan_options hotset_plan_default_options(void) { return (hotset_plan_options){0}; }
+
+/* This machine's memory and cores, without any rates. */
+static hotset_status this_host(machine_profile **out, hotset_error *err) {
+    device_cpu_facts here;
+    HOTSET_TRY(device_cpu_get_facts(&here, err));
+    HOTSET_TRY(machine_make(out, 1, 0, err));
+    machine_device *d = &(*out)->device[0];
+    snprintf(d->name, sizeof d->name, "cpu");
+    snprintf(d->model, sizeof d->model, "%s", here.model);
+    d->kind = MACHINE_CPU;
+    d->alignment_bytes = FOOTPRINT_ALIGN;
+    d->free_bytes = here.memory_free_bytes;
+    d->processor.thread_n = here.thread_n;
+    return HOTSET_OK;
+}
+
+hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *m, const hotset_plan_options *options,
+                              hotset_error *err) {
+    hotset_plan_options o = options ? *options : hotset_plan_default_options();
+    machine_profile *host;
+    *out = NULL;
+    HOTSET_TRY(this_host(&host, err));
+    o.devices = NULL;
+    if (o.host_bytes_max) o.host_bytes_max = min_u64(o.host_bytes_max, host->device[0].free_bytes);
+    planning what = {.model = m, .machine = host, .options = &o, .prefill_skips = skips_by_cost(o.sparsity)};
+    hotset_status status = planning_make(out, &what, HOTSET_SPARSITY_AUTO, err);
+    machine_free(host);
+    return status;
+}
+
+hotset_status hotset_plan_make(hotset_plan **out, const hotset_model *m, const hotset_machine *machine,
+                               const hotset_profile *profile, const hotset_plan_options *options,
+                               hotset_error *err) {
+    hotset_plan_options o = options ? *options : hotset_plan_default_options();
+    const activation_profile *counts = NULL;
+    *out = NULL;
+    if (profile) HOTSET_TRY(profile_counts(&counts, profile, m, err));
+    planning what = {.model = m,
+                     .machine = machine->profile,
+                     .profile = counts,
+                     .options = &o,
+                     .searched = true,
+                     .prefill_skips = skips_by_cost(o.sparsity)};
+    return planning_make(out, &what, HOTSET_SPARSITY_AUTO, err);
+}
+
+/* ---- Plan files ---- */
+
+static hotset_plan_options options_of(const plan_data *data) {
+    static const hotset_sparsity sparsities[] = {[PLAN_DENSE] = HOTSET_SPARSITY_OFF,
+                                                 [PLAN_EXACT] = HOTSET_SPARSITY_EXACT,
+                                                 [PLAN_PREDICTED] = HOTSET_SPARSITY_PREDICT};
+    static const hotset_goal goals[] = {[PLAN_DECODE] = HOTSET_GOAL_DECODE,
+                                        [PLAN_PREFILL] = HOTSET_GOAL_PREFILL,
+                                        [PLAN_BALANCED] = HOTSET_GOAL_BALANCED};
+    return (hotset_plan_options){
+        .context_n = data->context_n,
+        .session_n = data->session_n,
+        .batch_n = data->batch_n,
+        .thread_n = data->thread_n,
+        .state_type = data->state == MACHINE_STATE_F16 ? HOTSET_STATE_F16 : HOTSET_STATE_F32,
+        .memory = data->memory == PLAN_MAPPED ? HOTSET_MEMORY_MAPPED : HOTSET_MEMORY_COPIED,
+        .sparsity = sparsities[data->sparsity],
+        .goal = goals[data->goal],
+        .isa = *data->isa ? data->isa : NULL,
+        .host_bytes_max = UINT64_MAX};
+}
+
+static hotset_status check_units(const plan_data *data, const hotset_model *m, hotset_error *err) {
+    if (data->layer_n != m->shape.layer_n)
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "the plan has %" PRIu32 " layers, the model %" PRIu32,
+                           data->layer_n, m->shape.layer_n);
+    for (uint32_t i = 0; i < data->layer_n; i++) {
+        const plan_layer *l = &data->layer[i];
+        plan_unit_kind kind = m->layer[i].experts ? PLAN_EXPERTS
+                              : m->layer[i].ff_n  ? PLAN_NEURONS
+                                                  : PLAN_NO_UNITS;
+        uint64_t unit_n = kind == PLAN_NEURONS ? (uint64_t)l->unit_n * l->neuron_n : l->unit_n;
+        if (l->kind != kind || unit_n != model_unit_n(m, i))
+            return hotset_fail(err, HOTSET_E_ARGUMENT,
+                               "layers[%" PRIu32 "]: %s of %" PRIu64 ", the model has %s of %" PRIu32, i,
+                               plan_unit_kind_name(l->kind), unit_n, plan_unit_kind_name(kind),
+                               model_unit_n(m, i));
+    }
+    return HOTSET_OK;
+}
+
+static hotset_status check_fingerprints(const plan_data *data, const hotset_model *m, bool *weights_differ,
+                                        hotset_error *err) {
+    uint64_t shape, weights;
+    HOTSET_TRY(model_fingerprints(m, &shape, &weights, err));
+    *weights_differ = data->weights && data->weights != weights;
+    if (data->shape == shape) return HOTSET_OK;
+    return hotset_fail(err, HOTSET_E_ARGUMENT,
+                       "the plan was made for the shape 0x%016" PRIx64 " (%s), the model has 0x%016" PRIx64,
+                       data->shape, data->name, shape);
+}
+
+static hotset_status check_bytes(const char *what, uint64_t have, uint64_t want, hotset_error *err) {
+    if (have == want) return HOTSET_OK;
+    return hotset_fail(err, HOTSET_E_ARGUMENT,
+                       "devices[0].ledger.%s_bytes: the plan says %" PRIu64 ", the model takes %" PRIu64
+                       ": it was made for other weight types, or by another version",
+                       what, have, want);
+}
+
+/* What the model takes, all on the host, is what the plan says. */
+static hotset_status check_ledger(const plan_ledger *have, const plan_ledger *want, hotset_error *err) {
+    HOTSET_TRY(check_bytes("dense", have->dense, want->dense, err));
+    HOTSET_TRY(check_bytes("embedding", have->embedding, want->embedding, err));
+    HOTSET_TRY(check_bytes("head", have->head, want->head, err));
+    HOTSET_TRY(check_bytes("units", have->units, want->units, err));
+    HOTSET_TRY(check_bytes("state", have->state, want->state, err));
+    HOTSET_TRY(check_bytes("scratch", have->scratch, want->scratch, err));
+    HOTSET_TRY(check_bytes("tables", have->tables, want->tables, err));
+    return check_bytes("mapped", have->mapped, want->mapped, err);
+}
+
+static bool host_only(const plan_data *data) {
+    for (uint32_t d = 1; d < data->device_n; d++)
+        if (plan_device_used(data, d)) return false;
+    return true;
+}
+
+/* The same plan made anew for the model, with what was read in the place of what was planned. */
+static hotset_status plan_for_model(hotset_plan **out, plan_data *data, const hotset_model *m,
+                                    hotset_error *err) {
+    hotset_plan_options o = options_of(data);
+    machine_profile *host;
+    bool weights_differ;
+    HOTSET_TRY(check_fingerprints(data, m, &weights_differ, err));
+    HOTSET_TRY(check_units(data, m, err));
+    HOTSET_TRY(this_host(&host, err));
+    planning what = {.model = m, .machine = host, .options = &o, .prefill_skips = data->prefill_skips};
+    hotset_status status = planning_make(out, &what, HOTSET_SPARSITY_AUTO, err);
+    if (!status && host_only(data))
+        status = check_ledger(&data->device[0].ledger, &(*out)->data->device[0].ledger, err);
+    machine_free(host);
+    if (status) {
+        hotset_plan_free(*out);
+        *out = NULL;
+        return status;
+    }
+    plan_data_free((*out)->data);
+    (*out)->data = data;
+    (*out)->skip_by_cost = data->prefill_skips;
+    (*out)->weights_differ = weights_differ;
+    return HOTSET_OK;
+}
+
+hotset_status hotset_plan_read(hotset_plan **out, const char *path, const hotset_model *m,
+                               hotset_error *err) {
+    plan_data *data;
+    hotset_error why = {0};
+    *out = NULL;
+    HOTSET_TRY(plan_data_read(&data, path, err));
+    hotset_status status;
+    if (m) {
+        status = plan_for_model(out, data, m, &why);
+    } else {
+        status = base_calloc(out, 1, sizeof **out, "the plan", &why);
+        if (!status) {
+            (*out)->data = data;
+            (*out)->options = options_of(data);
+        }
+    }
+    if (!status) return HOTSET_OK;
+    plan_data_free(data);
+    return hotset_fail(err, status, "%s: %s", path, why.message);
+}
+
+static void plan_use(const hotset_plan *p, const float **use) {
+    for (uint32_t l = 0; l < p->data->layer_n; l++) use[l] = p->problem->layer[l].ffn.use;
+}
+
+hotset_status hotset_plan_describe(const hotset_plan *p, hotset_plan_form form, hotset_text_fn *write,
+                                   void *cookie, hotset_error *err) {
+    const float **use = NULL;
+    if (form == HOTSET_PLAN_JSON) return plan_data_print(p->data, write, cookie, err);
+    if (form == HOTSET_PLAN_TABLE) {
+        plan_explain(p->data, write, cookie);
+        return HOTSET_OK;
+    }
+    if (p->problem) {
+        HOTSET_TRY(base_calloc(&use, p->data->layer_n, sizeof *use, "a page", err));
+        plan_use(p, use);
+    }
+    plan_page(p->data, use, write, cookie);
+    free(use);
+    return HOTSET_OK;
+}
+
+hotset_estimate hotset_plan_estimate(const hotset_plan *p) {
+    hotset_estimate e = {.token_s = p->data->token_s, .chunk_s = p->data->chunk_s};
+    for (uint32_t i = 0; i < p->data->measured_n; i++)
+        if (p->data->measured[i].kept) e.measured_token_s = p->data->measured[i].measured_s;
+    return e;
+}
+
+void hotset_plan_free(hotset_plan *p) {
+    if (!p) return;
+    plan_data_free(p->data);
+    problem_free(p->problem);
+    free(p);
+}
+
+hotset_footprint hotset_plan_footprint(const hotset_plan *p) { return p->footprint; }
+
+hotset_plan_options hotset_plan_resolved(const hotset_plan *p) { return p->options; }
+
+hotset_status hotset_plan_write(const hotset_plan *p, const char *path, hotset_error *err) {
+    return plan_data_write(p->data, path, err);
+}

@@ -1,0 +1,28 @@
+/* planning.h - the plans among which one is chosen, for those that try several. */
+#ifndef HOTSET_PLANNING_H
+#define HOTSET_PLANNING_H
+
+#include "engine/model.h"
+#include "planner/planner.h"
+#include "profiles/machine.h"
+
+/* What a plan is made for. All borrowed. */
+typedef struct planning {
+    const hotset_model *model;
+    const machine_profile *machine;
+    const activation_profile *profile; /* NULL: none */
+    const hotset_plan_options *options;
+    bool searched;      /* else everything goes on the host, whatever the machine */
+    bool prefill_skips; /* see plan_data: what asking for a sparsity by name brings */
+} planning;
+
+/* The best plan with this sparsity (AUTO: of all that the options allow). Errors: as hotset_plan_make. */
+HOTSET_CHECKED hotset_status planning_make(hotset_plan **out, const planning *what, hotset_sparsity sparsity,
+                                           hotset_error *err);
+
+/* The counts of a profile that serves the model, borrowed from it (profile.c). Errors: as
+ * hotset_profile_open. */
+HOTSET_CHECKED hotset_status profile_counts(const activation_profile **out, const hotset_profile *p,
+                                            const hotset_model *m, hotset_error *err);
+
+#endif
