@@ -35,7 +35,8 @@ enum { PLAN_VERSION = 1 };
 enum {
     PLAN_DEVICE_MAX = 9,
     PLAN_LAYER_MAX = 4096,
-    PLAN_UNIT_MAX = 1 << 24,
+    PLAN_UNIT_MAX = 1 << 24,     /* of one layer */
+    PLAN_UNIT_SUM_MAX = 1 << 25, /* of all layers: with ten places that is still a file within its limit */
     PLAN_GAIN_MAX = 2 * PLAN_DEVICE_MAX,
     PLAN_MEASURED_MAX = 16,
     PLAN_TEXT_BYTES = 256,
