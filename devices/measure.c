@@ -100,7 +100,7 @@ static hotset_status add_jobs(measuring *m, hotset_error *err) {
         add_job(m, compute, &out->attention[s].op_per_s);
     }
     for (uint32_t t = 0; t < GGUF_TYPE_MAX; t++)
-        if (gguf_type_get(t)) add_type(m, (gguf_type)t);
+        if (gguf_type_get(t) && (!m->options->types || m->options->types[t])) add_type(m, (gguf_type)t);
     return HOTSET_OK;
 }
 

@@ -14,6 +14,7 @@ typedef struct measure_options {
     bool thorough;        /* more row sizes, more and longer repetitions */
     double seconds;       /* for a device's rounds; 0: 12, thorough 90. Never less than three rounds */
     uint64_t cache_bytes; /* the device's largest cache; 0: 128 MiB */
+    const bool *types;    /* [GGUF_TYPE_MAX] weight types to measure; NULL: all */
     hotset_progress_fn *progress; /* between repetitions; NULL: none */
     void *cookie;
 } measure_options;

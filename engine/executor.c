@@ -46,12 +46,13 @@ static hotset_status open_device(hotset_engine *e, hotset_error *err) {
     return e->device->api->queue_open(e->device, DEVICE_QUEUE_COMPUTE, &e->queue, err);
 }
 
-static hotset_status load_weights(hotset_engine *e, hotset_error *err) {
+static hotset_status load_weights(hotset_engine *e, const plan_data *places, hotset_error *err) {
     bool copied = e->plan.options.memory == HOTSET_MEMORY_COPIED;
     double begin_s = base_now_s();
     weights_progress progress = {e->options.cancel, e->options.cancel_cookie};
     HOTSET_TRY(weights_load(&e->weights, e->device, e->queue, e->model, copied, e->plan.options.sparsity,
-                            &progress, err));
+                            places, &progress, err));
+    assert(!copied || e->weights.copies->bytes == e->plan.footprint.weights_copied_bytes);
     if (copied)
         engine_log(e, HOTSET_LOG_OBJECT,
                    "copied %.1f MiB of weights to memory in %.2f s; the file's pages were released",
@@ -62,9 +63,10 @@ static hotset_status load_weights(hotset_engine *e, hotset_error *err) {
     if (e->plan.options.sparsity != HOTSET_SPARSITY_OFF)
         engine_log(e, HOTSET_LOG_OBJECT, "%s skipping is on",
                    e->plan.options.sparsity == HOTSET_SPARSITY_EXACT ? "exact" : "predicted");
-    if (!copied)
-        engine_log(e, HOTSET_LOG_OBJECT, "%.1f MiB of weights are read from the mapped file",
-                   (double)e->plan.footprint.weights_mapped_bytes / (1 << 20));
+    if (e->plan.footprint.weights_mapped_bytes)
+        engine_log(e, HOTSET_LOG_OBJECT, "%.1f MiB of %s are read from the mapped file",
+                   (double)e->plan.footprint.weights_mapped_bytes / (1 << 20),
+                   copied ? "cold experts" : "weights");
     return HOTSET_OK;
 }
 
@@ -110,23 +112,40 @@ static hotset_status open_steps(hotset_engine *e, hotset_error *err) {
     return schedule_build(&e->schedule, e->device, &place, e->step, o->batch_n, err);
 }
 
+/* What this engine can execute: plans for the model, on the devices that it has. */
+static hotset_status check_plan(const hotset_model *m, const hotset_plan *p, hotset_error *err) {
+    if (!p->shape.layer_n)
+        return hotset_fail(err, HOTSET_E_ARGUMENT,
+                           "the plan was read without its model: it can only be described");
+    if (memcmp(&p->shape, &m->shape, sizeof p->shape))
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "the plan was made for another model (%s %s)",
+                           p->shape.architecture, p->shape.name);
+    for (uint32_t d = 1; d < p->data->device_n; d++)
+        if (plan_device_used(p->data, d))
+            return hotset_fail(
+                err, HOTSET_E_UNSUPPORTED,
+                "the plan puts parts of the model on %s (%s); this version computes on the CPU alone",
+                p->data->device[d].name, p->data->device[d].model);
+    return HOTSET_OK;
+}
+
 hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *m, const hotset_plan *p,
                                  const hotset_engine_options *options, hotset_error *err) {
     *out = NULL;
     double begin_s = base_now_s();
-    if (memcmp(&p->shape, &m->shape, sizeof p->shape))
-        return hotset_fail(err, HOTSET_E_ARGUMENT, "the plan was made for another model (%s %s)",
-                           p->shape.architecture, p->shape.name);
+    HOTSET_TRY(check_plan(m, p, err));
     hotset_engine *e;
     HOTSET_TRY(base_calloc(&e, 1, sizeof *e, "the engine", err));
     e->model = m;
     e->plan = *p;
     e->plan.options.isa = e->plan.isa;
+    e->plan.data = NULL; /* they stay the caller's */
+    e->plan.problem = NULL;
     e->options = options ? *options : hotset_engine_default_options();
     hotset_status status =
         base_calloc(&e->slot_used, p->options.session_n, sizeof *e->slot_used, "the sessions", err);
     if (!status) status = open_device(e, err);
-    if (!status) status = load_weights(e, err);
+    if (!status) status = load_weights(e, p->data, err);
     if (!status) status = open_steps(e, err);
     if (!status) status = open_trace(e, err);
     if (status) {
@@ -137,6 +156,8 @@ hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *m, con
     e->stats.weight_bytes_per_token = e->stats.touched_bytes_per_token =
         model_bytes_per_token(m, p->options.sparsity == HOTSET_SPARSITY_PREDICT);
     e->stats.open_s = base_now_s() - begin_s;
+    if (p->weights_differ)
+        engine_log(e, HOTSET_LOG_WARNING, "the plan was made for other weights of the same shape");
     *out = e;
     return HOTSET_OK;
 }

@@ -233,7 +233,8 @@ hotset_status placing_problem(problem **out, const placing *what, hotset_error *
                    .thread_n = o->thread_n,
                    .state_type = o->state_type == HOTSET_STATE_F16 ? MACHINE_STATE_F16 : MACHINE_STATE_F32,
                    .goal = goals[o->goal],
-                   .host_mapped = what->mapped};
+                   .host_mapped = what->mapped,
+                   .file_tier = what->file_tier};
     if (what->mapped && what->facts->weights_bytes > what->facts->host_bytes)
         p->host_rate_max = what->machine->file_read_bytes_per_s.median;
     hotset_status status = fill(p, what, err);

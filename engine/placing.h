@@ -16,6 +16,7 @@ typedef struct placing {
     const hotset_plan_options *options;  /* resolved; sparsity is OFF, EXACT or PREDICT */
     const planner_facts *facts;          /* for these options */
     bool mapped;                         /* the host's weights */
+    bool file_tier;                      /* units may stay in the file */
     uint32_t device_n;                   /* of the machine's, in the order of the problem: */
     uint32_t device[PROBLEM_DEVICE_MAX]; /* the first is 0 */
 } placing;

@@ -112,13 +112,13 @@ static void add_profile(key *k, const activation_profile *p) {
 static hotset_status plan_key(const finding *f, uint64_t machine, bool limited, uint64_t *out,
                               hotset_error *err) {
     const hotset_shape *s = &f->model->shape;
-    uint64_t shape, weights;
+    uint64_t shape, values;
     key k;
-    HOTSET_TRY(model_fingerprints(f->model, &shape, &weights, err));
+    HOTSET_TRY(model_fingerprints(f->model, &shape, &values, err));
     HOTSET_TRY(key_begin(&k, err));
     add_u64(&k, machine);
     add_u64(&k, shape);
-    add_u64(&k, weights);
+    add_u64(&k, values);
     add_u64(&k, s->weight_bytes);
     add_u64(&k, s->by_neuron);
     add_text(&k, s->architecture);

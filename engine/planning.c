@@ -41,7 +41,7 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
     if (!status) status = schedule_list_bytes(&place, o->batch_n, &list_bytes, err);
     footprint_widths widths = forward_widths(m, o->sparsity);
     facts->shape = &m->shape;
-    facts->weights_bytes = weights_copied_bytes(m, o->sparsity);
+    facts->weights_bytes = weights_copied_bytes(m, o->sparsity, NULL);
     facts->state_bytes = kv.slot_bytes;
     facts->scratch_bytes = footprint_scratch_layout(&widths, o->batch_n, workspace_bytes).bytes;
     facts->table_bytes = weights_table_bytes(m, o->sparsity) + engine_table_slab_bytes(o->batch_n) +
@@ -121,13 +121,15 @@ typedef struct planner_work {
     uint32_t device_n, device[PROBLEM_DEVICE_MAX];
 } planner_work;
 
-static hotset_status place_once(outcome *out, const planner_work *w, bool mapped, hotset_error *err) {
+static hotset_status place_once(outcome *out, const planner_work *w, bool mapped, bool file_tier,
+                                hotset_error *err) {
     placing what = {.model = w->what->model,
                     .machine = w->what->machine,
                     .profile = w->what->profile,
                     .options = &out->options,
                     .facts = &out->facts,
                     .mapped = mapped,
+                    .file_tier = file_tier,
                     .device_n = w->device_n};
     memcpy(what.device, w->device, sizeof what.device);
     HOTSET_TRY(placing_problem(&out->problem, &what, err));
@@ -139,16 +141,31 @@ static hotset_status place_once(outcome *out, const planner_work *w, bool mapped
     return status;
 }
 
+/* Experts can be read where they are used, if they stand there as they are computed with, and if the profile
+ * says how long that takes. */
+static bool experts_may_stay(const outcome *o, const planner_work *w) {
+    const hotset_shape *s = o->facts.shape;
+    return s->expert_n && (o->options.sparsity == HOTSET_SPARSITY_OFF || s->by_neuron) &&
+           w->what->machine->file_read_bytes_per_s.median > 0;
+}
+
+/* All of the model does not fit into the host's memory, not even as pages of the file. */
+static bool is_short(const outcome *o, const planner_work *w) {
+    const planner_facts *f = &o->facts;
+    return f->weights_bytes + f->state_bytes * w->options.session_n + f->scratch_bytes + f->table_bytes >
+           w->host_bytes;
+}
+
 /* With GPUs how much the host has to hold shows only when all is placed. */
 static hotset_status place_beside_gpus(outcome *out, const planner_work *w, hotset_error *err) {
     hotset_memory_mode memory = w->options.memory;
     bool may_map = out->options.sparsity == HOTSET_SPARSITY_OFF || out->facts.shape->by_neuron;
     outcome mapped = *out;
-    if (memory == HOTSET_MEMORY_MAPPED) return place_once(out, w, true, err);
-    hotset_status status = place_once(out, w, false, err);
+    if (memory == HOTSET_MEMORY_MAPPED) return place_once(out, w, true, false, err);
+    hotset_status status = place_once(out, w, false, experts_may_stay(out, w), err);
     if (memory == HOTSET_MEMORY_COPIED || !may_map || (status && status != HOTSET_E_NOFIT)) return status;
     if (!status && out->placed->ledger[0].total <= w->host_bytes / 100 * PLAN_COPY_PERCENT) return HOTSET_OK;
-    if (place_once(&mapped, w, true, status ? err : NULL)) return status;
+    if (place_once(&mapped, w, true, false, status ? err : NULL)) return status;
     outcome_free(out);
     *out = mapped;
     return HOTSET_OK;
@@ -162,11 +179,13 @@ static hotset_status place(outcome *out, const planner_work *w, hotset_sparsity 
     out->options.sparsity = sparsity;
     HOTSET_TRY(gather(m, w->cpu, &out->options, w->what->prefill_skips, &out->facts, err));
     if (w->device_n > 1) return place_beside_gpus(out, w, err);
+    if (w->options.memory != HOTSET_MEMORY_MAPPED && is_short(out, w) && experts_may_stay(out, w))
+        return place_once(out, w, false, true, err);
     HOTSET_TRY(plan_choose_memory(&memory, &w->options, &out->facts, err));
     if (memory == HOTSET_MEMORY_MAPPED && sparsity != HOTSET_SPARSITY_OFF && !m->shape.by_neuron)
         return hotset_fail(err, HOTSET_E_ARGUMENT,
                            "plan: skipping needs copied weights, for which there is too little memory");
-    return place_once(out, w, memory == HOTSET_MEMORY_MAPPED, err);
+    return place_once(out, w, memory == HOTSET_MEMORY_MAPPED, false, err);
 }
 
 /* Of dense and exact the quicker one; without predictions exact where it is possible. */
@@ -210,9 +229,10 @@ static hotset_status make_data(plan_data **out, const outcome *o, const planner_
     return status;
 }
 
-static hotset_footprint footprint_of(const plan_ledger *host, const planner_facts *facts) {
+static hotset_footprint footprint_of(const plan_ledger *host, uint64_t file_bytes,
+                                     const planner_facts *facts) {
     uint64_t vectors = facts->table_bytes - host->tables; /* which the ledger counts where they are used */
-    return (hotset_footprint){.weights_mapped_bytes = host->mapped,
+    return (hotset_footprint){.weights_mapped_bytes = host->mapped + file_bytes,
                               .weights_copied_bytes = host->dense + host->units + host->head +
                                                       host->embedding - host->mapped - vectors,
                               .state_bytes = host->state,
@@ -234,9 +254,10 @@ static hotset_status keep(hotset_plan **out, outcome *o, const planner_work *w, 
         p->options.isa = p->isa;
         p->shape = *o->facts.shape;
         p->skip_by_cost = w->what->prefill_skips;
-        p->footprint = footprint_of(&p->data->device[0].ledger, &o->facts);
-        assert(w->device_n > 1 || p->footprint.weights_copied_bytes + p->footprint.weights_mapped_bytes ==
-                                      o->facts.weights_bytes);
+        p->footprint = footprint_of(&p->data->device[0].ledger, o->placed->file_bytes, &o->facts);
+        assert(w->device_n > 1 || o->placed->file_bytes ||
+               p->footprint.weights_copied_bytes + p->footprint.weights_mapped_bytes ==
+                   o->facts.weights_bytes);
         p->problem = o->problem;
         p->problem->machine = NULL;
         o->problem = NULL;
@@ -390,9 +411,9 @@ static hotset_status check_units(const plan_data *data, const hotset_model *m, h
 
 static hotset_status check_fingerprints(const plan_data *data, const hotset_model *m, bool *weights_differ,
                                         hotset_error *err) {
-    uint64_t shape, weights;
-    HOTSET_TRY(model_fingerprints(m, &shape, &weights, err));
-    *weights_differ = data->weights && data->weights != weights;
+    uint64_t shape, values;
+    HOTSET_TRY(model_fingerprints(m, &shape, &values, err));
+    *weights_differ = data->weights && data->weights != values;
     if (data->shape == shape) return HOTSET_OK;
     return hotset_fail(err, HOTSET_E_ARGUMENT,
                        "the plan was made for the shape 0x%016" PRIx64 " (%s), the model has 0x%016" PRIx64,

@@ -34,10 +34,30 @@ static hotset_status each_tensor(const hotset_model *m, hotset_sparsity sparsity
     return HOTSET_OK;
 }
 
+static bool is_in_file(const plan_data *places, uint32_t layer_i, uint32_t role, uint32_t unit) {
+    bool expert = role == ARCH_EXPERT_GATE || role == ARCH_EXPERT_UP || role == ARCH_EXPERT_DOWN;
+    return places && expert && places->layer[layer_i].place[unit] == PLAN_IN_FILE;
+}
+
+static uint32_t units_in_file(const plan_data *places, uint32_t layer_i, uint32_t role,
+                              const model_tensor *t) {
+    uint32_t n = 0;
+    for (uint32_t u = 0; u < t->unit_n; u++) n += is_in_file(places, layer_i, role, u);
+    return n;
+}
+
+typedef struct copied_sum {
+    const plan_data *places;
+    uint64_t bytes;
+} copied_sum;
+
 static hotset_status add_copied(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t,
                                 hotset_error *err) {
-    (void)layer_i, (void)role, (void)err;
-    if (!t->values) *(uint64_t *)cookie += aligned(model_matrix_bytes(t));
+    (void)err;
+    copied_sum *sum = cookie;
+    if (t->values) return HOTSET_OK;
+    uint64_t filed = units_in_file(sum->places, layer_i, role, t);
+    sum->bytes += aligned(model_matrix_bytes(t) - filed * model_unit_bytes(t));
     return HOTSET_OK;
 }
 
@@ -52,10 +72,10 @@ static hotset_status add_table(void *cookie, uint32_t layer_i, uint32_t role, co
     return HOTSET_OK;
 }
 
-uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity) {
-    uint64_t bytes = 0;
-    (void)!each_tensor(m, sparsity, add_copied, &bytes, NULL);
-    return bytes;
+uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity, const plan_data *places) {
+    copied_sum sum = {.places = places};
+    (void)!each_tensor(m, sparsity, add_copied, &sum, NULL);
+    return sum.bytes;
 }
 
 uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity) {
@@ -73,6 +93,7 @@ typedef struct loading {
     device_queue *copy;
     const hotset_model *m;
     const weights_progress *progress;
+    const plan_data *places;
     uint64_t copied; /* bytes of the copies slab in use */
 } loading;
 
@@ -111,10 +132,10 @@ static device_matrix shape_of(const weights *w, uint32_t role, const model_tenso
 
 /* Places one unit's rows and says where they are. */
 static hotset_status place_unit(loading *l, const model_tensor *t, uint32_t u, const device_matrix *shape,
-                                device_ref *out, hotset_error *err) {
+                                bool stays, device_ref *out, hotset_error *err) {
     device_ref from = source(l, t, u);
     *out = from;
-    if (!l->w->copies) return HOTSET_OK;
+    if (!l->w->copies || stays) return HOTSET_OK;
     uint64_t bytes = model_unit_bytes(t);
     *out = (device_ref){l->w->copies, l->copied};
     if (shape->order != t->order) {
@@ -129,17 +150,25 @@ static hotset_status place_unit(loading *l, const model_tensor *t, uint32_t u, c
     return HOTSET_OK;
 }
 
-static hotset_status load_matrix(loading *l, uint32_t role, const model_tensor *t, device_matrix *out,
-                                 hotset_error *err) {
+/* The same place as one of a buffer that spans all of the host's. */
+static device_ref in_span(const weights *w, device_ref at) {
+    const uint8_t *host = (const uint8_t *)at.buffer->host + at.offset;
+    return (device_ref){w->span, (uint64_t)(host - (const uint8_t *)w->span->host)};
+}
+
+static hotset_status load_matrix(loading *l, uint32_t layer_i, uint32_t role, const model_tensor *t,
+                                 device_matrix *out, hotset_error *err) {
     *out = shape_of(l->w, role, t);
     if (!t->unit_n) {
-        HOTSET_TRY(place_unit(l, t, 0, out, &out->data, err));
+        HOTSET_TRY(place_unit(l, t, 0, out, false, &out->data, err));
     } else {
+        bool spans = units_in_file(l->places, layer_i, role, t) > 0;
         out->unit_offset = table_take(l->w, t->unit_n * sizeof(uint64_t));
         uint64_t *offset = table_host(out->unit_offset);
         for (uint32_t u = 0; u < t->unit_n; u++) {
             device_ref at;
-            HOTSET_TRY(place_unit(l, t, u, out, &at, err));
+            HOTSET_TRY(place_unit(l, t, u, out, is_in_file(l->places, layer_i, role, u), &at, err));
+            if (spans) at = in_span(l->w, at);
             offset[u] = at.offset;
             if (u == 0) out->data = at;
         }
@@ -155,7 +184,7 @@ static hotset_status load_tensor(void *cookie, uint32_t layer_i, uint32_t role, 
         return hotset_fail(err, HOTSET_E_CANCELLED, "cancelled while loading layer %u", layer_i);
     weights_tensor *out = slot_of(l->w, layer_i, role);
     out->present = true;
-    if (!t->values) return load_matrix(l, role, t, &out->w, err);
+    if (!t->values) return load_matrix(l, layer_i, role, t, &out->w, err);
     out->w = (device_matrix){.data = table_take(l->w, t->in_n * sizeof(float)), .in_n = t->in_n, .out_n = 1};
     memcpy(table_host(out->w.data), t->values, t->in_n * sizeof(float));
     return HOTSET_OK;
@@ -192,20 +221,34 @@ static hotset_status wrap_parts(weights *w, const hotset_model *m, hotset_error 
     return HOTSET_OK;
 }
 
+/* One buffer over copies and file: units of one matrix may lie in both. */
+static hotset_status wrap_span(weights *w, hotset_error *err) {
+    const uint8_t *low = w->copies->host, *high = low + w->copies->bytes;
+    for (uint32_t i = 0; i < w->part_n; i++) {
+        const uint8_t *host = w->part[i]->host;
+        if (host < low) low = host;
+        if (host + w->part[i]->bytes > high) high = host + w->part[i]->bytes;
+    }
+    return w->device->api->buffer_wrap(w->device, low, (uint64_t)(high - low), &w->span, err);
+}
+
 hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m, bool copied,
-                           hotset_sparsity sparsity, const weights_progress *progress, hotset_error *err) {
+                           hotset_sparsity sparsity, const plan_data *places,
+                           const weights_progress *progress, hotset_error *err) {
     assert(copied || sparsity == HOTSET_SPARSITY_OFF || m->shape.by_neuron);
     *w = (weights){.device = d, .sparsity = sparsity};
     HOTSET_TRY(wrap_parts(w, m, err));
     HOTSET_TRY(alloc_layers(w, m, err));
     HOTSET_TRY(
         d->api->buffer_alloc(d, DEVICE_MEMORY_PINNED, weights_table_bytes(m, sparsity), &w->tables, err));
-    if (copied)
-        HOTSET_TRY(d->api->buffer_alloc(d, DEVICE_MEMORY_DEVICE, weights_copied_bytes(m, sparsity),
+    if (copied) {
+        HOTSET_TRY(d->api->buffer_alloc(d, DEVICE_MEMORY_DEVICE, weights_copied_bytes(m, sparsity, places),
                                         &w->copies, err));
+        HOTSET_TRY(wrap_span(w, err));
+    }
     w->rotary = table_take(w, m->rotary.pair_n * sizeof(double));
     memcpy(table_host(w->rotary), m->rotary.inverse_frequency, m->rotary.pair_n * sizeof(double));
-    loading l = {.w = w, .copy = copy, .m = m, .progress = progress};
+    loading l = {.w = w, .copy = copy, .m = m, .progress = progress, .places = places};
     HOTSET_TRY(each_tensor(m, sparsity, load_tensor, &l, err));
     if (m->shape.tied) w->global[ARCH_OUTPUT] = w->global[ARCH_EMBED];
     return HOTSET_OK;
@@ -214,6 +257,7 @@ hotset_status weights_load(weights *w, device *d, device_queue *copy, const hots
 void weights_free(weights *w) {
     if (w->device) {
         const device_interface *api = w->device->api;
+        api->buffer_free(w->span);
         api->buffer_free(w->copies);
         api->buffer_free(w->tables);
         for (uint32_t i = 0; w->part && i < w->part_n; i++) api->buffer_free(w->part[i]);

@@ -4,6 +4,7 @@
 
 #include "devices/device.h"
 #include "engine/model.h"
+#include "profiles/plan.h"
 
 /* A tensor on the device: a matrix, or a vector of floats (then w.data and w.in_n only). */
 typedef struct weights_tensor {
@@ -13,8 +14,9 @@ typedef struct weights_tensor {
 
 typedef struct weights {
     device *device;
-    device_buffer *copies; /* all matrices in copied mode, else NULL */
-    device_buffer **part;  /* [part_n] the file's mappings in mapped mode */
+    device_buffer *copies; /* all matrices in copied mode but for units that stay in the file; else NULL */
+    device_buffer *span;   /* over copies and parts, in copied mode */
+    device_buffer **part;  /* [part_n] the file's mappings */
     uint32_t part_n;
     device_buffer *tables; /* vectors, rotary frequencies, tables unit -> offset */
     uint64_t tables_used;
@@ -25,8 +27,9 @@ typedef struct weights {
     uint64_t reordered_bytes; /* of them */
 } weights;
 
-/* Bytes that the matrices take in copied mode, and that vectors and tables take in either. Pure. */
-uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity);
+/* Bytes that the matrices take in copied mode, and that vectors and tables take in either. Pure. `places`,
+ * here and in weights_load: experts that a plan leaves in the file are not copied; NULL: all are. */
+uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity, const plan_data *places);
 uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity);
 /* Whether a layer's tensor is loaded under this role, and what it adds to the tables: all of a vector, the
  * table of a matrix's units. */
@@ -48,7 +51,7 @@ typedef struct weights_progress {
 /* Skipping only with copied, or where the shape says by_neuron. Errors: E_MEMORY, E_CANCELLED. On failure
  * free is still to be called. */
 HOTSET_CHECKED hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m,
-                                          bool copied, hotset_sparsity sparsity,
+                                          bool copied, hotset_sparsity sparsity, const plan_data *places,
                                           const weights_progress *progress, hotset_error *err);
 void weights_free(weights *w);
 
