@@ -272,7 +272,7 @@ static void make_devices(cost_model *c) {
         c->submit[d] = r.m->submit_s.median;
         c->head[d] = stream_s(r, &p->head, (double)p->head.bytes) + r.m->operation_s.median +
                      way_s(c, d, 0, p->vocab_n * 4.0);
-        c->head_bytes[d] = aligned(c, d, p->head.bytes);
+        c->head_bytes[d] = p->tied && d == 0 ? 0 : aligned(c, d, p->head.bytes);
         const machine_link *link = d ? machine_find_link(p->machine, 0, machine_i) : NULL;
         if (link) {
             c->stream_bytes_per_s[d] = link->pinned_bytes_per_s.median * link->copy_factor.median;
