@@ -20,6 +20,14 @@ typedef struct planning {
 HOTSET_CHECKED hotset_status planning_make(hotset_plan **out, const planning *what, hotset_sparsity sparsity,
                                            hotset_error *err);
 
+/* The machine's devices that the list names, the CPU whether named or not; NULL: all. Errors: E_ARGUMENT. */
+HOTSET_CHECKED hotset_status planning_devices(const machine_profile *m, const char *list,
+                                              uint32_t device[PROBLEM_DEVICE_MAX], uint32_t *device_n,
+                                              hotset_error *err);
+/* This machine's memory and cores, without any rates. Errors: E_MEMORY. */
+HOTSET_CHECKED hotset_status planning_host(machine_profile **out, hotset_error *err);
+/* What a plan's data says as options, without limits. */
+hotset_plan_options planning_options(const plan_data *data);
 /* The counts of a profile that serves the model, borrowed from it (profile.c). Errors: as
  * hotset_profile_open. */
 HOTSET_CHECKED hotset_status profile_counts(const activation_profile **out, const hotset_profile *p,

@@ -13,9 +13,9 @@ struct hotset_plan {
     char isa[16];
     hotset_shape shape; /* of the model that it was made for */
     hotset_footprint footprint;
-    bool skip_by_cost; /* steps of many rows skip too, where a measured crossover says that it pays: only
-                          where skipping was asked for by name. What is measured differs from run to run, and
-                          with it the last bits of a result */
+    bool skip_by_cost;   /* steps of many rows skip too, where a measured crossover says that it pays: only
+                            where skipping was asked for by name. What is measured differs from run to run, and
+                            with it the last bits of a result */
     bool weights_differ; /* it was read, and made for other weights of the same shape */
     plan_data *data;
     problem *problem; /* that it is the answer to, its machine gone; NULL: read from a file */

@@ -90,6 +90,10 @@ static hotset_status make_dense_ffn(problem_ffn *f, const problem_shape *s, hots
     return HOTSET_OK;
 }
 
+static void add_mixer(problem_layer *l, gguf_type type, uint64_t in_n, uint64_t row_n) {
+    l->mixer[l->mixer_n++] = matrix(type, in_n, row_n);
+}
+
 static void make_experts_ffn(problem_layer *l, const problem_shape *s) {
     problem_ffn *f = &l->ffn;
     f->kind = PROBLEM_EXPERTS;
@@ -98,23 +102,46 @@ static void make_experts_ffn(problem_layer *l, const problem_shape *s) {
     if (s->gated) f->gate = matrix(s->ffn_type, s->embd_n, s->ff_expert_n);
     f->up = matrix(s->ffn_type, s->embd_n, s->ff_expert_n);
     f->down = matrix(s->ffn_type, s->ff_expert_n, s->embd_n);
-    l->mixer[l->mixer_n++] = matrix(GGUF_F32, s->embd_n, s->expert_n);
+    add_mixer(l, GGUF_F32, s->embd_n, s->expert_n);
     l->shared = matrix(s->ffn_type, s->embd_n, (uint64_t)s->ff_shared_n * (s->gated ? 3 : 2));
 }
 
-static void make_mixer(problem_layer *l, const problem_shape *s) {
-    static const uint32_t item_bytes[MACHINE_STATE_COUNT] = {2, 4};
-    uint32_t item = item_bytes[s->state_type];
-    l->mixer[l->mixer_n++] = matrix(s->mixer_type, s->embd_n, (uint64_t)s->head_n * s->key_n);
-    l->mixer[l->mixer_n++] = matrix(s->mixer_type, s->embd_n, (uint64_t)s->head_kv_n * s->key_n);
-    l->mixer[l->mixer_n++] = matrix(s->mixer_type, s->embd_n, (uint64_t)s->head_kv_n * s->value_n);
-    l->mixer[l->mixer_n++] = matrix(s->mixer_type, (uint64_t)s->head_n * s->value_n, s->embd_n);
-    l->mixer_vector_bytes = l->ffn_vector_bytes = (uint64_t)s->embd_n * sizeof(float);
+/* Keys and values of each key head are kept. */
+static void make_attention(problem_layer *l, const problem_shape *s, uint32_t item) {
+    add_mixer(l, s->mixer_type, s->embd_n, (uint64_t)s->head_n * s->key_n);
+    add_mixer(l, s->mixer_type, s->embd_n, (uint64_t)s->head_kv_n * s->key_n);
+    add_mixer(l, s->mixer_type, s->embd_n, (uint64_t)s->head_kv_n * s->value_n);
     l->state_bytes = (footprint_state_bytes(s->head_kv_n, s->context_n, s->key_n, item) +
                       footprint_state_bytes(s->head_kv_n, s->context_n, s->value_n, item)) *
                      s->session_n;
     l->state_row_bytes = (double)s->head_kv_n * (s->key_n + s->value_n) * item;
     l->attend_op_n = 2.0 * s->head_n * (s->key_n + s->value_n);
+}
+
+/* Latent attention (DeepSeek-V2, arXiv 2405.04434): x goes down to `latent_n` numbers and one rotated key of
+ * `rope_n`, which are all that is kept of a position. What would make keys and values of them, kv_b, is
+ * instead applied to the query before and to the mixed latents after attention, which is the same by
+ * associativity: each of its weights is used once per row, heads meet latent_n + rope_n numbers of a
+ * position for the score and latent_n for the sum. */
+static void make_latent_attention(problem_layer *l, const problem_shape *s, uint32_t item) {
+    uint64_t query_n = (uint64_t)s->head_n * s->key_n, kept_n = s->latent_n + s->rope_n;
+    if (s->query_rank) add_mixer(l, s->mixer_type, s->embd_n, s->query_rank);
+    add_mixer(l, s->mixer_type, s->query_rank ? s->query_rank : s->embd_n, query_n);
+    add_mixer(l, s->mixer_type, s->embd_n, kept_n);
+    add_mixer(l, s->mixer_type, s->latent_n, (uint64_t)s->head_n * (s->key_n - s->rope_n + s->value_n));
+    l->state_bytes = footprint_state_bytes(1, s->context_n, (uint32_t)kept_n, item) * s->session_n;
+    l->state_row_bytes = (double)kept_n * item;
+    l->attend_op_n = 2.0 * s->head_n * (double)(kept_n + s->latent_n);
+}
+
+static void make_mixer(problem_layer *l, const problem_shape *s) {
+    static const uint32_t item_bytes[MACHINE_STATE_COUNT] = {2, 4};
+    if (s->latent_n)
+        make_latent_attention(l, s, item_bytes[s->state_type]);
+    else
+        make_attention(l, s, item_bytes[s->state_type]);
+    add_mixer(l, s->mixer_type, (uint64_t)s->head_n * s->value_n, s->embd_n);
+    l->mixer_vector_bytes = l->ffn_vector_bytes = (uint64_t)s->embd_n * sizeof(float);
 }
 
 /* ---- The whole ---- */
@@ -137,8 +164,21 @@ static hotset_status check_type(const char *what, gguf_type type, hotset_error *
     return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: %s type %d is unknown", what, (int)type);
 }
 
-static hotset_status check_shape(const problem_shape *s, hotset_error *err) {
-    enum { WIDTH_MAX = 1 << 20, HEAD_MAX = 1 << 12, RANK_MAX = 1 << 16 };
+enum { WIDTH_MAX = 1 << 20, HEAD_MAX = 1 << 12, RANK_MAX = 1 << 16 };
+
+static hotset_status check_latent(const problem_shape *s, hotset_error *err) {
+    if (!s->latent_n) {
+        HOTSET_TRY(in_range("a rank of queries without latent attention", s->query_rank, 0, 0, err));
+        return in_range("a rotated part without latent attention", s->rope_n, 0, 0, err);
+    }
+    HOTSET_TRY(in_range("a latent width", s->latent_n, 1, RANK_MAX, err));
+    HOTSET_TRY(in_range("a rank of queries", s->query_rank, 0, RANK_MAX, err));
+    HOTSET_TRY(in_range("a rotated part of keys", s->rope_n, 0, s->key_n, err));
+    HOTSET_TRY(multiple("a latent width", s->latent_n, block_n(s->mixer_type), err));
+    return multiple("a rank of queries", s->query_rank, block_n(s->mixer_type), err);
+}
+
+hotset_status problem_shape_check(const problem_shape *s, hotset_error *err) {
     HOTSET_TRY(in_range("a number of layers", s->layer_n, 1, PROBLEM_LAYER_MAX, err));
     HOTSET_TRY(in_range("a width", s->embd_n, 1, WIDTH_MAX, err));
     HOTSET_TRY(in_range("a vocabulary", s->vocab_n, 1, 1 << 24, err));
@@ -156,12 +196,14 @@ static hotset_status check_shape(const problem_shape *s, hotset_error *err) {
     HOTSET_TRY(multiple("a width", s->embd_n, block_n(s->ffn_type), err));
     HOTSET_TRY(multiple("a width", s->embd_n, block_n(s->head_type), err));
     HOTSET_TRY(multiple("all heads' values", (uint64_t)s->head_n * s->value_n, block_n(s->mixer_type), err));
+    HOTSET_TRY(check_latent(s, err));
     if (s->expert_n) {
         HOTSET_TRY(in_range("a number of experts", s->expert_n, 1, 1 << 16, err));
         HOTSET_TRY(in_range("a number of experts used", s->expert_used_n, 1, s->expert_n, err));
         HOTSET_TRY(in_range("neurons of an expert", s->ff_expert_n, 1, WIDTH_MAX, err));
         HOTSET_TRY(in_range("neurons of the shared expert", s->ff_shared_n, 0, WIDTH_MAX, err));
         HOTSET_TRY(multiple("neurons of an expert", s->ff_expert_n, block_n(s->ffn_type), err));
+        HOTSET_TRY(in_range("layers without experts", s->dense_layer_n, 0, s->layer_n, err));
         if (s->dense_layer_n == 0) return HOTSET_OK;
     }
     HOTSET_TRY(in_range("FFN neurons", s->ff_n, 1, PROBLEM_UNIT_MAX, err));
@@ -219,7 +261,7 @@ hotset_status problem_make(problem **out, const problem_shape *s, const machine_
                            const activation_profile *profile, const problem_assumption *assumed,
                            hotset_error *err) {
     *out = NULL;
-    HOTSET_TRY(check_shape(s, err));
+    HOTSET_TRY(problem_shape_check(s, err));
     HOTSET_TRY(in_range("a number of devices", machine->device_n, 1, PROBLEM_DEVICE_MAX, err));
     if (!profile && !(assumed && assumed->active >= 0 && assumed->active <= 1 && assumed->skew >= 0 &&
                       assumed->expert_skew >= 0))
@@ -231,7 +273,9 @@ hotset_status problem_make(problem **out, const problem_shape *s, const machine_
                    .device_n = machine->device_n,
                    .layer_n = s->layer_n,
                    .head = matrix(s->head_type, s->embd_n, s->vocab_n),
-                   .rotary_bytes = (uint64_t)s->context_n * s->key_n * sizeof(float),
+                   .tied = s->tied,
+                   .rotary_bytes =
+                       round_up((s->latent_n ? s->rope_n : s->key_n) / 2 * sizeof(double), FOOTPRINT_ALIGN),
                    .embd_n = s->embd_n,
                    .vocab_n = s->vocab_n,
                    .expert_used_n = s->expert_used_n,

@@ -16,7 +16,8 @@
 enum {
     PROBLEM_DEVICE_MAX = 9, /* the CPU and eight GPUs */
     PROBLEM_LAYER_MAX = 4096,
-    PROBLEM_MIXER_MAX = 6, /* tensors of a mixer: query, key, value, output, router */
+    PROBLEM_MIXER_MAX = 6, /* tensors of a mixer: query, key, value, output; or five of latent attention;
+                              and the router */
     PROBLEM_UNIT_MAX = 1 << 24
 };
 
@@ -80,9 +81,9 @@ typedef struct problem {
     problem_device device[PROBLEM_DEVICE_MAX];
     problem_layer *layer; /* [layer_n] */
     problem_matrix head;
-    uint64_t embedding_bytes; /* on the host */
     bool tied;                /* the head is the embedding: on the host it takes no bytes of its own */
-    uint64_t rotary_bytes;    /* tables that every home of a layer holds once */
+    uint64_t embedding_bytes; /* on the host, wherever the head is */
+    uint64_t rotary_bytes;    /* frequencies, a double per pair: every device that is used holds them once */
     uint32_t embd_n, vocab_n, expert_used_n;
     uint32_t seen_n;   /* positions that a decoded token sees: where in the context decoding is predicted */
     uint32_t row_n;    /* of a chunk of the prompt */
@@ -102,8 +103,13 @@ typedef struct problem {
 typedef struct problem_shape {
     uint32_t layer_n, embd_n, vocab_n;
     uint32_t head_n, head_kv_n, key_n, value_n;
-    uint32_t ff_n;                     /* of dense layers */
-    uint32_t expert_n, expert_used_n;  /* 0: all layers are dense */
+    uint32_t latent_n; /* latent attention: width of what stands for keys and values of all heads; 0: plain */
+    uint32_t query_rank;              /* latent: inner width of the queries' two matrices; 0: they have one */
+    uint32_t rope_n;                  /* latent: the rotated part of key_n, kept once for all heads */
+    bool parallel;                    /* attention and FFN read the same residual stream */
+    bool tied;                        /* the head is the embedding */
+    uint32_t ff_n;                    /* of dense layers */
+    uint32_t expert_n, expert_used_n; /* 0: all layers are dense */
     uint32_t ff_expert_n, ff_shared_n; /* neurons of one expert; of the shared one */
     uint32_t dense_layer_n;            /* of a model with experts: its first layers without them */
     bool gated;
@@ -134,6 +140,8 @@ HOTSET_CHECKED hotset_status problem_make(problem **out, const problem_shape *sh
                                           const machine_profile *machine, const activation_profile *profile,
                                           const problem_assumption *assumed, hotset_error *err);
 void problem_free(problem *p);
+/* What problem_make asks of a shape, whatever the machine. Errors: E_ARGUMENT. */
+HOTSET_CHECKED hotset_status problem_shape_check(const problem_shape *s, hotset_error *err);
 /* What holds for every problem; place_make asserts nothing about its input but this. Errors: E_ARGUMENT. */
 HOTSET_CHECKED hotset_status problem_check(const problem *p, hotset_error *err);
 

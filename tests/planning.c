@@ -163,6 +163,7 @@ problem *planning_small(planning_random *r, const machine_profile *machine) {
         s.ff_shared_n = planning_below(r, 2) * 512;
         s.dense_layer_n = planning_below(r, s.layer_n);
     }
+    s.tied = s.vocab_n % 3 == 0;
     hotset_error err = {0};
     problem *p;
     problem_assumption assumed = {.active = 0.1, .skew = 0.5, .expert_skew = 0.3};

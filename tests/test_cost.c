@@ -129,6 +129,46 @@ Test(cost, counts_the_scales_of_touched_groups) {
     machine_free(m);
 }
 
+/* The host holds the embedding anyway; a GPU that computes the head needs its own. */
+Test(cost, a_tied_head_takes_no_bytes_on_the_host) {
+    machine_profile *m = plain_machine();
+    problem_shape s = tiny_shape();
+    for (uint32_t tied = 0; tied < 2; tied++) {
+        problem *p;
+        s.tied = tied;
+        cost_model *c = make(&p, &s, m, 0.5);
+        uint64_t bytes = 100 * 32 * 2;
+        cr_expect_eq(p->embedding_bytes, bytes);
+        cr_expect_eq(c->head_bytes[0], tied ? 0 : bytes);
+        cr_expect_eq(c->head_bytes[1], bytes);
+        near(c->head[0], bytes / 1000.0, "its time is the same");
+        placement *found;
+        hotset_error err = {0};
+        cr_assert_eq(place_baseline_make(&found, p, PLACE_ALL_CPU, &err), HOTSET_OK, "%s", err.message);
+        cr_expect_eq(found->ledger[0].head, tied ? 0 : bytes);
+        cr_expect_eq(found->ledger[0].embedding, bytes);
+        placement_free(found);
+        cost_free(c);
+        problem_free(p);
+    }
+    machine_free(m);
+}
+
+/* 32 numbers of a key are 16 frequencies of 8 bytes. */
+Test(cost, rotary_frequencies_do_not_grow_with_the_context) {
+    machine_profile *m = plain_machine();
+    problem_shape s = tiny_shape();
+    for (uint32_t k = 0; k < 2; k++) {
+        problem *p;
+        s.context_n = k ? 65536 : 64;
+        cost_model *c = make(&p, &s, m, 0.5);
+        cr_expect_eq(p->rotary_bytes, 128);
+        cost_free(c);
+        problem_free(p);
+    }
+    machine_free(m);
+}
+
 Test(cost, of_a_split_layer_is_the_slower_side_and_the_exchange) {
     machine_profile *m = plain_machine();
     problem_shape s = tiny_shape();
