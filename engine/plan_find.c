@@ -191,6 +191,14 @@ static hotset_status find_machine(const finding *f, uint64_t name, hotset_machin
 
 /* ---- Plan ---- */
 
+/* What is wrong with the options shows before the machine is measured. */
+static hotset_status check_options(const finding *f, hotset_error *err) {
+    hotset_plan *trial;
+    HOTSET_TRY(hotset_plan_cpu(&trial, f->model, &f->options, err));
+    hotset_plan_free(trial);
+    return HOTSET_OK;
+}
+
 static hotset_status make(const finding *f, const hotset_machine *machine, const char *path,
                           hotset_plan **out, hotset_error *err) {
     hotset_error why = {0};
@@ -253,6 +261,7 @@ hotset_status hotset_plan_find(hotset_plan **out, const hotset_model *model, con
     f.options.host_bytes_max =
         limited ? min_u64(f.options.host_bytes_max, f.here.memory_free_bytes) : f.here.memory_free_bytes;
     if (read_kept(&f, path, out)) return HOTSET_OK;
+    HOTSET_TRY(check_options(&f, err));
     HOTSET_TRY(find_machine(&f, machine_name, &machine, err));
     hotset_status status = make(&f, machine, path, out, err);
     hotset_machine_free(machine);

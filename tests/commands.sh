@@ -7,6 +7,7 @@ hotset=$1 model=$2
 [ -f "$model" ] || { echo "SKIP: $model is not there"; exit 77; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export XDG_CACHE_HOME=$work/cache # plans and what was measured for them
 out=$work/out err=$work/err
 vocab_n=4096 # of the model
 failed=0 checked=0
@@ -506,6 +507,79 @@ check_machine() {
     expect "machine: and leaves no file" [ -z "$(find "$work" -name 'never*')" ]
 }
 
-for check in wrong_usage errors help tokenize logits run stop eval bench inspect profile convert machine; do "check_$check"; done
+check_plan() {
+    local machines shapes plan=$work/plan.json page=$work/plan.html
+    machines=$(dirname "$0")/../profiles/machines shapes=$(dirname "$0")/shapes
+    local there=(--machine "$machines/cpu-ddr5.json" --threads 1)
+    # for a machine that is not here: the same input gives the same bytes
+    run 0 plan "$model" "${there[@]}" -o "$plan" --html "$page"
+    expect "plan: the table" grep -q "tokens/s" "$out"
+    expect "plan: a page that is whole" grep -q '</html>' "$page"
+    run 0 plan "$model" "${there[@]}" -o "$work/again.json" --json
+    expect "plan: the same bytes" same "$plan" "$work/again.json"
+    expect "plan --json: the plan itself" same "$plan" "$out"
+    run 0 plan "$model" "${there[@]}" -o -
+    expect "plan -o -: the plan on standard output" same "$plan" "$out"
+    run 0 inspect "$plan"
+    expect "inspect: a plan" grep -q "tokens/s" "$out"
+    run 0 inspect "$plan" --json
+    expect "inspect --json: the plan's file" same "$plan" "$out"
+    run 0 plan --shape "$shapes/qwen3-30b-a3b.json" --machine "$machines/rtx4090-ddr5.json"
+    expect "plan --shape: a GPU's column" grep -q cuda0 "$out"
+    run 0 plan --shape "$shapes/deepseek-v3.json" --machine "$machines/rtx5090-ddr5.json" --ctx 2048 --json
+    expect "plan --shape: options count" grep -q '"context_n": 2048' "$out"
+
+    # by a plan, the same text; what the plan says is not asked for twice
+    run 0 run "$model" -p "The whale" -n 12 --temp 0 --plan "$plan"
+    cp "$out" "$work/by_plan"
+    run 0 run "$model" -p "The whale" -n 12 --temp 0 --plan cpu --threads 1
+    expect "run --plan: the same text" same "$work/by_plan" "$out"
+    run 0 bench "$model" -p 8 -n 2 -r 1 --plan "$plan"
+    refuse 1 "--threads" run "$model" -p x --plan "$plan" --threads 2
+    refuse 1 "planned for 512 tokens" run "$model" -p x --plan "$plan" --ctx 513
+    refuse 1 "$work/missing" run "$model" -p x --plan "$work/missing"
+    refuse 1 "$machines/cpu-ddr5.json" run "$model" -p x --plan "$machines/cpu-ddr5.json"
+    refuse 1 "activations are recorded" profile "$model" --text "$work/one.txt" -o "$work/never" --plan "$plan"
+    run 0 synth "$work/other.gguf" --shape tiny --type Q4_0 -q
+    refuse 1 "shape 0x" run "$work/other.gguf" -p x --plan "$plan"
+    sed 's/"version": 1/"version": 9/' "$plan" >"$work/newer.json"
+    refuse 1 "version 9" run "$model" -p x --plan "$work/newer.json"
+    head -c 3000 "$plan" >"$work/half.json"
+    refuse 1 "$work/half.json" inspect "$work/half.json"
+
+    # for this machine: measured once, kept, found again, made anew where it no longer fits
+    run 0 run "$model" -p "The whale" -n 2 --seed 1 --ctx 200
+    expect "run: says that it plans" grep -q "planned for this machine" "$err"
+    run 0 run "$model" -p "The whale" -n 2 --seed 1 --ctx 200
+    expect "run: finds the plan" grep -q "the kept plan" "$err"
+    expect "run: measures no more" [ "$(grep -c measuring "$err")" -eq 0 ]
+    run 0 run "$model" -p "The whale" -n 2 --seed 1 --ctx 200 --quiet
+    expect "run --quiet: without a word" [ ! -s "$err" ]
+    for plan in "$XDG_CACHE_HOME"/hotset/plan-*; do echo broken >"$plan"; done
+    run 0 run "$model" -p "The whale" -n 2 --seed 1 --ctx 200
+    expect "run: a broken kept plan is made anew, with a word" grep -q "planning anew" "$err"
+    run 0 plan "$model" --verify
+    expect "plan --verify: measured beside predicted" grep -qi "measured" "$out"
+    run 0 plan "$model" "${there[@]}" --verify
+    expect "plan --verify: devices with declared rates are left out, with a word" grep -q "cpu: its rates are declared" "$err"
+    (unset XDG_CACHE_HOME HOME && run 0 run "$model" -p "The whale" -n 2 --seed 1)
+    XDG_CACHE_HOME=/proc/none run 0 run "$model" -p "The whale" -n 2 --plan cpu
+    refuse 1 "HOME" plan "$model" --machine "$work/missing/HOME"
+
+    refuse 2 "is missing" plan
+    refuse 2 "exclude each other" plan "$model" --shape "$shapes/qwen3-8b.json"
+    refuse 2 "needs the model itself" plan --shape "$shapes/qwen3-8b.json" --verify
+    refuse 2 "must be one of decode|prefill|balanced" plan "$model" --optimise speed
+    refuse 1 "$work/missing" plan --shape "$work/missing" "${there[@]}"
+    refuse 1 "no device 'cuda3'" plan "$model" "${there[@]}" --devices cpu,cuda3
+    refuse 1 "$work/no/folder" plan "$model" "${there[@]}" --quiet -o "$work/no/folder" --json
+    run 0 plan "$model" "${there[@]}" --memory copied --sparsity off --json
+    local needed
+    needed=$(sed -nE 's/^ *"total_bytes": ([0-9]+).*/\1/p; s/.*"total_bytes": ([0-9]+).*/\1/p' "$out" | head -n 1)
+    refuse 1 "needs $needed bytes" plan "$model" "${there[@]}" --memory copied --sparsity off --ram $((needed - 1))B
+    run 0 plan "$model" "${there[@]}" --memory copied --sparsity off --ram "${needed}B"
+}
+
+for check in wrong_usage errors help tokenize logits run stop eval bench inspect profile convert machine plan; do "check_$check"; done
 echo "$checked expectations, $failed not met"
 [ $failed -eq 0 ]
