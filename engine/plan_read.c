@@ -21,7 +21,7 @@ hotset_plan_options planning_options(const plan_data *data) {
         .sparsity = sparsities[data->sparsity],
         .goal = goals[data->goal],
         .isa = *data->isa ? data->isa : NULL,
-        .host_bytes_max = UINT64_MAX};
+        .host_bytes_max = PLAN_BYTES_MAX};
 }
 
 static hotset_status check_units(const plan_data *data, const hotset_model *m, hotset_error *err) {

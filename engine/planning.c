@@ -308,7 +308,8 @@ hotset_status planning_make(hotset_plan **out, const planning *what, hotset_spar
     HOTSET_TRY(device_cpu_get_facts(&here, err));
     uint32_t thread_n = host->processor.thread_n ? host->processor.thread_n : here.thread_n;
     HOTSET_TRY(plan_resolve(&w.options, &what->model->shape, thread_n, here.isa_best, err));
-    w.host_bytes = w.options.host_bytes_max ? w.options.host_bytes_max : host->free_bytes;
+    w.host_bytes =
+        w.options.host_bytes_max ? min_u64(w.options.host_bytes_max, PLAN_BYTES_MAX) : host->free_bytes;
     HOTSET_TRY(device_cpu_open(&w.cpu, &(device_cpu_options){w.options.thread_n, w.options.isa}, err));
     w.options.isa = device_cpu_isa(w.cpu);
     hotset_status status = w.options.sparsity == HOTSET_SPARSITY_AUTO

@@ -115,9 +115,13 @@ static void put_next(walk *w, const char *name) {
 
 static void put_text(walk *w, const char *text) {
     put(w, "\"");
-    for (const char *c = text; *c; c++) {
-        if (*c == '"' || *c == '\\') put(w, "\\");
-        put_bytes(w, c, 1);
+    while (*text) {
+        size_t plain_n = strcspn(text, "\"\\");
+        put_bytes(w, text, plain_n);
+        text += plain_n;
+        if (!*text) break;
+        put(w, "\\");
+        put_bytes(w, text++, 1);
     }
     put(w, "\"");
 }

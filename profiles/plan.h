@@ -9,20 +9,31 @@
  * token uses. Its *units* (experts, or groups of `neuron_n` neurons) have a place each: a device, or the
  * model's file, from where they are read when they are used. A chunk is `batch_n` rows of a prompt.
  *
- * File: JSON with sorted keys, seconds and shares with four significant digits, bytes exact, so that equal
- * plans give equal bytes. Reading is strict, as of machine profiles (profiles/machine.h). Places of units are
- * bitmaps in hexadecimal digits, one for each four units: the lowest bit of the first digit is unit 0; "all"
- * is short for all of them, a place without units does not appear. In outline:
+ * File: JSON with sorted keys, seconds and shares with four significant digits (spreads: three decimals),
+ * bytes exact, so that equal plans give equal bytes. Reading is strict, as of machine profiles
+ * (profiles/machine.h). Places of units are bitmaps in hexadecimal digits, one for each four units: the
+ * lowest bit of the first digit is unit 0; "all" is short for all of them, a place without units does not
+ * appear. Keys of `busy_s`, `units` and `use` are devices, of the last two also "file"; what is not there is
+ * 0.
+ *
+ * What can be absent: a prediction, all or nothing: without `token_s` there are no other seconds either, but
+ * measured ones, and no gains. Of a layer of kind "none": `neuron_n`, `unit_n`, `units`, `use`. `busy_s` and
+ * `use` of zeros, empty lists, empty `activations`, `isa` and model's `name`, and unknown `weights`.
+ *
+ * In outline:
  *
  *   { "activations": "...", "batch_n", "chunk_s", "context_n",
- *     "devices": [ { "declared", "kind", "ledger": { "dense_bytes", ... }, "limit_bytes", "model", "name" }
- * ], "format": "hotset.plan", "gains": [ { "token_s", "what" } ], "goal": "decode", "head": "cpu", "head_s",
+ *     "devices": [ { "declared", "kind", "ledger": { "dense_bytes", ... }, "limit_bytes", "model",
+ *                    "name" } ],
+ *     "format": "hotset.plan", "gains": [ { "token_s", "what" } ], "goal": "decode", "head": "cpu",
+ *     "head_s",
  *     "isa", "layers": [ { "busy_s": { "cpu": 0.001 }, "chunk_s", "home": "cpu", "kind": "neurons",
- * "merge_s", "mixer_s", "neuron_n", "send_s", "streamed", "unit_n", "units": { "cpu": "0f..", "cuda0": "f0.."
- * }, "use": { "cpu": 0.2, ... } } ], "made_by", "measured": [ { "kept", "measured_s", "predicted_s",
- * "spread", "what" } ], "memory": "copied", "model": { "architecture", "name", "shape": "0x..", "weights":
- * "0x.." }, "session_n", "sparsity", "state": "F16", "stream_row_n", "submit_s", "thread_n", "token_s",
- *     "version": 1 }
+ *                          "merge_s", "mixer_s", "neuron_n", "send_s", "streamed", "unit_n",
+ *                          "units": { "cpu": "0f..", "cuda0": "f0.." }, "use": { "cpu": 0.2, ... } } ],
+ *     "made_by", "measured": [ { "kept", "measured_s", "predicted_s", "spread", "what" } ],
+ *     "memory": "copied", "model": { "architecture", "name", "shape": "0x..", "weights": "0x.." },
+ *     "prefill_skips", "session_n", "sparsity", "state": "F16", "stream_row_n", "submit_s", "thread_n",
+ *     "token_s", "version": 1 }
  */
 #ifndef HOTSET_PROFILES_PLAN_H
 #define HOTSET_PROFILES_PLAN_H
@@ -37,6 +48,9 @@ enum {
     PLAN_LAYER_MAX = 4096,
     PLAN_UNIT_MAX = 1 << 24,     /* of one layer */
     PLAN_UNIT_SUM_MAX = 1 << 25, /* of all layers: with ten places that is still a file within its limit */
+    PLAN_CONTEXT_MAX = 1 << 24,
+    PLAN_SESSION_MAX = 4096,
+    PLAN_BATCH_MAX = 4096,
     PLAN_GAIN_MAX = 2 * PLAN_DEVICE_MAX,
     PLAN_MEASURED_MAX = 16,
     PLAN_TEXT_BYTES = 256,
@@ -90,8 +104,8 @@ typedef struct plan_device {
 typedef struct plan_layer {
     uint32_t home; /* device */
     plan_unit_kind kind;
-    uint32_t unit_n;                       /* NO_UNITS: 0 */
-    uint32_t neuron_n;                     /* of one unit */
+    uint32_t unit_n;                       /* NO_UNITS: 0, else at least 1 */
+    uint32_t neuron_n;                     /* of one unit; NO_UNITS: 0 */
     uint8_t *place;                        /* [unit_n] device, or PLAN_IN_FILE */
     double use[PLAN_DEVICE_MAX], file_use; /* share of the layer's activations that each place has: sum 1, or
                                               0 where nothing is active */
@@ -114,21 +128,24 @@ typedef struct plan_measured {
     bool kept; /* it is this plan */
 } plan_measured;
 
-/* Invariants (plan_data_check): device 0 is "cpu" and the only CPU, names differ; numbers are within the
- * limits above; homes and head are devices; each unit has one place; a device's `use` is 0 where it has no
- * units; ledgers add up and are within their limits; only the host has `embedding` and `mapped`; units in the
- * file only where memory allows it (experts); texts are UTF-8 of one line; one measured one at most is kept.
- */
+/* Invariants (plan_data_check): device 0 is "cpu" and the only CPU, names differ, are made of small letters
+ * and digits and are not "file"; numbers are within the limits above; homes and head are devices; each unit
+ * has one place; a place's `use` is 0 where it has no units; ledgers add up and are within their limits; only
+ * the host has `embedding` and `mapped`; only experts are in the file; a layer has units just where its kind
+ * says so; without `token_s` nothing is predicted; texts are UTF-8 of one line; one measured one at most is
+ * kept. */
 typedef struct plan_data {
     char made_by[MACHINE_NAME_BYTES];
     char architecture[32], name[64];
     uint64_t shape, weights;           /* fingerprints; weights 0: unknown, planned from a shape alone */
     char activations[PLAN_TEXT_BYTES]; /* where the use of units comes from, for people */
-    uint32_t context_n, session_n, batch_n, thread_n;
-    char isa[16]; /* of the CPU; "" where it is left to the machine */
+    uint32_t context_n, session_n, batch_n;
+    uint32_t thread_n; /* of the CPU; 0 where it is left to the machine */
+    char isa[16];      /* of the CPU; "" where it is left to the machine */
     machine_state state;
     plan_sparsity sparsity;
-    bool prefill_skips; /* steps of many rows leave neurons out too, where a measured crossover says that it pays */
+    bool prefill_skips; /* steps of many rows leave neurons out too, where a measured crossover says that it
+                           pays */
     plan_memory memory;
     plan_goal goal;
     uint32_t device_n, layer_n, gain_n, measured_n;
@@ -147,8 +164,8 @@ typedef struct plan_data {
 
 /* ---- Life ---- */
 
-/* Zeroed layers with `unit_n[i]` units each on device 0 (NULL: none). Errors: E_ARGUMENT (limits), E_MEMORY.
- */
+/* Zeroed layers with `unit_n[i]` units each on device 0 (NULL: none); their kind is the caller's to set, too.
+ * Errors: E_ARGUMENT (limits), E_MEMORY. */
 HOTSET_CHECKED hotset_status plan_data_make(plan_data **out, uint32_t layer_n, const uint32_t *unit_n,
                                             hotset_error *err);
 void plan_data_free(plan_data *p);
@@ -164,7 +181,8 @@ bool plan_device_used(const plan_data *p, uint32_t d);
 /* Checks the plan and writes it; a reader never sees half a file. Errors: E_FORMAT (plan_data_check), E_IO,
  * E_MEMORY. */
 HOTSET_CHECKED hotset_status plan_data_write(const plan_data *p, const char *path, hotset_error *err);
-/* The text of the file through `write`, in pieces. Errors: E_FORMAT (plan_data_check). */
+/* The text of the file through `write`, in pieces. Errors: E_FORMAT (plan_data_check): nothing is written;
+ * E_MEMORY: it ends somewhere. */
 HOTSET_CHECKED hotset_status plan_data_print(const plan_data *p, hotset_text_fn *write, void *cookie,
                                              hotset_error *err);
 /* Reads and checks. Errors, which begin with the path: E_IO, E_FORMAT (with the field, or line and column of
