@@ -120,6 +120,11 @@ static hotset_status check_plan(const hotset_model *m, const hotset_plan *p, hot
     if (memcmp(&p->shape, &m->shape, sizeof p->shape))
         return hotset_fail(err, HOTSET_E_ARGUMENT, "the plan was made for another model (%s %s)",
                            p->shape.architecture, p->shape.name);
+    for (uint32_t l = 0; l < p->data->layer_n; l++)
+        if (p->data->layer[l].kind == PLAN_NEURONS && plan_layer_units(&p->data->layer[l], PLAN_IN_FILE))
+            return hotset_fail(
+                err, HOTSET_E_UNSUPPORTED,
+                "the plan leaves neurons of layer %u in the file; only whole experts are read from there", l);
     for (uint32_t d = 1; d < p->data->device_n; d++)
         if (plan_device_used(p->data, d))
             return hotset_fail(

@@ -131,9 +131,9 @@ typedef struct plan_measured {
 /* Invariants (plan_data_check): device 0 is "cpu" and the only CPU, names differ, are made of small letters
  * and digits and are not "file"; numbers are within the limits above; homes and head are devices; each unit
  * has one place; a place's `use` is 0 where it has no units; ledgers add up and are within their limits; only
- * the host has `embedding` and `mapped`; only experts are in the file; a layer has units just where its kind
- * says so; without `token_s` nothing is predicted; texts are UTF-8 of one line; one measured one at most is
- * kept. */
+ * the host has `embedding` and `mapped`; no unit is in the file where all of them are mapped; a layer has
+ * units just where its kind says so; without `token_s` nothing is predicted; texts are UTF-8 of one line; one
+ * measured one at most is kept. */
 typedef struct plan_data {
     char made_by[MACHINE_NAME_BYTES];
     char architecture[32], name[64];

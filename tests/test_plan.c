@@ -419,8 +419,6 @@ static const struct damage {
     {"\"home\": \"cpu\"", "\"home\": \"file\"", HOTSET_E_FORMAT, "layers[0].home: there is no device 'file'"},
     {"\"kind\": \"neurons\"", "\"kind\": \"none\"", HOTSET_E_FORMAT, "layers[0].neuron_n: unknown field"},
     {"\"kind\": \"none\"", "\"kind\": \"neurons\"", HOTSET_E_FORMAT, "layers[2].neuron_n: missing"},
-    {"\"kind\": \"experts\"", "\"kind\": \"neurons\"", HOTSET_E_FORMAT,
-     "layers[1].units: unit 3 is in the file, where only experts may be"},
     {"\"unit_n\": 18", "\"unit_n\": 0", HOTSET_E_FORMAT, "layers[0].unit_n: 0 is not in 1 .. 16777216"},
     {"\"unit_n\": 18", "\"unit_n\": 16777216", HOTSET_E_FORMAT,
      "layers[0].units.cpu: 5 digits are not the 4194304 of 16777216 units"},
@@ -652,8 +650,7 @@ Test(plan, wrong_plans_are_refused) {
     WRONG(p->memory, PLAN_MEMORY_COUNT, "memory: '' is none of copied, mapped");
     WRONG(p->layer[1].kind, PLAN_UNIT_KIND_COUNT, "layers[1].kind: '' is none of none, neurons, experts");
     WRONG(p->layer[0].place[17], 3, "layers[0].units: unit 17 has no place");
-    WRONG(p->layer[0].place[17], PLAN_IN_FILE,
-          "layers[0].units: unit 17 is in the file, where only experts may be");
+    WRONG(p->memory, PLAN_MAPPED, "layers[1].units: unit 3 is in the file, as all weights that are mapped");
     WRONG(p->layer[0].kind, PLAN_NO_UNITS, "layers[0].unit_n: 18 units of a layer of none");
     WRONG(p->layer[2].kind, PLAN_EXPERTS, "layers[2].neuron_n: 0 is not in 1 .. 16777216");
     WRONG(p->layer[2].neuron_n, 1, "layers[2].neuron_n: 1 neurons of no units");
