@@ -81,7 +81,7 @@ const char *plan_sparsity_name(plan_sparsity sparsity); /* "off", "exact", "pred
 const char *plan_memory_name(plan_memory memory);
 const char *plan_unit_kind_name(plan_unit_kind kind); /* "none", "neurons", "experts" */
 
-/* Bytes on one device; of the host, 0. */
+/* Bytes on one device. */
 typedef struct plan_ledger {
     uint64_t dense;     /* mixers, shared tensors, norms, predictors' shared halves */
     uint64_t embedding; /* the host's */
@@ -131,7 +131,7 @@ typedef struct plan_measured {
 /* Invariants (plan_data_check): device 0 is "cpu" and the only CPU, names differ, are made of small letters
  * and digits and are not "file"; numbers are within the limits above; homes and head are devices; each unit
  * has one place; a place's `use` is 0 where it has no units; ledgers add up and are within their limits; only
- * the host has `embedding` and `mapped`; no unit is in the file where all of them are mapped; a layer has
+ * the host has `embedding` and `mapped`; a layer has
  * units just where its kind says so; without `token_s` nothing is predicted; texts are UTF-8 of one line; one
  * measured one at most is kept. */
 typedef struct plan_data {

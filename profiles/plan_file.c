@@ -209,10 +209,6 @@ static void count_units(walk *w, const plan_data *p, const plan_layer *l, uint32
             walk_fail_field(w, "units", "unit %u has no place", u);
             return;
         }
-        if (l->place[u] == PLAN_IN_FILE && p->memory != PLAN_COPIED) {
-            walk_fail_field(w, "units", "unit %u is in the file, as all weights that are mapped", u);
-            return;
-        }
     }
 }
 

@@ -203,7 +203,7 @@ static void check_plan(const problem *p, const placement *found) {
     MUST(isfinite(found->token_s) && found->token_s > 0);
     for (uint32_t d = 0; d < p->device_n; d++) {
         const placement_ledger *b = &found->ledger[d];
-        MUST(b->total == b->scratch + b->dense + b->state + b->units + b->head + b->embedding);
+        MUST(b->total == b->scratch + b->tables + b->dense + b->state + b->units + b->head + b->embedding);
         MUST(b->total <= p->device[d].limit_bytes);
     }
 }

@@ -650,7 +650,6 @@ Test(plan, wrong_plans_are_refused) {
     WRONG(p->memory, PLAN_MEMORY_COUNT, "memory: '' is none of copied, mapped");
     WRONG(p->layer[1].kind, PLAN_UNIT_KIND_COUNT, "layers[1].kind: '' is none of none, neurons, experts");
     WRONG(p->layer[0].place[17], 3, "layers[0].units: unit 17 has no place");
-    WRONG(p->memory, PLAN_MAPPED, "layers[1].units: unit 3 is in the file, as all weights that are mapped");
     WRONG(p->layer[0].kind, PLAN_NO_UNITS, "layers[0].unit_n: 18 units of a layer of none");
     WRONG(p->layer[2].kind, PLAN_EXPERTS, "layers[2].neuron_n: 0 is not in 1 .. 16777216");
     WRONG(p->layer[2].neuron_n, 1, "layers[2].neuron_n: 1 neurons of no units");
