@@ -144,9 +144,10 @@ void figures_prefill(const figures *f, char text[FIGURES_TEXT_BYTES]) {
                      p->stream_row_n);
     } else {
         snprintf(text, FIGURES_TEXT_BYTES,
-                 "the CPU computes its own %s for prompts too: copying them pays %s %" PRIu32 " rows",
-                 f->word, p->stream_row_n ? "only from" : "nowhere up to",
-                 p->stream_row_n ? p->stream_row_n : p->batch_n);
+                 "the CPU computes its own %s for prompts too; copying them to the GPU would %s %" PRIu32
+                 " rows%s",
+                 f->word, p->stream_row_n ? "pay from" : "not pay for up to",
+                 p->stream_row_n ? p->stream_row_n : p->batch_n, p->stream_row_n ? " on" : "");
     }
 }
 
@@ -163,7 +164,8 @@ __attribute__((format(printf, 2, 3))) static void append(line *l, const char *fo
     va_start(args, format);
     int n = vsnprintf(l->text + l->used, left, format, args);
     va_end(args);
-    if (n > 0) l->used += min_u64((uint64_t)n, left - 1);
+    if (n > 0) prose_trim(l->text + l->used);
+    l->used += strlen(l->text + l->used);
 }
 
 static const char *plural(uint64_t n) { return n == 1 ? "" : "s"; }

@@ -50,6 +50,15 @@ void prose_column(const prose *o, const char *text, int width) {
     for (int i = n; i < -width; i++) prose_put(o, " ");
 }
 
+void prose_trim(char *text) {
+    size_t n = strlen(text), at = n;
+    while (at && ((unsigned char)text[at - 1] & 0xc0) == 0x80) at--;
+    if (!at) return;
+    unsigned char first = (unsigned char)text[at - 1];
+    size_t bytes = first < 0xc0 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+    if (at - 1 + bytes > n) text[at - 1] = 0;
+}
+
 /* ---- Numbers ---- */
 
 static const double power_of_10[] = {1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9};

@@ -20,6 +20,9 @@ void prose_escaped(const prose *o, const char *text);
 /* Padded to so many characters (of UTF-8): before the text or, with a negative width, after it. */
 void prose_column(const prose *o, const char *text, int width);
 
+/* Removes a character of UTF-8 at the end that was cut in half. */
+void prose_trim(char *text);
+
 /* A short text by value: prose_number(x, 1).s lives to the end of the full expression. */
 typedef struct prose_text {
     char s[32];
