@@ -1,0 +1,139 @@
+/* kernels.h - between device.c and the kernels: one family for each kind of operation.
+ *
+ * device.c checks a list's operations when it is recorded and then has each launched, once per submission or
+ * once into a graph. A family's launch therefore enqueues kernels and nothing else: it allocates nothing,
+ * waits for nothing, and depends on nothing but the operation. What changes from step to step is read by the
+ * kernels from `step`, `row`, `output` and `epoch`, which are device memory: grids are made for row_max rows,
+ * and blocks of rows that the step does not have return at once. Operands are resolved by gpu_at. */
+#ifndef HOTSET_GPU_KERNELS_H
+#define HOTSET_GPU_KERNELS_H
+
+#include "devices/gpu/vendor.h"
+
+#ifdef __cplusplus
+#define _Static_assert static_assert
+extern "C" {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wextra" /* of what is fine in C */
+#endif
+
+#include "devices/device.h"
+#include "devices/quant.h"
+
+#ifdef __cplusplus
+#pragma GCC diagnostic pop
+#endif
+
+/* A buffer of a GPU: `device` is where kernels find it, NULL where they cannot (mapped files). */
+typedef struct gpu_buffer {
+    device_buffer base;
+    uint8_t *device;
+} gpu_buffer;
+
+/* Where an operation is launched, and what its kernels read: all pointers are device addresses. */
+typedef struct gpu_call {
+    gpuStream stream;
+    const device_step *step;
+    const device_row *row;   /* [row_max] */
+    const int32_t *output;   /* [row_max] */
+    const uint64_t *epoch;   /* of this submission */
+    const uint64_t *abandon; /* pinned; not 0: kernels that wait for something give up */
+    uint64_t *late;          /* pinned; set to 1 by a kernel that gave up waiting */
+    uint8_t *workspace;      /* aligned to GPU_ALIGN; workspace_bytes of the operation */
+    uint32_t multiprocessor_n;
+} gpu_call;
+
+enum { GPU_ALIGN = 256 };
+
+/* One kind of operation. */
+typedef struct gpu_family {
+    /* E_UNSUPPORTED names what there is no kernel for, by gpu_unsupported. NULL: all is supported. */
+    hotset_status (*check)(const device_op *op, hotset_error *err);
+    /* Pure; asked only for operations that pass the check. NULL: 0. */
+    uint64_t (*workspace_bytes)(const device_op *op);
+    void (*launch)(const gpu_call *call, const device_op *op);
+} gpu_family;
+
+/* By device_op_kind, NULL: not done (families.c). Each is defined where its kernels are. */
+extern const gpu_family *const gpu_families[DEVICE_OP_COUNT];
+extern const gpu_family gpu_embed, gpu_rotary, gpu_norm, gpu_prepare, gpu_activate, gpu_route, gpu_combine,
+    gpu_tally, gpu_gather, gpu_wait, gpu_signal; /* vector.cu */
+extern const gpu_family gpu_linear, gpu_experts; /* matvec.cu and matmul.cu */
+extern const gpu_family gpu_attend;              /* attend.cu */
+extern const gpu_family gpu_select;              /* neurons.cu */
+
+/* "rope of layer 3: the GPU has no kernel for weights of type Q5_0" and the like; returns E_UNSUPPORTED. */
+hotset_status gpu_unsupported(hotset_error *err, const device_op *op, const char *what, const char *value);
+
+/* Copies a list's step table from pinned to device memory and takes the epoch: the first kernel of every
+ * submission. */
+void gpu_launch_step(gpuStream stream, const device_step *from, device_step *to, uint64_t table_bytes,
+                     uint64_t epoch, uint64_t *epoch_at);
+/* Waits until *counter >= value; sets it. */
+void gpu_launch_wait(gpuStream stream, const uint64_t *counter, uint64_t value, const uint64_t *abandon,
+                     uint64_t *late);
+void gpu_launch_signal(gpuStream stream, uint64_t *counter, uint64_t value);
+/* The error of the last launch, gpuSuccess if it went well. */
+gpuError gpu_launch_error(void);
+
+/* ---- Operands as kernels take them ---- */
+
+static inline uint8_t *gpu_at(device_ref r) {
+    return r.buffer ? ((const gpu_buffer *)(const void *)r.buffer)->device + r.offset : NULL;
+}
+
+/* Row r at `at + r * stride`; at NULL: absent. */
+typedef struct gpu_rows {
+    float *at;
+    uint32_t stride;
+} gpu_rows;
+
+static inline gpu_rows gpu_rows_of(device_rows rows) {
+    gpu_rows r = {(float *)(void *)gpu_at(rows.ref), rows.stride};
+    return r;
+}
+
+/* Weights; with units `data` is the slab's beginning and unit u stands at data + unit_offset[u]. */
+typedef struct gpu_matrix {
+    const uint8_t *data;
+    const uint64_t *unit_offset; /* NULL: one matrix */
+    uint64_t row_bytes;
+    uint32_t in_n, out_n;
+} gpu_matrix;
+
+static inline gpu_matrix gpu_matrix_of(const device_matrix *m) {
+    device_ref base = {m->data.buffer, m->unit_n ? 0 : m->data.offset};
+    gpu_matrix g = {gpu_at(base), m->unit_n ? (const uint64_t *)(const void *)gpu_at(m->unit_offset) : NULL,
+                    m->row_bytes, m->in_n, m->out_n};
+    return g;
+}
+
+#ifdef __cplusplus
+}
+
+/* ---- In kernels ---- */
+
+/* Rows that this step has for an operation. */
+GPU_DEVICE uint32_t gpu_row_n(const device_step *step, bool outputs) {
+    return outputs ? step->output_n : step->row_n;
+}
+GPU_DEVICE float *gpu_row(gpu_rows rows, uint32_t r) { return rows.at + (size_t)r * rows.stride; }
+GPU_DEVICE const uint8_t *gpu_unit(const gpu_matrix m, uint32_t unit) {
+    return m.unit_offset ? m.data + m.unit_offset[unit] : m.data;
+}
+/* Sums over the 32 lanes of a warp, in a fixed order; every lane has the result. */
+GPU_DEVICE float gpu_warp_sum(float x) {
+    for (int mask = 16; mask > 0; mask /= 2) x += GPU_SHUFFLE_XOR(x, mask);
+    return x;
+}
+GPU_DEVICE double gpu_warp_sum_double(double x) {
+    for (int mask = 16; mask > 0; mask /= 2) x += GPU_SHUFFLE_XOR(x, mask);
+    return x;
+}
+GPU_DEVICE float gpu_warp_max(float x) {
+    for (int mask = 16; mask > 0; mask /= 2) x = fmaxf(x, GPU_SHUFFLE_XOR(x, mask));
+    return x;
+}
+#endif
+
+#endif
