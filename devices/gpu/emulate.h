@@ -118,6 +118,8 @@ struct dim3 : emu_dim {
 #define GPU_SHUFFLE_DOWN(v, by)  emu_shuffle((v), emu_lane() + (uint32_t)(by), __FILE__, __LINE__)
 #define GPU_SHUFFLE_XOR(v, mask) emu_shuffle((v), emu_lane() ^ (uint32_t)(mask), __FILE__, __LINE__)
 #define GPU_BALLOT(predicate)    emu_ballot((predicate), __FILE__, __LINE__)
+#define GPU_ATOMIC_ADD(p, v)     (*(p) += (v)) /* the threads of a block take turns */
+#define GPU_POLLS_PER_S          ((uint64_t)1 << 14)
 #define GPU_POPCOUNT(bits)       __builtin_popcount(bits)
 #define GPU_FENCE_SYSTEM()       __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #define GPU_LOAD_SYSTEM(p)       __atomic_load_n((const uint64_t *)(p), __ATOMIC_ACQUIRE)

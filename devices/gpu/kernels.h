@@ -57,7 +57,7 @@ typedef struct gpu_family {
 /* By device_op_kind, NULL: not done (families.c). Each is defined where its kernels are. */
 extern const gpu_family *const gpu_families[DEVICE_OP_COUNT];
 extern const gpu_family gpu_embed, gpu_rotary, gpu_norm, gpu_prepare, gpu_activate, gpu_route, gpu_combine,
-    gpu_tally, gpu_gather, gpu_wait, gpu_signal; /* vector.cu */
+    gpu_tally, gpu_gather, gpu_wait, gpu_signal; /* vector.cu, wait and signal: queue.cu */
 extern const gpu_family gpu_linear, gpu_experts; /* matvec.cu and matmul.cu */
 extern const gpu_family gpu_attend;              /* attend.cu */
 extern const gpu_family gpu_select;              /* neurons.cu */
@@ -73,8 +73,6 @@ void gpu_launch_step(gpuStream stream, const device_step *from, device_step *to,
 void gpu_launch_wait(gpuStream stream, const uint64_t *counter, uint64_t value, const uint64_t *abandon,
                      uint64_t *late);
 void gpu_launch_signal(gpuStream stream, uint64_t *counter, uint64_t value);
-/* The error of the last launch, gpuSuccess if it went well. */
-gpuError gpu_launch_error(void);
 
 /* ---- Operands as kernels take them ---- */
 
@@ -120,6 +118,24 @@ GPU_DEVICE uint32_t gpu_row_n(const device_step *step, bool outputs) {
 GPU_DEVICE float *gpu_row(gpu_rows rows, uint32_t r) { return rows.at + (size_t)r * rows.stride; }
 GPU_DEVICE const uint8_t *gpu_unit(const gpu_matrix m, uint32_t unit) {
     return m.unit_offset ? m.data + m.unit_offset[unit] : m.data;
+}
+/* e^x within 2 units in the last place, the same bits on every device: 2^n times a polynomial in the rest,
+ * which is at most ln(2) / 2. */
+GPU_DEVICE float gpu_exp(float x) {
+    const float log2_e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+    if (!(x > -104.0f)) return x == x ? 0.0f : x;
+    if (x > 88.8f) return INFINITY;
+    const float n = rintf(x * log2_e), r = fmaf(-n, ln2_low, fmaf(-n, ln2_high, x));
+    float p = 1.9875691500e-4f; /* coefficients: Moshier, Cephes expf */
+    p = fmaf(p, r, 1.3981999507e-3f);
+    p = fmaf(p, r, 8.3334519073e-3f);
+    p = fmaf(p, r, 4.1665795894e-2f);
+    p = fmaf(p, r, 1.6666665459e-1f);
+    p = fmaf(p, r, 5.0000001201e-1f);
+    p = fmaf(p, r * r, r) + 1.0f;
+    const int half = (int)n / 2, rest = (int)n - half; /* 2^n may be no normal number, its parts are */
+    return p * GPU_FLOAT_OF_BITS((uint32_t)(half + 127) << 23) *
+           GPU_FLOAT_OF_BITS((uint32_t)(rest + 127) << 23);
 }
 /* Sums over the 32 lanes of a warp, in a fixed order; every lane has the result. */
 GPU_DEVICE float gpu_warp_sum(float x) {

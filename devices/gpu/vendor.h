@@ -77,11 +77,12 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 
 #ifdef __cplusplus
 #define GPU_DEVICE static __device__ __forceinline__
-/* Work on each of the two forms of halves, and what real devices share. */
 #ifndef HOTSET_GPU_EMULATION
 #define GPU_KERNEL(threads)                             static __global__ void __launch_bounds__(threads)
 #define GPU_SHARED(type, name)                          __shared__ type name
 #define GPU_SYNC()                                      __syncthreads()
+#define GPU_ATOMIC_ADD(p, v)                            atomicAdd((p), (v)) /* integers only: their sum has no order */
+#define GPU_POLLS_PER_S                                 ((uint64_t)1 << 19) /* of memory of the host, about, with a pause between */
 #define GPU_FENCE_SYSTEM()                              __threadfence_system()
 #define GPU_LOAD_SYSTEM(p)                              (*(const volatile uint64_t *)(p))
 #define GPU_STORE_SYSTEM(p, v)                          (*(volatile uint64_t *)(p) = (v))
@@ -104,7 +105,7 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define GPU_DOT4(a, b, c)        __dp4a((int)(a), (int)(b), (int)(c)) /* signed bytes */
 #elif defined(HOTSET_GPU_HIP)
 #include <hip/hip_fp16.h>
-#define GPU_WARP_SYNC()          __builtin_amdgcn_wave_barrier()
+#define GPU_WARP_SYNC()          (__threadfence_block(), __builtin_amdgcn_wave_barrier())
 #define GPU_SHUFFLE(v, lane)     __shfl((v), (lane), GPU_WARP)
 #define GPU_SHUFFLE_DOWN(v, by)  __shfl_down((v), (by), GPU_WARP)
 #define GPU_SHUFFLE_XOR(v, mask) __shfl_xor((v), (mask), GPU_WARP)
