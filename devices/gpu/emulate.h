@@ -44,6 +44,8 @@ typedef struct emu_options {
 enum { EMU_DEVICE_MAX = 16 };
 /* Makes a device and gives its number. Errors: emuErrorInvalidDevice (there are EMU_DEVICE_MAX). */
 emuError_t emu_device_create(int *out, const emu_options *options);
+/* Counts from here on for the faults of the options; the rest of the options stays as it is. */
+void emu_device_arm(int device, const emu_options *faults);
 /* Its streams must be gone; memory that is left is freed. */
 void emu_device_destroy(int device);
 
@@ -97,6 +99,10 @@ uint16_t emu_float_to_half(float value);
 
 #ifdef __cplusplus
 }
+
+struct uint4 {
+    uint32_t x, y, z, w;
+};
 
 struct dim3 : emu_dim {
     dim3(uint32_t x_ = 1, uint32_t y_ = 1, uint32_t z_ = 1) : emu_dim{x_, y_, z_} {}

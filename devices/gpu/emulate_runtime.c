@@ -73,6 +73,16 @@ emuError_t emu_device_create(int *out, const emu_options *options) {
     return status;
 }
 
+void emu_device_arm(int number, const emu_options *faults) {
+    pthread_mutex_lock(&table_lock);
+    emu_device *d = &table[number];
+    d->options.fail_alloc = faults->fail_alloc;
+    d->options.fail_copy = faults->fail_copy;
+    d->options.fail_launch = faults->fail_launch;
+    d->alloc_n = d->copy_n = d->launch_n = 0;
+    pthread_mutex_unlock(&table_lock);
+}
+
 void emu_device_destroy(int number) {
     pthread_mutex_lock(&table_lock);
     emu_device *d = &table[number];

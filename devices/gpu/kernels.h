@@ -65,14 +65,22 @@ extern const gpu_family gpu_select;              /* neurons.cu */
 /* "rope of layer 3: the GPU has no kernel for weights of type Q5_0" and the like; returns E_UNSUPPORTED. */
 hotset_status gpu_unsupported(hotset_error *err, const device_op *op, const char *what, const char *value);
 
-/* Copies a list's step table from pinned to device memory and takes the epoch: the first kernel of every
- * submission. */
-void gpu_launch_step(gpuStream stream, const device_step *from, device_step *to, uint64_t table_bytes,
-                     uint64_t epoch, uint64_t *epoch_at);
+/* The first kernel of every submission: copies the step's table, of from_row_max rows in pinned memory, to
+ * one of row_max rows in device memory, whose outputs are those of this step from number 0 on; and the epoch.
+ */
+void gpu_launch_step(gpuStream stream, const device_step *from, uint32_t from_row_max, device_step *to,
+                     uint32_t row_max, uint64_t epoch, uint64_t *epoch_at);
 /* Waits until *counter >= value; sets it. */
 void gpu_launch_wait(gpuStream stream, const uint64_t *counter, uint64_t value, const uint64_t *abandon,
                      uint64_t *late);
 void gpu_launch_signal(gpuStream stream, uint64_t *counter, uint64_t value);
+
+/* For measuring: reads bytes (a multiple of 4096) and adds them up; multiplies and adds in registers, with
+ * GPU_PEAK_THREADS threads in each of block_n blocks. `sink` takes the results,
+ * a word for each block. */
+enum { GPU_PEAK_THREADS = 256, GPU_PEAK_INT8 = 64, GPU_PEAK_FLOAT = 16 /* of a thread and iteration */ };
+void gpu_launch_read(gpuStream stream, const uint8_t *from, uint64_t bytes, uint32_t block_n, uint32_t *sink);
+void gpu_launch_peak(gpuStream stream, bool int8, uint32_t iteration_n, uint32_t block_n, uint32_t *sink);
 
 /* ---- Operands as kernels take them ---- */
 

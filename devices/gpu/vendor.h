@@ -23,10 +23,12 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 
 #if defined(HOTSET_GPU_CUDA)
 #include <cuda_runtime.h>
-#define GPU_VENDOR         "cuda"
-#define GPU(name)          cuda##name
-#define gpuHostAlloc(p, n) cudaHostAlloc((void **)(p), (n), cudaHostAllocMapped | cudaHostAllocPortable)
-#define gpuHostFree        cudaFreeHost
+#define GPU_VENDOR                       "cuda"
+#define GPU(name)                        cuda##name
+#define gpuHostAlloc(p, n)               cudaHostAlloc((void **)(p), (n), cudaHostAllocMapped | cudaHostAllocPortable)
+#define gpuHostFree                      cudaFreeHost
+#define gpuDeviceProperties              struct cudaDeviceProp
+#define GPU_INSTRUCTIONS(text, bytes, p) snprintf((text), (bytes), "sm_%d%d", (p).major, (p).minor)
 #elif defined(HOTSET_GPU_HIP)
 #ifndef __HIP_PLATFORM_AMD__
 #define __HIP_PLATFORM_AMD__ 1
@@ -40,7 +42,11 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define GPU(name)  hip##name
 #define gpuHostAlloc(p, n)                                                                                   \
     hipHostMalloc((void **)(p), (n), hipHostMallocMapped | hipHostMallocPortable | hipHostMallocCoherent)
-#define gpuHostFree hipHostFree
+#define gpuHostFree                      hipHostFree
+#define gpuDeviceProperties              hipDeviceProp_t
+#define GPU_INSTRUCTIONS(text, bytes, p) snprintf((text), (bytes), "%.*s", (int)(bytes)-1, (p).gcnArchName)
+#define gpuDeviceProperties              hipDeviceProp_t
+#define GPU_INSTRUCTIONS(text, bytes, p) snprintf((text), (bytes), "%.*s", (int)(bytes)-1, (p).gcnArchName)
 #else
 #define HOTSET_GPU_EMULATION 1
 #include "devices/gpu/emulate.h"
@@ -56,6 +62,7 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define gpuGetErrorString       GPU(GetErrorString)
 #define gpuGetLastError         GPU(GetLastError)
 #define gpuGetDeviceCount       GPU(GetDeviceCount)
+#define gpuGetDeviceProperties  GPU(GetDeviceProperties)
 #define gpuSetDevice            GPU(SetDevice)
 #define gpuMalloc               GPU(Malloc)
 #define gpuFree                 GPU(Free)
