@@ -13,7 +13,7 @@ function(hotset_gpu_module kind vendor)
   set_target_properties(${target} PROPERTIES OUTPUT_NAME hotset-${kind} CXX_VISIBILITY_PRESET hidden
                         LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR})
   target_compile_definitions(${target} PRIVATE ${vendor})
-  target_link_libraries(${target} PRIVATE hotset_settings Threads::Threads m)
+  target_link_libraries(${target} PRIVATE hotset_settings Threads::Threads PkgConfig::XXHASH m)
   if(NOT HOTSET_SANITIZE) # whose runtime the program has
     target_link_options(${target} PRIVATE -Wl,-z,defs)
   endif()
