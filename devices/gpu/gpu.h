@@ -43,7 +43,7 @@ struct device_queue {
     uint64_t *abandon; /* its word */
     uint32_t span_n;
     gpu_span *span;  /* [GPU_SPANS_MAX], NULL before anything was traced */
-    gpuEvent *event; /* [GPU_SPANS_MAX + 1]: span i lies between event i and i + 1 */
+    gpuEvent *event; /* [GPU_SPANS_MAX]: span i lies between event i and i + 1 */
 };
 
 static inline gpu_device *gpu_of(device *d) { return (gpu_device *)(void *)d; }

@@ -122,7 +122,7 @@ hotset_status gpu_list_record(device *d, const device_op *ops, uint32_t op_n, de
 /* ---- Traces: an event between each two operations ---- */
 
 void gpu_trace_free(device_queue *q) {
-    for (uint32_t i = 0; q->event && i <= GPU_SPANS_MAX; i++)
+    for (uint32_t i = 0; q->event && i < GPU_SPANS_MAX; i++)
         if (q->event[i]) (void)gpuEventDestroy(q->event[i]);
     free(q->event);
     free(q->span);
@@ -131,16 +131,16 @@ void gpu_trace_free(device_queue *q) {
 static hotset_status mark(device_queue *q, uint32_t i, hotset_error *err) {
     gpuError code = gpuSuccess;
     if (!q->span) HOTSET_TRY(base_calloc(&q->span, GPU_SPANS_MAX, sizeof *q->span, "a trace", err));
-    if (!q->event) HOTSET_TRY(base_calloc(&q->event, GPU_SPANS_MAX + 1, sizeof *q->event, "a trace", err));
+    if (!q->event) HOTSET_TRY(base_calloc(&q->event, GPU_SPANS_MAX, sizeof *q->event, "a trace", err));
     if (!q->event[i]) code = gpuEventCreate(&q->event[i]);
     if (!code) code = gpuEventRecord(q->event[i], q->stream);
     return code ? gpu_fail(q->gpu, code, err, "taking the time") : HOTSET_OK;
 }
 
-/* Events tell distances only; the last one happened now, or hardly before. */
+/* Events tell distances only; the last one, which begins a pause, happened now, or hardly before. */
 hotset_status gpu_trace_flush(device_queue *q, hotset_error *err) {
     const double now_s = base_now_s();
-    const uint32_t n = q->span_n;
+    const uint32_t n = q->span_n - 1;
     q->span_n = 0;
     for (uint32_t i = 0; i < n; i++) {
         float begin_ms, end_ms;
