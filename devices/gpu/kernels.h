@@ -54,13 +54,14 @@ typedef struct gpu_family {
     void (*launch)(const gpu_call *call, const device_op *op);
 } gpu_family;
 
-/* By device_op_kind, NULL: not done (families.c). Each is defined where its kernels are. */
+/* By device_op_kind, NULL: not done (families.c). Each is defined where its kernels are, as GPU_TABLE
+ * gpu_family. */
 extern const gpu_family *const gpu_families[DEVICE_OP_COUNT];
-extern const gpu_family gpu_embed, gpu_rotary, gpu_norm, gpu_prepare, gpu_activate, gpu_route, gpu_combine,
-    gpu_tally, gpu_gather, gpu_wait, gpu_signal; /* vector.cu, wait and signal: queue.cu */
-extern const gpu_family gpu_linear, gpu_experts; /* matvec.cu and matmul.cu */
-extern const gpu_family gpu_attend;              /* attend.cu */
-extern const gpu_family gpu_select;              /* neurons.cu */
+extern GPU_TABLE gpu_family gpu_embed, gpu_rotary, gpu_norm, gpu_prepare, gpu_activate, gpu_route,
+    gpu_combine, gpu_tally, gpu_gather, gpu_wait, gpu_signal; /* vector.cu, wait and signal: queue.cu */
+extern GPU_TABLE gpu_family gpu_linear, gpu_experts;          /* matvec.cu and matmul.cu */
+extern GPU_TABLE gpu_family gpu_attend;                       /* attend.cu */
+extern GPU_TABLE gpu_family gpu_select;                       /* neurons.cu */
 
 /* "rope of layer 3: the GPU has no kernel for weights of type Q5_0" and the like; returns E_UNSUPPORTED. */
 hotset_status gpu_unsupported(hotset_error *err, const device_op *op, const char *what, const char *value);

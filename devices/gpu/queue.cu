@@ -87,8 +87,8 @@ static void launch_signal(const gpu_call *c, const device_op *op) {
     GPU_LAUNCH(signal_to, dim3(1), 1, c->stream, a);
 }
 
-const gpu_family gpu_wait = {NULL, NULL, launch_wait};
-const gpu_family gpu_signal = {NULL, NULL, launch_signal};
+GPU_TABLE gpu_family gpu_wait = {NULL, NULL, launch_wait};
+GPU_TABLE gpu_family gpu_signal = {NULL, NULL, launch_signal};
 
 /* ---- For measuring ---- */
 

@@ -617,12 +617,12 @@ static void launch_tally(const gpu_call *c, const device_op *op) {
 
 /* ---- The families ---- */
 
-const gpu_family gpu_embed = {check_embed, NULL, launch_embed};
-const gpu_family gpu_rotary = {NULL, NULL, launch_rotary};
-const gpu_family gpu_norm = {NULL, NULL, launch_norm};
-const gpu_family gpu_prepare = {NULL, NULL, launch_prepare};
-const gpu_family gpu_activate = {NULL, NULL, launch_activate};
-const gpu_family gpu_route = {check_route, NULL, launch_route};
-const gpu_family gpu_combine = {NULL, NULL, launch_combine};
-const gpu_family gpu_tally = {NULL, NULL, launch_tally};
-const gpu_family gpu_gather = {NULL, NULL, launch_gather};
+GPU_TABLE gpu_family gpu_embed = {check_embed, NULL, launch_embed};
+GPU_TABLE gpu_family gpu_rotary = {NULL, NULL, launch_rotary};
+GPU_TABLE gpu_family gpu_norm = {NULL, NULL, launch_norm};
+GPU_TABLE gpu_family gpu_prepare = {NULL, NULL, launch_prepare};
+GPU_TABLE gpu_family gpu_activate = {NULL, NULL, launch_activate};
+GPU_TABLE gpu_family gpu_route = {check_route, NULL, launch_route};
+GPU_TABLE gpu_family gpu_combine = {NULL, NULL, launch_combine};
+GPU_TABLE gpu_family gpu_tally = {NULL, NULL, launch_tally};
+GPU_TABLE gpu_family gpu_gather = {NULL, NULL, launch_gather};

@@ -80,6 +80,13 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define gpuEventRecord      GPU(EventRecord)
 #define gpuEventElapsedTime GPU(EventElapsedTime)
 
+/* Of tables with addresses of functions: clang takes constant ones for constants of the device. */
+#ifdef HOTSET_GPU_HIP
+#define GPU_TABLE
+#else
+#define GPU_TABLE const
+#endif
+
 /* ---- The language of kernels ---- */
 
 #ifdef __cplusplus
@@ -126,6 +133,13 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #elif defined(__gfx1100__) || defined(__gfx1101__) || defined(__gfx1102__) || defined(__gfx1103__)
 #define GPU_DOT4(a, b, c) __builtin_amdgcn_sudot4(true, (int)(a), true, (int)(b), (int)(c), false)
 #endif
+#endif
+
+/* Before a loop whose array indices are to become registers. */
+#ifdef HOTSET_GPU_EMULATION
+#define GPU_UNROLL
+#else
+#define GPU_UNROLL _Pragma("unroll")
 #endif
 
 #ifndef GPU_DOT4
