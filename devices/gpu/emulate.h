@@ -137,7 +137,7 @@ struct dim3 : emu_dim {
 #define GPU_BITS_OF_FLOAT(value) emu_cast<uint32_t, float>(value)
 #define GPU_LAUNCH(kernel, grid, threads, stream, args)                                                      \
     emu_launch((stream), #kernel, dim3(grid), (threads),                                                     \
-               [](const void *p) { kernel(*static_cast<const decltype(args) *>(p)); }, &(args),              \
+               [](const void *a_) { kernel(*static_cast<const decltype(args) *>(a_)); }, &(args),            \
                sizeof(args))
 
 template <typename To, typename From> static inline To emu_cast(From from) {

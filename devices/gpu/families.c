@@ -7,7 +7,8 @@ const gpu_family *const gpu_families[DEVICE_OP_COUNT] = {
     [DEVICE_OP_ACTIVATE] = &gpu_activate, [DEVICE_OP_ROUTE] = &gpu_route,
     [DEVICE_OP_COMBINE] = &gpu_combine,   [DEVICE_OP_TALLY] = &gpu_tally,
     [DEVICE_OP_GATHER] = &gpu_gather,     [DEVICE_OP_WAIT] = &gpu_wait,
-    [DEVICE_OP_SIGNAL] = &gpu_signal,
+    [DEVICE_OP_SIGNAL] = &gpu_signal,     [DEVICE_OP_LINEAR] = &gpu_linear,
+    [DEVICE_OP_EXPERTS] = &gpu_experts,   [DEVICE_OP_SELECT] = &gpu_select,
 };
 
 hotset_status gpu_unsupported(hotset_error *err, const device_op *op, const char *what, const char *value) {
