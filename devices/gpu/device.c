@@ -23,10 +23,9 @@ hotset_status gpu_begin(gpu_device *g, hotset_error *err) {
 static void remember(gpu_device *g, const hotset_error *failure) {
     pthread_mutex_lock(&g->lock);
     if (!g->failure.status) g->failure = *failure;
-    pthread_mutex_unlock(&g->lock);
     /* kernels that wait for somebody need not any more */
-    for (uint32_t i = 0; g->words && i < GPU_QUEUES_MAX; i++)
-        __atomic_store_n(g->words + i * GPU_LINE_WORDS, 1, __ATOMIC_RELEASE);
+    if (g->words) __atomic_store_n(g->words + GPU_ABANDON, 1, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&g->lock);
 }
 
 hotset_status gpu_fail(gpu_device *g, gpuError code, hotset_error *err, const char *what, ...) {
@@ -148,36 +147,37 @@ static void gpu_buffer_free(device_buffer *base) {
 
 /* ---- Queues ---- */
 
+/* A kernel that has given up waiting is a failure of the device: what came behind it had no business to run.
+ */
+static hotset_status check_waits(gpu_device *g, hotset_error *err) {
+    uint64_t why = __atomic_load_n(g->words + GPU_GAVE_UP, __ATOMIC_ACQUIRE);
+    if (!why) return HOTSET_OK;
+    hotset_error failure;
+    hotset_fail(&failure, HOTSET_E_DEVICE, "%s: %s", g->base.name,
+                why == GPU_GAVE_UP_LATE ? "waited too long for a counter"
+                                        : "a queue was closed while it waited");
+    remember(g, &failure);
+    return gpu_begin(g, err);
+}
+
 /* What stands in the queue still runs, but waits for nobody. */
 static void gpu_queue_close(device_queue *q) {
     if (!q) return;
     gpu_device *g = q->gpu;
     (void)gpuSetDevice(g->number);
     if (q->stream) {
-        __atomic_store_n(q->abandon, 1, __ATOMIC_RELEASE);
+        if (GPU(StreamQuery)(q->stream) != gpuSuccess)
+            __atomic_store_n(g->words + GPU_ABANDON, 1, __ATOMIC_RELEASE);
         (void)gpuStreamSynchronize(q->stream);
+        (void)gpuGetLastError();
+        (void)check_waits(g, NULL);
+        pthread_mutex_lock(&g->lock);
+        if (!g->failure.status) __atomic_store_n(g->words + GPU_ABANDON, 0, __ATOMIC_RELEASE);
+        pthread_mutex_unlock(&g->lock);
         (void)gpuStreamDestroy(q->stream);
     }
-    pthread_mutex_lock(&g->lock);
-    g->queue_open[q->number] = false;
-    pthread_mutex_unlock(&g->lock);
     gpu_trace_free(q);
     free(q);
-}
-
-/* The queue's number and word. */
-static bool take_word(gpu_device *g, device_queue *q) {
-    bool found = false;
-    pthread_mutex_lock(&g->lock);
-    for (uint32_t i = 0; i < GPU_QUEUES_MAX && !found; i++) {
-        if (g->queue_open[i]) continue;
-        found = g->queue_open[i] = true;
-        q->number = i;
-        q->abandon = g->words + i * GPU_LINE_WORDS;
-        __atomic_store_n(q->abandon, g->failure.status != HOTSET_OK, __ATOMIC_RELEASE);
-    }
-    pthread_mutex_unlock(&g->lock);
-    return found;
 }
 
 static hotset_status gpu_queue_open(device *d, device_queue_kind kind, device_queue **out,
@@ -189,10 +189,6 @@ static hotset_status gpu_queue_open(device *d, device_queue_kind kind, device_qu
     HOTSET_TRY(gpu_begin(g, err));
     HOTSET_TRY(base_calloc(&q, 1, sizeof *q, "a queue", err));
     q->gpu = g;
-    if (!take_word(g, q)) {
-        free(q);
-        return hotset_fail(err, HOTSET_E_ARGUMENT, "%s: more than %d queues", d->name, GPU_QUEUES_MAX);
-    }
     gpuError code = gpuStreamCreate(&q->stream);
     if (code) {
         q->stream = NULL;
@@ -209,12 +205,7 @@ static hotset_status gpu_queue_drain(device_queue *q, hotset_error *err) {
     gpuError code = gpuStreamSynchronize(q->stream);
     if (before) return before;
     if (code) return gpu_fail(g, code, err, "work that was submitted");
-    if (__atomic_load_n(g->words + GPU_LATE, __ATOMIC_ACQUIRE)) {
-        hotset_error failure;
-        hotset_fail(&failure, HOTSET_E_DEVICE, "%s: waited too long for a counter", g->base.name);
-        remember(g, &failure);
-        return gpu_begin(g, err);
-    }
+    HOTSET_TRY(check_waits(g, err));
     return q->span_n ? gpu_trace_flush(q, err) : HOTSET_OK;
 }
 
@@ -291,7 +282,7 @@ static hotset_status gpu_queue_wait(device_queue *q, device_ref counter, uint64_
     uint64_t *at;
     HOTSET_TRY(gpu_begin(q->gpu, err));
     HOTSET_TRY(counter_at(q->gpu, counter, &at, err));
-    gpu_launch_wait(q->stream, at, value, q->abandon, q->gpu->words + GPU_LATE);
+    gpu_launch_wait(q->stream, at, value, q->gpu->words + GPU_ABANDON, q->gpu->words + GPU_GAVE_UP);
     gpuError code = gpuGetLastError();
     return code ? gpu_fail(q->gpu, code, err, "launching a wait") : HOTSET_OK;
 }
@@ -317,6 +308,7 @@ static void gpu_close(device *d) {
     if (!d) return;
     gpu_device *g = gpu_of(d);
     (void)gpuSetDevice(g->number);
+    if (g->captures) (void)gpuStreamDestroy(g->capture);
     if (g->words) (void)gpuHostFree(g->words);
     pthread_mutex_destroy(&g->lock);
     gpu_release(g->number);
@@ -345,17 +337,21 @@ static const device_interface gpu_interface = {
 };
 
 hotset_status gpu_open(device **out, int number, const char *name, uint32_t multiprocessor_n,
-                       uint64_t capacity_bytes, hotset_error *err) {
+                       uint64_t capacity_bytes, bool graphs, hotset_error *err) {
     *out = NULL;
     gpu_device *g;
-    HOTSET_TRY(base_calloc(&g, 1, sizeof *g, "a GPU", err));
+    hotset_status status = base_calloc(&g, 1, sizeof *g, "a GPU", err);
+    if (status) {
+        gpu_release(number);
+        return status;
+    }
     g->base = (device){.api = &gpu_interface, .alignment = GPU_ALIGN};
     snprintf(g->base.name, sizeof g->base.name, "%s", name);
     g->number = number;
     g->multiprocessor_n = multiprocessor_n;
     g->capacity_bytes = capacity_bytes;
     pthread_mutex_init(&g->lock, NULL);
-    hotset_status status = gpu_begin(g, err);
+    status = gpu_begin(g, err);
     if (!status) {
         gpuError code = gpuHostAlloc(&g->words, GPU_WORDS * sizeof *g->words);
         if (code) {
@@ -364,6 +360,11 @@ hotset_status gpu_open(device **out, int number, const char *name, uint32_t mult
         } else {
             memset(g->words, 0, GPU_WORDS * sizeof *g->words);
         }
+    }
+    if (!status && graphs) {
+        gpuError code = gpuStreamCreate(&g->capture);
+        g->captures = !code;
+        if (code) status = gpu_fail(g, code, err, "opening a queue");
     }
     if (status)
         gpu_close(&g->base);

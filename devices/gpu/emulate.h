@@ -26,13 +26,15 @@ typedef enum emuError_t {
     emuErrorInvalidValue = 1,
     emuErrorMemoryAllocation = 2,
     emuErrorInvalidDevice = 101,
+    emuErrorNotReady = 600,
     emuErrorInjected = 900, /* a fault that was asked for */
     emuErrorKernel = 901    /* threads that do not meet */
 } emuError_t;
 
 typedef struct emu_stream *emuStream_t;
 typedef struct emu_event *emuEvent_t;
-enum { emuStreamNonBlocking = 1, emuMemcpyDefault = 4 };
+typedef struct emu_graph *emuGraph_t, *emuGraphExec_t;
+enum { emuStreamNonBlocking = 1, emuMemcpyDefault = 4, emuStreamCaptureModeThreadLocal = 1 };
 
 /* A device: faults are numbers of the call that fails, from 1; 0: none. */
 typedef struct emu_options {
@@ -63,6 +65,14 @@ emuError_t emuMemGetInfo(size_t *free_bytes, size_t *total_bytes);
 emuError_t emuStreamCreateWithFlags(emuStream_t *out, unsigned flags);
 emuError_t emuStreamDestroy(emuStream_t s); /* once its commands are done */
 emuError_t emuStreamSynchronize(emuStream_t s);
+emuError_t emuStreamQuery(emuStream_t s); /* emuErrorNotReady: it has work */
+/* Between these two what is put into the stream goes into a graph, and is not done. */
+emuError_t emuStreamBeginCapture(emuStream_t s, int mode);
+emuError_t emuStreamEndCapture(emuStream_t s, emuGraph_t *out);
+emuError_t emuGraphDestroy(emuGraph_t g);
+emuError_t emuGraphInstantiateWithFlags(emuGraphExec_t *out, emuGraph_t g, uint64_t flags);
+emuError_t emuGraphExecDestroy(emuGraphExec_t g);
+emuError_t emuGraphLaunch(emuGraphExec_t g, emuStream_t s);
 emuError_t emuMemcpyAsync(void *to, const void *from, size_t bytes, int kind, emuStream_t s);
 emuError_t emuEventCreate(emuEvent_t *out);
 emuError_t emuEventDestroy(emuEvent_t e);
@@ -116,8 +126,9 @@ struct dim3 : emu_dim {
 #define blockDim        (emu_here->block_size)
 #define gridDim         (emu_here->grid_size)
 
-#define GPU_KERNEL(threads)      static void
-#define GPU_SHARED(type, name)   type &name = *static_cast<type *>(emu_shared(sizeof(type)))
+#define GPU_KERNEL(threads)    static void
+#define GPU_SHARED(type, name) type &name = *static_cast<type *>(emu_shared(sizeof(type)))
+#define GPU_UNROLL
 #define GPU_SYNC()               emu_sync_block(__FILE__, __LINE__)
 #define GPU_WARP_SYNC()          emu_meet_warp(0, __FILE__, __LINE__)
 #define GPU_SHUFFLE(v, lane)     emu_shuffle((v), (uint32_t)(lane) % 32, __FILE__, __LINE__)

@@ -34,7 +34,7 @@ typedef struct command {
     emu_kernel kernel;
     void *to;
     const void *from;
-    size_t bytes;
+    size_t bytes; /* of a copy, or of a kernel's arguments */
     emuEvent_t event;
     _Alignas(16) uint8_t args[]; /* of a kernel */
 } command;
@@ -47,6 +47,12 @@ struct emu_stream {
     pthread_cond_t more, done;
     command *first, **end;
     bool busy, closing;
+    struct emu_graph *capture; /* NULL: commands are done */
+};
+
+/* Commands to be done again and again. */
+struct emu_graph {
+    command *first, **end;
 };
 
 struct emu_event {
@@ -118,6 +124,7 @@ const char *emuGetErrorString(emuError_t e) {
     case emuErrorInvalidValue: return "invalid value";
     case emuErrorMemoryAllocation: return "out of memory";
     case emuErrorInvalidDevice: return "invalid device";
+    case emuErrorNotReady: return "not ready";
     case emuErrorInjected: return "a fault that was asked for";
     case emuErrorKernel: return table[chosen].message;
     }
@@ -211,7 +218,7 @@ static void obey(emuStream_t s, command *c) {
     case COMMAND_KERNEL:
         if (dead || emu_machine_run(s->machine, &c->kernel, c->args, message)) return;
         pthread_mutex_lock(&table_lock);
-        memcpy(d->message, message, sizeof message);
+        if (!d->failure) memcpy(d->message, message, sizeof message);
         d->failure = emuErrorKernel;
         pthread_mutex_unlock(&table_lock);
         return;
@@ -241,9 +248,10 @@ static void *work(void *cookie) {
 
 static void put(emuStream_t s, command *c) {
     pthread_mutex_lock(&s->lock);
-    *s->end = c;
-    s->end = &c->next;
-    pthread_cond_signal(&s->more);
+    command ***end = s->capture ? &s->capture->end : &s->end;
+    **end = c;
+    *end = &c->next;
+    if (!s->capture) pthread_cond_signal(&s->more);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -288,6 +296,13 @@ emuError_t emuStreamSynchronize(emuStream_t s) {
     return failure_of(s->device);
 }
 
+emuError_t emuStreamQuery(emuStream_t s) {
+    pthread_mutex_lock(&s->lock);
+    bool has_work = s->first || s->busy;
+    pthread_mutex_unlock(&s->lock);
+    return has_work ? emuErrorNotReady : failure_of(s->device);
+}
+
 /* True where this call of its kind is the one to fail. */
 static bool injected(uint64_t *n, uint64_t fails) {
     pthread_mutex_lock(&table_lock);
@@ -323,8 +338,61 @@ void emu_launch(emuStream_t s, const char *name, emu_dim grid, uint32_t threads,
     if (!c) return;
     c->kind = COMMAND_KERNEL;
     c->kernel = (emu_kernel){name, run, grid, threads};
+    c->bytes = arg_bytes;
     memcpy(c->args, args, arg_bytes);
     put(s, c);
+}
+
+/* ---- Graphs ---- */
+
+emuError_t emuStreamBeginCapture(emuStream_t s, int mode) {
+    (void)mode;
+    emuGraph_t g = calloc(1, sizeof *g);
+    if (!g) return emuErrorMemoryAllocation;
+    g->end = &g->first;
+    s->capture = g;
+    return emuSuccess;
+}
+
+emuError_t emuStreamEndCapture(emuStream_t s, emuGraph_t *out) {
+    *out = s->capture;
+    s->capture = NULL;
+    return *out ? emuSuccess : emuErrorInvalidValue;
+}
+
+emuError_t emuGraphDestroy(emuGraph_t g) {
+    for (command *c = g->first, *next; c; c = next) {
+        next = c->next;
+        free(c);
+    }
+    free(g);
+    return emuSuccess;
+}
+
+/* Takes the graph's commands: a graph becomes executable once. */
+emuError_t emuGraphInstantiateWithFlags(emuGraphExec_t *out, emuGraph_t g, uint64_t flags) {
+    (void)flags;
+    emuGraphExec_t exec = calloc(1, sizeof *exec);
+    *out = exec;
+    if (!exec) return emuErrorMemoryAllocation;
+    exec->first = g->first;
+    g->first = NULL;
+    g->end = &g->first;
+    return emuSuccess;
+}
+
+emuError_t emuGraphExecDestroy(emuGraphExec_t g) { return emuGraphDestroy(g); }
+
+emuError_t emuGraphLaunch(emuGraphExec_t g, emuStream_t s) {
+    for (const command *c = g->first; c; c = c->next) {
+        const size_t bytes = sizeof *c + (c->kind == COMMAND_KERNEL ? c->bytes : 0);
+        command *again = malloc(bytes);
+        if (!again) return emuErrorMemoryAllocation;
+        memcpy(again, c, bytes);
+        again->next = NULL;
+        put(s, again);
+    }
+    return emuSuccess;
 }
 
 /* ---- Events ---- */

@@ -52,9 +52,9 @@ static hotset_status module_count(uint32_t *out, hotset_error *err) {
     gpuError code = gpuGetDeviceCount(&n);
     *out = code ? 0 : (uint32_t)n;
     if (!code && n > 0) return HOTSET_OK;
-    if (!code) return hotset_fail(err, HOTSET_E_DEVICE, "%s: no device", GPU_VENDOR);
+    if (!code) return hotset_fail(err, HOTSET_E_DEVICE, "there is no device");
     (void)gpuGetLastError();
-    return hotset_fail(err, HOTSET_E_DEVICE, "%s: %s", GPU_VENDOR, gpuGetErrorString(code));
+    return hotset_fail(err, HOTSET_E_DEVICE, "%s", gpuGetErrorString(code));
 }
 
 static hotset_status properties_of(uint32_t i, gpuDeviceProperties *p, hotset_error *err) {
@@ -171,13 +171,16 @@ static hotset_status module_open(device **out, uint32_t i, const char *name, con
                                  hotset_error *err) {
     *out = NULL;
     device *d;
-    uint32_t n, multiprocessor_n;
-    uint64_t capacity_bytes;
-    int number;
-    HOTSET_TRY(module_count(&n, err));
+    uint32_t n, multiprocessor_n = 0;
+    uint64_t capacity_bytes = 0;
+    int number = 0;
+    hotset_error reason;
+    if (module_count(&n, &reason)) return hotset_fail(err, HOTSET_E_DEVICE, "%s: %s", name, reason.message);
     if (i >= n) return hotset_fail(err, HOTSET_E_DEVICE, "%s: there are %u devices of this kind", name, n);
     HOTSET_TRY(acquire(i, name, options, &number, &multiprocessor_n, &capacity_bytes, err));
-    HOTSET_TRY(gpu_open(&d, number, name, multiprocessor_n, capacity_bytes, err));
+    /* launched one by one, operations are named by the fault that hits them */
+    const bool faults = options->fail_alloc || options->fail_copy || options->fail_launch;
+    HOTSET_TRY(gpu_open(&d, number, name, multiprocessor_n, capacity_bytes, GPU_GRAPHS && !faults, err));
     hotset_status status = ask_known_answer(d, err);
     if (status) {
         d->api->close(d);

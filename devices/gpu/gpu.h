@@ -8,11 +8,9 @@
 #include "devices/gpu/kernels.h"
 #include "devices/module.h"
 
-/* Words of pinned memory that kernels and the host share, each in a line of its own: one for each queue, not
- * 0 where its kernels are to wait for nothing any more, and one that is not 0 once a kernel waited too long.
- */
-enum { GPU_QUEUES_MAX = 31, GPU_LINE_WORDS = 8, GPU_LATE = GPU_QUEUES_MAX * GPU_LINE_WORDS };
-enum { GPU_WORDS = GPU_LATE + GPU_LINE_WORDS };
+/* Words of pinned memory that kernels and the host share, each in a line of its own: gpu_call.abandon and
+ * gave_up. */
+enum { GPU_ABANDON = 0, GPU_GAVE_UP = 8, GPU_WORDS = 16 };
 
 typedef struct gpu_device {
     device base;
@@ -20,8 +18,9 @@ typedef struct gpu_device {
     uint32_t multiprocessor_n;
     uint64_t capacity_bytes; /* that may be taken */
     uint64_t *words;         /* [GPU_WORDS] */
-    pthread_mutex_t lock;    /* of what follows */
-    bool queue_open[GPU_QUEUES_MAX];
+    gpuStream capture;       /* where lists become graphs; absent: they are launched one by one */
+    bool captures;
+    pthread_mutex_t lock; /* of what follows */
     uint64_t used_bytes;  /* of device memory, by buffers */
     hotset_error failure; /* sticky */
     device_trace_fn *trace;
@@ -39,8 +38,6 @@ enum { GPU_SPANS_MAX = 2048 }; /* between two drains */
 struct device_queue {
     gpu_device *gpu;
     gpuStream stream;
-    uint32_t number;   /* among the device's open ones */
-    uint64_t *abandon; /* its word */
     uint32_t span_n;
     gpu_span *span;  /* [GPU_SPANS_MAX], NULL before anything was traced */
     gpuEvent *event; /* [GPU_SPANS_MAX]: span i lies between event i and i + 1 */
@@ -74,9 +71,9 @@ void gpu_release(int number);
 hotset_status gpu_measure(device *d, const device_ref *mapped, uint64_t mapped_bytes, double seconds,
                           hotset_limits *out, hotset_error *err);
 
-/* Opens the vendor's device `number`, of whose memory capacity_bytes may be taken. Errors: E_DEVICE,
- * E_MEMORY. */
+/* Opens the vendor's device `number`, of whose memory capacity_bytes may be taken. graphs: lists become
+ * graphs. Errors: E_DEVICE, E_MEMORY. */
 hotset_status gpu_open(device **out, int number, const char *name, uint32_t multiprocessor_n,
-                       uint64_t capacity_bytes, hotset_error *err);
+                       uint64_t capacity_bytes, bool graphs, hotset_error *err);
 
 #endif

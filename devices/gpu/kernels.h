@@ -38,7 +38,7 @@ typedef struct gpu_call {
     const int32_t *output;   /* [row_max] */
     const uint64_t *epoch;   /* of this submission */
     const uint64_t *abandon; /* pinned; not 0: kernels that wait for something give up */
-    uint64_t *late;          /* pinned; set to 1 by a kernel that gave up waiting */
+    uint64_t *gave_up;       /* pinned; a kernel that gives up waiting sets it */
     uint8_t *workspace;      /* aligned to GPU_ALIGN; workspace_bytes of the operation */
     uint32_t multiprocessor_n;
 } gpu_call;
@@ -71,9 +71,11 @@ hotset_status gpu_unsupported(hotset_error *err, const device_op *op, const char
  */
 void gpu_launch_step(gpuStream stream, const device_step *from, uint32_t from_row_max, device_step *to,
                      uint32_t row_max, uint64_t epoch, uint64_t *epoch_at);
+/* Why *gave_up is not 0. */
+enum { GPU_GAVE_UP_LATE = 1, GPU_GAVE_UP_ABANDONED = 2 };
 /* Waits until *counter >= value; sets it. */
 void gpu_launch_wait(gpuStream stream, const uint64_t *counter, uint64_t value, const uint64_t *abandon,
-                     uint64_t *late);
+                     uint64_t *gave_up);
 void gpu_launch_signal(gpuStream stream, uint64_t *counter, uint64_t value);
 
 /* For measuring: reads bytes (a multiple of 4096) and adds them up; multiplies and adds in registers, with

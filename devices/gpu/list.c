@@ -13,9 +13,11 @@ struct device_list {
     uint32_t copy_row_max;     /* of its copy */
     const device_step *pinned; /* as the host sees it: for traces */
     const device_step *step;   /* the same as the device sees it */
-    gpu_call call;             /* all but the queue's */
+    gpu_call call;             /* all but the stream */
     uint64_t *epoch_at;
     device_op *op; /* [op_n] */
+    bool captured;
+    gpuGraphExec graph; /* of all operations */
 };
 
 static uint64_t head_bytes(uint32_t row_max) {
@@ -40,6 +42,8 @@ uint64_t gpu_workspace_bytes(const device *d, const device_op *op) {
 
 void gpu_list_free(device_list *l) {
     if (!l) return;
+    (void)gpuSetDevice(l->gpu->number);
+    if (l->captured) (void)GPU(GraphExecDestroy)(l->graph);
     free(l->op);
     free(l);
 }
@@ -67,6 +71,35 @@ static hotset_status check_operands(const gpu_device *g, const device_op *op, ho
     for (uint32_t i = 0; i < n; i++)
         HOTSET_TRY(check_ref(g, op->name, op->layer_i, refs[i], counter ? 8 : 4, err));
     return HOTSET_OK;
+}
+
+static hotset_status launch(gpu_device *g, const gpu_call *call, const device_op *op, hotset_error *err) {
+    gpu_families[op->kind]->launch(call, op);
+    gpuError code = gpuGetLastError();
+    return code ? gpu_fail(g, code, err, "launching %s of layer %u", op->name, op->layer_i) : HOTSET_OK;
+}
+
+/* The operations as a graph: launched as one, and its kernels are on the device before anything waits there,
+ * which loading them then would stand in the way of. */
+static hotset_status capture(gpu_device *g, device_list *l, hotset_error *err) {
+    gpu_call call = l->call;
+    gpuGraph graph;
+    call.stream = g->capture;
+    gpuError code = gpuStreamBeginCapture(g->capture);
+    if (code) return gpu_fail(g, code, err, "recording the list from '%s' on", l->op[0].name);
+    hotset_status status = HOTSET_OK;
+    for (uint32_t i = 0; i < l->op_n && !status; i++) status = launch(g, &call, &l->op[i], err);
+    code = GPU(StreamEndCapture)(g->capture, &graph);
+    if (status) {
+        if (!code) (void)GPU(GraphDestroy)(graph);
+        return status;
+    }
+    if (!code) {
+        code = gpuGraphInstantiate(&l->graph, graph);
+        l->captured = !code;
+        (void)GPU(GraphDestroy)(graph);
+    }
+    return code ? gpu_fail(g, code, err, "recording the list from '%s' on", l->op[0].name) : HOTSET_OK;
 }
 
 hotset_status gpu_list_record(device *d, const device_op *ops, uint32_t op_n, device_ref step,
@@ -112,11 +145,16 @@ hotset_status gpu_list_record(device *d, const device_op *ops, uint32_t op_n, de
                          .row = device_step_rows(copy),
                          .output = device_step_outputs(copy, copy_row_max),
                          .epoch = l->epoch_at,
-                         .late = g->words + GPU_LATE,
+                         .abandon = g->words + GPU_ABANDON,
+                         .gave_up = g->words + GPU_GAVE_UP,
                          .workspace = head + head_bytes(copy_row_max),
                          .multiprocessor_n = g->multiprocessor_n};
-    *out = l;
-    return HOTSET_OK;
+    if (g->captures && op_n) status = capture(g, l, err);
+    if (status)
+        gpu_list_free(l);
+    else
+        *out = l;
+    return status;
 }
 
 /* ---- Traces: an event between each two operations ---- */
@@ -163,23 +201,21 @@ static hotset_status begin_span(device_queue *q, const device_op *op, uint32_t r
 
 /* ---- Submission ---- */
 
-static hotset_status launch(gpu_device *g, const gpu_call *call, const device_op *op, hotset_error *err) {
-    gpu_families[op->kind]->launch(call, op);
-    gpuError code = gpuGetLastError();
-    return code ? gpu_fail(g, code, err, "launching %s of layer %u", op->name, op->layer_i) : HOTSET_OK;
-}
-
 hotset_status gpu_submit(device_queue *q, device_list *l, uint64_t epoch, hotset_error *err) {
     HOTSET_TRY(gpu_begin(q->gpu, err));
     if (!l->op_n) return HOTSET_OK;
     gpu_call call = l->call;
     call.stream = q->stream;
-    call.abandon = q->abandon;
     gpu_launch_step(q->stream, l->step, l->row_max, (device_step *)(uintptr_t)call.step, l->copy_row_max,
                     epoch, l->epoch_at);
     gpuError code = gpuGetLastError();
     if (code) return gpu_fail(q->gpu, code, err, "launching the step's table");
     bool trace = q->gpu->trace && l->pinned;
+    if (l->captured && !trace) {
+        code = GPU(GraphLaunch)(l->graph, q->stream);
+        if (!code) return HOTSET_OK;
+        return gpu_fail(q->gpu, code, err, "launching the list from '%s' on", l->op[0].name);
+    }
     for (uint32_t i = 0; i < l->op_n; i++) {
         const device_op *op = &l->op[i];
         bool spans = trace && q->span_n + 2 < GPU_SPANS_MAX; /* a longer time without a drain is cut off */

@@ -43,16 +43,16 @@ struct counter_args {
     uint64_t value;
     const uint64_t *epoch; /* not NULL: stands for the value */
     const uint64_t *abandon;
-    uint64_t *late;
+    uint64_t *gave_up;
 };
 
 GPU_KERNEL(1) wait_for(const counter_args a) {
     const uint64_t value = a.epoch ? *a.epoch : a.value;
     uint64_t polls = 0;
     while (GPU_LOAD_SYSTEM(a.counter) < value) {
-        if (GPU_LOAD_SYSTEM(a.abandon)) break;
-        if (++polls == POLLS_MAX) {
-            GPU_STORE_SYSTEM(a.late, 1);
+        const bool abandoned = GPU_LOAD_SYSTEM(a.abandon) != 0;
+        if (abandoned || ++polls == POLLS_MAX) {
+            GPU_STORE_SYSTEM(a.gave_up, abandoned ? GPU_GAVE_UP_ABANDONED : GPU_GAVE_UP_LATE);
             break;
         }
         GPU_BACKOFF();
@@ -66,8 +66,8 @@ GPU_KERNEL(1) signal_to(const counter_args a) {
 }
 
 void gpu_launch_wait(gpuStream stream, const uint64_t *counter, uint64_t value, const uint64_t *abandon,
-                     uint64_t *late) {
-    const counter_args a = {const_cast<uint64_t *>(counter), value, NULL, abandon, late};
+                     uint64_t *gave_up) {
+    const counter_args a = {const_cast<uint64_t *>(counter), value, NULL, abandon, gave_up};
     GPU_LAUNCH(wait_for, dim3(1), 1, stream, a);
 }
 
@@ -78,7 +78,7 @@ void gpu_launch_signal(gpuStream stream, uint64_t *counter, uint64_t value) {
 
 static void launch_wait(const gpu_call *c, const device_op *op) {
     const counter_args a = {(uint64_t *)(void *)gpu_at(op->counter.counter), 0, c->epoch, c->abandon,
-                            c->late};
+                            c->gave_up};
     GPU_LAUNCH(wait_for, dim3(1), 1, c->stream, a);
 }
 

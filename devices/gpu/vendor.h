@@ -29,6 +29,8 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define gpuHostFree                      cudaFreeHost
 #define gpuDeviceProperties              struct cudaDeviceProp
 #define GPU_INSTRUCTIONS(text, bytes, p) snprintf((text), (bytes), "sm_%d%d", (p).major, (p).minor)
+#define GPU_TABLE                        const
+#define GPU_GRAPHS                       1 /* lists become graphs, which load all their kernels at once and are launched as one */
 #elif defined(HOTSET_GPU_HIP)
 #ifndef __HIP_PLATFORM_AMD__
 #define __HIP_PLATFORM_AMD__ 1
@@ -45,8 +47,8 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define gpuHostFree                      hipHostFree
 #define gpuDeviceProperties              hipDeviceProp_t
 #define GPU_INSTRUCTIONS(text, bytes, p) snprintf((text), (bytes), "%.*s", (int)(bytes)-1, (p).gcnArchName)
-#define gpuDeviceProperties              hipDeviceProp_t
-#define GPU_INSTRUCTIONS(text, bytes, p) snprintf((text), (bytes), "%.*s", (int)(bytes)-1, (p).gcnArchName)
+#define GPU_TABLE                        /* of functions' addresses: clang takes constant ones for constants of the device */
+#define GPU_GRAPHS                       0
 #else
 #define HOTSET_GPU_EMULATION 1
 #include "devices/gpu/emulate.h"
@@ -54,6 +56,8 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define GPU(name)          emu##name
 #define gpuHostAlloc(p, n) emuHostAlloc((void **)(p), (n))
 #define gpuHostFree        emuHostFree
+#define GPU_TABLE          const
+#define GPU_GRAPHS         1
 #endif
 
 #define gpuError                GPU(Error_t)
@@ -74,18 +78,15 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define gpuStreamSynchronize    GPU(StreamSynchronize)
 #define gpuMemcpyAsync(to, from, bytes, stream)                                                              \
     GPU(MemcpyAsync)((to), (from), (bytes), GPU(MemcpyDefault), (stream))
-#define gpuEvent            GPU(Event_t)
-#define gpuEventCreate      GPU(EventCreate)
-#define gpuEventDestroy     GPU(EventDestroy)
-#define gpuEventRecord      GPU(EventRecord)
-#define gpuEventElapsedTime GPU(EventElapsedTime)
-
-/* Of tables with addresses of functions: clang takes constant ones for constants of the device. */
-#ifdef HOTSET_GPU_HIP
-#define GPU_TABLE
-#else
-#define GPU_TABLE const
-#endif
+#define gpuEvent                         GPU(Event_t)
+#define gpuEventCreate                   GPU(EventCreate)
+#define gpuEventDestroy                  GPU(EventDestroy)
+#define gpuEventRecord                   GPU(EventRecord)
+#define gpuEventElapsedTime              GPU(EventElapsedTime)
+#define gpuStreamBeginCapture(s)         GPU(StreamBeginCapture)((s), GPU(StreamCaptureModeThreadLocal))
+#define gpuGraph                         GPU(Graph_t)
+#define gpuGraphExec                     GPU(GraphExec_t)
+#define gpuGraphInstantiate(exec, graph) GPU(GraphInstantiateWithFlags)((exec), (graph), 0)
 
 /* ---- The language of kernels ---- */
 
@@ -94,10 +95,12 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #ifndef HOTSET_GPU_EMULATION
 #define GPU_KERNEL(threads)                             static __global__ void __launch_bounds__(threads)
 #define GPU_SHARED(type, name)                          __shared__ type name
+#define GPU_UNROLL                                      _Pragma("unroll") /* before loops whose array indices are to become registers */
 #define GPU_SYNC()                                      __syncthreads()
-#define GPU_ATOMIC_ADD(p, v)                            atomicAdd((p), (v)) /* integers only: their sum has no order */
-#define GPU_POLLS_PER_S                                 ((uint64_t)1 << 19) /* of memory of the host, about, with a pause between */
+#define GPU_ATOMIC_ADD(p, v)                            atomicAdd((p), (v)) /* integers: sums have no order */
+#define GPU_POLLS_PER_S                                 ((uint64_t)1 << 19) /* of pinned memory, about */
 #define GPU_FENCE_SYSTEM()                              __threadfence_system()
+#define GPU_POPCOUNT(bits)                              __popc(bits)
 #define GPU_LOAD_SYSTEM(p)                              (*(const volatile uint64_t *)(p))
 #define GPU_STORE_SYSTEM(p, v)                          (*(volatile uint64_t *)(p) = (v))
 #define GPU_HALF_TO_FLOAT(bits)                         __half2float(__ushort_as_half(bits))
@@ -114,7 +117,6 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define GPU_SHUFFLE_DOWN(v, by)  __shfl_down_sync(0xFFFFFFFFu, (v), (by))
 #define GPU_SHUFFLE_XOR(v, mask) __shfl_xor_sync(0xFFFFFFFFu, (v), (mask))
 #define GPU_BALLOT(predicate)    __ballot_sync(0xFFFFFFFFu, (predicate))
-#define GPU_POPCOUNT(bits)       __popc(bits)
 #define GPU_BACKOFF()            __nanosleep(200)
 #define GPU_DOT4(a, b, c)        __dp4a((int)(a), (int)(b), (int)(c)) /* signed bytes */
 #elif defined(HOTSET_GPU_HIP)
@@ -124,7 +126,6 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define GPU_SHUFFLE_DOWN(v, by)  __shfl_down((v), (by), GPU_WARP)
 #define GPU_SHUFFLE_XOR(v, mask) __shfl_xor((v), (mask), GPU_WARP)
 #define GPU_BALLOT(predicate)    ((uint32_t)(__ballot(predicate) >> (__lane_id() & 32)))
-#define GPU_POPCOUNT(bits)       __popc(bits)
 #define GPU_BACKOFF()            __builtin_amdgcn_s_sleep(8)
 #if defined(__gfx906__) || defined(__gfx908__) || defined(__gfx90a__) || defined(__gfx1030__) ||             \
     defined(__gfx1031__) || defined(__gfx1032__) || defined(__gfx1034__) || defined(__gfx1035__) ||          \
@@ -133,13 +134,6 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #elif defined(__gfx1100__) || defined(__gfx1101__) || defined(__gfx1102__) || defined(__gfx1103__)
 #define GPU_DOT4(a, b, c) __builtin_amdgcn_sudot4(true, (int)(a), true, (int)(b), (int)(c), false)
 #endif
-#endif
-
-/* Before a loop whose array indices are to become registers. */
-#ifdef HOTSET_GPU_EMULATION
-#define GPU_UNROLL
-#else
-#define GPU_UNROLL _Pragma("unroll")
 #endif
 
 #ifndef GPU_DOT4
