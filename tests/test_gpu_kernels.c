@@ -365,3 +365,87 @@ Test(gpu_kernels, lists_of_active_neurons) {
             check_select(&r, 1, per_row, false, false, 7);
         }
 }
+
+/* ---- ATTEND ---- */
+
+enum { CONTEXT = 600, SLOTS = 2 };
+
+typedef struct attend_shape {
+    uint32_t row_n, head_kv_n, group_n, key_n, value_n, window_n;
+    float softcap;
+    bool f16;
+} attend_shape;
+
+static device_ref make_state(gpu_case *c, random_state *r, uint64_t slot_bytes, bool f16) {
+    device_ref state = gpu_case_take(c, SLOTS * slot_bytes);
+    uint8_t *at = gpu_case_at(c, state);
+    if (!f16) random_floats(r, (float *)(void *)at, SLOTS * slot_bytes / 4);
+    for (uint64_t i = 0; f16 && i < SLOTS * slot_bytes / 2; i++) put_half(at + 2 * i, random_float(r));
+    return state;
+}
+
+/* Rows as steps have them: some of one session one after the other, then of another; or, `mixed`, any. */
+static void draw_positions(gpu_case *c, random_state *r, bool mixed) {
+    uint32_t position = (uint32_t)random_below(r, CONTEXT - c->row_max), slot = 0;
+    for (uint32_t i = 0; i < c->row_max; i++) {
+        if (random_below(r, 20) == 0) slot = 1 - slot;
+        c->row[i].slot = (int32_t)slot;
+        c->row[i].position = (int32_t)(mixed ? random_below(r, CONTEXT) : position + i);
+    }
+}
+
+static void check_attend(random_state *r, attend_shape shape) {
+    gpu_case c;
+    char what[128];
+    gpu_case_open(&c, ROOM);
+    draw_step(&c, r, shape.row_n, shape.row_n + draw(r, 0, shape.row_n < 64 ? 1 : 0), false);
+    draw_positions(&c, r, random_below(r, 2));
+    if (shape.row_n == 1) c.row[0].position = (int32_t)draw(r, 250, CONTEXT - 1);
+    const uint32_t head_n = shape.head_kv_n * shape.group_n, bytes = shape.f16 ? 2 : 4;
+    device_op *op = add_op(&c, DEVICE_OP_ATTEND);
+    op->attend.q =
+        gpu_case_rows(&c, r, c.row_max, head_n * shape.key_n, head_n * shape.key_n + draw(r, 0, 3));
+    op->attend.y =
+        gpu_case_rows(&c, r, c.row_max, head_n * shape.value_n, head_n * shape.value_n + draw(r, 0, 3));
+    op->attend.head_n = head_n;
+    op->attend.head_kv_n = shape.head_kv_n;
+    op->attend.key_n = shape.key_n;
+    op->attend.value_n = shape.value_n;
+    op->attend.window_n = shape.window_n;
+    op->attend.softcap = shape.softcap;
+    op->attend.scale = 3 / sqrtf((float)shape.key_n);
+    op->attend.context_n = CONTEXT;
+    op->attend.state_f16 = shape.f16;
+    op->attend.key_slot_bytes = (uint64_t)bytes * shape.head_kv_n * CONTEXT * shape.key_n;
+    op->attend.value_slot_bytes = (uint64_t)bytes * shape.head_kv_n * CONTEXT * shape.value_n;
+    op->attend.key_state = make_state(&c, r, op->attend.key_slot_bytes, shape.f16);
+    op->attend.value_state = make_state(&c, r, op->attend.value_slot_bytes, shape.f16);
+    gpu_case_writes(&c, op->attend.y, c.step.row_n, head_n * shape.value_n, CLOSE);
+    snprintf(what, sizeof what,
+             "attend: %u rows, %u heads of %u, key %u, value %u, window %u, cap %g, f16 %d", shape.row_n,
+             head_n, shape.head_kv_n, shape.key_n, shape.value_n, shape.window_n, shape.softcap, shape.f16);
+    gpu_case_check(&c, what);
+    gpu_case_close(&c);
+}
+
+Test(gpu_kernels, attention_of_few_rows) {
+    random_state r = {29};
+    for (int f16 = 0; f16 < 2; f16++) {
+        check_attend(&r, (attend_shape){1, 2, 4, 64, 64, 0, 0, f16});
+        check_attend(&r, (attend_shape){3, 2, 1, 128, 128, 0, 0, f16});
+        check_attend(&r, (attend_shape){1, 1, 11, 80, 96, 300, 5, f16}); /* more heads than a block has */
+        check_attend(&r, (attend_shape){2, 3, 2, 10, 7, 20, 0, f16});    /* nothing is aligned */
+        check_attend(&r, (attend_shape){1, 1, 2, 256, 256, 0, 2, f16});
+    }
+}
+
+Test(gpu_kernels, attention_of_many_rows) {
+    random_state r = {30};
+    for (int f16 = 0; f16 < 2; f16++) {
+        check_attend(&r, (attend_shape){40, 1, 2, 64, 64, 0, 0, f16});
+        check_attend(&r, (attend_shape){64, 1, 1, 128, 112, 100, 5, f16});
+        check_attend(&r, (attend_shape){33, 2, 1, 10, 7, 20, 0, f16});
+        check_attend(&r, (attend_shape){20, 1, 1, 192, 128, 0, 0, f16});
+        check_attend(&r, (attend_shape){18, 1, 1, 64, 272, 0, 0, f16});
+    }
+}
