@@ -61,8 +61,8 @@ struct emu_event {
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER; /* of all devices */
 static emu_device table[EMU_DEVICE_MAX];
-static __thread int chosen;
-static __thread emuError_t last_error;
+static __thread int chosen __attribute__((tls_model("initial-exec")));
+static __thread emuError_t last_error __attribute__((tls_model("initial-exec")));
 
 /* ---- Devices ---- */
 
