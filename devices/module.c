@@ -4,13 +4,14 @@
 #include <ctype.h>
 #include <dlfcn.h>
 #include <errno.h>
-#include <math.h>
+#include <limits.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { PATH_BYTES = 4096, NUMBER_BYTES = 24, INDEX_MAX = 99 };
+enum { PATH_BYTES = PATH_MAX, NUMBER_BYTES = 24, INDEX_MAX = 99 };
 
 /* ---- Loading ---- */
 
@@ -26,14 +27,11 @@ static const char *prefix_of(machine_kind kind) {
 /* The folder of the shared library or program that this code is in. */
 static bool own_folder(char folder[PATH_BYTES]) {
     Dl_info info;
-    char path[PATH_BYTES];
-    if (!dladdr((void *)(uintptr_t)module_load, &info) || !info.dli_fname) return false;
-    /* of a program this is how it was called, which need not be a path */
-    const char *file = strchr(info.dli_fname, '/') ? info.dli_fname : "/proc/self/exe";
-    if (!realpath(file, path)) return false;
-    char *slash = strrchr(path, '/');
-    *slash = 0;
-    snprintf(folder, PATH_BYTES, "%s", path);
+    struct link_map *map = NULL;
+    if (!dladdr1((void *)(uintptr_t)module_load, &info, (void **)&map, RTLD_DL_LINKMAP) || !map) return false;
+    /* a program has no name here */
+    if (!realpath(map->l_name[0] ? map->l_name : "/proc/self/exe", folder)) return false;
+    *strrchr(folder, '/') = 0;
     return true;
 }
 

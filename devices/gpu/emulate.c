@@ -1,5 +1,6 @@
 /* emulate.c - the threads of a block as fibers. One fiber runs until it has to meet others, then the next one
  * does; a switch saves the six registers that a call preserves. */
+#include <sched.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +35,8 @@ enum {
     SHARED_ALIGN = 16,
     SHARED_GAP = 32, /* between two pieces of shared memory, poisoned */
     SHARED_ROOM = 2 * SHARED_LIMIT,
-    SCHEDULER = -1 /* in place of a fiber's number */
+    BACKOFF_YIELDS = 100, /* before it sleeps, which takes long on some machines */
+    SCHEDULER = -1        /* in place of a fiber's number */
 };
 
 typedef enum fiber_state { RUNS, AT_BARRIER, AT_WARP, ENDED } fiber_state;
@@ -61,6 +63,7 @@ struct emu_machine {
     const void *args;
     uint8_t *shared;
     size_t shared_made, shared_used; /* bytes handed out to any thread of the block, with gaps and without */
+    uint32_t backoff_n;              /* of this launch */
     bool failed;
     char message[EMU_MESSAGE_BYTES];
 };
@@ -256,8 +259,12 @@ void *emu_shared(size_t bytes) {
 }
 
 void emu_backoff(void) {
-    if (self()->thread_n != 1) fail(self(), "it backs off with more than one thread");
-    nanosleep(&(struct timespec){.tv_nsec = 5000}, NULL);
+    emu_machine *m = self();
+    if (m->thread_n != 1) fail(m, "it backs off with more than one thread");
+    if (m->backoff_n++ < BACKOFF_YIELDS)
+        sched_yield();
+    else
+        nanosleep(&(struct timespec){.tv_nsec = 5000}, NULL);
 }
 
 static uint32_t bits_of(float x) {
@@ -344,6 +351,7 @@ bool emu_machine_run(emu_machine *m, const emu_kernel *kernel, const void *args,
     m->args = args;
     m->thread_n = (int)kernel->thread_n;
     m->failed = false;
+    m->backoff_n = 0;
     if (!make_stacks(m, m->thread_n)) {
         snprintf(message, EMU_MESSAGE_BYTES, "kernel %s: out of memory for %d stacks", kernel->name,
                  m->thread_n);
