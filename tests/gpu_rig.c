@@ -139,7 +139,8 @@ static void compare(const gpu_output *o, const uint8_t *got, const uint8_t *want
         memcpy(&g, got + o->at, sizeof g);
         memcpy(&w, want + o->at, sizeof w);
         cr_assert_eq(g, w, "%s: a list of %u, not %u", what, g, w);
-        cr_assert_eq(memcmp(got + o->at, want + o->at, (w + (size_t)1) * sizeof w), 0, "%s: another list", what);
+        cr_assert_eq(memcmp(got + o->at, want + o->at, (w + (size_t)1) * sizeof w), 0, "%s: another list",
+                     what);
         return;
     }
     for (uint64_t i = 0; i < o->n; i++) {
@@ -172,6 +173,39 @@ static void check_rest(const gpu_case *c, const uint8_t *after, const char *what
     }
 }
 
+/* The case on a device, which is closed; what has become of the memory goes to `after`. */
+static void check_on(const gpu_case *c, device *d, const uint8_t *want, const char *what, uint8_t *after) {
+    run_on(c, d, what, after);
+    d->api->close(d);
+    for (uint32_t o = 0; o < c->output_n; o++) compare(&c->out[o], after, want, what);
+    check_rest(c, after, what);
+}
+
+/* The first real device of each kind that this machine has, too. */
+static void check_on_real_ones(const gpu_case *c, const uint8_t *want, const char *what, uint8_t *after) {
+    static const struct {
+        machine_kind kind;
+        const char *name;
+    } kinds[] = {{MACHINE_CUDA, "cuda0"}, {MACHINE_HIP, "hip0"}};
+    static enum { UNKNOWN, THERE, MISSING } found[COUNT_OF(kinds)]; /* drivers take their time to say no */
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        const module_interface *module;
+        hotset_error err = {0};
+        uint32_t n;
+        if (found[i] == UNKNOWN)
+            found[i] =
+                module_load(&module, kinds[i].kind, HOTSET_MODULE_FOLDER, &err) || module->count(&n, &err)
+                    ? MISSING
+                    : THERE;
+        if (found[i] == MISSING) continue;
+        device *d;
+        device_spec named = {.kind = kinds[i].kind};
+        snprintf(named.name, sizeof named.name, "%s", kinds[i].name);
+        cr_assert_eq(device_spec_open(&d, &named, HOTSET_MODULE_FOLDER, &err), HOTSET_OK, "%s", err.message);
+        check_on(c, d, want, what, after);
+    }
+}
+
 void gpu_case_check(const gpu_case *c, const char *what) {
     static const char *const orders[] = {"", ":reverse"};
     uint8_t *want = malloc(c->bytes), *got[2] = {malloc(c->bytes), malloc(c->bytes)};
@@ -181,14 +215,9 @@ void gpu_case_check(const gpu_case *c, const char *what) {
     cr_assert_eq(device_cpu_open(&cpu, &portable, &err), HOTSET_OK, "%s", err.message);
     run_on(c, cpu, what, want);
     cpu->api->close(cpu);
-    for (int i = 0; i < 2; i++) {
-        device *d = gpu_rig_open(orders[i]);
-        run_on(c, d, what, got[i]);
-        d->api->close(d);
-        for (uint32_t o = 0; o < c->output_n; o++) compare(&c->out[o], got[i], want, what);
-        check_rest(c, got[i], what);
-    }
+    for (int i = 0; i < 2; i++) check_on(c, gpu_rig_open(orders[i]), want, what, got[i]);
     cr_assert_eq(memcmp(got[0], got[1], c->bytes), 0, "%s: the order of lanes changes bits", what);
+    check_on_real_ones(c, want, what, got[1]);
     free(want);
     free(got[0]);
     free(got[1]);

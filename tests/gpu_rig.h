@@ -1,5 +1,5 @@
 /* gpu_rig.h - runs operations on an emulated GPU, in both orders of lanes, and on the CPU with its portable
- * kernels, over the same memory, and compares what became of it. */
+ * kernels, over the same memory, and compares what became of it. Real GPUs of this machine run it too. */
 #ifndef HOTSET_TESTS_GPU_RIG_H
 #define HOTSET_TESTS_GPU_RIG_H
 
@@ -57,7 +57,7 @@ void gpu_case_writes_at(gpu_case *c, device_ref at, uint64_t n, gpu_values value
 /* Opens an emulated device by what stands behind "emu" in a device list; skips the test where the build has
  * no emulation. */
 device *gpu_rig_open(const char *properties);
-/* Runs the case on both and compares; fails the test with `what` where they differ. */
+/* Runs the case on all and compares; fails the test with `what` where they differ. */
 void gpu_case_check(const gpu_case *c, const char *what);
 
 #endif

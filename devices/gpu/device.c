@@ -268,14 +268,15 @@ static hotset_status gpu_copy_by_neuron(device_queue *q, device_ref to, device_r
     return status;
 }
 
+/* Memory that another kind of device has pinned is out of the reach of kernels. */
 static hotset_status counter_at(const gpu_device *g, device_ref counter, uint64_t **out, hotset_error *err) {
-    uint8_t *at;
-    HOTSET_TRY(address_of(g, counter, sizeof(uint64_t), &at, err));
-    *out = (uint64_t *)(void *)at;
-    if (counter.buffer->memory == DEVICE_MEMORY_PINNED && counter.offset % sizeof **out == 0)
-        return HOTSET_OK;
-    return hotset_fail(err, HOTSET_E_ARGUMENT, "%s: a counter has to stand in pinned memory, aligned",
-                       g->base.name);
+    const device_buffer *b = counter.buffer;
+    const bool pinned = b->owner->api == g->base.api && b->memory == DEVICE_MEMORY_PINNED;
+    if (!pinned || counter.offset % sizeof **out || counter.offset + sizeof **out > b->bytes)
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "%s: a counter has to stand in its pinned memory, aligned",
+                           g->base.name);
+    *out = (uint64_t *)(void *)gpu_at(counter);
+    return HOTSET_OK;
 }
 
 static hotset_status gpu_queue_wait(device_queue *q, device_ref counter, uint64_t value, hotset_error *err) {

@@ -9,21 +9,27 @@
 
 #include "devices/gpu/emulate_block.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define WITH_ASAN 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define WITH_ASAN 1
+#ifdef __has_feature
+#define HAS(feature) __has_feature(feature)
+#else
+#define HAS(feature) 0
 #endif
-#endif
-#ifdef WITH_ASAN
+#if defined(__SANITIZE_ADDRESS__) || HAS(address_sanitizer)
+#define WITH_ASAN 1
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
-#define NO_ASAN __attribute__((no_sanitize("address")))
+#define SWITCHES __attribute__((no_sanitize("address")))
 #else
-#define NO_ASAN
 #define ASAN_POISON_MEMORY_REGION(at, bytes)   ((void)(at))
 #define ASAN_UNPOISON_MEMORY_REGION(at, bytes) ((void)(at))
+#endif
+#if HAS(thread_sanitizer)
+#define WITH_TSAN 1
+#include <sanitizer/tsan_interface.h>
+#define SWITCHES __attribute__((disable_sanitizer_instrumentation)) /* not even of calls */
+#endif
+#ifndef SWITCHES
+#define SWITCHES
 #endif
 
 enum {
@@ -42,7 +48,7 @@ enum {
 typedef enum fiber_state { RUNS, AT_BARRIER, AT_WARP, ENDED } fiber_state;
 
 typedef struct fiber {
-    void *stack_pointer, *fake_stack;
+    void *stack_pointer, *fake_stack, *tsan;
     uint8_t *stack;
     fiber_state state;
     const char *file; /* where it waits */
@@ -56,8 +62,8 @@ struct emu_machine {
     fiber fiber[THREADS_MAX];
     int thread_n, current;
     bool reverse;
-    void *stack_pointer, *fake_stack; /* of the scheduler */
-    const void *stack;                /* and where ASan says that it lies */
+    void *stack_pointer, *fake_stack, *tsan; /* of the scheduler */
+    const void *stack;                       /* and where ASan says that it lies */
     size_t stack_bytes;
     const emu_kernel *kernel;
     const void *args;
@@ -100,7 +106,7 @@ __asm__(".text\n"
 enum { SAVED_REGISTERS = 6 };
 
 /* From the current fiber, or the scheduler, to another. */
-NO_ASAN static void go(emu_machine *m, int to) {
+SWITCHES static void go(emu_machine *m, int to) {
     int from = m->current;
     if (to == from) return;
     m->current = to;
@@ -113,6 +119,9 @@ NO_ASAN static void go(emu_machine *m, int to) {
     __sanitizer_start_switch_fiber(ends ? NULL : fake, to == SCHEDULER ? m->stack : m->fiber[to].stack,
                                    to == SCHEDULER ? m->stack_bytes : STACK_BYTES);
 #endif
+#ifdef WITH_TSAN
+    __tsan_switch_to_fiber(to == SCHEDULER ? m->tsan : m->fiber[to].tsan, 0);
+#endif
     emu_switch(save, target);
 #ifdef WITH_ASAN
     __sanitizer_finish_switch_fiber(*fake, NULL, NULL);
@@ -121,7 +130,7 @@ NO_ASAN static void go(emu_machine *m, int to) {
 
 /* Gives the block up, from within a fiber. */
 static void fail(emu_machine *m, const char *format, ...) __attribute__((format(printf, 2, 3)));
-NO_ASAN static void fail(emu_machine *m, const char *format, ...) {
+SWITCHES static void fail(emu_machine *m, const char *format, ...) {
     int n = snprintf(m->message, sizeof m->message, "kernel %s, block (%u, %u, %u): ", m->kernel->name,
                      m->place.block.x, m->place.block.y, m->place.block.z);
     va_list args;
@@ -150,7 +159,7 @@ static const char *name_of(const char *path) {
 }
 
 /* Says what keeps the waiting ones of threads [from, to) from meeting. */
-static void fail_to_meet(emu_machine *m, int from, int to) {
+SWITCHES static void fail_to_meet(emu_machine *m, int from, int to) {
     int first = from;
     while (first < to && (m->fiber[first].state == RUNS || m->fiber[first].state == ENDED)) first++;
     const fiber *f = &m->fiber[first];
@@ -169,7 +178,7 @@ static void fail_to_meet(emu_machine *m, int from, int to) {
 
 /* Where nobody can run: opens the barrier if the whole block stands at it, ends the block if all have ended.
  */
-static void open_barrier(emu_machine *m) {
+SWITCHES static void open_barrier(emu_machine *m) {
     int ended_n = 0;
     for (int i = 0; i < m->thread_n; i++) ended_n += m->fiber[i].state == ENDED;
     if (ended_n == m->thread_n) {
@@ -188,7 +197,7 @@ static void open_barrier(emu_machine *m) {
 }
 
 /* Goes on with another thread that can run; back when this one can. */
-NO_ASAN static void run_others(emu_machine *m) {
+SWITCHES static void run_others(emu_machine *m) {
     for (;;) {
         for (int i = next_after(m, m->current), n = 0; n < m->thread_n; i = next_after(m, i), n++)
             if (m->fiber[i].state == RUNS) {
@@ -299,7 +308,7 @@ uint16_t emu_float_to_half(float x) {
 /* ---- Blocks ---- */
 
 /* Where a fiber begins; it never returns. */
-NO_ASAN static void begin_fiber(void) {
+SWITCHES static void begin_fiber(void) {
     emu_machine *m = self();
 #ifdef WITH_ASAN
     const void *stack;
@@ -315,7 +324,7 @@ NO_ASAN static void begin_fiber(void) {
     run_others(m);
 }
 
-NO_ASAN static void set_up_fiber(fiber *f) {
+SWITCHES static void set_up_fiber(fiber *f) {
     void **top = (void **)(void *)(f->stack + STACK_BYTES);
     ASAN_UNPOISON_MEMORY_REGION(f->stack + STACK_BYTES - ENTRY_BYTES, ENTRY_BYTES);
     *--top = NULL; /* as if called from nowhere: the stack is aligned as after a call */
@@ -341,6 +350,9 @@ static bool make_stacks(emu_machine *m, int n) {
         void *stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (stack == MAP_FAILED) return false;
         m->fiber[i].stack = stack;
+#ifdef WITH_TSAN
+        m->fiber[i].tsan = __tsan_create_fiber(0);
+#endif
     }
     return true;
 }
@@ -352,6 +364,9 @@ bool emu_machine_run(emu_machine *m, const emu_kernel *kernel, const void *args,
     m->thread_n = (int)kernel->thread_n;
     m->failed = false;
     m->backoff_n = 0;
+#ifdef WITH_TSAN
+    m->tsan = __tsan_get_current_fiber();
+#endif
     if (!make_stacks(m, m->thread_n)) {
         snprintf(message, EMU_MESSAGE_BYTES, "kernel %s: out of memory for %d stacks", kernel->name,
                  m->thread_n);
@@ -385,8 +400,12 @@ emu_machine *emu_machine_open(bool reverse) {
 
 void emu_machine_close(emu_machine *m) {
     if (!m) return;
-    for (int i = 0; i < THREADS_MAX; i++)
-        if (m->fiber[i].stack) munmap(m->fiber[i].stack, STACK_BYTES);
+    for (int i = 0; i < THREADS_MAX && m->fiber[i].stack; i++) {
+#ifdef WITH_TSAN
+        __tsan_destroy_fiber(m->fiber[i].tsan);
+#endif
+        munmap(m->fiber[i].stack, STACK_BYTES);
+    }
     ASAN_UNPOISON_MEMORY_REGION(m->shared, SHARED_ROOM);
     free(m->shared);
     free(m);
