@@ -9,8 +9,8 @@
 #include "devices/module.h"
 
 /* Words of pinned memory that kernels and the host share, each in a line of its own: gpu_call.abandon and
- * gave_up. */
-enum { GPU_ABANDON = 0, GPU_GAVE_UP = 8, GPU_WORDS = 16 };
+ * gave_up, and what lists of no operations write. */
+enum { GPU_ABANDON = 0, GPU_GAVE_UP = 8, GPU_NOTHING = 16, GPU_WORDS = 24 };
 
 typedef struct gpu_device {
     device base;

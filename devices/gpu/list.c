@@ -203,11 +203,13 @@ static hotset_status begin_span(device_queue *q, const device_op *op, uint32_t r
 
 hotset_status gpu_submit(device_queue *q, device_list *l, uint64_t epoch, hotset_error *err) {
     HOTSET_TRY(gpu_begin(q->gpu, err));
-    if (!l->op_n) return HOTSET_OK;
     gpu_call call = l->call;
     call.stream = q->stream;
-    gpu_launch_step(q->stream, l->step, l->row_max, (device_step *)(uintptr_t)call.step, l->copy_row_max,
-                    epoch, l->epoch_at);
+    if (!l->op_n) /* goes the way to the device all the same, as what is measured by it does */
+        gpu_launch_signal(q->stream, q->gpu->words + GPU_NOTHING, epoch);
+    else
+        gpu_launch_step(q->stream, l->step, l->row_max, (device_step *)(uintptr_t)call.step, l->copy_row_max,
+                        epoch, l->epoch_at);
     gpuError code = gpuGetLastError();
     if (code) return gpu_fail(q->gpu, code, err, "launching the step's table");
     bool trace = q->gpu->trace && l->pinned;
