@@ -47,9 +47,23 @@ GPU_DEVICE const uint8_t *state_at(const uint8_t *state, uint64_t slot_bytes, ui
     const uint64_t element = ((uint64_t)head_kv * context_n + position) * n;
     return state + slot_bytes * slot + element * (T == GGUF_F16 ? 2 : 4);
 }
+/* tanh with the same bits on every device; coefficients: Moshier, Cephes tanhf. */
+GPU_DEVICE float tanh_of(float x) {
+    const float z = x * x, size = fabsf(x);
+    if (size < 0.625f) {
+        float p = -5.70498872745e-3f;
+        p = fmaf(p, z, 2.06390887954e-2f);
+        p = fmaf(p, z, -5.37397155531e-2f);
+        p = fmaf(p, z, 1.33314422036e-1f);
+        p = fmaf(p, z, -3.33332819422e-1f);
+        return fmaf(p * z, x, x);
+    }
+    const float y = 1 - 2 / (gpu_exp(2 * size) + 1);
+    return x < 0 ? -y : y;
+}
 GPU_DEVICE float capped(const attend_args &a, float score) {
     score *= a.scale;
-    return a.softcap != 0 ? a.softcap * tanhf(score / a.softcap) : score;
+    return a.softcap != 0 ? a.softcap * tanh_of(score / a.softcap) : score;
 }
 
 /* ---- Few rows ---- */

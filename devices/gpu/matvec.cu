@@ -105,14 +105,16 @@ GPU_DEVICE void walk_row(float sum[N], const uint8_t *row, const inputs &in, boo
     }
 }
 
-/* ---- Dense: all rows of one matrix, or of up to three that share the input ---- */
-
+/* Parts of one weight type, which share their input. */
 struct matvec_args {
     inputs in;
     uint32_t part_n;
     gpu_part part[DEVICE_LINEAR_MAX];
-    uint32_t first_block[DEVICE_LINEAR_MAX];
+    uint32_t first_block[DEVICE_LINEAR_MAX]; /* of matvec */
+    bool only_listed;                        /* matvec_each: what is dense has been left to matvec */
 };
+
+/* ---- Dense: all rows of one matrix, or of up to three ---- */
 
 template <gguf_type T, int N> GPU_KERNEL(BLOCK) matvec(const matvec_args a) {
     uint32_t i = 0;
@@ -120,6 +122,7 @@ template <gguf_type T, int N> GPU_KERNEL(BLOCK) matvec(const matvec_args a) {
     const gpu_part &part = a.part[i];
     const uint32_t o = (blockIdx.x - a.first_block[i]) * ROWS + threadIdx.x / GPU_WARP;
     const uint32_t n = gpu_row_n(a.in.u.step, a.in.u.outputs);
+    if (a.in.u.verdict && *a.in.u.verdict) return;
     if (o >= part.w.out_n) return; /* with its whole warp */
     float sum[N];
     walk_row<T, N>(sum, part.w.data + part.w.row_bytes * o, a.in, part.wide, 0, n);
@@ -132,46 +135,34 @@ template <gguf_type T, int N> GPU_KERNEL(BLOCK) matvec(const matvec_args a) {
 
 /* ---- Each vector by itself: listed rows, and rows of the experts that it uses ---- */
 
-struct each_args {
-    inputs in;
-    gpu_part part;
-    uint32_t use_max;
-};
-
-template <gguf_type T> GPU_KERNEL(BLOCK) matvec_each(const each_args a) {
+template <gguf_type T> GPU_KERNEL(BLOCK) matvec_each(const matvec_args a) {
     const uint32_t use_n = gpu_use_n(a.in.u);
+    const gpu_part &part = a.part[blockIdx.z];
+    if (a.only_listed && !*a.in.u.verdict) return;
     for (uint32_t i = blockIdx.y; i < use_n; i += gridDim.y) {
         const uint32_t *list = gpu_list_of(a.in.u, i), unit = gpu_unit_of(a.in.u, i);
-        const uint32_t n = list ? list[0] : a.part.w.out_n;
-        const uint8_t *data = gpu_unit(a.part.w, unit);
+        const uint32_t n = list ? list[0] : part.w.out_n;
+        const uint8_t *data = gpu_unit(part.w, unit);
         for (uint32_t j = blockIdx.x * ROWS + threadIdx.x / GPU_WARP; j < n; j += gridDim.x * ROWS) {
             const uint32_t o = list ? list[1 + j] : j;
             float sum[1];
-            walk_row<T, 1>(sum, data + a.part.w.row_bytes * o, a.in, a.part.wide, gpu_input_of(a.in.u, i), 1);
+            walk_row<T, 1>(sum, data + part.w.row_bytes * o, a.in, part.wide, gpu_input_of(a.in.u, i), 1);
             const float total = gpu_warp_sum(sum[0]);
-            if (threadIdx.x % GPU_WARP == 0) gpu_finish(a.part, a.in.u, i, unit, o, total);
+            if (threadIdx.x % GPU_WARP == 0) gpu_finish(part, a.in.u, i, unit, o, total);
         }
     }
 }
 
 /* ---- Launches ---- */
 
-static inputs inputs_of(const gpu_call *call, const gpu_product *p, const gpu_layout *l,
-                        const device_matrix *m) {
-    inputs in;
-    memset(&in, 0, sizeof in);
-    in.u = gpu_uses_of(call, p);
-    if (gpu_act_block(m)) in.planes = gpu_planes_at(p, l, call->workspace, gpu_act_block(m));
-    in.wide = (uintptr_t)in.u.x.at % 16 == 0 && in.u.x.stride % 4 == 0 && p->in_n % 8 == 0;
-    return in;
-}
-
 template <gguf_type T>
-static void each_launch(const gpu_call *call, const gpu_product *p, const each_args a) {
-    uint32_t blocks = gpu_pieces(a.part.w.out_n, ROWS), most = 16 * call->multiprocessor_n;
+static void each_launch(const gpu_call *call, const gpu_product *p, const matvec_args a) {
+    uint32_t out_n = 0;
+    for (uint32_t i = 0; i < a.part_n; i++) out_n = a.part[i].w.out_n > out_n ? a.part[i].w.out_n : out_n;
+    uint32_t blocks = gpu_pieces(out_n, ROWS), most = 16 * call->multiprocessor_n, turns = gpu_use_max(p);
     if (p->choice->verdict.buffer && blocks > most) blocks = most; /* most of them would find nothing */
-    const uint32_t turns = a.use_max < GPU_GRID_Y_MAX ? a.use_max : (uint32_t)GPU_GRID_Y_MAX;
-    GPU_LAUNCH(matvec_each<T>, dim3(blocks, turns), BLOCK, call->stream, a);
+    if (turns > GPU_GRID_Y_MAX) turns = GPU_GRID_Y_MAX;
+    GPU_LAUNCH(matvec_each<T>, dim3(blocks, turns, a.part_n), BLOCK, call->stream, a);
 }
 
 template <gguf_type T>
@@ -188,29 +179,38 @@ static void dense_launch(const gpu_call *call, const gpu_product *p, const matve
         GPU_LAUNCH((matvec<T, GPU_FEW_ROWS>), dim3(blocks), BLOCK, call->stream, a);
 }
 
-/* Parts of one type go together. */
+/* The parts that have the type of part i. */
+static matvec_args parts_of(const gpu_call *call, const gpu_product *p, const gpu_layout *l, uint32_t i) {
+    const device_matrix *m = &p->part[i].w;
+    matvec_args a;
+    memset(&a, 0, sizeof a);
+    a.in.u = gpu_uses_of(call, p);
+    if (gpu_act_block(m)) a.in.planes = gpu_planes_at(p, l, call->workspace, gpu_act_block(m));
+    a.in.wide = (uintptr_t)a.in.u.x.at % 16 == 0 && a.in.u.x.stride % 4 == 0 && p->in_n % 8 == 0;
+    uint32_t blocks = 0;
+    for (uint32_t j = i; j < p->part_n; j++) {
+        if (p->part[j].w.type != m->type) continue;
+        a.first_block[a.part_n] = blocks;
+        a.part[a.part_n++] = gpu_part_of(&p->part[j]);
+        blocks += gpu_pieces(p->part[j].w.out_n, ROWS);
+    }
+    return a;
+}
+
+/* Parts of one type go together. A list is followed by one row's vector even if it should say all; more rows
+ * would walk all weights again for each, so that these have both kernels, one of which ends at once. */
 static void few_rows_launch(const gpu_call *call, const gpu_product *p, const gpu_layout *l) {
-    bool done[DEVICE_LINEAR_MAX] = {false};
     for (uint32_t i = 0; i < p->part_n; i++) {
         const device_matrix *m = &p->part[i].w;
-        if (done[i]) continue;
-        if (m->unit_n || p->choice->verdict.buffer) {
-            const each_args a = {inputs_of(call, p, l, m), gpu_part_of(&p->part[i]), gpu_use_max(p)};
-            GPU_BY_TYPE(m->type, each_launch, call, p, a)
-            continue;
-        }
-        matvec_args a;
-        memset(&a, 0, sizeof a);
-        a.in = inputs_of(call, p, l, m);
-        uint32_t blocks = 0;
-        for (uint32_t j = i; j < p->part_n; j++) {
-            if (p->part[j].w.type != m->type) continue;
-            a.first_block[a.part_n] = blocks;
-            a.part[a.part_n++] = gpu_part_of(&p->part[j]);
-            blocks += gpu_pieces(p->part[j].w.out_n, ROWS);
-            done[j] = true;
-        }
-        GPU_BY_TYPE(m->type, dense_launch, call, p, a)
+        bool done = false;
+        for (uint32_t j = 0; j < i; j++) done |= p->part[j].w.type == m->type;
+        if (done) continue;
+        matvec_args a = parts_of(call, p, l, i);
+        const bool listed = p->choice->verdict.buffer != NULL;
+        const bool dense = !m->unit_n && (!listed || p->op->row_max > 1);
+        a.only_listed = listed && dense;
+        if (dense) { GPU_BY_TYPE(m->type, dense_launch, call, p, a) }
+        if (listed || m->unit_n) { GPU_BY_TYPE(m->type, each_launch, call, p, a) }
     }
 }
 
@@ -228,7 +228,7 @@ gpu_layout gpu_layout_of(const gpu_product *p) {
         if (l.form[i]) l.bytes += gpu_planes_bytes(gpu_input_max(p), p->in_n);
     }
     l.groups = l.bytes;
-    if (!gpu_few(p->op)) l.bytes += gpu_up(gpu_groups_bytes(p));
+    if (!gpu_is_few(p)) l.bytes += gpu_up(gpu_groups_bytes(p));
     l.sums = l.bytes;
     if (gpu_by_sums(p, &p->part[0].w)) l.bytes += gpu_up(gpu_sums_bytes(p));
     return l;
@@ -248,7 +248,8 @@ static hotset_status check(const device_op *op, hotset_error *err) {
             return gpu_unsupported(err, op, "weights of type", name);
         if (m->order != NEURONS_BY_OUTPUT && p.part_n > 1)
             return gpu_unsupported(err, op, order_name(m->order), "beside others");
-        if (m->type == GGUF_Q4_K && !m->unit_n && (m->data.offset % 16 || m->row_bytes % 16))
+        if (!gpu_is_float(m->type) && (m->type == GGUF_Q4_K || m->order == NEURONS_BY_NEURON) && !m->unit_n &&
+            m->data.offset % 16)
             return gpu_unsupported(err, op, "odd addresses of weights of type", name);
     }
     return HOTSET_OK;
@@ -267,7 +268,7 @@ static void launch(const gpu_call *call, const device_op *op) {
         return;
     }
     pack_launch(call, &p, &l);
-    if (gpu_few(op))
+    if (gpu_is_few(&p))
         few_rows_launch(call, &p, &l);
     else
         gpu_matmul_launch(call, &p, &l);

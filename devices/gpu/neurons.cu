@@ -99,7 +99,7 @@ GPU_DEVICE uint64_t spared_bytes(const spared &m, const uint32_t *list, uint32_t
 
 /* One block. Few rows are bound by the bytes that they walk: each listed neuron is walked once for each of
  * them, those of a dense FFN once for all; experts' are walked for each use. More rows than that go through
- * tiles, which are made for all neurons. */
+ * tiles, which are made for all neurons, and have no lists. */
 GPU_KERNEL(DECIDE_BLOCK) decide(const select_args a) {
     struct totals {
         uint64_t part[DECIDE_BLOCK];
@@ -107,12 +107,13 @@ GPU_KERNEL(DECIDE_BLOCK) decide(const select_args a) {
     };
     GPU_SHARED(totals, s);
     const uint32_t row_n = gpu_row_n(a.step, a.outputs), vector_n = row_n * a.per_row;
-    if (a.narrow && !*a.verdict) return;
+    if (!a.few && !a.narrow && threadIdx.x == 0) *a.verdict = 0;
+    if (!a.few || (a.narrow && !*a.verdict)) return;
     uint64_t active = 0;
     for (uint32_t i = threadIdx.x; i < vector_n; i += DECIDE_BLOCK) active += select_list(a, i)[0];
     active = block_total(s.part, active);
     if (threadIdx.x == 0) {
-        const bool pays = a.few && active <= (uint64_t)a.n * (a.units ? vector_n : 1);
+        const bool pays = active <= (uint64_t)a.n * (a.units ? vector_n : 1);
         s.skip = a.narrow || pays;
         if (!a.narrow) *a.verdict = pays;
     }
@@ -154,10 +155,10 @@ static void select_launch(const gpu_call *call, const device_op *op) {
     a.outputs = op->outputs;
     a.scored = op->select.scored;
     a.narrow = op->select.narrow;
-    a.few = op->row_max <= GPU_FEW_ROWS;
+    a.few = gpu_few(op->row_max, a.per_row, op->select.part_n ? op->select.part[0].unit_n : 0);
     a.units = op->select.part_n > 0 && op->select.part[0].unit_n > 0;
     for (uint32_t i = 0; i < a.spared_n; i++) a.part[i] = spared_of(&op->select.part[i]);
-    GPU_LAUNCH(list_active, dim3(op->row_max * a.per_row), LIST_BLOCK, call->stream, a);
+    if (a.few) GPU_LAUNCH(list_active, dim3(op->row_max * a.per_row), LIST_BLOCK, call->stream, a);
     GPU_LAUNCH(decide, dim3(1), DECIDE_BLOCK, call->stream, a);
 }
 

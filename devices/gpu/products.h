@@ -14,6 +14,7 @@
 
 enum {
     GPU_FEW_ROWS = 8,       /* rows that share one walk through the weights */
+    GPU_FEW_USES = 4,       /* of an expert, on average, until which it is walked for each */
     GPU_GRID_Y_MAX = 65535, /* blocks in the second direction */
     GPU_PLANE_FORMS = 2     /* activations by blocks of 32 and of 256 */
 };
@@ -51,13 +52,20 @@ static inline gpu_product gpu_product_of(const device_op *op) {
     return p;
 }
 
-static inline bool gpu_few(const device_op *op) { return op->row_max <= GPU_FEW_ROWS; }
+/* Whether so many rows go through the weights vector by vector. Experts do until each is used by a few of
+ * them: a tile is mostly empty before. */
+static inline bool gpu_few(uint32_t row_max, uint32_t used_n, uint32_t unit_n) {
+    return row_max <= GPU_FEW_ROWS || (uint64_t)row_max * used_n <= (uint64_t)GPU_FEW_USES * unit_n;
+}
+static inline bool gpu_is_few(const gpu_product *p) {
+    return gpu_few(p->op->row_max, p->used_n, p->part[0].w.unit_n);
+}
 static inline bool gpu_is_float(gguf_type type) {
     return type == GGUF_F32 || type == GGUF_F16 || type == GGUF_BF16;
 }
 /* Matrices that neurons.cu sums: down of few rows. */
 static inline bool gpu_by_sums(const gpu_product *p, const device_matrix *m) {
-    return m->order != NEURONS_BY_OUTPUT && gpu_few(p->op);
+    return m->order != NEURONS_BY_OUTPUT && gpu_is_few(p);
 }
 /* Values that share a scale in the activations that a matrix takes, 0: it takes floats. */
 static inline uint32_t gpu_act_block(const device_matrix *m) {
@@ -156,8 +164,8 @@ static inline gpu_part gpu_part_of(const device_linear_part *part) {
                   part->accumulate, false};
     if (part->w.order == NEURONS_BY_NEURON && gpu_is_float(part->w.type)) /* a neuron's row, then */
         p.w.row_bytes = gguf_row_bytes(part->w.type, p.w.out_n);
-    p.wide =
-        (uintptr_t)p.w.data % 16 == 0 && p.w.row_bytes % 16 == 0 && p.w.in_n % 8 == 0 && p.w.out_n % 8 == 0;
+    p.wide = (uintptr_t)p.w.data % 16 == 0 && p.w.row_bytes % 16 == 0 &&
+             (part->w.order == NEURONS_BY_OUTPUT ? p.w.in_n : p.w.out_n) % 8 == 0;
     return p;
 }
 
