@@ -17,7 +17,7 @@
 
 /* ---- What a module gives away ---- */
 
-enum { MODULE_ABI = 1 };
+enum { MODULE_ABI = 2 };
 
 /* What the emulation is told; others refuse what is not 0. */
 typedef struct module_options {

@@ -58,10 +58,11 @@ typedef struct gpu_family {
  * gpu_family. */
 extern const gpu_family *const gpu_families[DEVICE_OP_COUNT];
 extern GPU_TABLE gpu_family gpu_embed, gpu_rotary, gpu_norm, gpu_prepare, gpu_activate, gpu_route,
-    gpu_combine, gpu_tally, gpu_gather, gpu_wait, gpu_signal; /* vector.cu, wait and signal: queue.cu */
-extern GPU_TABLE gpu_family gpu_linear, gpu_experts;          /* matvec.cu and matmul.cu */
-extern GPU_TABLE gpu_family gpu_attend;                       /* attend.cu */
-extern GPU_TABLE gpu_family gpu_select;                       /* neurons.cu */
+    gpu_combine, gpu_copy, gpu_tally, gpu_gather, gpu_wait,
+    gpu_signal;                                      /* vector.cu, wait and signal: queue.cu */
+extern GPU_TABLE gpu_family gpu_linear, gpu_experts; /* matvec.cu and matmul.cu */
+extern GPU_TABLE gpu_family gpu_attend;              /* attend.cu */
+extern GPU_TABLE gpu_family gpu_select;              /* neurons.cu */
 
 /* "rope of layer 3: the GPU has no kernel for weights of type Q5_0" and the like; returns E_UNSUPPORTED. */
 hotset_status gpu_unsupported(hotset_error *err, const device_op *op, const char *what, const char *value);
@@ -127,8 +128,11 @@ GPU_DEVICE uint32_t gpu_row_n(const device_step *step, bool outputs) {
     return outputs ? step->output_n : step->row_n;
 }
 GPU_DEVICE float *gpu_row(gpu_rows rows, uint32_t r) { return rows.at + (size_t)r * rows.stride; }
+/* NULL: it is absent. */
 GPU_DEVICE const uint8_t *gpu_unit(const gpu_matrix m, uint32_t unit) {
-    return m.unit_offset ? m.data + m.unit_offset[unit] : m.data;
+    if (!m.unit_offset) return m.data;
+    const uint64_t offset = m.unit_offset[unit];
+    return offset == DEVICE_ABSENT ? NULL : m.data + offset;
 }
 /* e^x within 2 units in the last place, the same bits on every device: 2^n times a polynomial in the rest,
  * which is at most ln(2) / 2. */

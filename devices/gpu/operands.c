@@ -78,6 +78,10 @@ static void add_ffn(refs *r, const device_op *op) {
         add_rows(r, op->combine.weight);
         add_rows(r, op->combine.y);
         break;
+    case DEVICE_OP_COPY:
+        add_rows(r, op->copy.x);
+        add_rows(r, op->copy.y);
+        break;
     case DEVICE_OP_TALLY:
         add_rows(r, op->tally.x);
         add_rows(r, op->tally.weight);
