@@ -215,6 +215,19 @@ hotset_status device_list_parse(device_spec out[MACHINE_DEVICE_MAX], uint32_t *n
     return HOTSET_OK;
 }
 
+hotset_status device_spec_named(device_spec *out, const char *name, hotset_error *err) {
+    static const machine_kind kinds[] = {MACHINE_CUDA, MACHINE_HIP, MACHINE_EMULATED};
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        text rest = {name, strlen(name)};
+        uint64_t index;
+        if (!begins(&rest, prefix_of(kinds[i])) || !number(rest, &index) || index > INDEX_MAX) continue;
+        *out = (device_spec){.kind = kinds[i], .index = (uint32_t)index};
+        snprintf(out->name, sizeof out->name, "%s", name);
+        return HOTSET_OK;
+    }
+    return hotset_fail(err, HOTSET_E_ARGUMENT, "'%s' is no device (cuda0, hip0 ..., emu0)", name);
+}
+
 hotset_status device_spec_open(device **out, const device_spec *spec, const char *folder, hotset_error *err) {
     *out = NULL;
     const module_interface *module;

@@ -70,6 +70,8 @@ typedef struct device_spec {
  * E_ARGUMENT, which quotes the part of the list that is wrong. */
 HOTSET_CHECKED hotset_status device_list_parse(device_spec out[MACHINE_DEVICE_MAX], uint32_t *n,
                                                const char *text, hotset_error *err);
+/* The n-th device of a kind by its name alone: emu1, cuda0. Errors: E_ARGUMENT. */
+HOTSET_CHECKED hotset_status device_spec_named(device_spec *out, const char *name, hotset_error *err);
 /* Opens one that is not the CPU. Errors: those of module_load and of the module, which begin with the name.
  */
 HOTSET_CHECKED hotset_status device_spec_open(device **out, const device_spec *spec, const char *folder,

@@ -255,6 +255,17 @@ HOTSET_API hotset_plan_options hotset_plan_default_options(void);
 HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *model,
                                                         const hotset_plan_options *options,
                                                         hotset_error *err);
+/* A plan by hand. `devices` beside the CPU, e.g. "emu:64MiB,cuda0"; `place` says which has what, e.g.
+ * "attn=emu0:24,ffn=emu0:0.3+cuda0:0.2,head=emu0": attention and state of the first 24 layers, the hottest
+ * 30 % of each layer's units and the next 20 %, the head; the rest is the CPU's. `profile` (which units are
+ * hot) and `module_folder` (see hotset_engine_options) may be NULL. Errors: E_ARGUMENT, E_NOFIT (the device,
+ * bytes needed and there), E_UNSUPPORTED (a device that is not there), E_DEVICE, E_MEMORY. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_place(hotset_plan **out, const hotset_model *model,
+                                                          const char *devices, const char *place,
+                                                          const char *module_folder,
+                                                          const hotset_profile *profile,
+                                                          const hotset_plan_options *options,
+                                                          hotset_error *err);
 /* The plan that takes the least predicted time on the machine, whose free memory counts (but see
  * host_bytes_max). `profile`, which must serve the model, may be NULL. Errors: E_ARGUMENT, E_NOFIT (the
  * device, bytes that would do, bytes that there are), E_UNSUPPORTED (no device has rates for some work),
@@ -337,7 +348,9 @@ typedef struct hotset_engine_options {
     void *log_cookie;
     hotset_cancel_fn *cancel; /* asked while weights are copied and between steps; NULL: never */
     void *cancel_cookie;
-    const char *trace_path; /* write a Chrome trace of every step here; NULL: none */
+    const char *trace_path;    /* write a Chrome trace of every step here; NULL: none */
+    const char *devices;       /* properties of the plan's devices, as for hotset_plan_place; NULL: none */
+    const char *module_folder; /* where modules of GPUs are; NULL: beside the library */
 } hotset_engine_options;
 
 HOTSET_API hotset_engine_options hotset_engine_default_options(void);

@@ -12,7 +12,9 @@ typedef struct planning {
     const machine_profile *machine;
     const activation_profile *profile; /* NULL: none */
     const hotset_plan_options *options;
-    bool searched;      /* else everything goes on the host, whatever the machine */
+    const char *place;      /* by hand (by_hand.h); NULL: not */
+    const plan_data *given; /* as this has it; NULL: not */
+    bool searched; /* else, and without the two above, everything goes on the host, whatever the machine */
     bool prefill_skips; /* see plan_data: what asking for a sparsity by name brings */
 } planning;
 

@@ -88,6 +88,7 @@ static hotset_status record(void *cookie, const forward_list *list, uint32_t row
                             hotset_error *err) {
     (void)row_max;
     recording *r = cookie;
+    if (!list->op_n) return HOTSET_OK;
     return r->device->api->list_record(r->device, list->op, list->op_n, r->step, r->batch_n, r->workspace,
                                        head ? &r->bucket->head : &r->bucket->body, err);
 }

@@ -79,9 +79,9 @@ footprint_exchange footprint_exchange_layout(const footprint_widths *w, uint32_t
                                              uint32_t device_n);
 /* What a device signals of a layer: that its guests have their input, or that its sums are there; hands_over:
  * that the residual stream is there for the home of this layer (layer_n: for the head). */
-static inline uint64_t footprint_counter(const footprint_exchange *e, uint32_t layer_i, uint32_t device,
+static inline uint64_t footprint_counter(const footprint_exchange *e, uint32_t layer_i, uint32_t device_i,
                                          bool hands_over) {
-    return e->counter + ((uint64_t)(layer_i * e->device_n + device) * 2 + hands_over) * FOOTPRINT_ALIGN;
+    return e->counter + ((uint64_t)(layer_i * e->device_n + device_i) * 2 + hands_over) * FOOTPRINT_ALIGN;
 }
 
 /* Bytes of keys (or values) of one layer and session: [head_kv_n][context_n][width] of item_bytes each. */

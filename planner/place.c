@@ -335,3 +335,43 @@ hotset_status place_host_make(placement **out, const problem *p, hotset_error *e
     cost_free(c);
     return status;
 }
+
+/* Every device has room for what it is given. */
+static hotset_status check_limits(const placement *placed, const problem *p, hotset_error *err) {
+    for (uint32_t d = 0; d < p->device_n; d++) {
+        const uint64_t needed = placed->ledger[d].total, there = p->device[d].limit_bytes;
+        if (needed > there)
+            return hotset_fail(err, HOTSET_E_NOFIT,
+                               "plan: %s: %llu bytes (%.1f MiB) are needed, there are %llu (%.1f MiB)",
+                               p->machine->device[p->device[d].machine_i].name, (unsigned long long)needed,
+                               (double)needed / MIB, (unsigned long long)there, (double)there / MIB);
+    }
+    return HOTSET_OK;
+}
+
+hotset_status place_given_make(placement **out, const problem *p, const cost_split *split, uint32_t head,
+                               hotset_error *err) {
+    uint32_t device[PROBLEM_DEVICE_MAX];
+    cost_model *c;
+    *out = NULL;
+    HOTSET_TRY(problem_check(p, err));
+    HOTSET_TRY(cost_make(&c, p, err));
+    for (uint32_t d = 0; d < PROBLEM_DEVICE_MAX; d++) device[d] = d;
+    search s = search_of(c);
+    draft d;
+    hotset_status status = draft_make(&d, &s, err);
+    if (!status) {
+        memcpy(d.split, split, p->layer_n * sizeof *split);
+        d.head = head;
+        d.objective = INFINITY;
+        status = publish(out, &s, &d, device, err);
+    }
+    if (!status) status = check_limits(*out, p, err);
+    if (status) {
+        placement_free(*out);
+        *out = NULL;
+    }
+    free(d.split);
+    cost_free(c);
+    return status;
+}

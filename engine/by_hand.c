@@ -1,0 +1,122 @@
+/* by_hand.c - reading a placement by hand. */
+#include "engine/by_hand.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One device of a key, with its number. */
+typedef struct share {
+    uint32_t device;
+    bool all; /* that is left */
+    double n;
+} share;
+
+typedef struct shares {
+    uint32_t n;
+    share share[PROBLEM_DEVICE_MAX];
+} shares;
+
+static hotset_status wrong(hotset_error *err, const char *at, size_t n, const char *what) {
+    return hotset_fail(err, HOTSET_E_ARGUMENT, "place: '%.*s': %s", (int)n, at, what);
+}
+
+static hotset_status read_share(share *out, const problem *p, const char *at, size_t n, hotset_error *err) {
+    const char *colon = memchr(at, ':', n);
+    size_t name_n = colon ? (size_t)(colon - at) : n;
+    char number[32], *end = number;
+    *out = (share){.device = p->device_n, .all = !colon};
+    for (uint32_t d = 0; d < p->device_n; d++) {
+        const char *name = p->machine->device[p->device[d].machine_i].name;
+        if (strlen(name) == name_n && !memcmp(name, at, name_n)) out->device = d;
+    }
+    if (out->device == p->device_n) return wrong(err, at, name_n, "no such device");
+    if (!colon) return HOTSET_OK;
+    size_t number_n = n - name_n - 1;
+    if (number_n >= sizeof number) return wrong(err, at, n, "not a number");
+    memcpy(number, colon + 1, number_n);
+    number[number_n] = 0;
+    out->n = strtod(number, &end);
+    if (end == number || *end || !(out->n >= 0)) return wrong(err, at, n, "not a number");
+    return HOTSET_OK;
+}
+
+static hotset_status read_shares(shares *out, const problem *p, const char *at, size_t n, hotset_error *err) {
+    out->n = 0;
+    for (const char *end = at + n; at <= end;) {
+        const char *plus = memchr(at, '+', (size_t)(end - at));
+        size_t part_n = (size_t)((plus ? plus : end) - at);
+        if (out->n == PROBLEM_DEVICE_MAX) return wrong(err, at, part_n, "too many devices");
+        HOTSET_TRY(read_share(&out->share[out->n++], p, at, part_n, err));
+        at += part_n + 1;
+    }
+    return HOTSET_OK;
+}
+
+static hotset_status place_mixers(cost_split *split, const problem *p, const shares *s, hotset_error *err) {
+    uint32_t layer = 0;
+    for (uint32_t i = 0; i < s->n; i++) {
+        double n = s->share[i].all ? p->layer_n - layer : s->share[i].n;
+        if (n != floor(n) || n > p->layer_n - layer)
+            return hotset_fail(err, HOTSET_E_ARGUMENT, "place: attn: %g layers, there are %u left of %u", n,
+                               p->layer_n - layer, p->layer_n);
+        for (uint32_t end = layer + (uint32_t)n; layer < end; layer++)
+            split[layer].home = (uint8_t)s->share[i].device;
+    }
+    return HOTSET_OK;
+}
+
+/* The hottest units to the first device, and so on; the CPU has the coldest. */
+static hotset_status place_units(cost_split *split, const problem *p, const shares *s, hotset_error *err) {
+    double sum = 0;
+    for (uint32_t i = 0; i < s->n; i++) sum += s->share[i].all ? 0 : s->share[i].n;
+    if (sum > 1 + 1e-9) return hotset_fail(err, HOTSET_E_ARGUMENT, "place: ffn: shares of %g in all", sum);
+    for (uint32_t l = 0; l < p->layer_n; l++) {
+        const uint32_t unit_n = p->layer[l].ffn.kind == PROBLEM_NONE ? 0 : p->layer[l].ffn.unit_n;
+        bool listed[PROBLEM_DEVICE_MAX] = {false};
+        uint32_t at = 0, order_n = 0;
+        double share_n = 0;
+        memset(split[l].n, 0, sizeof split[l].n);
+        for (uint32_t i = 0; i < s->n; i++) {
+            const uint32_t d = s->share[i].device;
+            share_n = s->share[i].all ? 1 : share_n + s->share[i].n;
+            uint32_t end = (uint32_t)fmin(floor(share_n * unit_n + 0.5), unit_n);
+            if (listed[d]) return hotset_fail(err, HOTSET_E_ARGUMENT, "place: ffn: a device is named twice");
+            listed[d] = true;
+            split[l].order[order_n++] = (uint8_t)d;
+            split[l].n[d] = end - at;
+            at = end;
+        }
+        for (uint32_t d = p->device_n; d-- > 0;)
+            if (!listed[d]) split[l].order[order_n++] = (uint8_t)d;
+        split[l].n[0] += unit_n - at;
+        if (listed[0] && unit_n > at && split[l].order[p->device_n - 1] != 0 && split[l].n[0] != unit_n - at)
+            return hotset_fail(err, HOTSET_E_ARGUMENT,
+                               "place: ffn: cpu is named before others, and gets the rest");
+    }
+    return HOTSET_OK;
+}
+
+hotset_status by_hand_read(cost_split *split, uint32_t *head, const problem *p, const char *text,
+                           hotset_error *err) {
+    shares none = {0}, s;
+    bool seen[3] = {false};
+    *head = 0;
+    for (uint32_t l = 0; l < p->layer_n; l++) split[l] = (cost_split){0};
+    HOTSET_TRY(place_units(split, p, &none, err));
+    for (const char *at = text; *at;) {
+        static const char *const keys[] = {"attn=", "ffn=", "head="};
+        size_t n = strcspn(at, ","), k = 0;
+        while (k < COUNT_OF(keys) && strncmp(at, keys[k], strlen(keys[k]))) k++;
+        if (k == COUNT_OF(keys)) return wrong(err, at, n, "not attn=, ffn= or head= and devices");
+        if (seen[k]) return wrong(err, at, n, "named twice");
+        seen[k] = true;
+        HOTSET_TRY(read_shares(&s, p, at + strlen(keys[k]), n - strlen(keys[k]), err));
+        if (k == 0) HOTSET_TRY(place_mixers(split, p, &s, err));
+        if (k == 1) HOTSET_TRY(place_units(split, p, &s, err));
+        if (k == 2 && (s.n != 1 || !s.share[0].all)) return wrong(err, at, n, "the head has one device");
+        if (k == 2) *head = s.share[0].device;
+        at += n + (at[n] == ',');
+    }
+    return HOTSET_OK;
+}
