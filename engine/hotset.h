@@ -300,8 +300,8 @@ typedef struct hotset_find_options {
 } hotset_find_options;
 /* The plan for this machine, as it is now: a kept one that still fits, or a new one, which is kept; for that
  * the machine is measured, once. Names of kept files depend on all that plans depend on, the library's
- * version included. A folder that cannot be written to is told, and no failure. Errors: as
- * hotset_machine_measure and hotset_plan_make. */
+ * version included. Without a folder that can be written to everything goes on the CPU, unmeasured, which is
+ * told. Errors: as hotset_machine_measure and hotset_plan_make. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_find(hotset_plan **out, const hotset_model *model,
                                                          const hotset_profile *profile,
                                                          const hotset_plan_options *options,

@@ -155,7 +155,6 @@ static hotset_status path_of(const finding *f, const char *kind, uint64_t name, 
 static hotset_status begin(finding *f, hotset_error *err) {
     HOTSET_TRY(device_cpu_get_facts(&f->here, err));
     f->keeps = make_folder(f->how.folder) && access(f->how.folder, W_OK) == 0;
-    if (!f->keeps) tell(f, "%s cannot be written to: nothing is kept for the next time", f->how.folder);
     return HOTSET_OK;
 }
 
@@ -262,6 +261,11 @@ hotset_status hotset_plan_find(hotset_plan **out, const hotset_model *model, con
         limited ? min_u64(f.options.host_bytes_max, f.here.memory_free_bytes) : f.here.memory_free_bytes;
     if (read_kept(&f, path, out)) return HOTSET_OK;
     HOTSET_TRY(check_options(&f, err));
+    if (!f.keeps && !f.how.anew) {
+        /* measuring takes too long to be done every time */
+        tell(&f, "%s cannot be written to, so that nothing is measured: everything on the CPU", how->folder);
+        return hotset_plan_cpu(out, model, &f.options, err);
+    }
     HOTSET_TRY(find_machine(&f, machine_name, &machine, err));
     hotset_status status = make(&f, machine, path, out, err);
     hotset_machine_free(machine);

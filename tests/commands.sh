@@ -562,9 +562,15 @@ check_plan() {
     expect "plan --verify: measured beside predicted" grep -qi "measured" "$out"
     run 0 plan "$model" "${there[@]}" --verify
     expect "plan --verify: devices with declared rates are left out, with a word" grep -q "cpu: its rates are declared" "$err"
-    (unset XDG_CACHE_HOME HOME && run 0 run "$model" -p "The whale" -n 2 --seed 1)
-    XDG_CACHE_HOME=/proc/none run 0 run "$model" -p "The whale" -n 2 --plan cpu
-    refuse 1 "HOME" plan "$model" --machine "$work/missing/HOME"
+    local cache=$XDG_CACHE_HOME home=$HOME
+    export XDG_CACHE_HOME=/proc/none
+    run 0 run "$model" -p "The whale" -n 2 --seed 1
+    expect "run: a folder that cannot be written to is told" grep -q "/proc/none/hotset cannot be written to" "$err"
+    unset XDG_CACHE_HOME HOME
+    run 0 run "$model" -p "The whale" -n 2 --seed 1
+    expect "run: no folder at all is told" grep -q "HOME is set" "$err"
+    refuse 1 "name a machine" plan "$model"
+    export XDG_CACHE_HOME=$cache HOME=$home
 
     refuse 2 "is missing" plan
     refuse 2 "exclude each other" plan "$model" --shape "$shapes/qwen3-8b.json"

@@ -183,10 +183,9 @@ static bool write_file(const hotset_plan *plan, hotset_plan_form form, const cha
 static bool to_stdout(const char *path) { return path && !strcmp(path, "-"); }
 
 static bool tell(const plan_options *o, const hotset_plan *plan) {
-    bool free_stdout = !to_stdout(o->out) && !to_stdout(o->html);
-    if (free_stdout && !describe(plan, o->common.json ? HOTSET_PLAN_JSON : HOTSET_PLAN_TABLE, stdout))
-        return false;
-    return write_file(plan, HOTSET_PLAN_HTML, o->html) && write_file(plan, HOTSET_PLAN_JSON, o->out);
+    bool written = write_file(plan, HOTSET_PLAN_HTML, o->html) && write_file(plan, HOTSET_PLAN_JSON, o->out);
+    if (!written || to_stdout(o->out) || to_stdout(o->html)) return written;
+    return describe(plan, o->common.json ? HOTSET_PLAN_JSON : HOTSET_PLAN_TABLE, stdout);
 }
 
 /* One line where the options contradict each other. */
