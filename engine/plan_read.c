@@ -117,7 +117,8 @@ bool plan_is(const char *path) {
     return found;
 }
 
-hotset_status plan_inspect(const char *path, bool json, hotset_text_fn *write, void *cookie, hotset_error *err) {
+hotset_status plan_inspect(const char *path, bool json, hotset_text_fn *write, void *cookie,
+                           hotset_error *err) {
     hotset_plan *p;
     HOTSET_TRY(hotset_plan_read(&p, path, NULL, err));
     hotset_status status =

@@ -127,9 +127,10 @@ static void run_round(device *cpu, const hotset_model *m, way *ways, uint32_t wa
         seconds[i] = time_tokens(&ways[i], m, n[i]);
     }
     double after = read_rate(cpu);
-    if (getenv("DBG")) fprintf(stderr, "read %.1f %.1f %.1f  way0 predicted %.2f measured %.2f\n", before/1e9, middle/1e9, after/1e9, predict(&ways[0], machine, n[0])*1e3, seconds[0]*1e3);
-    double most = fmax(before, fmax(middle, after)),
-           least = fmin(before, fmin(middle, after));
+    if (getenv("DBG"))
+        fprintf(stderr, "read %.1f %.1f %.1f  way0 predicted %.2f measured %.2f\n", before / 1e9,
+                middle / 1e9, after / 1e9, predict(&ways[0], machine, n[0]) * 1e3, seconds[0] * 1e3);
+    double most = fmax(before, fmax(middle, after)), least = fmin(before, fmin(middle, after));
     for (uint32_t i = 0; i < way_n && most - least <= ALIKE * most; i++) {
         ways[i].predicted[ways[i].n] = predict(&ways[i], machine, n[i]);
         ways[i].measured[ways[i].n++] = seconds[i];

@@ -352,9 +352,7 @@ static bool fits_context(size_t token_n, size_t context_n) {
 
 /* Makes `tokens` the text so far. False after an error line. */
 static bool text_begin(runner *r, const int32_t *tokens, size_t token_n) {
-    if (!fits_context(token_n, r->context_n)) {
-        return false;
-    }
+    if (!fits_context(token_n, r->context_n)) { return false; }
     memcpy(r->tokens, tokens, token_n * sizeof *tokens);
     r->token_n = token_n;
     return true;
