@@ -509,6 +509,7 @@ Test(gpu_kernels, attention_has_the_bits_of_a_row_alone) {
         const uint32_t row_n = many ? 40 : 5, n = 32, slot_bytes = 4 * CONTEXT * n;
         draw_step(&c, &r, row_n, row_n, false);
         draw_positions(&c, &r, !many);
+        for (uint32_t i = 0; many && i < row_n; i++) c.row[i] = (device_row){.position = 400 + (int32_t)i};
         device_op *op = add_op(&c, DEVICE_OP_ATTEND);
         op->attend.q = gpu_case_rows(&c, &r, row_n, n, n);
         op->attend.y = gpu_case_rows(&c, &r, row_n, n, n);
