@@ -21,10 +21,10 @@ workshop_headers() {
 }
 
 mapfile -t files < <(git ls-files --cached --others --exclude-standard)
-mapfile -t sources < <(printf '%s\n' "${files[@]}" | grep -E '\.[ch]$')
+mapfile -t sources < <(printf '%s\n' "${files[@]}" | grep -E '\.([ch]|cu|cpp)$')
 mapfile -t headers < <(printf '%s\n' "${files[@]}" | grep -E '\.h$')
 mapfile -t library < <(printf '%s\n' "${sources[@]}" | grep -E '^(profiles|planner|devices|engine)/')
-mapfile -t texts < <(printf '%s\n' "${sources[@]}" "${files[@]}" | grep -E '\.([ch]|sh|txt|md|in|json)$|^\.ci/run$' | sort -u)
+mapfile -t texts < <(printf '%s\n' "${sources[@]}" "${files[@]}" | grep -E '\.([ch]|cu|cpp|cmake|sh|txt|md|in|json)$|^\.ci/run$' | sort -u)
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -93,7 +93,7 @@ check_map() {
     for file in "${sources[@]}" "${files[@]}"; do
         case $file in
             tests/test_*.c | tests/fuzz/*) ;; # one line for all of them
-            *.c | *.h | *.sh)
+            *.c | *.h | *.cu | *.cpp | *.sh)
                 stem=${file##*/}
                 grep -qE "(^|[ /])${stem%.*}\.(\{[a-z,]*\b${file##*.}\b|${file##*.}\b)" README.md ||
                     echo "README.md:1: the map lacks $file"
@@ -114,8 +114,10 @@ check_orphans() {
     local file
     for file in "${sources[@]}"; do
         case $file in
-            tests/*.c) grep -qE "\b$(basename "$file" .c)\b|GLOB" "$(dirname "$file")/CMakeLists.txt" ;;
-            *.c) grep -qF "$file" CMakeLists.txt ;;
+            tests/*.c | tests/*.cpp)
+                grep -qE "\b$(basename "${file%.*}")\b|GLOB" "$(dirname "$file")/CMakeLists.txt" ;;
+            devices/gpu/*.c | *.cu) grep -qF "$file" devices/gpu/modules.cmake ;;
+            *.c | *.cpp) grep -qF "$file" CMakeLists.txt ;;
         esac || echo "$file:1: no CMakeLists.txt builds this file"
     done
 }

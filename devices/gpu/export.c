@@ -1,0 +1,200 @@
+/* export.c - the one function that a module of GPUs exports, and opening its devices. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "devices/gpu/gpu.h"
+
+/* ---- What the vendors do differently before a device is open ---- */
+
+#ifdef HOTSET_GPU_EMULATION
+
+enum { EMULATED_MULTIPROCESSORS = 2 };
+#define EMULATED_BYTES ((uint64_t)1 << 30)
+
+/* There are as many as are asked for: each opening makes one. */
+static hotset_status module_count(uint32_t *out, hotset_error *err) {
+    (void)err;
+    *out = EMU_DEVICE_MAX;
+    return HOTSET_OK;
+}
+
+static hotset_status module_describe(uint32_t i, module_facts *out, hotset_error *err) {
+    (void)i;
+    (void)err;
+    *out =
+        (module_facts){.model = "emulated GPU", .instructions = "emulated", .memory_bytes = EMULATED_BYTES};
+    return HOTSET_OK;
+}
+
+void gpu_release(int number) { emu_device_destroy(number); }
+
+static hotset_status acquire(uint32_t i, const char *name, const module_options *o, int *number,
+                             uint32_t *multiprocessor_n, uint64_t *capacity_bytes, hotset_error *err) {
+    (void)i;
+    *capacity_bytes = o->memory_bytes ? o->memory_bytes : EMULATED_BYTES;
+    *multiprocessor_n = EMULATED_MULTIPROCESSORS;
+    const emu_options options = {.memory_bytes = *capacity_bytes, .reverse = o->reverse};
+    if (emu_device_create(number, &options) == emuSuccess) return HOTSET_OK;
+    return hotset_fail(err, HOTSET_E_DEVICE, "%s: there can be %d emulated devices", name, EMU_DEVICE_MAX);
+}
+
+static void arm(int number, const module_options *o) {
+    const emu_options faults = {
+        .fail_alloc = o->fail_alloc, .fail_copy = o->fail_copy, .fail_launch = o->fail_launch};
+    emu_device_arm(number, &faults);
+}
+
+#else
+
+static hotset_status module_count(uint32_t *out, hotset_error *err) {
+    int n = 0;
+    gpuError code = gpuGetDeviceCount(&n);
+    *out = code ? 0 : (uint32_t)n;
+    if (!code && n > 0) return HOTSET_OK;
+    if (!code) return hotset_fail(err, HOTSET_E_DEVICE, "there is no device");
+    (void)gpuGetLastError();
+    return hotset_fail(err, HOTSET_E_DEVICE, "%s", gpuGetErrorString(code));
+}
+
+static hotset_status properties_of(uint32_t i, gpuDeviceProperties *p, hotset_error *err) {
+    gpuError code = gpuGetDeviceProperties(p, (int)i);
+    if (!code) return HOTSET_OK;
+    (void)gpuGetLastError();
+    return hotset_fail(err, HOTSET_E_DEVICE, "%s%u: %s", GPU_VENDOR, i, gpuGetErrorString(code));
+}
+
+static hotset_status module_describe(uint32_t i, module_facts *out, hotset_error *err) {
+    gpuDeviceProperties p;
+    *out = (module_facts){0};
+    HOTSET_TRY(properties_of(i, &p, err));
+    snprintf(out->model, sizeof out->model, "%.*s", (int)sizeof out->model - 1, p.name);
+    GPU_INSTRUCTIONS(out->instructions, sizeof out->instructions, p);
+    snprintf(out->bus, sizeof out->bus, "%04x:%02x:%02x", (unsigned)p.pciDomainID, (unsigned)p.pciBusID,
+             (unsigned)p.pciDeviceID);
+    out->memory_bytes = p.totalGlobalMem;
+    return HOTSET_OK;
+}
+
+void gpu_release(int number) { (void)number; }
+
+static hotset_status acquire(uint32_t i, const char *name, const module_options *o, int *number,
+                             uint32_t *multiprocessor_n, uint64_t *capacity_bytes, hotset_error *err) {
+    gpuDeviceProperties p;
+    if (o->fail_alloc || o->fail_copy || o->fail_launch || o->reverse)
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "%s: only emulated devices fail on demand", name);
+    HOTSET_TRY(properties_of(i, &p, err));
+    *number = (int)i;
+    *multiprocessor_n = (uint32_t)p.multiProcessorCount;
+    *capacity_bytes = o->memory_bytes ? min_u64(o->memory_bytes, p.totalGlobalMem) : p.totalGlobalMem;
+    return HOTSET_OK;
+}
+
+static void arm(int number, const module_options *o) {
+    (void)number;
+    (void)o;
+}
+
+#endif
+
+/* ---- A known answer ---- */
+
+enum { TEST_N = 96, TEST_ROWS = 2, TEST_BYTES = TEST_ROWS * TEST_N * sizeof(float) };
+
+typedef struct self_test {
+    device *d;
+    device_queue *queue;
+    device_buffer *pinned, *memory, *workspace;
+    device_list *list;
+} self_test;
+
+/* Layout of `pinned`: the step's table, a counter, rows there and back. */
+enum { STEP_AT = 0, COUNTER_AT = 256, THERE_AT = 512, BACK_AT = THERE_AT + TEST_BYTES };
+
+/* Rows to the device, normed there, back; then the counter. */
+static hotset_status run_test(self_test *t, hotset_error *err) {
+    const device_interface *api = t->d->api;
+    device_op op[2] = {{.kind = DEVICE_OP_NORM, .name = "self-test", .row_max = TEST_ROWS},
+                       {.kind = DEVICE_OP_SIGNAL, .name = "self-test", .row_max = TEST_ROWS}};
+    HOTSET_TRY(api->queue_open(t->d, DEVICE_QUEUE_COMPUTE, &t->queue, err));
+    HOTSET_TRY(api->buffer_alloc(t->d, DEVICE_MEMORY_PINNED, BACK_AT + TEST_BYTES, &t->pinned, err));
+    HOTSET_TRY(api->buffer_alloc(t->d, DEVICE_MEMORY_DEVICE, TEST_BYTES, &t->memory, err));
+    HOTSET_TRY(
+        api->buffer_alloc(t->d, DEVICE_MEMORY_DEVICE, api->workspace_bytes(t->d, op), &t->workspace, err));
+    uint8_t *host = t->pinned->host;
+    memset(host, 0, BACK_AT + TEST_BYTES);
+    ((device_step *)(void *)(host + STEP_AT))->row_n = TEST_ROWS;
+    for (int i = 0; i < TEST_ROWS * TEST_N; i++)
+        ((float *)(void *)(host + THERE_AT))[i] = (float)(i % 7) - 2.5f;
+    const device_ref memory = {t->memory, 0};
+    op[0].norm.x = op[0].norm.y = (device_rows){memory, TEST_N};
+    op[0].norm.n = TEST_N;
+    op[1].counter.counter = (device_ref){t->pinned, COUNTER_AT};
+    HOTSET_TRY(api->list_record(t->d, op, COUNT_OF(op), (device_ref){t->pinned, STEP_AT}, TEST_ROWS,
+                                (device_ref){t->workspace, 0}, &t->list, err));
+    HOTSET_TRY(api->copy_async(t->queue, memory, (device_ref){t->pinned, THERE_AT}, TEST_BYTES, err));
+    HOTSET_TRY(api->submit(t->queue, t->list, 1, err));
+    HOTSET_TRY(api->copy_async(t->queue, (device_ref){t->pinned, BACK_AT}, memory, TEST_BYTES, err));
+    return api->queue_drain(t->queue, err);
+}
+
+static hotset_status check_answer(const self_test *t, hotset_error *err) {
+    const uint8_t *host = t->pinned->host;
+    const float *there = (const float *)(const void *)(host + THERE_AT);
+    const float *back = (const float *)(const void *)(host + BACK_AT);
+    double worst = 0;
+    for (int r = 0; r < TEST_ROWS; r++) {
+        double square = 0;
+        for (int i = 0; i < TEST_N; i++) square += (double)there[r * TEST_N + i] * there[r * TEST_N + i];
+        for (int i = r * TEST_N; i < (r + 1) * TEST_N; i++)
+            worst = fmax(worst, fabs(back[i] - there[i] / sqrt(square / TEST_N)));
+    }
+    if (worst < 1e-5 && *(const uint64_t *)(const void *)(host + COUNTER_AT) == 1) return HOTSET_OK;
+    return hotset_fail(err, HOTSET_E_DEVICE, "%s: the self-test gave a wrong answer", t->d->name);
+}
+
+static hotset_status ask_known_answer(device *d, hotset_error *err) {
+    self_test t = {.d = d};
+    hotset_status status = run_test(&t, err);
+    if (!status) status = check_answer(&t, err);
+    d->api->queue_close(t.queue);
+    d->api->list_free(t.list);
+    d->api->buffer_free(t.pinned);
+    d->api->buffer_free(t.memory);
+    d->api->buffer_free(t.workspace);
+    return status;
+}
+
+/* ---- The module ---- */
+
+static hotset_status module_open(device **out, uint32_t i, const char *name, const module_options *options,
+                                 hotset_error *err) {
+    *out = NULL;
+    device *d;
+    uint32_t n, multiprocessor_n = 0;
+    uint64_t capacity_bytes = 0;
+    int number = 0;
+    hotset_error reason;
+    if (module_count(&n, &reason)) return hotset_fail(err, HOTSET_E_DEVICE, "%s: %s", name, reason.message);
+    if (i >= n) return hotset_fail(err, HOTSET_E_DEVICE, "%s: there are %u devices of this kind", name, n);
+    HOTSET_TRY(acquire(i, name, options, &number, &multiprocessor_n, &capacity_bytes, err));
+    /* launched one by one, operations are named by the fault that hits them */
+    const bool faults = options->fail_alloc || options->fail_copy || options->fail_launch;
+    HOTSET_TRY(gpu_open(&d, number, name, multiprocessor_n, capacity_bytes, GPU_GRAPHS && !faults, err));
+    hotset_status status = ask_known_answer(d, err);
+    if (status) {
+        d->api->close(d);
+        return status;
+    }
+    arm(number, options);
+    *out = d;
+    return HOTSET_OK;
+}
+
+__attribute__((visibility("default"))) module_entry_fn MODULE_ENTRY;
+
+const module_interface *MODULE_ENTRY(void) {
+    static const module_interface interface = {MODULE_ABI, sizeof(device_op), module_count, module_describe,
+                                               module_open};
+    return &interface;
+}

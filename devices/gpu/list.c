@@ -1,0 +1,229 @@
+/* list.c - lists of operations: checked once, launched again and again.
+ *
+ * The head of the workspace belongs to the list: the epoch of the submission, then a copy of the step's table
+ * in device memory, with as many rows as the list's operations have at most. Behind it is the operations' own
+ * workspace. */
+#include "devices/gpu/gpu.h"
+
+#include <stdlib.h>
+
+struct device_list {
+    gpu_device *gpu;
+    uint32_t op_n, row_max;    /* of the table in pinned memory */
+    uint32_t copy_row_max;     /* of its copy */
+    const device_step *pinned; /* as the host sees it: for traces */
+    const device_step *step;   /* the same as the device sees it */
+    gpu_call call;             /* all but the stream */
+    uint64_t *epoch_at;
+    device_op *op; /* [op_n] */
+    bool captured;
+    gpuGraphExec graph; /* of all operations */
+};
+
+static uint64_t head_bytes(uint32_t row_max) {
+    return GPU_ALIGN + round_up(device_step_bytes(row_max), GPU_ALIGN);
+}
+
+static hotset_status check_op(const device_op *op, hotset_error *err) {
+    const gpu_family *family = gpu_families[op->kind];
+    if (!family) return gpu_unsupported(err, op, "operations of kind", device_op_kind_name(op->kind));
+    return family->check ? family->check(op, err) : HOTSET_OK;
+}
+
+static uint64_t own_workspace_bytes(const device_op *op) {
+    const gpu_family *family = gpu_families[op->kind];
+    return family->workspace_bytes ? family->workspace_bytes(op) : 0;
+}
+
+uint64_t gpu_workspace_bytes(const device *d, const device_op *op) {
+    (void)d;
+    return check_op(op, NULL) ? 0 : head_bytes(op->row_max) + own_workspace_bytes(op);
+}
+
+void gpu_list_free(device_list *l) {
+    if (!l) return;
+    (void)gpuSetDevice(l->gpu->number);
+    if (l->captured) (void)GPU(GraphExecDestroy)(l->graph);
+    free(l->op);
+    free(l);
+}
+
+/* Memory of another kind of device may be out of reach, that of files is. */
+static hotset_status check_ref(const gpu_device *g, const char *name, uint32_t layer_i, device_ref ref,
+                               uint64_t align, hotset_error *err) {
+    const device_buffer *b = ref.buffer;
+    if (b->owner->api != g->base.api)
+        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "%s of layer %u: %s cannot reach memory of %s", name,
+                           layer_i, g->base.name, b->owner->name);
+    if (!((const gpu_buffer *)(const void *)b)->device)
+        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "%s of layer %u: %s cannot compute with mapped files",
+                           name, layer_i, g->base.name);
+    if (ref.offset % align || ref.offset > b->bytes)
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "%s of layer %u: an operand at byte %llu of %llu", name,
+                           layer_i, (unsigned long long)ref.offset, (unsigned long long)b->bytes);
+    return HOTSET_OK;
+}
+
+static hotset_status check_operands(const gpu_device *g, const device_op *op, hotset_error *err) {
+    device_ref refs[GPU_REFS_MAX];
+    const uint32_t n = gpu_operands(op, refs);
+    const bool counter = op->kind == DEVICE_OP_WAIT || op->kind == DEVICE_OP_SIGNAL;
+    for (uint32_t i = 0; i < n; i++)
+        HOTSET_TRY(check_ref(g, op->name, op->layer_i, refs[i], counter ? 8 : 4, err));
+    return HOTSET_OK;
+}
+
+static hotset_status launch(gpu_device *g, const gpu_call *call, const device_op *op, hotset_error *err) {
+    gpu_families[op->kind]->launch(call, op);
+    gpuError code = gpuGetLastError();
+    return code ? gpu_fail(g, code, err, "launching %s of layer %u", op->name, op->layer_i) : HOTSET_OK;
+}
+
+/* The operations as a graph: launched as one, and its kernels are on the device before anything waits there,
+ * which loading them then would stand in the way of. */
+static hotset_status capture(gpu_device *g, device_list *l, hotset_error *err) {
+    gpu_call call = l->call;
+    gpuGraph graph;
+    call.stream = g->capture;
+    gpuError code = gpuStreamBeginCapture(g->capture);
+    if (code) return gpu_fail(g, code, err, "recording the list from '%s' on", l->op[0].name);
+    hotset_status status = HOTSET_OK;
+    for (uint32_t i = 0; i < l->op_n && !status; i++) status = launch(g, &call, &l->op[i], err);
+    code = GPU(StreamEndCapture)(g->capture, &graph);
+    if (status) {
+        if (!code) (void)GPU(GraphDestroy)(graph);
+        return status;
+    }
+    if (!code) {
+        code = gpuGraphInstantiate(&l->graph, graph);
+        l->captured = !code;
+        (void)GPU(GraphDestroy)(graph);
+    }
+    return code ? gpu_fail(g, code, err, "recording the list from '%s' on", l->op[0].name) : HOTSET_OK;
+}
+
+hotset_status gpu_list_record(device *d, const device_op *ops, uint32_t op_n, device_ref step,
+                              uint32_t row_max, device_ref workspace, device_list **out, hotset_error *err) {
+    *out = NULL;
+    gpu_device *g = gpu_of(d);
+    uint64_t own_bytes = 0;
+    uint32_t copy_row_max = 0;
+    HOTSET_TRY(gpu_begin(g, err));
+    for (uint32_t i = 0; i < op_n; i++) {
+        HOTSET_TRY(check_op(&ops[i], err));
+        HOTSET_TRY(check_operands(g, &ops[i], err));
+        own_bytes = max_u64(own_bytes, own_workspace_bytes(&ops[i]));
+        copy_row_max = ops[i].row_max > copy_row_max ? ops[i].row_max : copy_row_max;
+    }
+    HOTSET_TRY(check_ref(g, "the step's table", 0, step, _Alignof(device_step), err));
+    HOTSET_TRY(check_ref(g, "the workspace", 0, workspace, GPU_ALIGN, err));
+    const uint64_t bytes = op_n ? head_bytes(copy_row_max) + own_bytes : 0;
+    if (bytes > workspace.buffer->bytes - workspace.offset)
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "the list from '%s' on needs %llu bytes of workspace",
+                           ops[0].name, (unsigned long long)bytes);
+    if (copy_row_max > row_max)
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "a table of %u rows for operations of %u", row_max,
+                           copy_row_max);
+    device_list *l;
+    HOTSET_TRY(base_calloc(&l, 1, sizeof *l, "a list of operations", err));
+    hotset_status status = base_calloc(&l->op, op_n ? op_n : 1, sizeof *l->op, "operations", err);
+    if (status) {
+        gpu_list_free(l);
+        return status;
+    }
+    if (op_n) memcpy(l->op, ops, op_n * sizeof *ops);
+    uint8_t *head = gpu_at(workspace);
+    device_step *copy = (device_step *)(void *)(head + GPU_ALIGN);
+    l->gpu = g;
+    l->op_n = op_n;
+    l->row_max = row_max;
+    l->copy_row_max = copy_row_max;
+    l->pinned = step.buffer->host ? (void *)((uint8_t *)step.buffer->host + step.offset) : NULL;
+    l->step = (const device_step *)(const void *)gpu_at(step);
+    l->epoch_at = (uint64_t *)(void *)head;
+    l->call = (gpu_call){.step = copy,
+                         .row = device_step_rows(copy),
+                         .output = device_step_outputs(copy, copy_row_max),
+                         .epoch = l->epoch_at,
+                         .abandon = g->words + GPU_ABANDON,
+                         .gave_up = g->words + GPU_GAVE_UP,
+                         .workspace = head + head_bytes(copy_row_max),
+                         .multiprocessor_n = g->multiprocessor_n};
+    if (g->captures && op_n) status = capture(g, l, err);
+    if (status)
+        gpu_list_free(l);
+    else
+        *out = l;
+    return status;
+}
+
+/* ---- Traces: an event between each two operations ---- */
+
+void gpu_trace_free(device_queue *q) {
+    for (uint32_t i = 0; q->event && i < GPU_SPANS_MAX; i++)
+        if (q->event[i]) (void)gpuEventDestroy(q->event[i]);
+    free(q->event);
+    free(q->span);
+}
+
+static hotset_status mark(device_queue *q, uint32_t i, hotset_error *err) {
+    gpuError code = gpuSuccess;
+    if (!q->span) HOTSET_TRY(base_calloc(&q->span, GPU_SPANS_MAX, sizeof *q->span, "a trace", err));
+    if (!q->event) HOTSET_TRY(base_calloc(&q->event, GPU_SPANS_MAX, sizeof *q->event, "a trace", err));
+    if (!q->event[i]) code = gpuEventCreate(&q->event[i]);
+    if (!code) code = gpuEventRecord(q->event[i], q->stream);
+    return code ? gpu_fail(q->gpu, code, err, "taking the time") : HOTSET_OK;
+}
+
+/* Events tell distances only; the last one, which begins a pause, happened now, or hardly before. */
+hotset_status gpu_trace_flush(device_queue *q, hotset_error *err) {
+    const double now_s = base_now_s();
+    const uint32_t n = q->span_n - 1;
+    q->span_n = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        float begin_ms, end_ms;
+        gpuError code = gpuEventElapsedTime(&begin_ms, q->event[i], q->event[n]);
+        if (!code) code = gpuEventElapsedTime(&end_ms, q->event[i + 1], q->event[n]);
+        if (code) return gpu_fail(q->gpu, code, err, "reading the time");
+        if (q->gpu->trace && q->span[i].op)
+            q->gpu->trace(q->gpu->trace_cookie, q->span[i].op, q->span[i].row_n, now_s - begin_ms * 1e-3,
+                          now_s - end_ms * 1e-3);
+    }
+    return HOTSET_OK;
+}
+
+/* Ends what was running with the queue's last event and begins a span; op NULL: a pause. */
+static hotset_status begin_span(device_queue *q, const device_op *op, uint32_t row_n, hotset_error *err) {
+    HOTSET_TRY(mark(q, q->span_n, err));
+    q->span[q->span_n++] = (gpu_span){op, row_n};
+    return HOTSET_OK;
+}
+
+/* ---- Submission ---- */
+
+hotset_status gpu_submit(device_queue *q, device_list *l, uint64_t epoch, hotset_error *err) {
+    HOTSET_TRY(gpu_begin(q->gpu, err));
+    gpu_call call = l->call;
+    call.stream = q->stream;
+    if (!l->op_n) /* goes the way to the device all the same, as what is measured by it does */
+        gpu_launch_signal(q->stream, q->gpu->words + GPU_NOTHING, epoch);
+    else
+        gpu_launch_step(q->stream, l->step, l->row_max, (device_step *)(uintptr_t)call.step, l->copy_row_max,
+                        epoch, l->epoch_at);
+    gpuError code = gpuGetLastError();
+    if (code) return gpu_fail(q->gpu, code, err, "launching the step's table");
+    bool trace = q->gpu->trace && l->pinned;
+    if (l->captured && !trace) {
+        code = GPU(GraphLaunch)(l->graph, q->stream);
+        if (!code) return HOTSET_OK;
+        return gpu_fail(q->gpu, code, err, "launching the list from '%s' on", l->op[0].name);
+    }
+    for (uint32_t i = 0; i < l->op_n; i++) {
+        const device_op *op = &l->op[i];
+        bool spans = trace && q->span_n + 2 < GPU_SPANS_MAX; /* a longer time without a drain is cut off */
+        if (spans) HOTSET_TRY(begin_span(q, op, op->outputs ? l->pinned->output_n : l->pinned->row_n, err));
+        HOTSET_TRY(launch(q->gpu, &call, op, err));
+        if (spans && i + 1 == l->op_n) HOTSET_TRY(begin_span(q, NULL, 0, err));
+    }
+    return HOTSET_OK;
+}

@@ -1,0 +1,225 @@
+/* module.c - finds and loads the modules of GPUs, reads device lists. */
+#include "devices/module.h"
+
+#include <ctype.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <link.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PATH_BYTES = PATH_MAX, NUMBER_BYTES = 24, INDEX_MAX = 99 };
+
+/* ---- Loading ---- */
+
+static const char *prefix_of(machine_kind kind) {
+    switch (kind) {
+    case MACHINE_CUDA: return "cuda";
+    case MACHINE_HIP: return "hip";
+    case MACHINE_EMULATED: return "emu";
+    default: return "cpu";
+    }
+}
+
+/* The folder of the shared library or program that this code is in. */
+static bool own_folder(char folder[PATH_BYTES]) {
+    Dl_info info;
+    struct link_map *map = NULL;
+    if (!dladdr1((void *)(uintptr_t)module_load, &info, (void **)&map, RTLD_DL_LINKMAP) || !map) return false;
+    /* a program has no name here */
+    if (!realpath(map->l_name[0] ? map->l_name : "/proc/self/exe", folder)) return false;
+    *strrchr(folder, '/') = 0;
+    return true;
+}
+
+/* The first of the folders where the module is; false: none has it. */
+static bool find_module(char path[PATH_BYTES], machine_kind kind, const char *folder) {
+    static const char *const beside[] = {"", "/../" HOTSET_LIBRARY_FOLDER};
+    char own[PATH_BYTES];
+    if (!folder && !own_folder(own)) return false;
+    for (size_t i = 0; i < (folder ? 1 : COUNT_OF(beside)); i++) {
+        int n = snprintf(path, PATH_BYTES, "%s%s/libhotset-%s.so", folder ? folder : own,
+                         folder ? "" : beside[i], prefix_of(kind));
+        if (n > 0 && n < PATH_BYTES && access(path, R_OK) == 0) return true;
+    }
+    return false;
+}
+
+hotset_status module_load(const module_interface **out, machine_kind kind, const char *folder,
+                          hotset_error *err) {
+    char path[PATH_BYTES];
+    *out = NULL;
+    if (!find_module(path, kind, folder))
+        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "this build has no libhotset-%s.so", prefix_of(kind));
+    /* Never closed: drivers leave threads and memory behind that need the code. */
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!handle) return hotset_fail(err, HOTSET_E_UNSUPPORTED, "%s", dlerror());
+    module_entry_fn *entry;
+    void *symbol = dlsym(handle, MODULE_ENTRY_NAME);
+    memcpy(&entry, &symbol, sizeof entry);
+    if (!entry) return hotset_fail(err, HOTSET_E_UNSUPPORTED, "%s is no module of hotset", path);
+    const module_interface *found = entry();
+    if (found->abi != MODULE_ABI || found->device_op_bytes != sizeof(device_op))
+        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "%s belongs to another version of hotset", path);
+    *out = found;
+    return HOTSET_OK;
+}
+
+/* ---- Device lists ---- */
+
+typedef struct text {
+    const char *at;
+    size_t n;
+} text;
+
+/* What is left before the separator, which is dropped with it. */
+static text take(text *rest, char separator) {
+    const char *end = memchr(rest->at, separator, rest->n);
+    text part = {rest->at, end ? (size_t)(end - rest->at) : rest->n};
+    size_t used = end ? part.n + 1 : part.n;
+    rest->at += used;
+    rest->n -= used;
+    return part;
+}
+
+static hotset_status wrong(hotset_error *err, text part, const char *what) {
+    return hotset_fail(err, HOTSET_E_ARGUMENT, "devices: '%.*s': %s", (int)part.n, part.at, what);
+}
+
+static bool is(text t, const char *word) { return t.n == strlen(word) && memcmp(t.at, word, t.n) == 0; }
+
+static bool begins(text *t, const char *word) {
+    size_t n = strlen(word);
+    if (t->n < n || memcmp(t->at, word, n) != 0) return false;
+    t->at += n;
+    t->n -= n;
+    return true;
+}
+
+/* A whole number of digits only. */
+static bool number(text t, uint64_t *out) {
+    char digits[NUMBER_BYTES];
+    if (t.n == 0 || t.n >= sizeof digits) return false;
+    for (size_t i = 0; i < t.n; i++)
+        if (!isdigit((unsigned char)t.at[i])) return false;
+    memcpy(digits, t.at, t.n);
+    digits[t.n] = 0;
+    errno = 0;
+    *out = strtoull(digits, NULL, 10);
+    return errno == 0;
+}
+
+/* A number, which may have a fraction, and a unit. */
+static bool size(text t, uint64_t *out) {
+    static const struct {
+        const char *name;
+        double bytes;
+    } units[] = {{"B", 1},      {"kB", 1e3},        {"MB", 1e6},          {"GB", 1e9},
+                 {"KiB", 1024}, {"MiB", 1048576.0}, {"GiB", 1073741824.0}};
+    char digits[NUMBER_BYTES];
+    size_t n = 0;
+    while (n < t.n && n < sizeof digits - 1 && (isdigit((unsigned char)t.at[n]) || t.at[n] == '.')) {
+        digits[n] = t.at[n];
+        n++;
+    }
+    digits[n] = 0;
+    if (!isdigit((unsigned char)digits[0])) return false;
+    char *end;
+    double value = strtod(digits, &end);
+    text unit = {t.at + n, t.n - n};
+    if (*end) return false;
+    for (size_t i = 0; i < COUNT_OF(units); i++) {
+        if (!is(unit, units[i].name)) continue;
+        value *= units[i].bytes;
+        *out = (uint64_t)value;
+        return value >= 1 && value <= (double)MACHINE_MEMORY_BYTES_MAX;
+    }
+    return false;
+}
+
+static hotset_status parse_property(device_spec *out, text property, hotset_error *err) {
+    module_options *o = &out->options;
+    text rest = property;
+    uint64_t *fault = NULL;
+    if (is(property, "reverse") && out->kind == MACHINE_EMULATED) {
+        o->reverse = true;
+        return HOTSET_OK;
+    }
+    if (begins(&rest, "fail-alloc=")) fault = &o->fail_alloc;
+    if (begins(&rest, "fail-copy=")) fault = &o->fail_copy;
+    if (begins(&rest, "fail-launch=")) fault = &o->fail_launch;
+    if (fault) {
+        if (out->kind != MACHINE_EMULATED)
+            return wrong(err, property, "only emulated devices fail on demand");
+        if (!number(rest, fault) || *fault == 0) return wrong(err, property, "not the number of a call");
+        return HOTSET_OK;
+    }
+    if (out->kind == MACHINE_CPU) return wrong(err, property, "the CPU has no properties");
+    if (!size(property, &o->memory_bytes))
+        return wrong(err, property, "neither a size (such as 8GiB) nor a property of a device");
+    return HOTSET_OK;
+}
+
+/* emu_n: emulated devices so far. */
+static hotset_status parse_device(device_spec *out, text whole, uint32_t *emu_n, hotset_error *err) {
+    static const machine_kind kinds[] = {MACHINE_CUDA, MACHINE_HIP};
+    *out = (device_spec){.kind = MACHINE_KIND_COUNT};
+    text rest = whole, before = take(&rest, '@');
+    if (rest.n >= sizeof out->machine) return wrong(err, rest, "too long for the name of a machine");
+    if (before.n < whole.n && rest.n == 0) return wrong(err, whole, "no machine behind @");
+    memcpy(out->machine, rest.at, rest.n);
+    text name = take(&before, ':'), digits = name;
+    uint64_t index = 0;
+    if (is(name, "cpu")) out->kind = MACHINE_CPU;
+    if (is(name, "emu")) {
+        out->kind = MACHINE_EMULATED;
+        index = (*emu_n)++;
+    }
+    for (size_t i = 0; i < COUNT_OF(kinds) && out->kind == MACHINE_KIND_COUNT; i++)
+        if (begins(&digits, prefix_of(kinds[i])) && number(digits, &index) && index <= INDEX_MAX)
+            out->kind = kinds[i];
+    if (out->kind == MACHINE_KIND_COUNT) return wrong(err, name, "no device (cpu, cuda0, hip0 ..., emu)");
+    if (out->machine[0] && out->kind != MACHINE_EMULATED)
+        return wrong(err, whole, "only an emulated device stands in for another");
+    out->index = (uint32_t)index;
+    snprintf(out->name, sizeof out->name, out->kind == MACHINE_CPU ? "cpu" : "%s%u", prefix_of(out->kind),
+             out->index);
+    while (before.n > 0) HOTSET_TRY(parse_property(out, take(&before, ':'), err));
+    return HOTSET_OK;
+}
+
+hotset_status device_list_parse(device_spec out[MACHINE_DEVICE_MAX], uint32_t *n, const char *list,
+                                hotset_error *err) {
+    text rest = {list, strlen(list)};
+    uint32_t emu_n = 0;
+    bool cpu = false;
+    *n = 0;
+    do {
+        text whole = take(&rest, ',');
+        device_spec spec;
+        HOTSET_TRY(parse_device(&spec, whole, &emu_n, err));
+        for (uint32_t i = 0; i < *n; i++)
+            if (strcmp(out[i].name, spec.name) == 0) return wrong(err, whole, "named twice");
+        if (*n + (cpu || spec.kind == MACHINE_CPU ? 0 : 1) >= MACHINE_DEVICE_MAX)
+            return wrong(err, whole, "more than 16 devices");
+        cpu |= spec.kind == MACHINE_CPU;
+        out[(*n)++] = spec;
+    } while (rest.n > 0);
+    if (cpu) return HOTSET_OK;
+    memmove(out + 1, out, *n * sizeof *out);
+    out[0] = (device_spec){.kind = MACHINE_CPU, .name = "cpu"};
+    ++*n;
+    return HOTSET_OK;
+}
+
+hotset_status device_spec_open(device **out, const device_spec *spec, const char *folder, hotset_error *err) {
+    *out = NULL;
+    const module_interface *module;
+    hotset_error reason;
+    hotset_status status = module_load(&module, spec->kind, folder, &reason);
+    if (!status) return module->open(out, spec->index, spec->name, &spec->options, err);
+    return hotset_fail(err, status, "%s: %s", spec->name, reason.message);
+}

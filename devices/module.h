@@ -1,0 +1,78 @@
+/* module.h - devices by name: lists of them as the user writes them, and the modules that GPUs come in.
+ *
+ * Each kind of GPU is a library of its own, loaded when a device of that kind is asked for, so that programs
+ * start where a driver is missing. A module exports one function, module_entry_name; it is found beside the
+ * library or program that this code is in, and is never unloaded.
+ *
+ * A device list: devices separated by commas, each a name and properties separated by colons, e.g.
+ *   cpu,cuda0,hip1:8GiB,emu:64MiB:fail-alloc=3:fail-copy=7:fail-launch=11:reverse@rtx4070
+ * A size limits the memory that may be taken. `emu` is an emulated device, the n-th one is named emu<n>, and
+ * what stands behind @ names the recorded machine that it stands in for. fail-*=k: the k-th call of its kind
+ * fails; reverse: lanes run in falling order. */
+#ifndef HOTSET_MODULE_H
+#define HOTSET_MODULE_H
+
+#include "devices/device.h"
+#include "profiles/machine.h"
+
+/* ---- What a module gives away ---- */
+
+enum { MODULE_ABI = 1 };
+
+/* What the emulation is told; others refuse what is not 0. */
+typedef struct module_options {
+    uint64_t memory_bytes; /* that may be taken; 0: all (the emulation: 1 GiB) */
+    uint64_t fail_alloc, fail_copy, fail_launch;
+    bool reverse;
+} module_options;
+
+/* A device before it is opened. */
+typedef struct module_facts {
+    char model[MACHINE_MODEL_BYTES];       /* of the card, for people */
+    char instructions[MACHINE_NAME_BYTES]; /* sm_89, gfx1030 ... */
+    char bus[MACHINE_NAME_BYTES];          /* its address; "" unknown */
+    uint64_t memory_bytes;
+} module_facts;
+
+typedef struct module_interface {
+    uint32_t abi, device_op_bytes; /* MODULE_ABI and sizeof(device_op): else it is of another build */
+    /* How many devices there are. Errors: E_DEVICE with the reason in one line (no driver ...). */
+    hotset_status (*count)(uint32_t *out, hotset_error *err);
+    hotset_status (*describe)(uint32_t i, module_facts *out, hotset_error *err);
+    /* Opens device i under a name and asks its kernels for a known answer. Errors: E_DEVICE, E_MEMORY,
+     * E_ARGUMENT (i, options). */
+    hotset_status (*open)(device **out, uint32_t i, const char *name, const module_options *options,
+                          hotset_error *err);
+} module_interface;
+
+typedef const module_interface *module_entry_fn(void);
+#define MODULE_ENTRY      hotset_module_entry
+#define MODULE_ENTRY_NAME "hotset_module_entry"
+
+/* ---- Loading them ---- */
+
+/* The module of a kind of device (not the CPU). `folder`: where to look; NULL: beside this code, and in the
+ * folder of libraries beside the one of programs. Errors: E_UNSUPPORTED with the reason in one line. */
+HOTSET_CHECKED hotset_status module_load(const module_interface **out, machine_kind kind, const char *folder,
+                                         hotset_error *err);
+
+/* ---- Devices by name ---- */
+
+typedef struct device_spec {
+    machine_kind kind;
+    char name[MACHINE_NAME_BYTES]; /* cpu, cuda0, emu1 */
+    uint32_t index;                /* among those of its kind */
+    module_options options;
+    char machine[MACHINE_NAME_BYTES]; /* behind @; "" none */
+} device_spec;
+
+/* Reads a device list. The CPU is always a device: without one in the list it is put first. Errors:
+ * E_ARGUMENT, which quotes the part of the list that is wrong. */
+HOTSET_CHECKED hotset_status device_list_parse(device_spec out[MACHINE_DEVICE_MAX], uint32_t *n,
+                                               const char *text, hotset_error *err);
+/* Opens one that is not the CPU. Errors: those of module_load and of the module, which begin with the name.
+ */
+HOTSET_CHECKED hotset_status device_spec_open(device **out, const device_spec *spec, const char *folder,
+                                              hotset_error *err);
+
+#endif
