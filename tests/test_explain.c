@@ -43,10 +43,10 @@ static char *page_of(const plan_data *p, const float *const *use) {
 }
 
 static void has(const char *data, const char *part) {
-    cr_assert(strstr(data, part), "\"%s\" is not in:\n%s", part, data);
+    cr_assert(strstr(data, part), "\"%s\" is not in:\n%.6000s", part, data);
 }
 static void lacks(const char *data, const char *part) {
-    cr_assert(!strstr(data, part), "\"%s\" is in:\n%s", part, data);
+    cr_assert(!strstr(data, part), "\"%s\" is in:\n%.6000s", part, data);
 }
 
 /* The line after `from` whose first words are these, without them; fails where there is none. */
@@ -150,6 +150,10 @@ Test(explain, bytes_of_every_row) {
     p->device[0].limit_bytes = l->total;
     char *t = explained(p);
     for (size_t i = 0; i < COUNT_OF(rows); i++) line_is(t, rows[i][0], rows[i][1]);
+    free(t);
+    p->device[0].limit_bytes += 345;
+    t = explained(p);
+    line_is(t, "free", "345 B");
     free(t);
     plan_data_free(p);
 }
@@ -407,7 +411,7 @@ Test(page, texts_are_escaped) {
     SET(p->name, "a<b>&\"c'");
     SET(p->activations, "<script>alert(1)</script>");
     SET(p->device[0].model,
-        "\"<&>\" \xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4");
+        "\"<&>\"  \xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4");
     SET(p->gain[0].what, "<i>&amp;");
     SET(p->measured[0].what, "<u>");
     SET(p->made_by, "</main>");
@@ -418,8 +422,8 @@ Test(page, texts_are_escaped) {
     has(html, "&lt;i&gt;&amp;amp;");
     has(html, "&lt;u&gt;");
     /* a name that is too long is cut between characters */
-    has(html, "&quot;&lt;&amp;&gt;&quot; "
-              "\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4</text>");
+    has(html, "&quot;&lt;&amp;&gt;&quot;  "
+              "\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4</text>");
     has(t, "a<b>&\"c'");
     free(t);
     free(html);
