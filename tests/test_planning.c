@@ -235,6 +235,10 @@ Test(planning, plans_with_gpus_are_made_and_not_opened) {
     p = make(model, &machine, (hotset_plan_options){.devices = "cpu"});
     cr_expect_eq(p->data->device_n, 1u);
     hotset_plan_free(p);
+    machine.profile->device[0].alignment_bytes = 256;
+    cr_expect_eq(hotset_plan_make(&p, model, &machine, NULL, NULL, &err), HOTSET_E_ARGUMENT);
+    cr_expect(strstr(err.message, "alignment_bytes"), "%s", err.message);
+    machine.profile->device[0].alignment_bytes = FOOTPRINT_ALIGN;
     hotset_plan_options wrong = {.devices = "cpu,cuda7"};
     cr_expect_eq(hotset_plan_make(&p, model, &machine, NULL, &wrong, &err), HOTSET_E_ARGUMENT);
     cr_expect(strstr(err.message, "cuda7"), "%s", err.message);
