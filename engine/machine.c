@@ -122,7 +122,8 @@ static void emit_products(table *t, const machine_device *d) {
 }
 
 static void emit_device(table *t, const machine_device *d) {
-    emit(t, "%s  %s%s%s\n", d->name, d->model, *d->model && *d->instructions ? ", " : "", d->instructions);
+    emit(t, "%s  %s%s%s%s\n", d->name, d->model, *d->model && *d->instructions ? ", " : "", d->instructions,
+         d->declared ? " (declared: not measured here)" : "");
     emit(t, "  memory                 %.1f GiB, %.1f GiB free\n", gib(d->capacity_bytes), gib(d->free_bytes));
     if (d->kind == MACHINE_CPU) emit_processor(t, &d->processor);
     emit_us(t, "  latency                submit", d->submit_s);
