@@ -212,7 +212,10 @@ hotset_status hotset_machine_measure(hotset_machine **out, const hotset_measure_
         .isa = o.isa,
         .thread_n = o.thread_n,
         .file = o.file,
-        .folder = o.folder};
+        .folder = o.folder,
+        .devices = o.devices,
+        .notes = o.notes,
+        .notes_cookie = o.notes_cookie};
     HOTSET_TRY(measure_machine(&p, &how, err));
     memcpy(p->provenance.note, provenance.note, sizeof provenance.note);
     memcpy(p->provenance.date, provenance.date, sizeof provenance.date);
