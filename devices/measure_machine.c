@@ -93,19 +93,22 @@ static measure_options options_for(whole *w, const device_spec *spec) {
 
 /* ---- The parts ---- */
 
-static hotset_status measure_host(whole *w, hotset_error *err) {
+/* `map` receives what was read, if anything. */
+static hotset_status measure_files(whole *w, file_map *map, hotset_error *err) {
+    const measure_machine_options *o = w->options;
+    measure_options how = o->measure;
+    how.progress = on_progress;
+    how.cookie = w;
+    if (!o->file && !o->folder) return HOTSET_OK;
+    next_part(w, FILE_PART_S);
+    return measure_file(o->file, o->folder, &how, &w->profile->file_read_bytes_per_s, map, err);
+}
+
+static hotset_status measure_host(whole *w, const file_map *map, hotset_error *err) {
     const measure_machine_options *o = w->options;
     measure_options how = options_for(w, &w->spec[0]);
-    file_map map = {0};
-    hotset_status status = HOTSET_OK;
-    if (o->file || o->folder) {
-        next_part(w, FILE_PART_S);
-        status = measure_file(o->file, o->folder, &how, &w->profile->file_read_bytes_per_s, &map, err);
-    }
     next_part(w, part_of(w, &w->spec[0]));
-    if (!status) status = measure_cpu(&w->cpu, &how, o->isa, o->thread_n, &map, &w->profile->device[0], err);
-    file_map_close(&map);
-    return status;
+    return measure_cpu(&w->cpu, &how, o->isa, o->thread_n, map, &w->profile->device[0], err);
 }
 
 static hotset_status read_stand_in(const device_spec *spec, char path[STAND_IN_PATH_BYTES],
@@ -188,9 +191,15 @@ static void keep_links(whole *w) {
 
 /* ---- All of it ---- */
 
+static hotset_status find_devices(whole *w, hotset_error *err) {
+    const measure_machine_options *o = w->options;
+    return device_list_find(w->spec, &w->spec_n, o->devices, o->modules, o->notes, o->notes_cookie, err);
+}
+
 /* What is named and cannot be had shows before anything is measured. `trial` is written to. */
-static hotset_status try_named(const whole *w, machine_device *trial, hotset_error *err) {
-    for (uint32_t i = 1; i < w->spec_n && w->options->devices; i++) {
+static hotset_status find_named(whole *w, machine_device *trial, hotset_error *err) {
+    HOTSET_TRY(find_devices(w, err));
+    for (uint32_t i = 1; i < w->spec_n; i++) {
         const device_spec *spec = &w->spec[i];
         char path[STAND_IN_PATH_BYTES];
         machine_link link[2];
@@ -203,10 +212,13 @@ static hotset_status try_named(const whole *w, machine_device *trial, hotset_err
     return HOTSET_OK;
 }
 
-static hotset_status measure_all(whole *w, hotset_error *err) {
-    HOTSET_TRY(try_named(w, &w->profile->device[0], err));
+/* The file before what there is to tell of devices: what is wrong with it shows at once, and alone. */
+static hotset_status measure_all(whole *w, file_map *map, hotset_error *err) {
+    if (w->options->devices) HOTSET_TRY(find_named(w, &w->profile->device[0], err));
+    HOTSET_TRY(measure_files(w, map, err));
+    if (!w->options->devices) HOTSET_TRY(find_devices(w, err));
     share_time(w);
-    HOTSET_TRY(measure_host(w, err));
+    HOTSET_TRY(measure_host(w, map, err));
     HOTSET_TRY(measure_others(w, err));
     keep_links(w);
     return machine_check(w->profile, err);
@@ -214,19 +226,20 @@ static hotset_status measure_all(whole *w, hotset_error *err) {
 
 hotset_status measure_machine(machine_profile **out, const measure_machine_options *options,
                               hotset_error *err) {
+    file_map map = {0};
     whole *w;
     *out = NULL;
     HOTSET_TRY(base_calloc(&w, 1, sizeof *w, "what is to be measured", err));
     w->options = options;
-    hotset_status status = device_list_find(w->spec, &w->spec_n, options->devices, options->modules,
-                                            options->notes, options->notes_cookie, err);
-    if (!status) status = machine_make(&w->profile, w->spec_n, 2 * (w->spec_n - 1), err);
+    w->all_s = FILE_PART_S;
+    hotset_status status = machine_make(&w->profile, MACHINE_DEVICE_MAX, 2 * (MACHINE_DEVICE_MAX - 1), err);
     if (!status) {
-        w->profile->provenance.thorough = options->measure.thorough;
-        snprintf(w->profile->provenance.made_by, sizeof w->profile->provenance.made_by, "hotset %s",
-                 hotset_version());
-        status = measure_all(w, err);
+        machine_provenance *provenance = &w->profile->provenance;
+        provenance->thorough = options->measure.thorough;
+        snprintf(provenance->made_by, sizeof provenance->made_by, "hotset %s", hotset_version());
+        status = measure_all(w, &map, err);
     }
+    file_map_close(&map);
     if (w->cpu) w->cpu->api->close(w->cpu);
     if (status)
         machine_free(w->profile);
