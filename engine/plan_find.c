@@ -10,6 +10,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "devices/module.h"
+#include "devices/stand_in.h"
 #include "engine/executor.h"
 #include "engine/machine.h"
 #include "engine/planning.h"
@@ -75,10 +77,41 @@ static uint64_t key_end(key *k) {
     return value;
 }
 
+/* The text of a machine profile that a device stands in for; what is wrong with it shows when it is read. */
+static void add_stand_in(key *k, const char *name) {
+    char path[STAND_IN_PATH_BYTES];
+    file_map map;
+    if (!*name || stand_in_find(path, name, NULL) || file_map_open(&map, path, NULL)) return;
+    add_bytes(k, map.data, map.bytes);
+    file_map_close(&map);
+}
+
+/* A device beside the CPU, without opening it: another card in its place is another machine. */
+static void add_device(key *k, const device_spec *spec) {
+    const module_options *o = &spec->options;
+    module_facts facts;
+    add_text(k, spec->name);
+    add_text(k, spec->machine);
+    add_u64(k, o->memory_bytes);
+    add_u64(k, o->fail_alloc);
+    add_u64(k, o->fail_copy);
+    add_u64(k, o->fail_launch);
+    add_u64(k, o->reverse);
+    add_stand_in(k, spec->machine);
+    if (device_spec_describe(spec, NULL, &facts, NULL)) return;
+    add_text(k, facts.model);
+    add_text(k, facts.instructions);
+    add_u64(k, facts.memory_bytes);
+}
+
 /* What a machine profile depends on. */
 static hotset_status machine_key(const finding *f, uint64_t *out, hotset_error *err) {
     key k;
+    device_spec spec[MACHINE_DEVICE_MAX];
+    uint32_t spec_n;
+    HOTSET_TRY(device_list_find(spec, &spec_n, f->how.devices, NULL, NULL, NULL, err));
     HOTSET_TRY(key_begin(&k, err));
+    for (uint32_t i = 1; i < spec_n; i++) add_device(&k, &spec[i]);
     add_text(&k, f->here.model);
     add_text(&k, f->options.isa ? f->options.isa : f->here.isa_best);
     add_u64(&k, f->here.thread_n);
@@ -164,6 +197,9 @@ static hotset_status measure(const finding *f, hotset_machine **out, hotset_erro
     tell(f, "measuring this machine, once");
     hotset_measure_options o = {.isa = f->options.isa,
                                 .folder = f->keeps ? f->how.folder : NULL,
+                                .devices = f->how.devices,
+                                .notes = f->how.notes,
+                                .notes_cookie = f->how.notes_cookie,
                                 .progress = f->how.progress,
                                 .cookie = f->how.cookie};
     HOTSET_TRY(hotset_machine_measure(out, &o, err));
