@@ -518,7 +518,7 @@ check_machine() {
 }
 
 check_plan() {
-    local machines shapes plan=$work/plan.json page=$work/plan.html
+    local machines shapes kept plan=$work/plan.json page=$work/plan.html
     machines=$(dirname "$0")/../profiles/machines shapes=$(dirname "$0")/shapes
     local there=(--machine "$machines/cpu-ddr5.json" --threads 1)
     # for a machine that is not here: the same input gives the same bytes
@@ -565,7 +565,7 @@ check_plan() {
     expect "run: measures no more" [ "$(grep -c measuring "$err")" -eq 0 ]
     run 0 run "$model" -p "The whale" -n 2 --seed 1 --ctx 200 --quiet
     expect "run --quiet: without a word" [ ! -s "$err" ]
-    for plan in "$XDG_CACHE_HOME"/hotset/plan-*; do echo broken >"$plan"; done
+    for kept in "$XDG_CACHE_HOME"/hotset/plan-*; do echo broken >"$kept"; done
     run 0 run "$model" -p "The whale" -n 2 --seed 1 --ctx 200
     expect "run: a broken kept plan is made anew, with a word" grep -q "planning anew" "$err"
     run 0 plan "$model" --verify
