@@ -34,10 +34,11 @@ static bool find_in(char path[STAND_IN_PATH_BYTES], const char *folder, const ch
 }
 
 hotset_status stand_in_find(char path[STAND_IN_PATH_BYTES], const char *name, hotset_error *err) {
-    /* beside the folder of programs, or of libraries of one architecture; beside a build, and its tests */
-    static const char *const beside[] = {"/../" HOTSET_DATA_FOLDER "/hotset/machines",
-                                         "/../../" HOTSET_DATA_FOLDER "/hotset/machines",
-                                         "/../profiles/machines", "/../../profiles/machines"};
+    /* beside the folder of programs, or of libraries of one architecture; beside a build, and its tests,
+     * one or two folders below the sources */
+    static const char *const beside[] = {
+        "/../" HOTSET_DATA_FOLDER "/hotset/machines", "/../../" HOTSET_DATA_FOLDER "/hotset/machines",
+        "/../profiles/machines", "/../../profiles/machines", "/../../../profiles/machines"};
     char own[MODULE_PATH_BYTES], folder[STAND_IN_PATH_BYTES];
     if (strchr(name, '/') || ends_with_suffix(name)) {
         snprintf(path, STAND_IN_PATH_BYTES, "%s", name);
