@@ -44,9 +44,11 @@ static void tell(const finding *f, const char *format, ...) {
 
 static void tell_plan(const finding *f, const char *how, const hotset_plan *p) {
     const plan_data *data = p->data;
-    tell(f, "%s: %s, weights %s, %" PRIu32 " threads; predicted %.3g tokens/s", how,
+    double speed = data->token_s > 0 ? 1 / data->token_s : 0;
+    tell(f, "%s: %s, weights %s, %" PRIu32 " thread%s; predicted %.*f tokens/s", how,
          data->sparsity == PLAN_DENSE ? "dense" : plan_sparsity_name(data->sparsity),
-         plan_memory_name(data->memory), data->thread_n, data->token_s > 0 ? 1 / data->token_s : 0);
+         plan_memory_name(data->memory), data->thread_n, data->thread_n == 1 ? "" : "s", speed < 100 ? 1 : 0,
+         speed);
 }
 
 /* ---- Keys ---- */
