@@ -9,6 +9,7 @@
 
 enum {
     ROUNDS_MIN = 3,
+    ROUNDS_MIN_COARSE = 2,
     ROUNDS_MAX = 31,
     COST_JOBS = 2,   /* the first ones, whose results are taken off the others' times */
     PILOTS = 2,      /* runs that find out how much work takes the time wanted; they warm up too */
@@ -19,9 +20,13 @@ enum {
     VECTOR_WIDTH = 4096,
     SELECT_WIDTH = 16384,
     PRODUCT_WIDTH = 4096,
-    ATTEND_ROWS = 64
+    ATTEND_ROWS = 64,
+    ATTEND_ROWS_COARSE = 8
 };
-#define CLOCK_S        1e-9 /* of the clock */
+#define CLOCK_S        1e-9  /* of the clock */
+#define SECONDS        12    /* of rounds */
+#define SAMPLE_S       0.004 /* of these; fewer seconds make samples shorter, but no shorter than */
+#define SAMPLE_MIN_S   0.001
 #define SLAB_BYTES_MIN ((uint64_t)32 << 20)
 #define SLAB_BYTES_MAX ((uint64_t)2 << 30)
 
@@ -66,7 +71,7 @@ static void add_type(measuring *m, gguf_type type) {
     static const uint32_t quick[] = {2048, 8192}, thorough[] = {1024, 2048, 4096, 8192, 16384};
     static const uint32_t row_n[] = {1, 8, 64, 512};
     const uint32_t *width = m->options->thorough ? thorough : quick;
-    uint32_t width_n = m->options->thorough ? COUNT_OF(thorough) : COUNT_OF(quick);
+    uint32_t width_n = m->options->coarse ? 1 : m->options->thorough ? COUNT_OF(thorough) : COUNT_OF(quick);
     machine_weights *out = &m->out->weights[type];
     for (int a = 0; a < MACHINE_ACCESS_COUNT; a++)
         for (uint32_t s = a == MACHINE_DENSE ? MACHINE_SHARE_N - 1 : 0; s < MACHINE_SHARE_N; s++)
@@ -79,7 +84,7 @@ static void add_type(measuring *m, gguf_type type) {
                 if (work_units_max(&m->bench, &w))
                     add_point(m, w, &out->access[a][s], (uint32_t)work_row_bytes(&w));
             }
-    for (uint32_t i = 0; i < COUNT_OF(row_n); i++) {
+    for (uint32_t i = 0; i < COUNT_OF(row_n) - m->options->coarse; i++) {
         work w = {.kind = WORK_PRODUCT, .type = type, .width = PRODUCT_WIDTH, .row_n = row_n[i]};
         add_point(m, w, &out->products, row_n[i]);
     }
@@ -95,7 +100,9 @@ static hotset_status add_jobs(measuring *m, hotset_error *err) {
     add_job(m, (work){.kind = WORK_SELECT, .width = SELECT_WIDTH, .share = 0.1}, &out->select_items_per_s);
     for (int s = 0; s < MACHINE_STATE_COUNT; s++) {
         work read = {.kind = WORK_ATTEND_READ, .state = (machine_state)s};
-        work compute = {.kind = WORK_ATTEND_COMPUTE, .state = (machine_state)s, .row_n = ATTEND_ROWS};
+        work compute = {.kind = WORK_ATTEND_COMPUTE,
+                        .state = (machine_state)s,
+                        .row_n = m->options->coarse ? ATTEND_ROWS_COARSE : ATTEND_ROWS};
         add_job(m, read, &out->attention[s].bytes_per_s);
         add_job(m, compute, &out->attention[s].op_per_s);
     }
@@ -136,7 +143,9 @@ static hotset_status step_on(measuring *m, hotset_error *err) {
 /* How long one run should take. Products longer, so that their matrix has thousands of outputs, as in models:
  * packing the activations is shared by all of them. */
 static double wanted_s(const measuring *m, const job *j) {
-    double seconds = m->options->thorough ? 0.012 : 0.004;
+    const measure_options *o = m->options;
+    double seconds = o->seconds > 0 && o->seconds < SECONDS ? SAMPLE_S * o->seconds / SECONDS : SAMPLE_S;
+    seconds = o->thorough ? 3 * SAMPLE_S : fmax(seconds, SAMPLE_MIN_S);
     return j->work.kind == WORK_PRODUCT ? 8 * seconds : seconds;
 }
 
@@ -145,11 +154,12 @@ static hotset_status pilot(measuring *m, job *j, bool *can, hotset_error *err) {
     uint32_t least = work_units_min(&j->work), most = work_units_max(&m->bench, &j->work);
     hotset_error refusal = {0};
     j->units = least;
-    for (int i = 0; i < PILOTS; i++) {
+    for (int i = 0; i < (m->options->coarse ? 1 : PILOTS); i++) {
         double seconds, amount;
         hotset_status status = run_once(m, j, &seconds, &amount, &refusal);
         if (status == HOTSET_E_UNSUPPORTED) return HOTSET_OK;
         if (status) return hotset_fail(err, status, "%s", refusal.message);
+        if (m->options->coarse && !j->seconds) break; /* as little as there can be; costs need their number */
         double growth = fmin(wanted_s(m, j) / seconds, GROWTH_MAX);
         double units = fmin(fmax(j->units * growth, least), most);
         j->units = (uint32_t)(units / least) * least;
@@ -158,10 +168,12 @@ static hotset_status pilot(measuring *m, job *j, bool *can, hotset_error *err) {
     return HOTSET_OK;
 }
 
+static uint32_t rounds_min(const measuring *m) { return m->options->coarse ? ROUNDS_MIN_COARSE : ROUNDS_MIN; }
+
 /* Leaves the jobs that the device can do. */
 static hotset_status run_pilots(measuring *m, hotset_error *err) {
     uint32_t kept_n = 0;
-    m->all_n = (size_t)m->job_n * (1 + ROUNDS_MIN);
+    m->all_n = (size_t)m->job_n * (1 + rounds_min(m));
     for (uint32_t i = 0; i < m->job_n; i++) {
         bool can = false;
         HOTSET_TRY(pilot(m, &m->jobs[i], &can, err));
@@ -202,7 +214,8 @@ static hotset_status run_round(measuring *m, hotset_error *err) {
 
 static hotset_status run_jobs(measuring *m, hotset_error *err) {
     const measure_options *o = m->options;
-    double all_s = o->seconds > 0 ? o->seconds : o->thorough ? 90 : 12, begin_s = base_now_s();
+    double all_s = o->seconds > 0 ? o->seconds : o->thorough ? 90 : SECONDS, begin_s = base_now_s();
+    const uint32_t least_n = rounds_min(m);
     HOTSET_TRY(run_pilots(m, err));
     for (uint32_t round = 0; round < ROUNDS_MAX; round++) {
         double round_begin_s = base_now_s();
@@ -211,8 +224,7 @@ static hotset_status run_jobs(measuring *m, hotset_error *err) {
         uint32_t rounds_left = ROUNDS_MAX - 1 - round;
         if (round_s > 0 && left_s / round_s < rounds_left)
             rounds_left = left_s > 0 ? (uint32_t)(left_s / round_s) : 0;
-        if (round + 1 < ROUNDS_MIN && rounds_left < ROUNDS_MIN - 1 - round)
-            rounds_left = ROUNDS_MIN - 1 - round;
+        if (round + 1 < least_n && rounds_left < least_n - 1 - round) rounds_left = least_n - 1 - round;
         m->all_n = m->done_n + (size_t)m->job_n * rounds_left;
         if (!rounds_left) break;
     }
@@ -256,7 +268,7 @@ hotset_status measure_device(device *d, const measure_options *options, machine_
     measuring m = {.options = options, .out = out};
     out->alignment_bytes = d->alignment;
     HOTSET_TRY(d->api->memory(d, &out->capacity_bytes, &out->free_bytes, err));
-    HOTSET_TRY(take_limits(d, options->thorough ? 2 : 0.6, out, err));
+    HOTSET_TRY(take_limits(d, options->thorough ? 2 : options->coarse ? 0.1 : 0.6, out, err));
     hotset_status status = workbench_open(&m.bench, d, slab_bytes_of(options, out->free_bytes), NULL, err);
     if (!status) status = add_jobs(&m, err);
     if (!status) status = run_jobs(&m, err);

@@ -1,177 +1,250 @@
-/* measure_machine.c - measures a whole machine: the number of threads, the CPU, files. */
+/* measure_machine.c - measures a whole machine: files, the CPU, other devices and their links. */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "devices/measure.h"
-#include "devices/measure_work.h"
+#include "devices/stand_in.h"
 
-enum {
-    THREAD_COUNTS_MAX = MACHINE_POINT_MAX,
-    SCALING_ROUNDS = 5,
-    SCALING_WIDTH = 4096,
-    SCALING_BYTES = 256 << 20,
-    CACHE_BYTES_MIN = 64 << 20 /* hosts of virtual machines have larger ones than they tell */
-};
-/* A number of threads this near to the best is as good. */
-#define SCALING_TIE 0.97
+enum { PROGRESS_N = 1000, NOTE_BYTES = 512 };
+/* Of the rounds of all devices; what goes before and behind the rounds, for the progress. */
+#define ALONE_S             12.0
+#define BESIDE_S            16.0
+#define ALONE_THOROUGH_S    90.0
+#define BESIDE_THOROUGH_S   180.0
+#define EMULATED_SHARE      0.25 /* of a device's seconds: nobody asks for more of its rates */
+#define FILE_PART_S         2.0
+#define DEVICE_PART_S       3.0
+#define DEVICE_PART_LEAST_S 0.1
 
-/* The CPU with one number of threads. */
-typedef struct crew {
-    uint32_t thread_n;
+/* A machine that is being measured. */
+typedef struct whole {
+    const measure_machine_options *options;
+    machine_profile *profile;
     device *cpu;
-    workbench bench;
-    double sample[SCALING_ROUNDS];
-    machine_rate rate;
-} crew;
+    machine_link link[MACHINE_DEVICE_MAX][2]; /* of the profile's devices, to and from them */
+    uint32_t spec_n;
+    device_spec spec[MACHINE_DEVICE_MAX];
+    double share_s;               /* seconds for the rounds of one device */
+    double done_s, part_s, all_s; /* of the progress: parts behind it, the one it is in, all */
+    size_t told_n;
+} whole;
 
-/* All cores and its halves, and all hardware threads where there are more: at most THREAD_COUNTS_MAX, rising.
- */
-static uint32_t thread_counts(const device_cpu_facts *facts, uint32_t counts[THREAD_COUNTS_MAX]) {
-    uint32_t falling[THREAD_COUNTS_MAX], n = 0;
-    if (facts->hardware_thread_n > facts->thread_n) falling[n++] = facts->hardware_thread_n;
-    for (uint32_t t = facts->thread_n; t > 0 && n < THREAD_COUNTS_MAX; t /= 2) falling[n++] = t;
-    for (uint32_t i = 0; i < n; i++) counts[i] = falling[n - 1 - i];
-    return n;
+static void tell(const whole *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
+static void tell(const whole *w, const char *format, ...) {
+    char line[NOTE_BYTES];
+    va_list args;
+    if (!w->options->notes) return;
+    va_start(args, format);
+    int n = vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    if (n > 0) w->options->notes(w->options->notes_cookie, line, min_u64((uint64_t)n, sizeof line - 1));
 }
 
-static void crew_close(crew *c) {
-    workbench_close(&c->bench);
-    if (c->cpu) c->cpu->api->close(c->cpu);
+/* ---- Time ---- */
+
+/* Parts of devices' seconds. */
+static double shares_of(const device_spec *spec) {
+    if (spec->kind != MACHINE_EMULATED) return 1;
+    return *spec->machine ? 0 : EMULATED_SHARE;
 }
 
-/* One stream over all of a quarter of the slab. */
-static hotset_status stream_once(crew *c, double *rate, hotset_error *err) {
-    static const work stream = {
-        .kind = WORK_WEIGHTS, .type = GGUF_Q4_0, .access = MACHINE_DENSE, .width = SCALING_WIDTH, .share = 1};
-    double seconds, amount;
-    HOTSET_TRY(
-        work_time(&c->bench, &stream, work_units_max(&c->bench, &stream) / 4 * 4, &seconds, &amount, err));
-    *rate = amount / seconds;
-    return HOTSET_OK;
+static double part_of(const whole *w, const device_spec *spec) {
+    double shares = shares_of(spec);
+    return shares > 0 ? shares * w->share_s + DEVICE_PART_S : DEVICE_PART_LEAST_S;
 }
 
-static hotset_status time_crews(crew *crews, uint32_t n, hotset_error *err) {
-    double warm_up;
-    for (uint32_t i = 0; i < n; i++) HOTSET_TRY(stream_once(&crews[i], &warm_up, err));
-    for (uint32_t round = 0; round < SCALING_ROUNDS; round++)
-        for (uint32_t i = 0; i < n; i++) HOTSET_TRY(stream_once(&crews[i], &crews[i].sample[round], err));
-    for (uint32_t i = 0; i < n; i++) crews[i].rate = machine_rate_of(crews[i].sample, SCALING_ROUNDS);
-    return HOTSET_OK;
+static void share_time(whole *w) {
+    const measure_options *o = &w->options->measure;
+    double shares = 0, alone_s = o->thorough ? ALONE_THOROUGH_S : ALONE_S;
+    double beside_s = o->thorough ? BESIDE_THOROUGH_S : BESIDE_S;
+    for (uint32_t i = 0; i < w->spec_n; i++) shares += shares_of(&w->spec[i]);
+    double all_s = o->seconds > 0 ? o->seconds : shares > 1 ? beside_s : alone_s;
+    w->share_s = all_s / shares;
+    w->all_s = w->options->file || w->options->folder ? FILE_PART_S : 0;
+    for (uint32_t i = 0; i < w->spec_n; i++) w->all_s += part_of(w, &w->spec[i]);
 }
 
-/* Of the numbers as good as the best one the one nearest to a thread per core, which serves arithmetic too.
- */
-static uint32_t best_thread_n(const crew *crews, uint32_t n, uint32_t core_n) {
-    double best = 0;
-    uint32_t chosen = core_n, distance = UINT32_MAX;
-    for (uint32_t i = 0; i < n; i++)
-        if (crews[i].rate.median > best) best = crews[i].rate.median;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t t = crews[i].thread_n, d = t > core_n ? t - core_n : core_n - t;
-        if (crews[i].rate.median < SCALING_TIE * best || d >= distance) continue;
-        chosen = t;
-        distance = d;
-    }
-    return chosen;
+/* One bar for all parts, which never goes back. */
+static bool on_progress(void *cookie, size_t done_n, size_t all_n) {
+    whole *w = cookie;
+    const measure_options *o = &w->options->measure;
+    double done_s = w->done_s + (all_n ? w->part_s * (double)done_n / (double)all_n : 0);
+    size_t n = (size_t)(done_s / w->all_s * PROGRESS_N);
+    if (n > w->told_n) w->told_n = n;
+    return o->progress && o->progress(o->cookie, min_u64(w->told_n, PROGRESS_N), PROGRESS_N);
 }
 
-/* Which number of threads streams weights fastest: all of them over one slab, in turns. */
-static hotset_status measure_scaling(const device_cpu_facts *facts, const char *isa, machine_processor *out,
-                                     hotset_error *err) {
-    uint32_t counts[THREAD_COUNTS_MAX], n = thread_counts(facts, counts);
-    crew crews[THREAD_COUNTS_MAX];
-    hotset_status status = HOTSET_OK;
-    memset(crews, 0, sizeof crews);
-    for (uint32_t i = n; i-- > 0 && !status;) { /* the largest has the slab */
-        crew *c = &crews[i];
-        c->thread_n = counts[i];
-        status = device_cpu_open(&c->cpu, &(device_cpu_options){.thread_n = counts[i], .isa = isa}, err);
-        if (!status)
-            status = workbench_open(&c->bench, c->cpu, min_u64(SCALING_BYTES, facts->memory_free_bytes / 4),
-                                    i + 1 < n ? &crews[n - 1].bench : NULL, err);
-    }
-    if (!status) status = time_crews(crews, n, err);
-    for (uint32_t i = 0; i < n && !status; i++) {
-        out->scaling.at[i] = counts[i];
-        out->scaling.rate[i] = crews[i].rate;
-        out->scaling.n = i + 1;
-    }
-    if (!status) out->thread_n = best_thread_n(crews, n, facts->thread_n);
-    for (uint32_t i = 0; i < n; i++) crew_close(&crews[i]);
-    return status;
+static void next_part(whole *w, double seconds) {
+    w->done_s += w->part_s;
+    w->part_s = seconds;
 }
 
-/* What a mapped file's pages are worth against the device's own memory: ratios of neighbours. */
-static hotset_status measure_mapped(device *cpu, const file_map *map, machine_rate *out, hotset_error *err) {
-    enum { TURNS = 3 };
-    double samples[TURNS];
-    device_buffer *buffer;
-    HOTSET_TRY(cpu->api->buffer_wrap(cpu, map->data, map->bytes, &buffer, err));
-    device_ref at = {buffer, 0};
-    hotset_status status = HOTSET_OK;
-    for (int i = 0; i < TURNS && !status; i++) {
-        hotset_limits limits;
-        status = cpu->api->measure(cpu, &at, map->bytes, 0.4, &limits, err);
-        if (!status) samples[i] = limits.read_mapped_bytes_per_s / limits.read_anonymous_bytes_per_s;
-    }
-    if (!status) *out = machine_rate_of(samples, TURNS);
-    cpu->api->buffer_free(buffer);
-    return status;
+/* How one device is measured. */
+static measure_options options_for(whole *w, const device_spec *spec) {
+    measure_options o = w->options->measure;
+    o.coarse |= spec->kind == MACHINE_EMULATED;
+    o.seconds = shares_of(spec) * w->share_s;
+    o.progress = on_progress;
+    o.cookie = w;
+    return o;
 }
 
-static void name_cpu(const device_cpu_facts *facts, machine_device *out) {
-    snprintf(out->name, sizeof out->name, "cpu");
-    snprintf(out->model, sizeof out->model, "%s", facts->model);
-    out->kind = MACHINE_CPU;
-    out->processor = (machine_processor){.package_n = facts->package_n,
-                                         .core_n = facts->thread_n,
-                                         .hardware_thread_n = facts->hardware_thread_n};
-}
+/* ---- The parts ---- */
 
-/* `map`: a file in memory, or data NULL. */
-static hotset_status measure_cpu(const measure_machine_options *o, const file_map *map, machine_device *out,
-                                 hotset_error *err) {
-    device_cpu_facts facts;
-    device *cpu;
-    HOTSET_TRY(device_cpu_get_facts(&facts, err));
-    name_cpu(&facts, out);
-    out->processor.thread_n = o->thread_n;
-    if (!o->thread_n) HOTSET_TRY(measure_scaling(&facts, o->isa, &out->processor, err));
-    device_cpu_options options = {.thread_n = out->processor.thread_n, .isa = o->isa};
-    HOTSET_TRY(device_cpu_open(&cpu, &options, err));
-    snprintf(out->instructions, sizeof out->instructions, "%s", device_cpu_isa(cpu));
+/* `map` receives what was read, if anything. */
+static hotset_status measure_files(whole *w, file_map *map, hotset_error *err) {
+    const measure_machine_options *o = w->options;
     measure_options how = o->measure;
-    if (facts.cache_bytes) how.cache_bytes = max_u64(facts.cache_bytes, CACHE_BYTES_MIN);
-    hotset_status status = map->data ? measure_mapped(cpu, map, &out->mapped_factor, err) : HOTSET_OK;
-    if (!status) status = measure_device(cpu, &how, out, err);
-    cpu->api->close(cpu);
+    how.progress = on_progress;
+    how.cookie = w;
+    if (!o->file && !o->folder) return HOTSET_OK;
+    next_part(w, FILE_PART_S);
+    return measure_file(o->file, o->folder, &how, &w->profile->file_read_bytes_per_s, map, err);
+}
+
+static hotset_status measure_host(whole *w, const file_map *map, hotset_error *err) {
+    const measure_machine_options *o = w->options;
+    measure_options how = options_for(w, &w->spec[0]);
+    next_part(w, part_of(w, &w->spec[0]));
+    return measure_cpu(&w->cpu, &how, o->isa, o->thread_n, map, &w->profile->device[0], err);
+}
+
+static hotset_status read_stand_in(const device_spec *spec, char path[STAND_IN_PATH_BYTES],
+                                   machine_device *out, machine_link link[2], hotset_error *err) {
+    hotset_error why = {0};
+    hotset_status status = stand_in_find(path, spec->machine, &why);
+    if (!status) status = stand_in_read(path, out, link, &why);
+    if (!status) return HOTSET_OK;
+    return hotset_fail(err, status, "%s: %s", spec->name, why.message);
+}
+
+/* Rates of a recorded GPU, with the memory of the emulated device. */
+static hotset_status stand_in(const whole *w, device *d, const device_spec *spec, machine_device *out,
+                              machine_link link[2], hotset_error *err) {
+    char path[STAND_IN_PATH_BYTES];
+    HOTSET_TRY(read_stand_in(spec, path, out, link, err));
+    tell(w, "%s stands in for %s of %s", spec->name, *out->model ? out->model : out->name, path);
+    out->alignment_bytes = d->alignment;
+    return d->api->memory(d, &out->capacity_bytes, &out->free_bytes, err);
+}
+
+static hotset_status measure_open(whole *w, device *d, const device_spec *spec, machine_device *out,
+                                  machine_link link[2], hotset_error *err) {
+    module_facts facts;
+    measure_options how = options_for(w, spec);
+    HOTSET_TRY(device_spec_describe(spec, w->options->modules, &facts, err));
+    snprintf(out->model, sizeof out->model, "%s", facts.model);
+    snprintf(out->instructions, sizeof out->instructions, "%s", facts.instructions);
+    HOTSET_TRY(measure_device(d, &how, out, err));
+    next_part(w, DEVICE_PART_S);
+    return measure_link(w->cpu, d, &how, link, err);
+}
+
+static hotset_status measure_other(whole *w, const device_spec *spec, machine_device *out,
+                                   machine_link link[2], hotset_error *err) {
+    device *d;
+    HOTSET_TRY(device_spec_open(&d, spec, w->options->modules, err));
+    hotset_status status =
+        *spec->machine ? stand_in(w, d, spec, out, link, err) : measure_open(w, d, spec, out, link, err);
+    d->api->close(d);
+    out->kind = spec->kind;
+    snprintf(out->name, sizeof out->name, "%s", spec->name);
     return status;
 }
 
-/* The file first: what is wrong with it shows at once. */
-static hotset_status measure_all(const measure_machine_options *o, machine_profile *p, hotset_error *err) {
-    file_map map = {0};
-    hotset_status status = HOTSET_OK;
-    if (o->file || o->folder)
-        status = measure_file(o->file, o->folder, &o->measure, &p->file_read_bytes_per_s, &map, err);
-    if (!status) status = measure_cpu(o, &map, &p->device[0], err);
-    file_map_close(&map);
-    return status;
+static hotset_status measure_others(whole *w, hotset_error *err) {
+    machine_profile *p = w->profile;
+    p->device_n = 1;
+    for (uint32_t i = 1; i < w->spec_n; i++) {
+        const device_spec *spec = &w->spec[i];
+        machine_device *out = &p->device[p->device_n];
+        hotset_error why = {0};
+        next_part(w, shares_of(spec) > 0 ? shares_of(spec) * w->share_s : DEVICE_PART_LEAST_S);
+        hotset_status status = measure_other(w, spec, out, w->link[p->device_n], &why);
+        if (!status) {
+            p->device_n++;
+            continue;
+        }
+        if (w->options->devices || status == HOTSET_E_CANCELLED)
+            return hotset_fail(err, status, "%s", why.message);
+        tell(w, "%s is left out: %s", spec->name, why.message);
+        memset(out, 0, sizeof *out);
+    }
+    return HOTSET_OK;
+}
+
+/* In rising order: from the host to each device, then from each to the host. */
+static void keep_links(whole *w) {
+    machine_profile *p = w->profile;
+    uint32_t other_n = p->device_n - 1;
+    p->link_n = 2 * other_n;
+    for (uint32_t i = 0; i < other_n; i++) {
+        machine_link *to = &p->link[i], *from = &p->link[other_n + i];
+        *to = w->link[i + 1][0];
+        *from = w->link[i + 1][1];
+        to->from_i = from->to_i = 0;
+        to->to_i = from->from_i = i + 1;
+    }
+}
+
+/* ---- All of it ---- */
+
+static hotset_status find_devices(whole *w, hotset_error *err) {
+    const measure_machine_options *o = w->options;
+    return device_list_find(w->spec, &w->spec_n, o->devices, o->modules, o->notes, o->notes_cookie, err);
+}
+
+/* What is named and cannot be had shows before anything is measured. `trial` is written to. */
+static hotset_status find_named(whole *w, machine_device *trial, hotset_error *err) {
+    HOTSET_TRY(find_devices(w, err));
+    for (uint32_t i = 1; i < w->spec_n; i++) {
+        const device_spec *spec = &w->spec[i];
+        char path[STAND_IN_PATH_BYTES];
+        machine_link link[2];
+        module_facts facts;
+        HOTSET_TRY(device_spec_describe(spec, w->options->modules, &facts, err));
+        if (!*spec->machine) continue;
+        HOTSET_TRY(read_stand_in(spec, path, trial, link, err));
+        memset(trial, 0, sizeof *trial);
+    }
+    return HOTSET_OK;
+}
+
+/* The file before what there is to tell of devices: what is wrong with it shows at once, and alone. */
+static hotset_status measure_all(whole *w, file_map *map, hotset_error *err) {
+    if (w->options->devices) HOTSET_TRY(find_named(w, &w->profile->device[0], err));
+    HOTSET_TRY(measure_files(w, map, err));
+    if (!w->options->devices) HOTSET_TRY(find_devices(w, err));
+    share_time(w);
+    HOTSET_TRY(measure_host(w, map, err));
+    HOTSET_TRY(measure_others(w, err));
+    keep_links(w);
+    return machine_check(w->profile, err);
 }
 
 hotset_status measure_machine(machine_profile **out, const measure_machine_options *options,
                               hotset_error *err) {
-    machine_profile *p;
+    file_map map = {0};
+    whole *w;
     *out = NULL;
-    HOTSET_TRY(machine_make(&p, 1, 0, err));
-    p->provenance.thorough = options->measure.thorough;
-    snprintf(p->provenance.made_by, sizeof p->provenance.made_by, "hotset %s", hotset_version());
-    hotset_status status = measure_all(options, p, err);
-    if (!status) status = machine_check(p, err);
+    HOTSET_TRY(base_calloc(&w, 1, sizeof *w, "what is to be measured", err));
+    w->options = options;
+    w->all_s = FILE_PART_S;
+    hotset_status status = machine_make(&w->profile, MACHINE_DEVICE_MAX, 2 * (MACHINE_DEVICE_MAX - 1), err);
+    if (!status) {
+        machine_provenance *provenance = &w->profile->provenance;
+        provenance->thorough = options->measure.thorough;
+        snprintf(provenance->made_by, sizeof provenance->made_by, "hotset %s", hotset_version());
+        status = measure_all(w, &map, err);
+    }
+    file_map_close(&map);
+    if (w->cpu) w->cpu->api->close(w->cpu);
     if (status)
-        machine_free(p);
+        machine_free(w->profile);
     else
-        *out = p;
+        *out = w->profile;
+    free(w);
     return status;
 }

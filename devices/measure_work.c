@@ -8,7 +8,7 @@
 enum {
     ROWS_MAX = 512,            /* of activations */
     OPERATIONS_MAX = 256,      /* of a list */
-    X_FLOATS = ROWS_MAX << 14, /* activations: 512 rows of 16384 */
+    X_FLOATS = ROWS_MAX << 12, /* activations: 512 rows of 4096 */
     Y_FLOATS = 4 << 20,
     MATRIX_ROWS_MAX = 1 << 18,
     MATRIX_ROWS_MIN = 256, /* a group of the K-quants, stored by neuron */
@@ -161,7 +161,8 @@ uint32_t work_units_max(const workbench *b, const work *w) {
     case WORK_WEIGHTS:
     case WORK_PRODUCT:
         n = min_u64(MATRIX_ROWS_MAX, part / (matrix_bytes(w, MATRIX_ROWS_MIN) / MATRIX_ROWS_MIN + 1));
-        if (w->kind == WORK_PRODUCT) n = min_u64(n, Y_FLOATS / w->row_n);
+        if (w->kind != WORK_PRODUCT) break;
+        n = (uint64_t)w->width * w->row_n > X_FLOATS ? 0 : min_u64(n, Y_FLOATS / w->row_n);
         break;
     case WORK_ATTEND_READ:
     case WORK_ATTEND_COMPUTE: n = min_u64(POSITIONS_MAX, part / position_bytes(w)); break;

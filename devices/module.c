@@ -1,4 +1,4 @@
-/* module.c - finds and loads the modules of GPUs, reads device lists. */
+/* module.c - finds and loads the modules of GPUs and what devices they have, reads device lists. */
 #include "devices/module.h"
 
 #include <ctype.h>
@@ -6,12 +6,14 @@
 #include <errno.h>
 #include <limits.h>
 #include <link.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { PATH_BYTES = PATH_MAX, NUMBER_BYTES = 24, INDEX_MAX = 99 };
+enum { NUMBER_BYTES = 24, INDEX_MAX = 99, NOTE_BYTES = 320 };
+_Static_assert((int)MODULE_PATH_BYTES >= PATH_MAX, "realpath writes as much");
 
 /* ---- Loading ---- */
 
@@ -24,8 +26,7 @@ static const char *prefix_of(machine_kind kind) {
     }
 }
 
-/* The folder of the shared library or program that this code is in. */
-static bool own_folder(char folder[PATH_BYTES]) {
+bool module_own_folder(char folder[MODULE_PATH_BYTES]) {
     Dl_info info;
     struct link_map *map = NULL;
     if (!dladdr1((void *)(uintptr_t)module_load, &info, (void **)&map, RTLD_DL_LINKMAP) || !map) return false;
@@ -36,21 +37,21 @@ static bool own_folder(char folder[PATH_BYTES]) {
 }
 
 /* The first of the folders where the module is; false: none has it. */
-static bool find_module(char path[PATH_BYTES], machine_kind kind, const char *folder) {
+static bool find_module(char path[MODULE_PATH_BYTES], machine_kind kind, const char *folder) {
     static const char *const beside[] = {"", "/../" HOTSET_LIBRARY_FOLDER};
-    char own[PATH_BYTES];
-    if (!folder && !own_folder(own)) return false;
+    char own[MODULE_PATH_BYTES];
+    if (!folder && !module_own_folder(own)) return false;
     for (size_t i = 0; i < (folder ? 1 : COUNT_OF(beside)); i++) {
-        int n = snprintf(path, PATH_BYTES, "%s%s/libhotset-%s.so", folder ? folder : own,
+        int n = snprintf(path, MODULE_PATH_BYTES, "%s%s/libhotset-%s.so", folder ? folder : own,
                          folder ? "" : beside[i], prefix_of(kind));
-        if (n > 0 && n < PATH_BYTES && access(path, R_OK) == 0) return true;
+        if (n > 0 && n < MODULE_PATH_BYTES && access(path, R_OK) == 0) return true;
     }
     return false;
 }
 
 hotset_status module_load(const module_interface **out, machine_kind kind, const char *folder,
                           hotset_error *err) {
-    char path[PATH_BYTES];
+    char path[MODULE_PATH_BYTES];
     *out = NULL;
     if (!find_module(path, kind, folder))
         return hotset_fail(err, HOTSET_E_UNSUPPORTED, "this build has no libhotset-%s.so", prefix_of(kind));
@@ -228,11 +229,88 @@ hotset_status device_spec_named(device_spec *out, const char *name, hotset_error
     return hotset_fail(err, HOTSET_E_ARGUMENT, "'%s' is no device (cuda0, hip0 ..., emu0)", name);
 }
 
-hotset_status device_spec_open(device **out, const device_spec *spec, const char *folder, hotset_error *err) {
-    *out = NULL;
+/* ---- Devices that are there ---- */
+
+static void tell(hotset_text_fn *notes, void *cookie, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void tell(hotset_text_fn *notes, void *cookie, const char *format, ...) {
+    char line[NOTE_BYTES];
+    va_list args;
+    if (!notes) return;
+    va_start(args, format);
+    int n = vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    if (n > 0) notes(cookie, line, min_u64((uint64_t)n, sizeof line - 1));
+}
+
+/* Adds the devices of a kind. */
+static void find_kind(device_spec *out, uint32_t *n, machine_kind kind, const char *folder,
+                      hotset_text_fn *notes, void *cookie) {
     const module_interface *module;
+    uint32_t there_n = 0;
+    hotset_error why = {0};
+    if (module_load(&module, kind, folder, &why) || module->count(&there_n, &why)) {
+        tell(notes, cookie, "no %s device: %s", prefix_of(kind), why.message);
+        return;
+    }
+    for (uint32_t i = 0; i < there_n; i++) {
+        if (*n == MACHINE_DEVICE_MAX) {
+            tell(notes, cookie, "%u %s devices are left out: more than %d devices", there_n - i,
+                 prefix_of(kind), MACHINE_DEVICE_MAX);
+            return;
+        }
+        device_spec *spec = &out[(*n)++];
+        *spec = (device_spec){.kind = kind, .index = i};
+        snprintf(spec->name, sizeof spec->name, "%s%u", prefix_of(kind), i);
+    }
+}
+
+static int by_kind(const void *a, const void *b) {
+    const device_spec *x = a, *y = b;
+    if (x->kind != y->kind) return x->kind < y->kind ? -1 : 1;
+    return (x->index > y->index) - (x->index < y->index);
+}
+
+hotset_status device_list_find(device_spec out[MACHINE_DEVICE_MAX], uint32_t *n, const char *list,
+                               const char *folder, hotset_text_fn *notes, void *cookie, hotset_error *err) {
+    if (list) {
+        HOTSET_TRY(device_list_parse(out, n, list, err));
+        qsort(out, *n, sizeof *out, by_kind);
+        return HOTSET_OK;
+    }
+    out[0] = (device_spec){.kind = MACHINE_CPU, .name = "cpu"};
+    *n = 1;
+    find_kind(out, n, MACHINE_CUDA, folder, notes, cookie);
+    find_kind(out, n, MACHINE_HIP, folder, notes, cookie);
+    return HOTSET_OK;
+}
+
+/* Errors begin with the device's name. */
+static hotset_status load_for(const module_interface **out, const device_spec *spec, const char *folder,
+                              hotset_error *err) {
     hotset_error reason;
-    hotset_status status = module_load(&module, spec->kind, folder, &reason);
-    if (!status) return module->open(out, spec->index, spec->name, &spec->options, err);
+    hotset_status status = module_load(out, spec->kind, folder, &reason);
+    if (!status) return HOTSET_OK;
     return hotset_fail(err, status, "%s: %s", spec->name, reason.message);
+}
+
+hotset_status device_spec_describe(const device_spec *spec, const char *folder, module_facts *out,
+                                   hotset_error *err) {
+    const module_interface *module;
+    uint32_t there_n = 0;
+    hotset_error reason;
+    HOTSET_TRY(load_for(&module, spec, folder, err));
+    hotset_status status = module->count(&there_n, &reason);
+    if (status) return hotset_fail(err, status, "%s: %s", spec->name, reason.message);
+    if (spec->index >= there_n)
+        return hotset_fail(err, HOTSET_E_DEVICE, "%s: there are %u devices of this kind", spec->name,
+                           there_n);
+    return module->describe(spec->index, out, err);
+}
+
+hotset_status device_spec_open(device **out, const device_spec *spec, const char *folder, hotset_error *err) {
+    const module_interface *module;
+    *out = NULL;
+    HOTSET_TRY(load_for(&module, spec, folder, err));
+    return module->open(out, spec->index, spec->name, &spec->options, err);
 }

@@ -8,7 +8,8 @@
  *   cpu,cuda0,hip1:8GiB,emu:64MiB:fail-alloc=3:fail-copy=7:fail-launch=11:reverse@rtx4070
  * A size limits the memory that may be taken. `emu` is an emulated device, the n-th one is named emu<n>, and
  * what stands behind @ names the recorded machine that it stands in for. fail-*=k: the k-th call of its kind
- * fails; reverse: lanes run in falling order. */
+ * fails; reverse: lanes run in falling order. The name of a machine may be the path of its profile
+ * (devices/stand_in.h). */
 #ifndef HOTSET_MODULE_H
 #define HOTSET_MODULE_H
 
@@ -51,6 +52,10 @@ typedef const module_interface *module_entry_fn(void);
 
 /* ---- Loading them ---- */
 
+enum { MODULE_PATH_BYTES = 4096 };
+/* The folder, as an absolute path, of the library or program that this code is in. False: it is not known. */
+bool module_own_folder(char folder[MODULE_PATH_BYTES]);
+
 /* The module of a kind of device (not the CPU). `folder`: where to look; NULL: beside this code, and in the
  * folder of libraries beside the one of programs. Errors: E_UNSUPPORTED with the reason in one line. */
 HOTSET_CHECKED hotset_status module_load(const module_interface **out, machine_kind kind, const char *folder,
@@ -58,12 +63,14 @@ HOTSET_CHECKED hotset_status module_load(const module_interface **out, machine_k
 
 /* ---- Devices by name ---- */
 
+enum { DEVICE_MACHINE_BYTES = 256 };
+
 typedef struct device_spec {
     machine_kind kind;
     char name[MACHINE_NAME_BYTES]; /* cpu, cuda0, emu1 */
     uint32_t index;                /* among those of its kind */
     module_options options;
-    char machine[MACHINE_NAME_BYTES]; /* behind @; "" none */
+    char machine[DEVICE_MACHINE_BYTES]; /* behind @; "" none */
 } device_spec;
 
 /* Reads a device list. The CPU is always a device: without one in the list it is put first. Errors:
@@ -72,6 +79,15 @@ HOTSET_CHECKED hotset_status device_list_parse(device_spec out[MACHINE_DEVICE_MA
                                                const char *text, hotset_error *err);
 /* The n-th device of a kind by its name alone: emu1, cuda0. Errors: E_ARGUMENT. */
 HOTSET_CHECKED hotset_status device_spec_named(device_spec *out, const char *name, hotset_error *err);
+/* The devices of a list, or with `list` NULL all that are there, none of them emulated: in the order of
+ * machine profiles, the CPU first, then by kind and number. `notes` (may be NULL) receives a line for each
+ * kind of which there are none, which says why. Errors: those of device_list_parse. */
+HOTSET_CHECKED hotset_status device_list_find(device_spec out[MACHINE_DEVICE_MAX], uint32_t *n,
+                                              const char *list, const char *folder, hotset_text_fn *notes,
+                                              void *cookie, hotset_error *err);
+/* Tells of one that is not the CPU, which is not opened. Errors: as device_spec_open. */
+HOTSET_CHECKED hotset_status device_spec_describe(const device_spec *spec, const char *folder,
+                                                  module_facts *out, hotset_error *err);
 /* Opens one that is not the CPU. Errors: those of module_load and of the module, which begin with the name.
  */
 HOTSET_CHECKED hotset_status device_spec_open(device **out, const device_spec *spec, const char *folder,

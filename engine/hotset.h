@@ -304,6 +304,7 @@ HOTSET_API hotset_estimate hotset_plan_estimate(const hotset_plan *plan);
 typedef struct hotset_find_options {
     const char *folder;    /* where machine profile and plans are kept; it is made if need be */
     bool anew;             /* measure and plan again, whatever is kept */
+    const char *devices;   /* as hotset_measure_options has them */
     hotset_text_fn *notes; /* lines for people: what was found or done; NULL: none */
     void *notes_cookie;
     hotset_progress_fn *progress; /* of measuring */
@@ -311,8 +312,8 @@ typedef struct hotset_find_options {
 } hotset_find_options;
 /* The plan for this machine, as it is now: a kept one that still fits, or a new one, which is kept; for that
  * the machine is measured, once. Names of kept files depend on all that plans depend on, the library's
- * version included. A folder that cannot be written to is told, and no failure. Errors: as
- * hotset_machine_measure and hotset_plan_make. */
+ * version included. Without a folder that can be written to everything goes on the CPU, unmeasured, which is
+ * told. Errors: as hotset_machine_measure and hotset_plan_make. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_find(hotset_plan **out, const hotset_model *model,
                                                          const hotset_profile *profile,
                                                          const hotset_plan_options *options,
@@ -522,17 +523,25 @@ HOTSET_API const char *hotset_profile_get_corpus(const hotset_profile *profile, 
 /* ---- Machine profile: what devices and links achieve (profiles/machine.h) ----------------------------- */
 
 typedef struct hotset_measure_options {
-    bool thorough;             /* more row sizes and repetitions: about 90 seconds instead of 15 */
+    bool thorough;             /* more row sizes and repetitions: 90 seconds or more instead of 15 to 30 */
     bool dated;                /* write down today's date */
     uint32_t thread_n;         /* 0: the number that streams weights fastest is found out */
     const char *isa;           /* at most this instruction set; NULL: the best */
     const char *file, *folder; /* how fast files are read: this one, or a temporary one in the folder; both
                                   NULL: not measured */
     const char *note;          /* kept in the profile: what else ran; NULL: nothing to say */
+    /* A device list, e.g. cpu,cuda0,emu:64MiB,emu:8GiB@rtx4070: an emulated GPU, and one with the rates of a
+     * recorded one (a machine profile's path, or the beginning of a name in share/hotset/machines), which
+     * count as declared. NULL: the CPU and every GPU that is there; those that fail are left out then. */
+    const char *devices;
+    hotset_text_fn *notes; /* lines for people: why there are no devices of a kind, what is left out, what
+                              stands in for what; NULL: none */
+    void *notes_cookie;
     hotset_progress_fn *progress;
     void *cookie;
 } hotset_measure_options;
-/* Measures this machine. Errors: E_ARGUMENT, E_UNSUPPORTED (isa), E_IO, E_MEMORY, E_DEVICE, E_CANCELLED. */
+/* Measures this machine. Errors: E_ARGUMENT, E_UNSUPPORTED (isa, a device's module), E_IO, E_MEMORY,
+ * E_DEVICE, E_CANCELLED. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_machine_measure(hotset_machine **out,
                                                                const hotset_measure_options *options,
                                                                hotset_error *err);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/machine.h"
+#include "engine/planning.h"
 #include "profiles/gguf.h"
 
 enum {
@@ -367,6 +368,7 @@ hotset_status hotset_inspect(const char *path, const hotset_inspect_options *opt
     gguf *g;
     hotset_inspect_options chosen = options ? *options : (hotset_inspect_options){0};
     output o = {.write = write, .cookie = cookie, .json = chosen.json};
+    if (plan_is(path)) return plan_inspect(path, chosen.json, write, cookie, err);
     if (machine_is(path)) return machine_inspect(path, chosen.json, write, cookie, err);
     HOTSET_TRY(gguf_open(&g, path, err));
     if (chosen.json) {

@@ -122,7 +122,8 @@ static void emit_products(table *t, const machine_device *d) {
 }
 
 static void emit_device(table *t, const machine_device *d) {
-    emit(t, "%s  %s%s%s\n", d->name, d->model, *d->model && *d->instructions ? ", " : "", d->instructions);
+    emit(t, "%s  %s%s%s%s\n", d->name, d->model, *d->model && *d->instructions ? ", " : "", d->instructions,
+         d->declared ? " (declared: not measured here)" : "");
     emit(t, "  memory                 %.1f GiB, %.1f GiB free\n", gib(d->capacity_bytes), gib(d->free_bytes));
     if (d->kind == MACHINE_CPU) emit_processor(t, &d->processor);
     emit_us(t, "  latency                submit", d->submit_s);
@@ -211,7 +212,10 @@ hotset_status hotset_machine_measure(hotset_machine **out, const hotset_measure_
         .isa = o.isa,
         .thread_n = o.thread_n,
         .file = o.file,
-        .folder = o.folder};
+        .folder = o.folder,
+        .devices = o.devices,
+        .notes = o.notes,
+        .notes_cookie = o.notes_cookie};
     HOTSET_TRY(measure_machine(&p, &how, err));
     memcpy(p->provenance.note, provenance.note, sizeof provenance.note);
     memcpy(p->provenance.date, provenance.date, sizeof provenance.date);

@@ -8,7 +8,7 @@ struct hotset_machine {
     machine_profile *profile;
 };
 
-/* Whether a file looks like JSON, which of the files that Hotset knows only machine profiles are. */
+/* Whether a file looks like JSON. */
 bool machine_is(const char *path);
 /* Reads and describes it: hotset_machine_describe. */
 HOTSET_CHECKED hotset_status machine_inspect(const char *path, bool json, hotset_text_fn *write, void *cookie,

@@ -77,27 +77,37 @@ static uint32_t neurons_of_unit(uint32_t ff_n, uint32_t wanted, uint32_t block_n
     return ff_n % block_n == 0 ? block_n : ff_n;
 }
 
+/* How kernels walk a down matrix that stands so, and the bytes of what they take for a row of it. */
+static machine_access access_of(const model_tensor *t, neurons_order order, uint64_t *row_bytes) {
+    neurons_form form;
+    *row_bytes = t->row_bytes;
+    if (order == NEURONS_BY_ROW)
+        return gguf_type_get(t->type)->block_n > 1 ? MACHINE_SUMS_BY_ROW : MACHINE_SUMS;
+    if (order == NEURONS_BY_OUTPUT || !neurons_form_of(t->type, t->out_n, &form)) return MACHINE_DENSE;
+    *row_bytes = neurons_row_bytes(form, t->out_n);
+    return MACHINE_SUMS;
+}
+
 /* Down of one unit, to be skipped through; false where its type has no such form. */
 static bool down_by_neuron(problem_ffn *f, const model_tensor *t) {
-    double weight_n = (double)t->out_n * f->neuron_n;
-    if (t->order == NEURONS_BY_ROW) {
-        f->down = (problem_matrix){t->type, t->row_bytes, t->row_bytes * f->neuron_n, weight_n};
-        f->down_access = gguf_type_get(t->type)->block_n > 1 ? MACHINE_SUMS_BY_ROW : MACHINE_SUMS;
-        return true;
-    }
+    neurons_order order = t->order == NEURONS_BY_OUTPUT ? NEURONS_BY_NEURON : t->order;
+    uint64_t row_bytes;
+    f->down_access = access_of(t, order, &row_bytes);
+    if (f->down_access == MACHINE_DENSE) return false;
+    f->down = (problem_matrix){t->type, row_bytes, row_bytes * f->neuron_n, (double)t->out_n * f->neuron_n};
     neurons_form form;
-    if (!neurons_form_of(t->type, t->out_n, &form)) return false;
-    uint64_t row_bytes = neurons_row_bytes(form, t->out_n);
-    f->down = (problem_matrix){t->type, row_bytes, row_bytes * f->neuron_n, weight_n};
-    f->down_access = MACHINE_SUMS;
-    if (form.group_n == 1) return true;
+    if (order == NEURONS_BY_ROW || !neurons_form_of(t->type, t->out_n, &form) || form.group_n == 1)
+        return true;
     f->group_n = form.group_n;
     f->scale_bytes = neurons_header_bytes(form, t->out_n);
     return true;
 }
 
+/* All of down, scales included. */
 static void dense_down(problem_ffn *f, const model_tensor *t) {
-    f->down = (problem_matrix){t->type, t->row_bytes, model_matrix_bytes(t) / f->unit_n,
+    uint64_t row_bytes;
+    f->down_access = access_of(t, t->order, &row_bytes);
+    f->down = (problem_matrix){t->type, row_bytes, model_matrix_bytes(t) / f->unit_n,
                                (double)t->out_n * f->neuron_n};
 }
 
@@ -141,6 +151,8 @@ static void make_experts_ffn(problem_layer *to, const placing *what, uint32_t la
     f->gate = one_of(&layer->tensor[ARCH_EXPERT_GATE]);
     f->up = one_of(&layer->tensor[ARCH_EXPERT_UP]);
     f->down = one_of(&layer->tensor[ARCH_EXPERT_DOWN]);
+    f->down_access = access_of(&layer->tensor[ARCH_EXPERT_DOWN], layer->tensor[ARCH_EXPERT_DOWN].order,
+                               &f->down.row_bytes);
 }
 
 /* ---- Use ---- */

@@ -10,6 +10,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "devices/module.h"
+#include "devices/stand_in.h"
 #include "engine/executor.h"
 #include "engine/machine.h"
 #include "engine/planning.h"
@@ -42,9 +44,11 @@ static void tell(const finding *f, const char *format, ...) {
 
 static void tell_plan(const finding *f, const char *how, const hotset_plan *p) {
     const plan_data *data = p->data;
-    tell(f, "%s: %s, weights %s, %" PRIu32 " threads; predicted %.3g tokens/s", how,
+    double speed = data->token_s > 0 ? 1 / data->token_s : 0;
+    tell(f, "%s: %s, weights %s, %" PRIu32 " thread%s; predicted %.*f tokens/s", how,
          data->sparsity == PLAN_DENSE ? "dense" : plan_sparsity_name(data->sparsity),
-         plan_memory_name(data->memory), data->thread_n, data->token_s > 0 ? 1 / data->token_s : 0);
+         plan_memory_name(data->memory), data->thread_n, data->thread_n == 1 ? "" : "s", speed < 100 ? 1 : 0,
+         speed);
 }
 
 /* ---- Keys ---- */
@@ -75,10 +79,41 @@ static uint64_t key_end(key *k) {
     return value;
 }
 
+/* The text of a machine profile that a device stands in for; what is wrong with it shows when it is read. */
+static void add_stand_in(key *k, const char *name) {
+    char path[STAND_IN_PATH_BYTES];
+    file_map map;
+    if (!*name || stand_in_find(path, name, NULL) || file_map_open(&map, path, NULL)) return;
+    add_bytes(k, map.data, map.bytes);
+    file_map_close(&map);
+}
+
+/* A device beside the CPU, without opening it: another card in its place is another machine. */
+static void add_device(key *k, const device_spec *spec) {
+    const module_options *o = &spec->options;
+    module_facts facts;
+    add_text(k, spec->name);
+    add_text(k, spec->machine);
+    add_u64(k, o->memory_bytes);
+    add_u64(k, o->fail_alloc);
+    add_u64(k, o->fail_copy);
+    add_u64(k, o->fail_launch);
+    add_u64(k, o->reverse);
+    add_stand_in(k, spec->machine);
+    if (device_spec_describe(spec, NULL, &facts, NULL)) return;
+    add_text(k, facts.model);
+    add_text(k, facts.instructions);
+    add_u64(k, facts.memory_bytes);
+}
+
 /* What a machine profile depends on. */
 static hotset_status machine_key(const finding *f, uint64_t *out, hotset_error *err) {
     key k;
+    device_spec spec[MACHINE_DEVICE_MAX];
+    uint32_t spec_n;
+    HOTSET_TRY(device_list_find(spec, &spec_n, f->how.devices, NULL, NULL, NULL, err));
     HOTSET_TRY(key_begin(&k, err));
+    for (uint32_t i = 1; i < spec_n; i++) add_device(&k, &spec[i]);
     add_text(&k, f->here.model);
     add_text(&k, f->options.isa ? f->options.isa : f->here.isa_best);
     add_u64(&k, f->here.thread_n);
@@ -155,7 +190,6 @@ static hotset_status path_of(const finding *f, const char *kind, uint64_t name, 
 static hotset_status begin(finding *f, hotset_error *err) {
     HOTSET_TRY(device_cpu_get_facts(&f->here, err));
     f->keeps = make_folder(f->how.folder) && access(f->how.folder, W_OK) == 0;
-    if (!f->keeps) tell(f, "%s cannot be written to: nothing is kept for the next time", f->how.folder);
     return HOTSET_OK;
 }
 
@@ -165,6 +199,9 @@ static hotset_status measure(const finding *f, hotset_machine **out, hotset_erro
     tell(f, "measuring this machine, once");
     hotset_measure_options o = {.isa = f->options.isa,
                                 .folder = f->keeps ? f->how.folder : NULL,
+                                .devices = f->how.devices,
+                                .notes = f->how.notes,
+                                .notes_cookie = f->how.notes_cookie,
                                 .progress = f->how.progress,
                                 .cookie = f->how.cookie};
     HOTSET_TRY(hotset_machine_measure(out, &o, err));
@@ -262,6 +299,11 @@ hotset_status hotset_plan_find(hotset_plan **out, const hotset_model *model, con
         limited ? min_u64(f.options.host_bytes_max, f.here.memory_free_bytes) : f.here.memory_free_bytes;
     if (read_kept(&f, path, out)) return HOTSET_OK;
     HOTSET_TRY(check_options(&f, err));
+    if (!f.keeps && !f.how.anew) {
+        /* measuring takes too long to be done every time */
+        tell(&f, "%s cannot be written to, so that nothing is measured: everything on the CPU", how->folder);
+        return hotset_plan_cpu(out, model, &f.options, err);
+    }
     HOTSET_TRY(find_machine(&f, machine_name, &machine, err));
     hotset_status status = make(&f, machine, path, out, err);
     hotset_machine_free(machine);

@@ -1,7 +1,9 @@
 /* plan_read.c - plan files: read for a model, which must be the one that they were made for. */
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "engine/machine.h"
 #include "engine/planning.h"
 
 hotset_plan_options planning_options(const plan_data *data) {
@@ -104,6 +106,25 @@ static hotset_status plan_for_model(hotset_plan **out, plan_data *data, const ho
     (*out)->skip_by_cost = data->prefill_skips;
     (*out)->weights_differ = weights_differ;
     return HOTSET_OK;
+}
+
+bool plan_is(const char *path) {
+    static const char format[] = "\"hotset.plan\"";
+    file_map map;
+    if (!machine_is(path) || file_map_open(&map, path, NULL)) return false; /* JSON, that is */
+    bool found = map.bytes && memmem(map.data, map.bytes, format, sizeof format - 1);
+    file_map_close(&map);
+    return found;
+}
+
+hotset_status plan_inspect(const char *path, bool json, hotset_text_fn *write, void *cookie,
+                           hotset_error *err) {
+    hotset_plan *p;
+    HOTSET_TRY(hotset_plan_read(&p, path, NULL, err));
+    hotset_status status =
+        hotset_plan_describe(p, json ? HOTSET_PLAN_JSON : HOTSET_PLAN_TABLE, write, cookie, err);
+    hotset_plan_free(p);
+    return status;
 }
 
 hotset_status hotset_plan_read(hotset_plan **out, const char *path, const hotset_model *m,

@@ -351,6 +351,11 @@ hotset_status planning_make(hotset_plan **out, const planning *what, hotset_spar
     device_cpu_facts here;
     outcome o;
     *out = NULL;
+    if (host->alignment_bytes != FOOTPRINT_ALIGN)
+        return hotset_fail(err, HOTSET_E_ARGUMENT,
+                           "plan: devices[0].alignment_bytes of the machine profile is %" PRIu64
+                           ", the host's memory is aligned to %d",
+                           host->alignment_bytes, FOOTPRINT_ALIGN);
     if (sparsity != HOTSET_SPARSITY_AUTO) w.options.sparsity = sparsity;
     HOTSET_TRY(planning_devices(what->machine, what->options->devices, w.device, &w.device_n, err));
     HOTSET_TRY(device_cpu_get_facts(&here, err));

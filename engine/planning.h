@@ -35,4 +35,9 @@ hotset_plan_options planning_options(const plan_data *data);
 HOTSET_CHECKED hotset_status profile_counts(const activation_profile **out, const hotset_profile *p,
                                             const hotset_model *m, hotset_error *err);
 
+/* Whether a file says that it is a plan; and describes it: hotset_plan_describe (plan_read.c). */
+bool plan_is(const char *path);
+HOTSET_CHECKED hotset_status plan_inspect(const char *path, bool json, hotset_text_fn *write, void *cookie,
+                                          hotset_error *err);
+
 #endif

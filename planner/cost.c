@@ -133,14 +133,11 @@ static void make_units(device_rates r, const cost_layer *t, const problem_ffn *f
     u->always.row = u->active.row = 0;
     chunk_rates(r, t, f, r.c->p->row_n, &u->always.chunk, &u->active.chunk);
     double whole = stream_s(r, gate, (double)gate->bytes) + stream_s(r, up, (double)up->bytes);
+    double all_down = machine_time_s((double)down->bytes, weight_rate(r, down, f->down_access, 1));
     switch (f->kind) {
     case PROBLEM_NONE: return;
-    case PROBLEM_DENSE:
-        u->always.row = whole + stream_s(r, down, (double)down->bytes) + vector_s(r, f->neuron_n);
-        return;
-    case PROBLEM_EXPERTS:
-        u->active.row = whole + stream_s(r, down, (double)down->bytes) + vector_s(r, f->neuron_n);
-        return;
+    case PROBLEM_DENSE: u->always.row = whole + all_down + vector_s(r, f->neuron_n); return;
+    case PROBLEM_EXPERTS: u->active.row = whole + all_down + vector_s(r, f->neuron_n); return;
     case PROBLEM_EXACT:
         u->fixed.row += CHOICE_OPERATIONS * operation;
         u->always.row = look;

@@ -13,7 +13,7 @@
  * CPU and GPUs start together when the residual stream has reached them and meet once per layer. Seconds of n
  * units, of which P are active on average (the sum of their use):
  *
- *   dense      n (gate + up + down) / dense
+ *   dense      n (gate + up + down) / dense                    (down by neuron or by row: / sums(1))
  *   exact      n gate / dense  + P up / listed(P/n)            + (P down + G scales) / sums(P/n)
  *              (no gate: n up / dense                          + (P down + G scales) / sums(P/n))
  *   predicted  fc1 / dense + n fc2 / dense + P (gate + up) / listed(P/n) + (P down + G scales) / sums(P/n)

@@ -50,7 +50,7 @@ static const char style_picture[] =
     "text{font-size:12px;fill:var(--ink)}.small{font-size:11.5px;fill:var(--dim)}.name{font-weight:600}"
     "text.in{fill:#fff;font-size:11.5px;text-anchor:middle;pointer-events:none}"
     ".mid{text-anchor:middle}.end{text-anchor:end}.tick{stroke:var(--dim);stroke-opacity:.5;fill:none}"
-    ".crisp{shape-rendering:crispEdges}.ink{fill:var(--dim)}.empty,.lane,.dn{fill:var(--soft)}"
+    ".crisp{shape-rendering:crispEdges}.ink{fill:var(--dim)}.empty,.lane{fill:var(--soft)}"
     ".pages{fill:url(#hatch)}.wait{fill:var(--dim);fill-opacity:.4}"
     ".mixer{fill-opacity:1}.ffn{fill-opacity:.68}.head{fill-opacity:.84}.send{fill:var(--ink);"
     "fill-opacity:.75}.defs{position:absolute;width:0;height:0}\n";

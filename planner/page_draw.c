@@ -15,7 +15,7 @@ void page_svg(const prose *o, double height, const char *label) {
 }
 
 const char *page_class(uint32_t place) {
-    static const char *const classes[] = {"d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d8", "df", "dn"};
+    static const char *const classes[] = {"d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d8", "df"};
     return classes[place];
 }
 

@@ -13,7 +13,7 @@ enum { PAGE_WIDTH = 960, PAGE_LEVEL_N = 20, PAGE_ROW_MAX = 128 };
 /* ---- Shared by the pictures ---- */
 
 void page_svg(const prose *o, double height, const char *label);
-/* Class "d0" .. "d8", "df" (FIGURES_FILE), or "dn" of nothing. */
+/* Class "d0" .. "d8" or "df" (FIGURES_FILE). */
 const char *page_class(uint32_t place);
 /* A rectangle as a path; nothing where it is too thin to be seen. `title` may be NULL. */
 void page_box(const prose *o, const char *class, const char *class2, double x, double y, double width,

@@ -52,7 +52,7 @@ static void fill_device(plan_device *to, const problem *p, uint32_t d) {
     snprintf(to->name, sizeof to->name, "%s", m->name);
     snprintf(to->model, sizeof to->model, "%s", m->model);
     to->kind = m->kind;
-    to->declared = p->machine->provenance.synthetic;
+    to->declared = p->machine->provenance.synthetic || m->declared;
     to->limit_bytes = p->device[d].limit_bytes;
 }
 

@@ -43,13 +43,14 @@ typedef struct problem_ffn {
     uint32_t unit_n;
     uint32_t neuron_n;             /* of one unit */
     problem_matrix gate, up, down; /* of one unit; down of block types by neuron: its quants only */
-    machine_access down_access;    /* EXACT, PREDICTED: SUMS or SUMS_BY_ROW */
-    uint32_t group_n;              /* neurons that share scales of down; 0: none do. Divides neuron_n or is a
-                                      multiple of it */
-    uint64_t scale_bytes;          /* of one such group: on every device that holds a neuron of it */
-    bool hot_first;                /* neurons stand in the file in order of use: groups are alike in use */
-    problem_matrix fc1, fc2;       /* PREDICTED: fc1 on every device that takes part, fc2 of one unit */
-    float *use;                    /* [unit_n] 0 to 1 */
+    machine_access down_access; /* as down stands: DENSE by output, which cannot be skipped; SUMS by neuron,
+                                   SUMS_BY_ROW */
+    uint32_t group_n;           /* neurons that share scales of down; 0: none do. Divides neuron_n or is a
+                                   multiple of it */
+    uint64_t scale_bytes;       /* of one such group: on every device that holds a neuron of it */
+    bool hot_first;             /* neurons stand in the file in order of use: groups are alike in use */
+    problem_matrix fc1, fc2;    /* PREDICTED: fc1 on every device that takes part, fc2 of one unit */
+    float *use;                 /* [unit_n] 0 to 1 */
 } problem_ffn;
 
 typedef struct problem_layer {

@@ -135,6 +135,8 @@ typedef struct machine_device {
     uint64_t free_bytes;                   /* that could be taken when this was measured: MemAvailable inside
                                               the cgroup's limits; GPUs: once their kernels were loaded */
     uint64_t alignment_bytes;              /* of tensors in its memory, a power of two */
+    bool declared; /* its rates were recorded elsewhere, or derived, in a profile that is otherwise measured:
+                      an emulated device that stands in for a GPU. Absent in a file: false */
     machine_processor processor;
     machine_weights weights[GGUF_TYPE_MAX]; /* by gguf_type */
     machine_attention attention[MACHINE_STATE_COUNT];

@@ -218,6 +218,7 @@ static void walk_device(walk *w, machine_device *d) {
     walk_alignment(w, &d->alignment_bytes);
     walk_attention(w, d->attention);
     walk_u64(w, "capacity_bytes", &d->capacity_bytes, 1, MACHINE_MEMORY_BYTES_MAX);
+    if (walk_has(w, "declared", d->declared)) walk_bool(w, "declared", &d->declared);
     walk_rate(w, "float_op_per_s", &d->float_op_per_s, false, MACHINE_RATE_MAX);
     walk_u64(w, "free_bytes", &d->free_bytes, 0, d->capacity_bytes);
     walk_text(w, "instructions", d->instructions, sizeof d->instructions, true);

@@ -498,6 +498,16 @@ check_machine() {
     expect "machine: the table" grep -q "of 1 thread\|1 of " "$out"
     run 0 inspect "$work/here.json"
     expect "machine: what was written is read" grep -q "^a test$" "$out"
+    run 0 machine --devices cpu,emu:64MiB --threads 1 --no-file -o "$work/two.json"
+    expect "machine --devices: an emulated device" grep -q "^emu0 " "$out"
+    expect "machine --devices: its links" [ "$(grep -cE '^(cpu to emu0|emu0 to cpu)$' "$out")" -eq 2 ]
+    run 0 plan "$model" --machine "$work/two.json" --threads 1
+    expect "plan --machine: with its column" grep -q "emu0" "$out"
+    refuse 1 "devices: 'gpu'" machine --devices cpu,gpu
+    refuse 1 "'8Gib': neither a size" machine --devices emu:8Gib
+    refuse 1 "named twice" machine --devices cuda0,cuda0
+    refuse 1 "cuda99: " machine --devices cpu,cuda99
+    refuse 1 "no machine profile rtx1*.json" machine --devices emu@rtx1
     "$hotset" machine --no-file -o "$work/never.json" >"$out" 2>"$err" </dev/null &
     local pid=$!
     sleep 1
@@ -508,7 +518,7 @@ check_machine() {
 }
 
 check_plan() {
-    local machines shapes plan=$work/plan.json page=$work/plan.html
+    local machines shapes kept plan=$work/plan.json page=$work/plan.html
     machines=$(dirname "$0")/../profiles/machines shapes=$(dirname "$0")/shapes
     local there=(--machine "$machines/cpu-ddr5.json" --threads 1)
     # for a machine that is not here: the same input gives the same bytes
@@ -555,16 +565,30 @@ check_plan() {
     expect "run: measures no more" [ "$(grep -c measuring "$err")" -eq 0 ]
     run 0 run "$model" -p "The whale" -n 2 --seed 1 --ctx 200 --quiet
     expect "run --quiet: without a word" [ ! -s "$err" ]
-    for plan in "$XDG_CACHE_HOME"/hotset/plan-*; do echo broken >"$plan"; done
+    for kept in "$XDG_CACHE_HOME"/hotset/plan-*; do echo broken >"$kept"; done
     run 0 run "$model" -p "The whale" -n 2 --seed 1 --ctx 200
     expect "run: a broken kept plan is made anew, with a word" grep -q "planning anew" "$err"
     run 0 plan "$model" --verify
     expect "plan --verify: measured beside predicted" grep -qi "measured" "$out"
     run 0 plan "$model" "${there[@]}" --verify
     expect "plan --verify: devices with declared rates are left out, with a word" grep -q "cpu: its rates are declared" "$err"
-    (unset XDG_CACHE_HOME HOME && run 0 run "$model" -p "The whale" -n 2 --seed 1)
-    XDG_CACHE_HOME=/proc/none run 0 run "$model" -p "The whale" -n 2 --plan cpu
-    refuse 1 "HOME" plan "$model" --machine "$work/missing/HOME"
+    run 0 plan "$model" --devices cpu,emu:2GiB@rtx4070 --threads 1 --verify
+    expect "plan --devices: a recorded GPU" grep -q "emu0: NVIDIA GeForce RTX 4070 (declared" "$out"
+    expect "plan --devices: is told" grep -q "emu0 stands in for NVIDIA GeForce RTX 4070" "$err"
+    expect "plan --verify: a declared device is not timed" grep -q "emu0: its rates are declared" "$err"
+    run 0 plan "$model" --devices cpu,emu:2GiB@rtx4070 --threads 1
+    expect "plan --devices: measures no more" [ "$(grep -c measuring "$err")" -eq 0 ]
+    refuse 1 "exclude each other" run "$model" -p x --plan cpu --devices emu
+    refuse 1 "--devices" run "$model" -p x --plan "$plan" --devices emu
+    local cache=$XDG_CACHE_HOME home=$HOME
+    export XDG_CACHE_HOME=/proc/none
+    run 0 run "$model" -p "The whale" -n 2 --seed 1
+    expect "run: a folder that cannot be written to is told" grep -q "/proc/none/hotset cannot be written to" "$err"
+    unset XDG_CACHE_HOME HOME
+    run 0 run "$model" -p "The whale" -n 2 --seed 1
+    expect "run: no folder at all is told" grep -q "HOME is set" "$err"
+    refuse 1 "name a machine" plan "$model"
+    export XDG_CACHE_HOME=$cache HOME=$home
 
     refuse 2 "is missing" plan
     refuse 2 "exclude each other" plan "$model" --shape "$shapes/qwen3-8b.json"

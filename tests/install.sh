@@ -10,6 +10,7 @@ trap 'rm -rf "$work"' EXIT
 cmake --install "$build" --prefix "$work/first" >"$work/install.log"
 mv "$work/first" "$work/moved"
 prefix=$work/moved
+[ -f "$prefix/share/hotset/machines/rtx4070-ddr4.json" ] || { echo "install: recorded machines are missing"; exit 1; }
 pc=$(find "$prefix" -name hotset.pc)
 libdir=$(dirname "$(dirname "$pc")")
 export PKG_CONFIG_PATH=${pc%/*}

@@ -4,10 +4,10 @@
  *     prediction [--rounds N] [--isa NAME] MODEL[:ACTIVE] ...
  *
  * For each model and way of computing it (dense, exact, predicted) rounds of: measuring the machine (the
- * model's types only), timing tokens of each way, reading memory once more. A round counts where the two
- * readings of memory are alike: machines that others use change their speed within seconds. ACTIVE is the
- * share of active neurons that the model was made with; prediction and measurement are medians over the
- * rounds that count.
+ * model's types only) and timing tokens of each way, with readings of memory before, between and after. A
+ * round counts where the readings are alike, since machines that others use change their speed within
+ * seconds, and is repeated at most TRIES times otherwise. ACTIVE is the share of active neurons that the
+ * model was made with; prediction and measurement are medians over the rounds that count.
  */
 #include <math.h>
 #include <stdio.h>
@@ -18,7 +18,7 @@
 #include "engine/executor.h"
 #include "engine/planning.h"
 
-enum { ROUNDS_MAX = 64, ROWS_MAX = 256, WAYS = 3, PROMPT = 16, TOKENS_MIN = 4 };
+enum { ROUNDS_MAX = 64, TRIES = 3, ROWS_MAX = 256, WAYS = 3, PROMPT = 16, TOKENS_MIN = 4 };
 static const double TIMING_S = 0.4, MEASURE_S = 1.2, ALIKE = 0.12;
 
 typedef struct way {
@@ -127,9 +127,7 @@ static void run_round(device *cpu, const hotset_model *m, way *ways, uint32_t wa
         seconds[i] = time_tokens(&ways[i], m, n[i]);
     }
     double after = read_rate(cpu);
-    if (getenv("DBG")) fprintf(stderr, "read %.1f %.1f %.1f  way0 predicted %.2f measured %.2f\n", before/1e9, middle/1e9, after/1e9, predict(&ways[0], machine, n[0])*1e3, seconds[0]*1e3);
-    double most = fmax(before, fmax(middle, after)),
-           least = fmin(before, fmin(middle, after));
+    double most = fmax(before, fmax(middle, after)), least = fmin(before, fmin(middle, after));
     for (uint32_t i = 0; i < way_n && most - least <= ALIKE * most; i++) {
         ways[i].predicted[ways[i].n] = predict(&ways[i], machine, n[i]);
         ways[i].measured[ways[i].n++] = seconds[i];
@@ -196,7 +194,8 @@ static void run_model(const char *argument, uint32_t round_n, const char *isa) {
         way_n += open_way(&ways[way_n], m, machine, colon ? strtod(colon + 1, NULL) : 0, isa);
     }
     machine_free(machine);
-    for (uint32_t i = 0; i < round_n; i++) run_round(cpu, m, ways, way_n);
+    for (uint32_t i = 0; i < TRIES * round_n && way_n && ways[0].n < round_n; i++)
+        run_round(cpu, m, ways, way_n);
     const char *name = strrchr(path, '/');
     for (uint32_t i = 0; i < way_n; i++) {
         keep(&ways[i], name ? name + 1 : path);

@@ -13,7 +13,9 @@
 
 #include "devices/cpu/kernels.h"
 #include "devices/quantise.h"
+#include "engine/placing.h"
 #include "tests/convert_rig.h"
+#include "tests/planning.h"
 #include "tests/rig.h"
 
 /* ---- Quantising ---- */
@@ -166,6 +168,54 @@ Test(convert, quantises_and_sorts_at_once) {
         if (w == 0) convert_check_logits(in, out, HOTSET_SPARSITY_EXACT, 1e-5, true, "BF16 to F32");
         unlink(in);
         unlink(plain);
+        unlink(out);
+        unlink(profile);
+    }
+}
+
+/* A plan by the profile that sorted a file finds its units in falling order of use, and in all as much use as
+ * in the original, whose numbers the profile has. */
+Test(convert, plans_count_the_units_of_sorted_files) {
+    for (size_t k = 0; k < CONVERT_MODEL_N; k += CONVERT_MODEL_N - 1) {
+        char in[PATH_BYTES], out[PATH_BYTES], profile[PATH_BYTES];
+        double sum[2] = {0, 0};
+        convert_write_tiny(in, &convert_models[k], GGUF_F16);
+        convert_path(out);
+        convert_path(profile);
+        convert_write_profile(in, profile, 43);
+        CONVERT(in, out, "--profile", profile);
+        for (int sorted = 0; sorted < 2; sorted++) {
+            hotset_model *m = convert_open(sorted ? out : in);
+            activation_profile *counts;
+            hotset_error err = {0};
+            cr_assert_eq(activation_read(&counts, profile, &err), HOTSET_OK, "%s", err.message);
+            machine_profile *machine = planning_machine(&planning_cpu, 1);
+            planner_facts facts = {.table_bytes = 1 << 30, .host_bytes = 1 << 30};
+            hotset_plan_options o = {
+                .sparsity = HOTSET_SPARSITY_EXACT, .context_n = 8, .session_n = 1, .batch_n = 1};
+            placing what = {.model = m,
+                            .machine = machine,
+                            .profile = counts,
+                            .options = &o,
+                            .facts = &facts,
+                            .device_n = 1};
+            problem *p;
+            cr_assert_eq(placing_problem(&p, &what, &err), HOTSET_OK, "%s", err.message);
+            for (uint32_t l = 0; l < p->layer_n; l++) {
+                const problem_ffn *f = &p->layer[l].ffn;
+                for (uint32_t u = 0; u < f->unit_n; u++) {
+                    sum[sorted] += (double)f->use[u] * (f->kind == PROBLEM_EXPERTS ? 1 : f->neuron_n);
+                    cr_expect(!sorted || !u || f->use[u] <= f->use[u - 1], "model %zu, layer %u, unit %u", k,
+                              l, u);
+                }
+            }
+            problem_free(p);
+            machine_free(machine);
+            activation_free(counts);
+            hotset_model_free(m);
+        }
+        cr_expect_float_eq(sum[0], sum[1], 1e-4 * sum[0], "model %zu: %g, %g", k, sum[0], sum[1]);
+        unlink(in);
         unlink(out);
         unlink(profile);
     }

@@ -449,3 +449,166 @@ Test(gpu_kernels, attention_of_many_rows) {
         check_attend(&r, (attend_shape){18, 1, 1, 64, 272, 0, 0, f16});
     }
 }
+
+/* ---- Bits ---- */
+
+/* Runs the case for its row `r` alone: the operation's one input and output, and the step's one row. */
+static void run_alone(const gpu_case *c, uint32_t r, uint32_t row_max, device_rows *x, device_rows *y,
+                      uint8_t *after) {
+    static gpu_case alone;
+    const ptrdiff_t x_at = (uint8_t *)x - (const uint8_t *)c, y_at = (uint8_t *)y - (const uint8_t *)c;
+    alone = *c;
+    device_rows *input = (device_rows *)(void *)((uint8_t *)&alone + x_at);
+    device_rows *output = (device_rows *)(void *)((uint8_t *)&alone + y_at);
+    input->ref = device_ref_at(x->ref, sizeof(float) * (uint64_t)r * x->stride);
+    output->ref = device_ref_at(y->ref, sizeof(float) * (uint64_t)r * y->stride);
+    alone.row[0] = c->row[r];
+    alone.step.row_n = 1;
+    alone.row_max = alone.op[0].row_max = row_max;
+    gpu_case_run(&alone, "one row", after);
+}
+
+/* That rows have the same bits alone as together. */
+static void check_alone(gpu_case *c, device_rows *x, device_rows *y, uint32_t n, uint32_t alone_max,
+                        const char *what) {
+    uint8_t *together = malloc(c->bytes), *alone = malloc(c->bytes);
+    gpu_case_run(c, what, together);
+    for (uint32_t r = 0; r < c->step.row_n; r += 3) {
+        run_alone(c, r, alone_max, x, y, alone);
+        const uint64_t at = y->ref.offset + sizeof(float) * (uint64_t)r * y->stride;
+        cr_assert_eq(memcmp(together + at, alone + at, n * sizeof(float)), 0,
+                     "%s: row %u has other bits alone", what, r);
+    }
+    free(together);
+    free(alone);
+}
+
+Test(gpu_kernels, products_have_the_bits_of_a_row_alone) {
+    random_state r = {31};
+    for (size_t t = 0; t < TYPE_N; t++)
+        for (uint32_t row_n = 4; row_n <= 8; row_n += 4) {
+            gpu_case c;
+            gpu_case_open(&c, ROOM);
+            draw_step(&c, &r, row_n, row_n, false);
+            device_op *op = add_op(&c, DEVICE_OP_LINEAR);
+            const uint32_t in_n = 256 * draw(&r, 1, 6), out_n = draw(&r, 1, 20);
+            op->linear.x = gpu_case_rows(&c, &r, row_n, in_n, in_n);
+            op->linear.part_n = 1;
+            const device_matrix m = make_matrix(&c, &r, types[t], in_n, out_n, 0, NEURONS_BY_OUTPUT);
+            op->linear.part[0] = make_part(&c, &r, m, row_n, 1);
+            check_alone(&c, &op->linear.x, &op->linear.part[0].y, out_n, 1, name_of(types[t]));
+            gpu_case_close(&c);
+        }
+}
+
+Test(gpu_kernels, attention_has_the_bits_of_a_row_alone) {
+    random_state r = {32};
+    for (int many = 0; many < 2; many++) {
+        gpu_case c;
+        gpu_case_open(&c, ROOM);
+        const uint32_t row_n = many ? 40 : 5, n = 32, slot_bytes = 4 * CONTEXT * n;
+        draw_step(&c, &r, row_n, row_n, false);
+        draw_positions(&c, &r, !many);
+        for (uint32_t i = 0; many && i < row_n; i++) c.row[i] = (device_row){.position = 400 + (int32_t)i};
+        device_op *op = add_op(&c, DEVICE_OP_ATTEND);
+        op->attend.q = gpu_case_rows(&c, &r, row_n, n, n);
+        op->attend.y = gpu_case_rows(&c, &r, row_n, n, n);
+        op->attend.head_n = op->attend.head_kv_n = 1;
+        op->attend.key_n = op->attend.value_n = n;
+        op->attend.window_n = 333;
+        op->attend.scale = 0.5f;
+        op->attend.context_n = CONTEXT;
+        op->attend.key_slot_bytes = op->attend.value_slot_bytes = slot_bytes;
+        op->attend.key_state = make_state(&c, &r, slot_bytes, false);
+        op->attend.value_state = make_state(&c, &r, slot_bytes, false);
+        check_alone(&c, &op->attend.q, &op->attend.y, n, many ? row_n : 1, many ? "many rows" : "few rows");
+        gpu_case_close(&c);
+    }
+}
+
+/* Down over a list of gathered activations has the bits of the dense sum with zeros for the others. */
+static void check_skipping(random_state *r, gguf_type type, neurons_order order) {
+    static gpu_case dense;
+    gpu_case c;
+    gpu_case_open(&c, ROOM);
+    const uint32_t row_n = 2, in_n = 256 * draw(r, 1, 5), out_n = 256;
+    draw_step(&c, r, row_n, row_n, false);
+    device_op *op = add_op(&c, DEVICE_OP_LINEAR);
+    op->linear.part_n = 1;
+    op->linear.part[0] = make_part(&c, r, make_matrix(&c, r, type, in_n, out_n, 0, order), row_n, 1);
+    op->linear.choice = make_choice(&c, r, row_n, 1, in_n, 1);
+    op->linear.x = gpu_case_rows(&c, r, row_n, in_n, in_n);
+    const device_rows full = gpu_case_rows(&c, r, row_n, in_n, in_n);
+    for (uint32_t i = 0; i < row_n; i++) {
+        const device_rows lists = op->linear.choice.list;
+        const uint32_t *list = (const uint32_t *)gpu_case_at(&c, lists.ref) + i * lists.stride;
+        float *all = (float *)gpu_case_at(&c, full.ref) + i * in_n;
+        const float *x = (const float *)gpu_case_at(&c, op->linear.x.ref) + i * in_n;
+        memset(all, 0, in_n * sizeof *all);
+        for (uint32_t j = 0; j < list[0]; j++) all[list[1 + j]] = x[j];
+    }
+    dense = c;
+    dense.op[0].linear.x = full;
+    dense.op[0].linear.choice = (device_choice){0};
+    uint8_t *skipping = malloc(c.bytes), *whole = malloc(c.bytes);
+    gpu_case_run(&c, "skipping", skipping);
+    gpu_case_run(&dense, "dense", whole);
+    cr_assert_eq(memcmp(skipping, whole, c.bytes), 0, "%s, order %d: skipping changes bits", name_of(type),
+                 (int)order);
+    free(skipping);
+    free(whole);
+    gpu_case_close(&c);
+}
+
+Test(gpu_kernels, skipping_has_the_bits_of_dense) {
+    random_state r = {33};
+    for (size_t t = 0; t < TYPE_N; t++) {
+        check_skipping(&r, types[t], NEURONS_BY_NEURON);
+        if (gguf_type_get(types[t])->block_n > 1) check_skipping(&r, types[t], NEURONS_BY_ROW);
+    }
+}
+
+/* ---- Refusals ---- */
+
+static void check_refused(const device_op *op, const char *message) {
+    device *d = gpu_rig_open("");
+    device_buffer *step, *memory;
+    device_list *list = NULL;
+    hotset_error err = {0};
+    device_op real = *op;
+    cr_assert_eq(d->api->buffer_alloc(d, DEVICE_MEMORY_PINNED, device_step_bytes(1), &step, &err), HOTSET_OK);
+    cr_assert_eq(d->api->buffer_alloc(d, DEVICE_MEMORY_DEVICE, 1 << 20, &memory, &err), HOTSET_OK);
+    if (real.kind == DEVICE_OP_LINEAR) {
+        real.linear.x.ref.buffer = real.linear.part[0].w.data.buffer = real.linear.part[0].y.ref.buffer =
+            memory;
+        real.linear.x.stride = real.linear.part[0].y.stride = 256;
+    } else {
+        real.attend.q = real.attend.y = (device_rows){{memory, 0}, 1024};
+        real.attend.key_state.buffer = real.attend.value_state.buffer = memory;
+    }
+    const hotset_status status =
+        d->api->list_record(d, &real, 1, (device_ref){step, 0}, 1, (device_ref){memory, 0}, &list, &err);
+    cr_assert_eq(status, HOTSET_E_UNSUPPORTED, "%d: %s", (int)status, err.message);
+    cr_assert_str_eq(err.message, message);
+    cr_assert_null(list);
+    cr_assert_eq(d->api->workspace_bytes(d, &real), 0);
+    d->api->buffer_free(step);
+    d->api->buffer_free(memory);
+    d->api->close(d);
+}
+
+Test(gpu_kernels, what_has_no_kernel_is_refused_by_name) {
+    device_op op = {.kind = DEVICE_OP_LINEAR, .row_max = 1, .name = "ffn gate", .layer_i = 3};
+    op.linear.part_n = 1;
+    op.linear.part[0].w = (device_matrix){.type = GGUF_Q5_0, .in_n = 32, .out_n = 8, .row_bytes = 22};
+    check_refused(&op, "ffn gate of layer 3: the GPU has no kernel for weights of type Q5_0");
+    op.linear.part[0].w =
+        (device_matrix){.data.offset = 4, .type = GGUF_Q4_K, .in_n = 256, .out_n = 8, .row_bytes = 144};
+    check_refused(&op,
+                  "ffn gate of layer 3: the GPU has no kernel for odd addresses of weights of type Q4_K");
+    op = (device_op){.kind = DEVICE_OP_ATTEND, .row_max = 1, .name = "attention", .layer_i = 2};
+    op.attend.head_n = op.attend.head_kv_n = 1;
+    op.attend.key_n = op.attend.value_n = 576;
+    op.attend.context_n = 1;
+    check_refused(&op, "attention of layer 2: the GPU has no kernel for heads of more than 512 elements");
+}

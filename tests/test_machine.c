@@ -65,6 +65,7 @@ static machine_profile *some_profile(void) {
     p->device[0].processor = (machine_processor){1, 2, 4, 2, {0}};
     set_curve(&p->device[0].processor.scaling, 2, threads, (double[]){1e10, 1.9e10});
     p->device[0].mapped_factor = rate(0.8);
+    p->device[2].declared = true;
     for (uint32_t i = 0; i < p->link_n; i++)
         p->link[i] = (machine_link){.from_i = i,
                                     .to_i = 1 - i,
@@ -238,6 +239,7 @@ Test(machine, a_profile_comes_back) {
         const machine_device *a = &p->device[i], *b = &q->device[i];
         cr_assert(!strcmp(a->name, b->name) && a->kind == b->kind && !strcmp(a->model, b->model));
         cr_assert(a->capacity_bytes == b->capacity_bytes && a->free_bytes == b->free_bytes);
+        cr_assert_eq(b->declared, i == 2);
         cr_assert(a->submit_s.median == b->submit_s.median && a->submit_s.spread == b->submit_s.spread);
         for (uint32_t t = 0; t < GGUF_TYPE_MAX; t++) {
             same_curve(&a->weights[t].products, &b->weights[t].products);
@@ -300,6 +302,23 @@ Test(machine, keys_are_sorted) {
         key_n++;
     }
     cr_assert_gt(key_n, 100);
+    free(t);
+    machine_free(p);
+}
+
+/* Files from before there was the field, and those that say what is not so. */
+Test(machine, devices_are_declared_only_where_the_file_says_so) {
+    static const char *const lines[] = {"", "\"declared\": false,"};
+    machine_profile *p = some_profile(), *q;
+    text *t = printed(p);
+    char *at = strstr(t->data, "\"declared\": true,"), file[sizeof t->data];
+    cr_assert(at && !strstr(at + 1, "\"declared\""), "it stands where it is so, and only there");
+    for (size_t i = 0; i < COUNT_OF(lines); i++) {
+        int n = snprintf(file, sizeof file, "%.*s%s%s", (int)(at - t->data), t->data, lines[i], at + 17);
+        OK(machine_parse(&q, file, (size_t)n, err));
+        for (uint32_t d = 0; d < q->device_n; d++) cr_expect_not(q->device[d].declared);
+        machine_free(q);
+    }
     free(t);
     machine_free(p);
 }
@@ -419,6 +438,8 @@ static const struct damage {
      "links[1].to: 'cpu' is where it comes from"},
     {"\"latency_s\"", "\"latency_ms\"", HOTSET_E_FORMAT, "links[0].latency_s: missing"},
     {"2024-02-29", "2024-2-290", HOTSET_E_FORMAT, "provenance.date: '2024-2-290' is not YYYY-MM-DD"},
+    {"\"declared\": true", "\"declared\": 1", HOTSET_E_FORMAT,
+     "devices[2].declared: an integer, not true or false"},
     {"\"synthetic\": false", "\"synthetic\": 0", HOTSET_E_FORMAT,
      "provenance.synthetic: an integer, not true or false"},
     {"nothing else ran", "nothing\\nelse", HOTSET_E_FORMAT, "provenance.note: not one line of UTF-8"},

@@ -9,6 +9,7 @@
 
 #include "devices/measure.h"
 #include "devices/measure_work.h"
+#include "devices/stand_in.h"
 #include "tests/gguf_bytes.h"
 
 #define OK(call)                                                                                             \
@@ -359,4 +360,168 @@ Test(measure, files_that_cannot_be_read_are_named) {
     o.cookie = &a;
     cr_assert_eq(measure_file(NULL, ".", &o, &rate, NULL, &failure), HOTSET_E_CANCELLED);
     scratch_remove(&s);
+}
+
+/* ---- Whole machines ---- */
+
+#define MACHINES HOTSET_SOURCE_DIR "/profiles/machines/"
+
+typedef struct notes {
+    char text[2048];
+    uint32_t line_n;
+} notes;
+
+static void note(void *cookie, const char *text, size_t bytes) {
+    notes *n = cookie;
+    size_t at = strlen(n->text);
+    snprintf(n->text + at, sizeof n->text - at, "%.*s\n", (int)bytes, text);
+    n->line_n++;
+}
+
+/* As little of it as there can be. */
+static measure_machine_options little_of(const char *devices, const char *modules, notes *told) {
+    static const bool types[GGUF_TYPE_MAX] = {[GGUF_Q4_0] = true};
+    *told = (notes){.line_n = 0};
+    return (measure_machine_options){.measure = {.seconds = 1e-9, .coarse = true, .types = types},
+                                     .thread_n = 1,
+                                     .devices = devices,
+                                     .modules = modules,
+                                     .notes = note,
+                                     .notes_cookie = told};
+}
+
+static void need_emulation(void) {
+    const module_interface *module;
+    hotset_error why = {0};
+    if (module_load(&module, MACHINE_EMULATED, HOTSET_MODULE_FOLDER, &why)) cr_skip_test("%s", why.message);
+}
+
+/* Whatever the order of the list. */
+Test(whole, an_emulated_device_is_measured_with_its_links, .timeout = 300) {
+    need_emulation();
+    notes told;
+    asked a = {0};
+    machine_profile *p;
+    measure_machine_options o = little_of("emu:64MiB,cpu", HOTSET_MODULE_FOLDER, &told);
+    o.measure.progress = count_calls;
+    o.measure.cookie = &a;
+    OK(measure_machine(&p, &o, err));
+    cr_assert(p->device_n == 2 && p->link_n == 2 && !told.line_n && !a.backwards && a.call_n > 50);
+    const machine_device *d = &p->device[1];
+    cr_expect(!strcmp(d->name, "emu0") && d->kind == MACHINE_EMULATED && *d->model && !d->declared);
+    cr_expect_eq(d->capacity_bytes, 64u << 20);
+    cr_expect(has_any(&d->weights[GGUF_Q4_0]) && !has_any(&d->weights[GGUF_Q8_0]));
+    cr_expect(d->attention[MACHINE_STATE_F16].bytes_per_s.median > 0 && d->submit_s.median > 0);
+    cr_expect(p->link[0].from_i == 0 && p->link[0].to_i == 1 && p->link[0].pinned_bytes_per_s.median > 0);
+    cr_expect(p->link[1].from_i == 1 && p->link[1].to_i == 0 && p->link[1].handover_s.median > 0);
+    machine_free(p);
+}
+
+static void same_rate(machine_rate a, machine_rate b) {
+    cr_expect(a.median == b.median && a.spread == b.spread);
+}
+
+/* Two that stand in, and one link with the host in each direction for either. */
+Test(whole, stand_ins_have_the_rates_of_the_named_machine, .timeout = 300) {
+    need_emulation();
+    notes told;
+    machine_profile *p, *named;
+    measure_machine_options o =
+        little_of("emu:8GiB@" MACHINES "rtx4090-ddr5.json,cpu,emu:1MiB@rtx4070", HOTSET_MODULE_FOLDER, &told);
+    OK(measure_machine(&p, &o, err));
+    cr_assert(p->device_n == 3 && p->link_n == 4 && told.line_n == 2);
+    cr_expect(strstr(told.text, "emu0 stands in for") && strstr(told.text, "rtx4070"), "%s", told.text);
+    static const char *const paths[] = {MACHINES "rtx4090-ddr5.json", MACHINES "rtx4070-ddr4.json"};
+    for (uint32_t i = 0; i < 2; i++) {
+        OK(machine_read(&named, paths[i], err));
+        const machine_device *d = &p->device[1 + i], *gpu = &named->device[1];
+        cr_expect(d->kind == MACHINE_EMULATED && d->declared && !strcmp(d->model, gpu->model));
+        cr_expect_eq(d->capacity_bytes, i ? 1u << 20 : (uint64_t)8 << 30);
+        cr_expect_eq(memcmp(d->weights, gpu->weights, sizeof d->weights), 0);
+        same_rate(d->submit_s, gpu->submit_s);
+        same_rate(d->attention[MACHINE_STATE_F16].bytes_per_s, gpu->attention[MACHINE_STATE_F16].bytes_per_s);
+        same_rate(machine_find_link(p, 0, 1 + i)->pinned_bytes_per_s,
+                  machine_find_link(named, 0, 1)->pinned_bytes_per_s);
+        same_rate(machine_find_link(p, 1 + i, 0)->handover_s, machine_find_link(named, 1, 0)->handover_s);
+        machine_free(named);
+    }
+    cr_expect(!strcmp(p->device[2].name, "emu1") && !p->device[0].declared);
+    machine_free(p);
+}
+
+Test(whole, what_is_named_and_cannot_be_had_is_an_error) {
+    need_emulation();
+    static const struct {
+        const char *devices, *modules, *said;
+        hotset_status status;
+    } wrong[] = {
+        {"cpu,gpu9", HOTSET_MODULE_FOLDER, "devices: 'gpu9'", HOTSET_E_ARGUMENT},
+        {"cuda0", "/nowhere", "cuda0: this build has no libhotset-cuda.so", HOTSET_E_UNSUPPORTED},
+        {"cuda7", HOTSET_BROKEN_FOLDER, "cuda7: there are 2 devices of this kind", HOTSET_E_DEVICE},
+        {"cuda1", HOTSET_BROKEN_FOLDER, "cuda1: it does not answer", HOTSET_E_DEVICE},
+        {"hip0", HOTSET_BROKEN_FOLDER, "hip0: the driver is too old", HOTSET_E_DEVICE},
+        {"emu@no-such-card", HOTSET_MODULE_FOLDER, "emu0: there is no machine profile no-such-card*.json",
+         HOTSET_E_ARGUMENT},
+        {"emu@" MACHINES "cpu-ddr4.json", HOTSET_MODULE_FOLDER, "there is no GPU in it", HOTSET_E_ARGUMENT},
+        {"emu@/nowhere.json", HOTSET_MODULE_FOLDER, "emu0: /nowhere.json: ", HOTSET_E_IO},
+        {"emu:64MiB:fail-copy=3", HOTSET_MODULE_FOLDER, "emu0: copying", HOTSET_E_DEVICE},
+        {"emu:1MiB", HOTSET_MODULE_FOLDER, "emu0: measuring needs", HOTSET_E_NOFIT},
+    };
+    for (size_t i = 0; i < COUNT_OF(wrong); i++) {
+        notes told;
+        hotset_error err = {0};
+        machine_profile *p = (machine_profile *)&err;
+        measure_machine_options o = little_of(wrong[i].devices, wrong[i].modules, &told);
+        cr_expect_eq(measure_machine(&p, &o, &err), wrong[i].status, "%s: %s", wrong[i].devices, err.message);
+        cr_expect(strstr(err.message, wrong[i].said), "%s: %s", wrong[i].devices, err.message);
+        cr_expect_null(p);
+    }
+}
+
+Test(whole, devices_that_are_found_may_fail) {
+    notes told;
+    machine_profile *p;
+    measure_machine_options o = little_of(NULL, HOTSET_BROKEN_FOLDER, &told);
+    OK(measure_machine(&p, &o, err));
+    cr_expect(p->device_n == 1 && p->link_n == 0);
+    cr_expect_str_eq(told.text, "no hip device: the driver is too old\n"
+                                "cuda0 is left out: cuda0: it does not answer\n"
+                                "cuda1 is left out: cuda1: it does not answer\n");
+    machine_free(p);
+    o = little_of(NULL, "/nowhere", &told);
+    OK(measure_machine(&p, &o, err));
+    cr_expect_str_eq(told.text, "no cuda device: this build has no libhotset-cuda.so\n"
+                                "no hip device: this build has no libhotset-hip.so\n");
+    machine_free(p);
+}
+
+Test(whole, measuring_a_machine_stops_when_asked) {
+    need_emulation();
+    const size_t stops[] = {1, 20, 60};
+    for (size_t i = 0; i < COUNT_OF(stops); i++) {
+        notes told;
+        machine_profile *p;
+        asked a = {.stop_at = stops[i]};
+        hotset_error err = {0};
+        measure_machine_options o = little_of("emu:64MiB", HOTSET_MODULE_FOLDER, &told);
+        o.measure.progress = count_calls;
+        o.measure.cookie = &a;
+        cr_expect_eq(measure_machine(&p, &o, &err), HOTSET_E_CANCELLED, "%s", err.message);
+        cr_expect(a.call_n == stops[i] && !told.line_n);
+    }
+}
+
+/* By its whole name before longer ones that begin so; a path as it is. */
+Test(whole, recorded_machines_are_found_by_name) {
+    static const char *const names[][2] = {{"rtx4070", "/rtx4070-ddr4.json"},
+                                           {"rtx4070-rx", "/rtx4070-rx7900xtx-ddr5.json"},
+                                           {"rtx5090-ddr5", "/rtx5090-ddr5.json"},
+                                           {"some.json", "some.json"},
+                                           {"a/b", "a/b"}};
+    char path[STAND_IN_PATH_BYTES];
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        OK(stand_in_find(path, names[i][0], err));
+        size_t n = strlen(path), end_n = strlen(names[i][1]);
+        cr_expect(n >= end_n && !strcmp(path + n - end_n, names[i][1]), "%s: %s", names[i][0], path);
+    }
 }

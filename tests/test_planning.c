@@ -235,6 +235,10 @@ Test(planning, plans_with_gpus_are_made_and_not_opened) {
     p = make(model, &machine, (hotset_plan_options){.devices = "cpu"});
     cr_expect_eq(p->data->device_n, 1u);
     hotset_plan_free(p);
+    machine.profile->device[0].alignment_bytes = 256;
+    cr_expect_eq(hotset_plan_make(&p, model, &machine, NULL, NULL, &err), HOTSET_E_ARGUMENT);
+    cr_expect(strstr(err.message, "alignment_bytes"), "%s", err.message);
+    machine.profile->device[0].alignment_bytes = FOOTPRINT_ALIGN;
     hotset_plan_options wrong = {.devices = "cpu,cuda7"};
     cr_expect_eq(hotset_plan_make(&p, model, &machine, NULL, &wrong, &err), HOTSET_E_ARGUMENT);
     cr_expect(strstr(err.message, "cuda7"), "%s", err.message);
@@ -429,6 +433,29 @@ Test(planning, verifying_times_plans_and_keeps_one) {
     cr_expect_gt(p->data->gain_n, 0u);
     cr_expect_eq(plan_data_check(p->data, &err), HOTSET_OK, "%s", err.message);
     free(logits_by(model, p));
+    hotset_plan_free(p);
+    hotset_model_free(model);
+    machine_free(machine.profile);
+}
+
+/* One of a machine that is otherwise measured. */
+Test(planning, a_declared_device_is_not_timed_beside_a_measured_one) {
+    const planning_device devices[] = {planning_cpu, planning_gpu};
+    hotset_machine machine = {planning_machine(devices, 2)};
+    machine_device *gpu = &machine.profile->device[1];
+    hotset_model *model = open_demo();
+    machine.profile->provenance.synthetic = false;
+    machine.profile->device[0].alignment_bytes = FOOTPRINT_ALIGN;
+    gpu->operation_s.median = gpu->submit_s.median = 1e-9;
+    gpu->declared = true;
+    hotset_plan *p = make(model, &machine, (hotset_plan_options){0});
+    char notes[1024] = "";
+    hotset_error err = {0};
+    cr_assert(plan_device_used(p->data, 1));
+    cr_expect(p->data->device[1].declared && !p->data->device[0].declared);
+    cr_assert_eq(hotset_plan_verify(&p, model, &machine, NULL, NULL, NULL, note, notes, &err), HOTSET_OK);
+    cr_expect_eq(p->data->measured_n, 0u);
+    cr_expect(strstr(notes, "cuda0: its rates are declared") && !strstr(notes, "cpu"), "%s", notes);
     hotset_plan_free(p);
     hotset_model_free(model);
     machine_free(machine.profile);

@@ -31,4 +31,10 @@ show hotset bench $model -p 128 -n 64 -r 3
 show hotset profile $model --text README.md -o build/demo.activation.gguf --svg build/demo.svg
 show hotset convert $model build/demo.neuron.gguf --profile build/demo.activation.gguf
 model=build/demo.neuron.gguf
-show hotset run $model -p "The whale" -n 80 --seed 1
+show hotset machine --no-file -o build/demo.machine.json
+show hotset plan $model --machine build/demo.machine.json --profile build/demo.activation.gguf --verify \
+    -o build/demo.plan.json --html build/demo.plan.html
+show hotset run $model --plan build/demo.plan.json -p "The whale" -n 80 --seed 1
+echo
+echo "What would a machine bring that is not here, for a model that is not here?"
+show hotset plan --shape tests/shapes/qwen3-30b-a3b.json --machine profiles/machines/rtx3060-ddr4.json

@@ -25,7 +25,9 @@ static const command_spec spec = {
     .name = "inspect",
     .argument = "FILE",
     .argument_offset = offsetof(inspect_options, path),
-    .summary = "Describes a GGUF file: container, keys, tensors, model shape; or an activation profile.",
+    .summary = "Describes a GGUF file (container, keys, tensors, model shape), an activation profile, a "
+               "machine profile\n"
+               "or a plan.",
     .details = "With --tensors a profile is described as the GGUF file that it is.\n",
     .examples = "  hotset inspect model.gguf\n"
                 "  hotset inspect model.gguf --tensors --json | jq .\n"

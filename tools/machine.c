@@ -35,9 +35,13 @@ static const command_spec spec = {
         "far apart is marked with ~: other programs were busy, measure again when they are not. How fast "
         "files\n"
         "are read is measured on FILE, a model for instance, or else on a temporary file in this folder.\n"
-        "Nothing in a profile names you, your files or your disks: it can be shared.\n",
+        "Nothing in a profile names you, your files or your disks: it can be shared. Measured are the CPU "
+        "and\n"
+        "every GPU that is there, with the links between them, or the devices that --devices names; of an\n"
+        "emulated one that stands in for a recorded GPU the rates are copied and marked as declared.\n",
     .examples = "  hotset machine\n"
                 "  hotset machine -o machine.json model.gguf\n"
+                "  hotset machine --devices cpu,emu:64MiB\n"
                 "  hotset machine --thorough --note \"nothing else ran\" -o machine.json\n"
                 "  hotset inspect machine.json\n",
     .tables = {{"Options", rows, sizeof rows / sizeof rows[0], 0},
@@ -53,6 +57,12 @@ static bool on_progress(void *cookie, size_t done_n, size_t all_n) {
     return interrupt_seen();
 }
 
+static void write_note(void *cookie, const char *text, size_t text_bytes) {
+    progress *bar = cookie;
+    progress_clear(bar);
+    if (!bar->quiet) say(spec.name, "%.*s", (int)text_bytes, text);
+}
+
 static hotset_machine *measure(const machine_options *o) {
     static const char *const isa_names[] = {NULL, "scalar", "avx2", "avx512"};
     progress bar = {.what = "measuring", .quiet = o->common.quiet};
@@ -65,6 +75,9 @@ static hotset_machine *measure(const machine_options *o) {
                                   .file = o->no_file ? NULL : o->file,
                                   .folder = o->no_file || o->file ? NULL : ".",
                                   .note = o->note,
+                                  .devices = o->common.devices,
+                                  .notes = write_note,
+                                  .notes_cookie = &bar,
                                   .progress = on_progress,
                                   .cookie = &bar};
     hotset_status status = hotset_machine_measure(&machine, &how, &err);

@@ -9,7 +9,7 @@
 
 typedef struct plan_options {
     common_options common;
-    const char *path, *shape, *machine, *profile, *devices, *html, *out;
+    const char *path, *shape, *machine, *profile, *html, *out;
     uint64_t gpu_bytes;
     double active, skew;
     int goal; /* hotset_goal */
@@ -21,8 +21,8 @@ static const option_row rows[] = {
     {"shape", 0, OPTION_TEXT, FIELD(shape), 0, 0, "S.json",
      "plan for this shape of a model that is not here"},
     {"machine", 0, OPTION_TEXT, FIELD(machine), 0, 0, "M.json",
-     "plan for this machine (hotset machine, profiles/machines);\nwithout it for this one, which is measured "
-     "once"},
+     "plan for this machine (hotset machine, profiles/machines), of which\n--devices names some; without it "
+     "for this one, which is measured once"},
     {"measure", 0, OPTION_FLAG, FIELD(measure), 0, 0, NULL, "measure this machine again"},
     {"profile", 0, OPTION_TEXT, FIELD(profile), 0, 0, "P.gguf",
      "how often each unit is used (hotset profile); without it\nthat is assumed:"},
@@ -30,8 +30,6 @@ static const option_row rows[] = {
     {"skew", 0, OPTION_FLOAT, FIELD(skew), 0, 4, "Z",
      "assumed: the i-th unit is used like i^-Z; 0: all alike"},
     {"vram", 0, OPTION_SIZE, FIELD(gpu_bytes), 1, 0, "SIZE", "use no more of each GPU than this, e.g. 8GiB"},
-    {"devices", 0, OPTION_TEXT, FIELD(devices), 0, 0, "LIST",
-     "use these devices of the machine only, e.g. cpu,cuda0"},
     {"optimise", 0, OPTION_CHOICE, FIELD(goal), 0, 0, "decode|prefill|balanced",
      "what should be quick; balanced: a chunk of the prompt and a\nquarter as many decoded tokens"},
     {"verify", 0, OPTION_FLAG, FIELD(verify), 0, 0, NULL,
@@ -80,11 +78,22 @@ static hotset_plan_options options_of(const plan_options *o) {
     hotset_plan_options wanted = runtime_plan_options(&o->common, o->common.context_n);
     wanted.goal = (hotset_goal)o->goal;
     wanted.gpu_bytes_max = o->gpu_bytes;
-    wanted.devices = o->devices;
+    wanted.devices = o->machine ? o->common.devices : NULL; /* else that many are measured */
     wanted.active = o->active;
     wanted.skew = o->skew;
     wanted.gains = true;
     return wanted;
+}
+
+typedef struct measuring {
+    const plan_options *o;
+    progress bar;
+} measuring;
+
+static void measuring_note(void *cookie, const char *text, size_t text_bytes) {
+    measuring *m = cookie;
+    progress_clear(&m->bar);
+    write_note((void *)(uintptr_t)m->o, text, text_bytes);
 }
 
 /* NULL after an error line. */
@@ -92,7 +101,7 @@ static hotset_machine *find_machine(const plan_options *o) {
     char folder[RUNTIME_PATH_BYTES];
     hotset_machine *machine = NULL;
     hotset_error err = {0};
-    progress bar = {.what = "measuring", .quiet = o->common.quiet};
+    measuring m = {o, {.what = "measuring", .quiet = o->common.quiet}};
     if (o->machine) {
         if (hotset_machine_read(&machine, o->machine, &err)) say_failure(spec.name, o->machine, &err);
         return machine;
@@ -101,12 +110,13 @@ static hotset_machine *find_machine(const plan_options *o) {
         return say(spec.name, "neither XDG_CACHE_HOME nor HOME is set: name a machine by --machine"), NULL;
     hotset_find_options how = {.folder = folder,
                                .anew = o->measure,
-                               .notes = write_note,
-                               .notes_cookie = (void *)(uintptr_t)o,
+                               .devices = o->common.devices,
+                               .notes = measuring_note,
+                               .notes_cookie = &m,
                                .progress = on_progress,
-                               .cookie = &bar};
+                               .cookie = &m.bar};
     hotset_status status = hotset_machine_find(&machine, options_of(o).isa, &how, &err);
-    progress_clear(&bar);
+    progress_clear(&m.bar);
     if (status) say(spec.name, "%s", err.message);
     return machine;
 }
@@ -183,10 +193,9 @@ static bool write_file(const hotset_plan *plan, hotset_plan_form form, const cha
 static bool to_stdout(const char *path) { return path && !strcmp(path, "-"); }
 
 static bool tell(const plan_options *o, const hotset_plan *plan) {
-    bool free_stdout = !to_stdout(o->out) && !to_stdout(o->html);
-    if (free_stdout && !describe(plan, o->common.json ? HOTSET_PLAN_JSON : HOTSET_PLAN_TABLE, stdout))
-        return false;
-    return write_file(plan, HOTSET_PLAN_HTML, o->html) && write_file(plan, HOTSET_PLAN_JSON, o->out);
+    bool written = write_file(plan, HOTSET_PLAN_HTML, o->html) && write_file(plan, HOTSET_PLAN_JSON, o->out);
+    if (!written || to_stdout(o->out) || to_stdout(o->html)) return written;
+    return describe(plan, o->common.json ? HOTSET_PLAN_JSON : HOTSET_PLAN_TABLE, stdout);
 }
 
 /* One line where the options contradict each other. */

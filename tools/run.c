@@ -343,12 +343,16 @@ static int32_t *prompt_tokens(const runner *r, const char *text, size_t text_byt
     return NULL;
 }
 
+/* False after an error line. */
+static bool fits_context(size_t token_n, size_t context_n) {
+    if (token_n <= context_n) return true;
+    say(spec.name, "the text has %zu tokens, the context holds %zu; see --ctx", token_n, context_n);
+    return false;
+}
+
 /* Makes `tokens` the text so far. False after an error line. */
 static bool text_begin(runner *r, const int32_t *tokens, size_t token_n) {
-    if (token_n > r->context_n) {
-        say(spec.name, "the text has %zu tokens, the context holds %zu; see --ctx", token_n, r->context_n);
-        return false;
-    }
+    if (!fits_context(token_n, r->context_n)) { return false; }
     memcpy(r->tokens, tokens, token_n * sizeof *tokens);
     r->token_n = token_n;
     return true;
@@ -365,6 +369,8 @@ static uint64_t context_for(const runner *r, size_t token_n) {
 }
 
 static bool runner_open(runner *r, size_t token_n) {
+    uint64_t asked = r->options->common.context_n;
+    if (asked && !fits_context(token_n, asked)) return false; /* before anything is measured or loaded */
     if (!runtime_open_session(&r->rt, context_for(r, token_n))) return false;
     r->context_n = hotset_plan_resolved(r->rt.plan).context_n;
     r->tokens = malloc((r->context_n + 1) * sizeof *r->tokens);

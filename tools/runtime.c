@@ -35,6 +35,9 @@ const option_row common_rows[COMMON_ROW_N] = {
     {"plan", 0, OPTION_TEXT, FIELD(plan), 0, 0, "FILE|auto|new|cpu",
      "open by this plan; auto: by the one kept for this machine, made\nwhere there is none; new: measure and "
      "plan again; cpu: everything\non the CPU, without measuring"},
+    {"devices", 0, OPTION_TEXT, FIELD(devices), 0, 0, "LIST",
+     "plan for these devices: cpu,cuda0,hip1:8GiB,emu:64MiB (an emulated\nGPU), emu:8GiB@rtx4070 (with the "
+     "rates of a recorded one);\nwithout it for all that are there, none of them emulated"},
     {"trace", 0, OPTION_TEXT, FIELD(trace_path), 0, 0, "FILE", "write a Chrome trace of every step"},
     {"json", 0, OPTION_FLAG, FIELD(json), 0, 0, NULL, "results as one JSON object per line"},
     {"quiet", 'q', OPTION_FLAG, FIELD(quiet), 0, 0, NULL, "only errors on standard error"},
@@ -137,19 +140,26 @@ bool runtime_cache_folder(char folder[RUNTIME_PATH_BYTES]) {
     return n > 0 && n < RUNTIME_PATH_BYTES;
 }
 
+typedef struct finding {
+    const runtime *rt;
+    progress bar;
+} finding;
+
 static void on_note(void *cookie, const char *text, size_t text_bytes) {
-    const runtime *rt = cookie;
-    if (!rt->options->quiet) say(rt->command, "%.*s", (int)text_bytes, text);
+    finding *f = cookie;
+    progress_clear(&f->bar);
+    if (!f->rt->options->quiet) say(f->rt->command, "%.*s", (int)text_bytes, text);
 }
 
 static bool on_measuring(void *cookie, size_t done_n, size_t all_n) {
-    progress_update(cookie, done_n, all_n);
+    finding *f = cookie;
+    progress_update(&f->bar, done_n, all_n);
     return interrupt_seen();
 }
 
 static hotset_status find_plan(runtime *rt, const hotset_plan_options *wanted, bool anew, hotset_error *err) {
     char folder[RUNTIME_PATH_BYTES];
-    progress bar = {.what = "measuring", .quiet = rt->options->quiet};
+    finding f = {.rt = rt, .bar = {.what = "measuring", .quiet = rt->options->quiet}};
     if (!runtime_cache_folder(folder)) {
         if (!rt->options->quiet)
             say(rt->command,
@@ -158,12 +168,13 @@ static hotset_status find_plan(runtime *rt, const hotset_plan_options *wanted, b
     }
     hotset_find_options how = {.folder = folder,
                                .anew = anew,
+                               .devices = rt->options->devices,
                                .notes = on_note,
-                               .notes_cookie = rt,
+                               .notes_cookie = &f,
                                .progress = on_measuring,
-                               .cookie = &bar};
+                               .cookie = &f};
     hotset_status status = hotset_plan_find(&rt->plan, rt->model, rt->profile, wanted, &how, err);
-    progress_clear(&bar);
+    progress_clear(&f.bar);
     return status;
 }
 
@@ -175,7 +186,8 @@ static const char *asked_beside_plan(const common_options *o) {
     } options[] = {{"--threads", o->thread_n > 0},  {"--isa", o->isa > 0},
                    {"--memory", o->memory > 0},     {"--mmap", o->mapped},
                    {"--sparsity", o->sparsity > 0}, {"--ram", o->ram_bytes > 0},
-                   {"--batch", o->batch_n > 0},     {"--kv-type", o->state_type > 0}};
+                   {"--batch", o->batch_n > 0},     {"--kv-type", o->state_type > 0},
+                   {"--devices", o->devices}};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         if (options[i].asked) return options[i].name;
     return NULL;
@@ -200,11 +212,14 @@ static bool read_plan(runtime *rt, uint64_t context_n) {
 static bool open_plan(runtime *rt, uint64_t context_n) {
     hotset_plan_options wanted = runtime_plan_options(rt->options, context_n);
     const char *plan = rt->options->plan;
+    const char *devices = rt->options->devices;
     bool cpu = plan && !strcmp(plan, "cpu"), anew = plan && !strcmp(plan, "new"),
-         automatic = plan && !strcmp(plan, "auto");
+         gpus = devices && strcmp(devices, "cpu") != 0, automatic = gpus || (plan && !strcmp(plan, "auto"));
     hotset_error err = {0};
     wanted.record = rt->record;
-    if (plan && !cpu && !anew && !automatic) return read_plan(rt, context_n);
+    if (cpu && gpus)
+        return say(rt->command, "--devices %s and --plan cpu exclude each other", devices), false;
+    if (plan && !cpu && !anew && strcmp(plan, "auto") != 0) return read_plan(rt, context_n);
     hotset_status status = anew || automatic || (rt->plans && !cpu)
                                ? find_plan(rt, &wanted, anew, &err)
                                : hotset_plan_cpu(&rt->plan, rt->model, &wanted, &err);

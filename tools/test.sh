@@ -55,9 +55,10 @@ test_counts() {
 
 # build_and_test NAME FOLDER COMPILER OPTION...: one build of everything, and all of its tests.
 build_and_test() {
-    local name=$1 folder=$2 compiler=$3
+    local name=$1 folder=$2 compiler=$3 cxx=g++
     shift 3
-    step "$name: configure" env CC="$compiler" cmake -S . -B "$folder" -G Ninja -DHOTSET_WERROR=ON -DHOTSET_TESTS=ON "$@"
+    if [ "$compiler" = clang ]; then cxx=clang++; fi # sanitizers of two compilers do not mix
+    step "$name: configure" env CC="$compiler" CXX="$cxx" cmake -S . -B "$folder" -G Ninja -DHOTSET_WERROR=ON -DHOTSET_TESTS=ON "$@"
     step "$name: build" ninja -C "$folder"
     step "$name: tests" ctest --test-dir "$folder" -j "$(nproc)" --output-on-failure --no-tests=error
 }

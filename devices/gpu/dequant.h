@@ -19,8 +19,8 @@ struct alignas(16) gpu_16 {
 };
 
 enum {
-    GPU_PIECE = 32,  /* weights that one lane takes at a time from blocks */
-    GPU_VALUES = 8,  /* and from floats */
+    GPU_GROUP = 32,  /* weights of a group: the smallest block */
+    GPU_VALUES = 8,  /* floats that one lane takes at a time */
     GPU_SUPER = 256, /* weights of a K-quant's block */
     GPU_BLOCK_Q8_0 = 34,
     GPU_BLOCK_Q4_0 = 18,
@@ -72,15 +72,18 @@ typedef struct gpu_act {
 } gpu_act;
 
 GPU_DEVICE gpu_act gpu_act_at(const gpu_planes planes, uint32_t vector) {
-    const size_t group = (size_t)vector * (planes.k / GPU_PIECE);
+    const size_t group = (size_t)vector * (planes.k / GPU_GROUP);
     gpu_act a = {planes.q + (size_t)vector * planes.k, planes.d + group, planes.sum + group};
     return a;
 }
 GPU_DEVICE int gpu_half_sum(uint32_t sums, uint32_t half) { return (int)(int16_t)(sums >> 16 * half); }
 
-/* ---- Pieces: 32 weights that stand together in memory, for the dot products of few rows ----
- * Q8_0, Q4_0: a block. Q4_K: 16 bytes, whose nibbles belong to two groups. Q6_K: 8 weights of each of four
- * groups, whose bits share bytes. */
+/* ---- Pieces: weights that stand together in memory, for the dot products of few rows ----
+ * Q8_0: half a block, so that lanes beside each other share the lines that they load. Q4_0: a block. Q4_K: 16
+ * bytes, whose nibbles belong to two groups. Q6_K: 8 weights of each of four groups, whose bits share bytes.
+ */
+
+template <gguf_type T> GPU_DEVICE uint32_t gpu_piece_weights() { return T == GGUF_Q8_0 ? 16 : 32; }
 
 typedef struct gpu_piece {
     uint32_t w[8];
@@ -108,10 +111,10 @@ GPU_DEVICE void gpu_piece_q6_k(gpu_piece *e, const uint8_t *block, uint32_t j) {
 template <gguf_type T> GPU_DEVICE gpu_piece gpu_piece_at(const uint8_t *row, uint32_t p) {
     gpu_piece e;
     if (T == GGUF_Q8_0) {
-        const uint8_t *block = row + (size_t)GPU_BLOCK_Q8_0 * p;
+        const uint8_t *block = row + (size_t)GPU_BLOCK_Q8_0 * (p / 2);
         e.scale[0] = gpu_half_at(block);
         GPU_UNROLL
-        for (uint32_t i = 0; i < 8; i++) e.w[i] = gpu_word_even(block + 2 + 4 * i);
+        for (uint32_t i = 0; i < 4; i++) e.w[i] = gpu_word_even(block + 2 + 16 * (p % 2) + 4 * i);
     } else if (T == GGUF_Q4_0) {
         const uint8_t *block = row + (size_t)GPU_BLOCK_Q4_0 * p;
         e.scale[0] = gpu_half_at(block);
@@ -155,17 +158,19 @@ GPU_DEVICE int gpu_dot_16(const uint32_t *w, const int8_t *q) {
 /* sum + piece p times the activations of its weights. */
 template <gguf_type T>
 GPU_DEVICE float gpu_piece_dot(const gpu_piece &e, const gpu_act a, uint32_t p, float sum) {
-    if (T == GGUF_Q8_0 || T == GGUF_Q4_0) {
-        const int8_t *q = a.q + (size_t)GPU_PIECE * p;
-        int dot = gpu_dot_16(e.w, q) + gpu_dot_16(e.w + 4, q + 16);
-        if (T == GGUF_Q4_0) dot -= 8 * (gpu_half_sum(a.sum[p], 0) + gpu_half_sum(a.sum[p], 1));
-        return fmaf(e.scale[0] * a.d[p], (float)dot, sum);
+    if (T == GGUF_Q8_0)
+        return fmaf(e.scale[0] * a.d[p / 2], (float)gpu_dot_16(e.w, a.q + (size_t)16 * p), sum);
+    if (T == GGUF_Q4_0) {
+        const int8_t *q = a.q + (size_t)GPU_GROUP * p;
+        const int dot = gpu_dot_16(e.w, q) + gpu_dot_16(e.w + 4, q + 16);
+        const int offset = 8 * (gpu_half_sum(a.sum[p], 0) + gpu_half_sum(a.sum[p], 1));
+        return fmaf(e.scale[0] * a.d[p], (float)(dot - offset), sum);
     }
     const uint32_t block = p / 8, j = p % 8;
     float part;
     if (T == GGUF_Q4_K) {
         const uint32_t group = 8 * block + j / 2 * 2, half = j % 2;
-        const int8_t *q = a.q + (size_t)GPU_PIECE * group + 16 * half;
+        const int8_t *q = a.q + (size_t)GPU_GROUP * group + 16 * half;
         part = fmaf(e.scale[0], (float)gpu_dot_16(e.w, q), e.scale[1] * (float)gpu_dot_16(e.w + 4, q + 32));
         part = fmaf(-e.min[0], (float)gpu_half_sum(a.sum[group], half), part);
         part = fmaf(-e.min[1], (float)gpu_half_sum(a.sum[group + 1], half), part);
@@ -208,10 +213,10 @@ template <gguf_type T> GPU_DEVICE gpu_group gpu_group_at(const uint8_t *row, uin
     gpu_group e;
     e.min = 0;
     if (T == GGUF_Q8_0) {
-        const gpu_piece p = gpu_piece_at<T>(row, g);
+        const uint8_t *block = row + (size_t)GPU_BLOCK_Q8_0 * g;
         GPU_UNROLL
-        for (uint32_t i = 0; i < 8; i++) e.w[i] = p.w[i];
-        e.scale[0] = e.scale[1] = p.scale[0];
+        for (uint32_t i = 0; i < 8; i++) e.w[i] = gpu_word_even(block + 2 + 4 * i);
+        e.scale[0] = e.scale[1] = gpu_half_at(block);
     } else if (T == GGUF_Q4_0) {
         const gpu_piece p = gpu_piece_at<T>(row, g);
         GPU_UNROLL

@@ -125,9 +125,9 @@ GPU_DEVICE void put_zeros(uint32_t *words, uint32_t n) {
 /* Rows of blocks: each thread one group of one row. */
 template <gguf_type T>
 GPU_DEVICE void fill_rows(byte_tiles &s, const gpu_matrix &m, const uint8_t *data, uint32_t o, uint32_t k) {
-    const uint32_t r = threadIdx.x / 2, g = threadIdx.x % 2, at = k / GPU_PIECE + g;
+    const uint32_t r = threadIdx.x / 2, g = threadIdx.x % 2, at = k / GPU_GROUP + g;
     gpu_group e;
-    if (o + r < m.out_n && at < m.in_n / GPU_PIECE) {
+    if (o + r < m.out_n && at < m.in_n / GPU_GROUP) {
         e = gpu_group_at<T>(data + m.row_bytes * (o + r), at);
     } else {
         put_zeros(e.w, 8);
@@ -160,11 +160,11 @@ GPU_DEVICE void fill_neurons(byte_tiles &s, const gpu_matrix &m, const uint8_t *
         for (uint32_t b = 0; b < 8; b++)
             ((uint8_t *)s.w[32 * run + 16 * (b / 4) + 4 * j + b % 4])[i] = (uint8_t)(q.w[b / 4] >> b % 4 * 8);
     }
-    const uint32_t r = threadIdx.x / 2, g = threadIdx.x % 2, part = k / GPU_PIECE + g;
+    const uint32_t r = threadIdx.x / 2, g = threadIdx.x % 2, part = k / GPU_GROUP + g;
     float scale[2] = {0, 0}, min = 0;
-    if (o + r < m.out_n && part < m.in_n / GPU_PIECE)
-        gpu_neuron_scales<T>(scale, &min, gpu_neuron_group<T>(data, m.out_n, part * GPU_PIECE / group_n),
-                             m.out_n, part % (group_n / GPU_PIECE), o + r);
+    if (o + r < m.out_n && part < m.in_n / GPU_GROUP)
+        gpu_neuron_scales<T>(scale, &min, gpu_neuron_group<T>(data, m.out_n, part * GPU_GROUP / group_n),
+                             m.out_n, part % (group_n / GPU_GROUP), o + r);
     for (uint32_t h = 0; h < 2; h++) s.scale[g][h][r] = scale[h];
     s.min[g][r] = min;
 }
@@ -178,7 +178,7 @@ GPU_DEVICE void fill_columns(byte_tiles &s, const matmul_args &a, uint32_t input
     if (there) q = *(const gpu_16 *)(act.q + at);
     *(gpu_16 *)&s.x[c][4 * part] = q;
     if (part % 2 != 0) return;
-    const uint32_t group = at / GPU_PIECE;
+    const uint32_t group = at / GPU_GROUP;
     s.d[part / 2][c] = there ? act.d[group] : 0;
     s.sum[part / 2][c] =
         there ? (float)(gpu_half_sum(act.sum[group], 0) + gpu_half_sum(act.sum[group], 1)) : 0;

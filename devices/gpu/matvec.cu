@@ -51,7 +51,7 @@ GPU_KERNEL(PACK_BLOCK) pack(const pack_args a) {
     if (at >= k) return;
     *(gpu_8 *)(a.to.q + (size_t)input * k + at) = q;
     if (threadIdx.x % 4 != 0) return;
-    const size_t group = (size_t)input * (k / GPU_PIECE) + at / GPU_PIECE;
+    const size_t group = (size_t)input * (k / GPU_GROUP) + at / GPU_GROUP;
     a.to.d[group] = max / 127.0f;
     a.to.sum[group] = (uint32_t)(sum & 0xFFFF) | (uint32_t)other << 16;
 }
@@ -96,7 +96,7 @@ GPU_DEVICE void walk_row(float sum[N], const uint8_t *row, const inputs &in, boo
             }
         }
     } else {
-        for (uint32_t p = lane; p < k / GPU_PIECE; p += GPU_WARP) {
+        for (uint32_t p = lane; p < k / gpu_piece_weights<T>(); p += GPU_WARP) {
             const gpu_piece piece = gpu_piece_at<T>(row, p);
             GPU_UNROLL
             for (uint32_t c = 0; c < N; c++)

@@ -13,8 +13,8 @@ enum {
     WARPS = BLOCK / GPU_WARP,
     SLICE = 8 * GPU_WARP,      /* outputs of a block, 8 for each lane */
     CHUNK = 512,               /* neurons of a block */
-    PARTS = CHUNK / GPU_PIECE, /* of 32 neurons, shared out among its warps */
-    SUPER_PARTS = GPU_SUPER / GPU_PIECE
+    PARTS = CHUNK / GPU_GROUP, /* of 32 neurons, shared out among its warps */
+    SUPER_PARTS = GPU_SUPER / GPU_GROUP
 };
 
 /* ---- SELECT ---- */
@@ -209,14 +209,14 @@ GPU_KERNEL(BLOCK) prepare_sums(const sums_args a) {
     const uint32_t part = (blockIdx.x * WARPS + threadIdx.x / GPU_WARP) * SUPER_PARTS;
     if (part >= a.part_n) return; /* with its whole warp */
     const uint32_t *list = gpu_list_of(a.u, i), n = list ? list[0] : a.u.in_n;
-    const uint32_t neuron = (part + lane) * GPU_PIECE;
+    const uint32_t neuron = (part + lane) * GPU_GROUP;
     uint32_t at = 0;
     if (lane <= SUPER_PARTS) at = list ? first_from(list + 1, n, neuron) : neuron < n ? neuron : n;
     if (lane <= SUPER_PARTS && part + lane <= a.part_n && (lane < SUPER_PARTS || part + lane == a.part_n))
         a.start[(size_t)i * (a.part_n + 1) + part + lane] = at;
     if (a.group_n == 1) return;
     const float *x = gpu_input(a.u, gpu_input_of(a.u, i));
-    const uint32_t parts = a.group_n / GPU_PIECE;
+    const uint32_t parts = a.group_n / GPU_GROUP;
     for (uint32_t j = 0; j < SUPER_PARTS; j += parts) {
         const uint32_t from = GPU_SHUFFLE(at, j), to = GPU_SHUFFLE(at, j + parts);
         if (part + j < a.part_n) pack_group(a, i, (part + j) / parts, x, from, to);
@@ -233,7 +233,7 @@ template <gguf_type T>
 GPU_DEVICE void add_bytes(float sum[8], const sums_args &a, uint32_t i, const uint8_t *data,
                           const uint32_t *list, uint32_t part, uint32_t from, uint32_t to, uint32_t first) {
     const uint32_t out_n = a.part.w.out_n, group_n = gpu_neuron_group_n<T>(), lane = threadIdx.x % GPU_WARP;
-    const uint32_t group = part * GPU_PIECE / group_n, run = first / 32 + lane / 4;
+    const uint32_t group = part * GPU_GROUP / group_n, run = first / 32 + lane / 4;
     const uint8_t *at = gpu_neuron_group<T>(data, out_n, group);
     const int8_t *q = a.q + (size_t)i * a.u.in_n;
     int dot[8], high[8], q_sum = 0, q_high = 0;
@@ -258,7 +258,7 @@ GPU_DEVICE void add_bytes(float sum[8], const sums_args &a, uint32_t i, const ui
     GPU_UNROLL
     for (uint32_t e = 0; e < 8; e++) {
         float scale[2], min;
-        gpu_neuron_scales<T>(scale, &min, at, out_n, part % (group_n / GPU_PIECE),
+        gpu_neuron_scales<T>(scale, &min, at, out_n, part % (group_n / GPU_GROUP),
                              first + place_of<true>(lane, e));
         float value = scale[0] * (float)(dot[e] - gpu_neuron_offset<T>() * q_sum);
         if (T == GGUF_Q6_K) value = fmaf(scale[1], (float)(high[e] - gpu_neuron_offset<T>() * q_high), value);
@@ -329,7 +329,7 @@ GPU_KERNEL(BLOCK) add_chunks(const sums_args a) {
 
 /* ---- Launches ---- */
 
-static uint32_t part_n_of(const gpu_product *p) { return gpu_pieces(p->in_n, GPU_PIECE); }
+static uint32_t part_n_of(const gpu_product *p) { return gpu_pieces(p->in_n, GPU_GROUP); }
 
 /* Bytes of the four arrays of sums_args, each aligned. */
 typedef struct sums_room {

@@ -87,7 +87,7 @@ typedef struct gpu_layout {
 } gpu_layout;
 
 static inline uint64_t gpu_planes_bytes(uint64_t vector_n, uint32_t k) {
-    return gpu_up(vector_n * k) + 2 * gpu_up(vector_n * (k / GPU_PIECE) * 4);
+    return gpu_up(vector_n * k) + 2 * gpu_up(vector_n * (k / GPU_GROUP) * 4);
 }
 
 gpu_layout gpu_layout_of(const gpu_product *p);
@@ -95,7 +95,7 @@ static inline gpu_planes gpu_planes_at(const gpu_product *p, const gpu_layout *l
                                        uint32_t block_n) {
     const uint64_t n = gpu_input_max(p);
     uint8_t *at = workspace + l->planes[block_n == GPU_SUPER], *d = at + gpu_up(n * p->in_n);
-    gpu_planes planes = {(int8_t *)at, (float *)d, (uint32_t *)(d + gpu_up(n * (p->in_n / GPU_PIECE) * 4)),
+    gpu_planes planes = {(int8_t *)at, (float *)d, (uint32_t *)(d + gpu_up(n * (p->in_n / GPU_GROUP) * 4)),
                          p->in_n};
     return planes;
 }
