@@ -11,7 +11,7 @@
 typedef struct engine_device {
     device *device; /* NULL: the plan does not use it */
     device_queue *queue;
-    placed placed;
+    placed_device placed;
     weights weights;
     state state;
     device_buffer *scratch;

@@ -18,7 +18,7 @@ typedef struct forward_place {
     bool skip_by_cost;        /* lists for many rows may leave neurons out, too; else only those for few */
     device_ref scratch;       /* of the layout below */
     footprint_scratch layout;
-    const placed *placed; /* what the device does */
+    const placed_device *placed; /* what the device does */
     /* What devices hand to each other, as this one reaches it: counters `done`, which the last operation of
        each list of the head's device signals, and of weight bytes left out by steps of one row, and where
        there are several devices all the rest. */

@@ -22,7 +22,7 @@ static bool has_units(const plan_layer *l, uint32_t device_i) {
     return false;
 }
 
-static hotset_status fill_neurons(placed *p, placed_layer *to, const plan_layer *l, uint32_t ff_n,
+static hotset_status fill_neurons(placed_device *p, placed_layer *to, const plan_layer *l, uint32_t ff_n,
                                   hotset_error *err) {
     uint32_t unit_n = 0;
     for (uint32_t u = 0; u < l->unit_n; u++) unit_n += computed_at(l->place[u]) == p->device_i;
@@ -37,7 +37,7 @@ static hotset_status fill_neurons(placed *p, placed_layer *to, const plan_layer 
     return HOTSET_OK;
 }
 
-static hotset_status fill_layer(placed *p, const hotset_model *m, const plan_data *plan, uint32_t layer_i,
+static hotset_status fill_layer(placed_device *p, const hotset_model *m, const plan_data *plan, uint32_t layer_i,
                                 hotset_error *err) {
     placed_layer *to = &p->layer[layer_i];
     to->home_i = home_of(plan, layer_i);
@@ -59,9 +59,9 @@ static hotset_status fill_layer(placed *p, const hotset_model *m, const plan_dat
     return fill_neurons(p, to, l, m->layer[layer_i].ff_n, err);
 }
 
-hotset_status placed_make(placed *out, const hotset_model *m, const plan_data *plan, uint32_t device_i,
+hotset_status placed_make(placed_device *out, const hotset_model *m, const plan_data *plan, uint32_t device_i,
                           hotset_error *err) {
-    *out = (placed){.device_i = device_i,
+    *out = (placed_device){.device_i = device_i,
                     .device_n = plan ? plan->device_n : 1,
                     .layer_n = m->shape.layer_n,
                     .used = device_i == 0 || plan_device_used(plan, device_i),
@@ -80,7 +80,7 @@ hotset_status placed_make(placed *out, const hotset_model *m, const plan_data *p
     return HOTSET_OK;
 }
 
-void placed_free(placed *p) {
+void placed_free(placed_device *p) {
     arena_free(&p->arena);
-    *p = (placed){0};
+    *p = (placed_device){0};
 }

@@ -22,7 +22,7 @@ typedef struct placed_layer {
     const uint8_t *place;   /* of experts: [expert_n] their device; NULL: all are the host's */
 } placed_layer;
 
-typedef struct placed {
+typedef struct placed_device {
     uint32_t device_i, device_n, layer_n;
     bool used;
     bool embeds;         /* is the host: has the embedding, begins every step */
@@ -32,15 +32,15 @@ typedef struct placed {
     bool rotates;        /* is the home of some layer */
     placed_layer *layer; /* [layer_n] */
     arena arena;
-} placed;
+} placed_device;
 
 /* Of device device_i of a plan for the model, borrowed; NULL: everything is on device 0. Errors: E_MEMORY. */
-HOTSET_CHECKED hotset_status placed_make(placed *out, const hotset_model *m, const plan_data *plan,
+HOTSET_CHECKED hotset_status placed_make(placed_device *out, const hotset_model *m, const plan_data *plan,
                                          uint32_t device_i, hotset_error *err);
-void placed_free(placed *p);
+void placed_free(placed_device *p);
 
 /* What stays in the file is the host's to compute. */
-static inline bool placed_has_expert(const placed *p, const placed_layer *l, uint32_t unit) {
+static inline bool placed_has_expert(const placed_device *p, const placed_layer *l, uint32_t unit) {
     if (!l->place) return p->device_i == 0;
     return l->place[unit] == p->device_i || (l->place[unit] == PLAN_IN_FILE && p->device_i == 0);
 }

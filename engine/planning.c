@@ -25,7 +25,7 @@ static uint64_t session_bytes(const hotset_shape *s, uint32_t context_n) {
 static hotset_status gather(const hotset_model *m, const device *d, const hotset_plan_options *o,
                             bool skip_by_cost, uint32_t device_n, planner_facts *facts, hotset_error *err) {
     weights w = {0};
-    placed all;
+    placed_device all;
     state kv = {0};
     tally record = {0};
     forward_place place = {.model = m,
@@ -273,7 +273,7 @@ static hotset_status make_data(plan_data **out, const outcome *o, const planner_
 static hotset_status footprint_of(hotset_footprint *out, const hotset_model *m, const plan_data *data,
                                   const outcome *o, hotset_error *err) {
     const plan_ledger *host = &data->device[0].ledger;
-    placed placed;
+    placed_device placed;
     HOTSET_TRY(placed_make(&placed, m, data, 0, err));
     uint64_t copied_bytes = data->memory == PLAN_COPIED
                                 ? weights_copied_bytes(m, o->options.sparsity, &placed, FOOTPRINT_ALIGN)

@@ -6,7 +6,7 @@
 #include "planner/footprint.h"
 
 hotset_status state_layout(state *s, const hotset_model *m, uint32_t context_n, uint32_t slot_n, bool f16,
-                           const placed *placed, uint64_t alignment, hotset_error *err) {
+                           const placed_device *placed, uint64_t alignment, hotset_error *err) {
     *s = (state){.context_n = context_n, .slot_n = slot_n, .f16 = f16};
     uint32_t layer_n = m->shape.layer_n, item = f16 ? 2 : 4;
     HOTSET_TRY(base_calloc(&s->key, 3 * (uint64_t)layer_n, sizeof *s->key, "the layout of the state", err));

@@ -29,7 +29,7 @@ bool weights_is_ffn(const hotset_model *m, uint32_t role) {
 /* Matrices of units, and of the predictor that every device with units has. */
 static bool is_of_units(uint32_t role) { return role >= ARCH_FFN_NORM && role != ARCH_ROUTER; }
 
-static bool holds_global(const hotset_model *m, const placed *p, uint32_t role) {
+static bool holds_global(const hotset_model *m, const placed_device *p, uint32_t role) {
     const model_tensor *t = &m->tensor[role];
     if (!t->present || role == ARCH_ROPE_FREQS || !p->used) return false;
     if (role == ARCH_EMBED) return p->embeds;
@@ -37,7 +37,7 @@ static bool holds_global(const hotset_model *m, const placed *p, uint32_t role) 
     return true;
 }
 
-static bool holds(const hotset_model *m, const placed *p, uint32_t layer_i, uint32_t role,
+static bool holds(const hotset_model *m, const placed_device *p, uint32_t layer_i, uint32_t role,
                   hotset_sparsity sparsity) {
     const placed_layer *l = &p->layer[layer_i];
     const model_tensor *t = &m->layer[layer_i].tensor[role];
@@ -50,7 +50,7 @@ static bool holds(const hotset_model *m, const placed *p, uint32_t layer_i, uint
 typedef hotset_status tensor_fn(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t,
                                 hotset_error *err);
 
-static hotset_status each_matrix(const hotset_model *m, hotset_sparsity sparsity, const placed *p,
+static hotset_status each_matrix(const hotset_model *m, hotset_sparsity sparsity, const placed_device *p,
                                  tensor_fn *fn, void *cookie, hotset_error *err) {
     for (uint32_t role = 0; role < ARCH_LAYER_ROLES; role++)
         if (holds_global(m, p, role) && !m->tensor[role].values)
@@ -67,7 +67,7 @@ static hotset_status each_matrix(const hotset_model *m, hotset_sparsity sparsity
  * bytes of all. */
 typedef void vector_fn(void *cookie, uint32_t layer_i, uint32_t role, const model_tensor *t, uint64_t at);
 
-static uint64_t each_vector(const hotset_model *m, hotset_sparsity sparsity, const placed *p,
+static uint64_t each_vector(const hotset_model *m, hotset_sparsity sparsity, const placed_device *p,
                             uint64_t alignment, vector_fn *fn, void *cookie) {
     uint64_t at = aligned(m->rotary.pair_n * sizeof(double));
     for (uint32_t role = 0; role < ARCH_LAYER_ROLES; role++) {
@@ -92,18 +92,18 @@ static uint64_t each_vector(const hotset_model *m, hotset_sparsity sparsity, con
 
 /* ---- Bytes ---- */
 
-static bool is_in_file(const placed *p, uint32_t layer_i, uint32_t unit) {
+static bool is_in_file(const placed_device *p, uint32_t layer_i, uint32_t unit) {
     const uint8_t *place = p->layer[layer_i].place;
     return place && place[unit] == PLAN_IN_FILE;
 }
 
-static uint32_t units_in_file(const placed *p, uint32_t layer_i, const model_tensor *t) {
+static uint32_t units_in_file(const placed_device *p, uint32_t layer_i, const model_tensor *t) {
     uint32_t n = 0;
     for (uint32_t u = 0; u < t->unit_n; u++) n += is_in_file(p, layer_i, u);
     return n;
 }
 
-static uint32_t units_copied(const placed *p, uint32_t layer_i, const model_tensor *t) {
+static uint32_t units_copied(const placed_device *p, uint32_t layer_i, const model_tensor *t) {
     uint32_t n = 0;
     for (uint32_t u = 0; u < t->unit_n; u++)
         n += placed_has_expert(p, &p->layer[layer_i], u) && !is_in_file(p, layer_i, u);
@@ -111,14 +111,14 @@ static uint32_t units_copied(const placed *p, uint32_t layer_i, const model_tens
 }
 
 /* Matrices of a dense FFN, of which a device may have a part. */
-static bool is_split(const placed *p, uint32_t layer_i, uint32_t role) {
+static bool is_split(const placed_device *p, uint32_t layer_i, uint32_t role) {
     bool by_neuron =
         role == ARCH_FFN_GATE || role == ARCH_FFN_UP || role == ARCH_FFN_DOWN || role == ARCH_PREDICTOR_OUT;
     return by_neuron && p->layer[layer_i].neuron;
 }
 
 typedef struct copied_sum {
-    const placed *placed;
+    const placed_device *placed;
     uint64_t alignment, bytes;
 } copied_sum;
 
@@ -138,14 +138,14 @@ uint64_t weights_vector_bytes(const model_tensor *t) {
     return t->values ? aligned(t->in_n * sizeof(float)) : aligned(t->unit_n * sizeof(uint64_t));
 }
 
-uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity, const placed *placed,
+uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity, const placed_device *placed,
                               uint64_t alignment) {
     copied_sum sum = {.placed = placed, .alignment = alignment};
     (void)!each_matrix(m, sparsity, placed, add_copied, &sum, NULL);
     return sum.bytes;
 }
 
-uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity, const placed *placed,
+uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity, const placed_device *placed,
                              uint64_t alignment) {
     return each_vector(m, sparsity, placed, alignment, NULL, NULL);
 }
@@ -233,7 +233,7 @@ static device_ref in_span(const weights *w, device_ref at) {
 
 static hotset_status load_units(loading *l, uint32_t layer_i, const model_tensor *t, device_matrix *out,
                                 hotset_error *err) {
-    const placed *p = l->w->placed;
+    const placed_device *p = l->w->placed;
     bool spans = units_in_file(p, layer_i, t) > 0 && l->w->span;
     uint64_t *offset = (uint64_t *)(void *)(l->table + out->unit_offset.offset);
     for (uint32_t u = 0; u < t->unit_n; u++) {
@@ -338,7 +338,7 @@ static void tie(weights *w, const hotset_model *m) {
 }
 
 hotset_status weights_describe(weights *w, const hotset_model *m, hotset_sparsity sparsity,
-                               const placed *placed, hotset_error *err) {
+                               const placed_device *placed, hotset_error *err) {
     *w = (weights){.sparsity = sparsity, .placed = placed};
     HOTSET_TRY(alloc_layers(w, m, err));
     each_vector(m, sparsity, placed, FOOTPRINT_ALIGN, describe_vector, w);
@@ -399,7 +399,7 @@ static hotset_status load_and_send(loading *l, hotset_error *err) {
 }
 
 hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m, bool copied,
-                           hotset_sparsity sparsity, const placed *placed, const weights_progress *progress,
+                           hotset_sparsity sparsity, const placed_device *placed, const weights_progress *progress,
                            hotset_error *err) {
     assert(copied || sparsity == HOTSET_SPARSITY_OFF || m->shape.by_neuron);
     const bool host = placed->embeds;

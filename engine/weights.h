@@ -16,7 +16,7 @@ typedef struct weights_tensor {
 typedef struct weights {
     device *device;
     uint64_t alignment;    /* of what lies in its memory */
-    const placed *placed;  /* borrowed */
+    const placed_device *placed;  /* borrowed */
     device_buffer *copies; /* all matrices in copied mode but for units that stay in the file; else NULL */
     device_buffer *span;   /* over copies and parts, in copied mode, where units stay in the file */
     device_buffer **part;  /* [part_n] the file's mappings */
@@ -31,9 +31,9 @@ typedef struct weights {
 
 /* Bytes that the matrices take in copied mode, and that vectors and tables take in either. Pure. `alignment`:
  * of the device's memory. */
-uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity, const placed *placed,
+uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity, const placed_device *placed,
                               uint64_t alignment);
-uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity, const placed *placed,
+uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity, const placed_device *placed,
                              uint64_t alignment);
 /* Whether a layer's tensor is loaded under this role, and what it adds to the tables: all of a vector, the
  * table of a matrix's units. Parts of a vector take as much as all of it. */
@@ -46,7 +46,7 @@ bool weights_is_ffn(const hotset_model *m, uint32_t role);
  * `sparsity`, here and in weights_load: unless it is OFF, down matrices that can be are stored by neuron
  * where the file has them otherwise; predictors are loaded where it is PREDICT. */
 HOTSET_CHECKED hotset_status weights_describe(weights *w, const hotset_model *m, hotset_sparsity sparsity,
-                                              const placed *placed, hotset_error *err);
+                                              const placed_device *placed, hotset_error *err);
 
 /* Asked between tensors; may be NULL. */
 typedef struct weights_progress {
@@ -58,7 +58,7 @@ typedef struct weights_progress {
  * says by_neuron). Errors: E_UNSUPPORTED (a part of a dense FFN that cannot be taken out), E_MEMORY,
  * E_CANCELLED, E_DEVICE. On failure free is still to be called. */
 HOTSET_CHECKED hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m,
-                                          bool copied, hotset_sparsity sparsity, const placed *placed,
+                                          bool copied, hotset_sparsity sparsity, const placed_device *placed,
                                           const weights_progress *progress, hotset_error *err);
 void weights_free(weights *w);
 
