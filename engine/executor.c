@@ -33,6 +33,20 @@ static hotset_status open_trace(hotset_engine *e, hotset_error *err) {
     return HOTSET_OK;
 }
 
+/* Properties of devices that the plan does not have would be lost without a word. */
+static hotset_status check_devices(const char *list, const plan_data *places, hotset_error *err) {
+    device_spec spec[MACHINE_DEVICE_MAX];
+    uint32_t n = 0;
+    if (list) HOTSET_TRY(device_list_parse(spec, &n, list, err));
+    for (uint32_t i = 0; i < n; i++) {
+        bool known = false;
+        for (uint32_t d = 0; d < places->device_n; d++)
+            known |= !strcmp(places->device[d].name, spec[i].name);
+        if (!known) return hotset_fail(err, HOTSET_E_ARGUMENT, "devices: the plan has no '%s'", spec[i].name);
+    }
+    return HOTSET_OK;
+}
+
 /* The description of a device that is not the CPU: as the options have it, or by the plan's name alone. */
 static hotset_status find_spec(device_spec *out, const char *list, const char *name, hotset_error *err) {
     device_spec spec[MACHINE_DEVICE_MAX];
@@ -193,6 +207,7 @@ static hotset_status open_steps(hotset_engine *e, const plan_data *places, uint3
 }
 
 static hotset_status open_all(hotset_engine *e, const plan_data *places, hotset_error *err) {
+    HOTSET_TRY(check_devices(e->options.devices, places, err));
     for (uint32_t i = 0; i < e->device_n; i++) HOTSET_TRY(open_device(e, places, i, err));
     for (uint32_t i = 0; i < e->device_n; i++) HOTSET_TRY(load_weights(e, places, i, err));
     HOTSET_TRY(open_shared(e, err));

@@ -20,8 +20,8 @@ typedef struct state {
 
 /* Computes the layout, each layer aligned; nothing but the offsets is allocated. */
 HOTSET_CHECKED hotset_status state_layout(state *s, const hotset_model *m, uint32_t context_n,
-                                          uint32_t slot_n, bool f16, const placed_device *placed, uint64_t alignment,
-                                          hotset_error *err);
+                                          uint32_t slot_n, bool f16, const placed_device *placed,
+                                          uint64_t alignment, hotset_error *err);
 HOTSET_CHECKED hotset_status state_alloc(state *s, device *d, hotset_error *err);
 void state_free(state *s);
 

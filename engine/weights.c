@@ -399,8 +399,8 @@ static hotset_status load_and_send(loading *l, hotset_error *err) {
 }
 
 hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m, bool copied,
-                           hotset_sparsity sparsity, const placed_device *placed, const weights_progress *progress,
-                           hotset_error *err) {
+                           hotset_sparsity sparsity, const placed_device *placed,
+                           const weights_progress *progress, hotset_error *err) {
     assert(copied || sparsity == HOTSET_SPARSITY_OFF || m->shape.by_neuron);
     const bool host = placed->embeds;
     *w = (weights){.device = d, .alignment = d->alignment, .sparsity = sparsity, .placed = placed};

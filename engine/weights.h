@@ -15,8 +15,8 @@ typedef struct weights_tensor {
 
 typedef struct weights {
     device *device;
-    uint64_t alignment;    /* of what lies in its memory */
-    const placed_device *placed;  /* borrowed */
+    uint64_t alignment;          /* of what lies in its memory */
+    const placed_device *placed; /* borrowed */
     device_buffer *copies; /* all matrices in copied mode but for units that stay in the file; else NULL */
     device_buffer *span;   /* over copies and parts, in copied mode, where units stay in the file */
     device_buffer **part;  /* [part_n] the file's mappings */

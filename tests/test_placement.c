@@ -204,6 +204,46 @@ Test(placement, every_weight_type) {
     }
 }
 
+/* Of floats, sparse ones and experts; through a file. */
+Test(placement, a_plan_that_was_written_runs_the_same) {
+    const tiny_model models[] = {dense_model(GGUF_Q4_0),
+                                 {.layer_n = 2, .ff_n = 512, .activation = "relu", .type = GGUF_Q8_0},
+                                 {.layer_n = 2, .ff_n = 96, .expert_n = 10, .expert_used_n = 3}};
+    need_emulation();
+    for (size_t i = 0; i < COUNT_OF(models); i++) {
+        hotset_model *m = open_model(&models[i]);
+        placement_case c = {.sparsity = HOTSET_SPARSITY_AUTO,
+                            .devices = "emu,emu",
+                            .place = "attn=emu0:1,ffn=emu0:0.5+emu1:0.25,head=emu1"};
+        hotset_error err = {0};
+        hotset_plan *plan, *read, *other;
+        char path[256];
+        size_t n;
+        rig_temporary(path, sizeof path);
+        cr_assert_eq(make_plan(&plan, m, &c, &err), HOTSET_OK, "%s", err.message);
+        cr_assert_eq(hotset_plan_write(plan, path, &err), HOTSET_OK, "%s", err.message);
+        cr_assert_eq(hotset_plan_read(&read, path, m, &err), HOTSET_OK, "%s", err.message);
+        float *want = run_plan(m, plan, c.devices, &n), *have = run_plan(m, read, NULL, &n);
+        cr_expect_arr_eq(have, want, n * sizeof *have, "model %zu", i);
+        plan->data->order = 1; /* a file that was sorted */
+        cr_assert_eq(hotset_plan_write(plan, path, &err), HOTSET_OK, "%s", err.message);
+        cr_expect_eq(hotset_plan_read(&other, path, m, &err), HOTSET_E_ARGUMENT);
+        cr_expect(strstr(err.message, "in a sorted order") != NULL, "%s", err.message);
+        plan->data->order = 0;
+        plan->data->device[1].ledger.units += 256;
+        plan->data->device[1].ledger.total += 256;
+        cr_assert_eq(hotset_plan_write(plan, path, &err), HOTSET_OK, "%s", err.message);
+        cr_expect_eq(hotset_plan_read(&other, path, m, &err), HOTSET_E_ARGUMENT);
+        cr_expect(strstr(err.message, "devices[1].ledger.units_bytes") != NULL, "%s", err.message);
+        unlink(path);
+        free(want);
+        free(have);
+        hotset_plan_free(read);
+        hotset_plan_free(plan);
+        hotset_model_free(m);
+    }
+}
+
 /* One byte less than the ledger says is refused, the ledger is what does. */
 Test(placement, device_memory_is_the_ledger) {
     static const char *const places[] = {"attn=emu0,ffn=emu0:0.4,head=emu0", "ffn=emu0:0.5", "head=emu0"};

@@ -267,7 +267,8 @@ Test(skip, touched_bytes_are_those_of_active_neurons) {
     cr_assert_eq(before.touched_bytes_per_token, before.weight_bytes_per_token);
     free(rig_append(&r, r.session, &token, 1));
     const uint32_t *list =
-        (const uint32_t *)(const void *)((const uint8_t *)r.engine->device[0].scratch->host + r.engine->device[0].layout.choice);
+        (const uint32_t *)(const void *)((const uint8_t *)r.engine->device[0].scratch->host +
+                                         r.engine->device[0].layout.choice);
     cr_assert(list[0] > 10 && list[0] < 86, "%u of 96 neurons are active", list[0]);
     hotset_engine_stats after = hotset_engine_get_stats(r.engine);
     cr_expect_eq(after.weight_bytes_per_token, before.weight_bytes_per_token);
