@@ -4,6 +4,7 @@
 
 #include "devices/module.h"
 #include "engine/schedule.h"
+#include "engine/timing.h"
 #include "engine/trace.h"
 #include "planner/planner.h"
 
@@ -19,6 +20,10 @@ typedef struct engine_device {
     device_buffer *shared; /* the host's: what devices share, where another device has pinned it */
     device_ref step, exchange;
     schedule schedule;
+    timing timing;         /* without room where times are not taken */
+    uint64_t held_bytes;   /* of its memory, all in all */
+    double planned_use;    /* share of what units are expected to do */
+    hotset_engine *engine; /* for traces */
 } engine_device;
 
 struct hotset_engine {

@@ -351,6 +351,7 @@ typedef struct hotset_engine_options {
     hotset_cancel_fn *cancel; /* asked while weights are copied and between steps; NULL: never */
     void *cancel_cookie;
     const char *trace_path;    /* write a Chrome trace of every step here; NULL: none */
+    bool timed;                /* take the times of operations: costs a little; a trace does so, too */
     const char *devices;       /* properties of the plan's devices, as for hotset_plan_place; NULL: none */
     const char *module_folder; /* where modules of GPUs are; NULL: beside the library */
 } hotset_engine_options;
@@ -377,6 +378,20 @@ typedef struct hotset_engine_stats {
                                          in steps of one row; 0 of them: all */
 } hotset_engine_stats;
 HOTSET_API hotset_engine_stats hotset_engine_get_stats(const hotset_engine *engine);
+
+/* What one device of the plan does. Times are summed over all steps, 0 unless the engine is `timed`. */
+typedef struct hotset_device_stats {
+    const char *name;             /* borrowed */
+    uint64_t held_bytes;          /* of its memory */
+    double planned_use;           /* share of the FFN's work that the plan expects of it */
+    double busy_s, wait_s;        /* at operations; at waiting for other devices */
+    double overlap_s;             /* of busy_s: while device 0, the CPU, was busy too */
+    uint64_t bus_bytes_per_token; /* through the bus, both ways, for a decoded token and its logits */
+} hotset_device_stats;
+enum { HOTSET_DEVICE_MAX = 9 };
+/* False: the plan has no device of that number, or does not use it. */
+HOTSET_API bool hotset_engine_get_device_stats(const hotset_engine *engine, uint32_t device_i,
+                                               hotset_device_stats *out);
 
 /* Neurons of a layer, summed over all rows evaluated: of plans with `record` and sparsity PREDICT, else 0. */
 typedef struct hotset_prediction {

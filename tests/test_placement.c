@@ -318,3 +318,149 @@ Test(placement, faults) {
     hotset_plan_free(plan);
     hotset_model_free(m);
 }
+
+/* ---- What devices do at the same time ---- */
+
+static const float *last_logits(hotset_session *s) {
+    size_t n;
+    return hotset_session_logits(s, &n);
+}
+
+/* Bytes through the bus for a token: an exchange per layer each way, the residual stream to the first home,
+ * and the logits or the stream back. */
+static uint64_t bus_limit(const hotset_model *m, bool head) {
+    const hotset_shape *s = &m->shape;
+    const uint64_t experts = s->expert_n ? 2ull * s->layer_n * s->expert_used_n * 8 : 0;
+    return (2ull * s->layer_n + 1) * s->embd_n * 4 + experts + 4ull * (head ? s->vocab_n : s->embd_n);
+}
+
+Test(placement, devices_work_at_once_and_exchange_little) {
+    static const char *const places[] = {"ffn=emu0:0.5", "attn=emu0,ffn=emu0:0.5",
+                                         "attn=emu0,ffn=emu0:0.5,head=emu0"};
+    const tiny_model models[] = {dense_model(GGUF_F16),
+                                 {.layer_n = 3, .ff_n = 256, .expert_n = 8, .expert_used_n = 4}};
+    need_emulation();
+    for (size_t i = 0; i < COUNT_OF(models) * COUNT_OF(places); i++) {
+        hotset_model *m = open_model(&models[i % COUNT_OF(models)]);
+        placement_case c = {.devices = "emu", .place = places[i / COUNT_OF(models)]};
+        hotset_engine_options o = {.timed = true, .devices = "emu", .module_folder = HOTSET_MODULE_FOLDER};
+        hotset_engine *engine;
+        hotset_session *session;
+        hotset_plan *plan;
+        hotset_device_stats host, gpu;
+        hotset_error err = {0};
+        int32_t token[8];
+        tiny_tokens(5, m->shape.vocab_n, token, COUNT_OF(token));
+        cr_assert_eq(make_plan(&plan, m, &c, &err), HOTSET_OK, "%s", err.message);
+        cr_assert_eq(hotset_engine_open(&engine, m, plan, &o, &err), HOTSET_OK, "%s", err.message);
+        cr_assert_eq(hotset_session_open(&session, engine, &err), HOTSET_OK, "%s", err.message);
+        for (size_t k = 0; k < COUNT_OF(token); k++)
+            cr_assert_eq(hotset_session_append(session, token + k, 1, NULL, NULL), HOTSET_OK);
+        cr_assert(last_logits(session) != NULL);
+        cr_assert(hotset_engine_get_device_stats(engine, 0, &host));
+        cr_assert(hotset_engine_get_device_stats(engine, 1, &gpu));
+        cr_expect_not(hotset_engine_get_device_stats(engine, 2, &gpu) && gpu.name);
+        cr_assert(hotset_engine_get_device_stats(engine, 1, &gpu));
+        cr_expect_str_eq(gpu.name, "emu0");
+        cr_expect_eq(gpu.held_bytes, plan->data->device[1].ledger.total);
+        cr_expect(host.busy_s > 0 && gpu.busy_s > 0 && gpu.overlap_s > 0, "%g %g %g", host.busy_s, gpu.busy_s,
+                  gpu.overlap_s);
+        cr_expect(gpu.overlap_s <= host.busy_s && gpu.overlap_s <= gpu.busy_s);
+        cr_expect_leq(gpu.bus_bytes_per_token, bus_limit(m, plan->data->head == 1), "%s", c.place);
+        cr_expect_geq(gpu.bus_bytes_per_token, 2ull * m->shape.layer_n * m->shape.embd_n * 4);
+        hotset_session_free(session);
+        hotset_engine_free(engine);
+        hotset_plan_free(plan);
+        hotset_model_free(m);
+    }
+}
+
+/* Lanes of both devices, waits as spans of their own. */
+Test(placement, traces_have_a_lane_for_each_device) {
+    static const char *const wanted[] = {"\"tid\":\"cpu\"", "\"tid\":\"emu0\"",
+                                         "\"name\":\"wait for sums\",\"cat\":\"wait\"",
+                                         "\"name\":\"wait for the home\",\"cat\":\"wait\""};
+    need_emulation();
+    tiny_model t = dense_model(GGUF_F32);
+    hotset_model *m = open_model(&t);
+    placement_case c = {.devices = "emu", .place = "ffn=emu0:0.5"};
+    hotset_plan *plan;
+    hotset_engine *engine;
+    hotset_session *session;
+    hotset_error err = {0};
+    char path[256];
+    int32_t token = 3;
+    rig_temporary(path, sizeof path);
+    hotset_engine_options o = {.trace_path = path, .module_folder = HOTSET_MODULE_FOLDER};
+    cr_assert_eq(make_plan(&plan, m, &c, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_engine_open(&engine, m, plan, &o, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_session_open(&session, engine, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_session_append(session, &token, 1, NULL, NULL), HOTSET_OK);
+    hotset_session_free(session);
+    hotset_engine_free(engine);
+    FILE *file = fopen(path, "re");
+    char *text = calloc(1, 1 << 20);
+    cr_assert(file && fread(text, 1, (1 << 20) - 1, file) > 0);
+    for (size_t i = 0; i < COUNT_OF(wanted); i++) cr_expect(strstr(text, wanted[i]) != NULL, "%s", wanted[i]);
+    free(text);
+    fclose(file);
+    unlink(path);
+    hotset_plan_free(plan);
+    hotset_model_free(m);
+}
+
+/* ---- The bundled model ---- */
+
+static void greedy_text(const hotset_model *m, const hotset_plan *plan, int32_t *out, size_t n) {
+    hotset_engine_options o = {.module_folder = HOTSET_MODULE_FOLDER};
+    hotset_sampler *sampler;
+    hotset_engine *engine;
+    hotset_session *session;
+    hotset_error err = {0};
+    int32_t token[64];
+    size_t token_n;
+    const hotset_tokenizer *tokenizer = hotset_model_tokenizer(m, &err);
+    static const char text[] = "The whale";
+    cr_assert_eq(hotset_tokenize(tokenizer, text, strlen(text), HOTSET_TOKENIZE_BOS, token, COUNT_OF(token),
+                                 &token_n, &err),
+                 HOTSET_OK);
+    cr_assert_eq(hotset_sampler_open(&sampler, NULL, m->shape.vocab_n, &err), HOTSET_OK);
+    cr_assert_eq(hotset_engine_open(&engine, m, plan, &o, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_session_open(&session, engine, &err), HOTSET_OK, "%s", err.message);
+    for (size_t i = 0; i < n; i++) {
+        cr_assert_eq(hotset_session_append(session, token, token_n, NULL, NULL), HOTSET_OK, "%s",
+                     hotset_session_error(session)->message);
+        out[i] = *token = hotset_sampler_pick(sampler, last_logits(session));
+        token_n = 1;
+    }
+    hotset_session_free(session);
+    hotset_engine_free(engine);
+    hotset_sampler_free(sampler);
+}
+
+Test(placement, the_bundled_model_writes_the_same_text, .timeout = 300) {
+    enum { N = 12 };
+    static const char *const places[] = {"ffn=emu0:0.1", "ffn=emu0:0.9", "attn=emu0,ffn=emu0,head=emu0",
+                                         "attn=emu0:3,ffn=emu0:0.5", "ffn=emu0:0.3+emu1:0.4,head=emu1"};
+    static const hotset_sparsity ways[] = {HOTSET_SPARSITY_OFF, HOTSET_SPARSITY_EXACT};
+    hotset_model *m;
+    hotset_error err = {0};
+    int32_t want[N], have[N];
+    need_emulation();
+    cr_assert_eq(
+        hotset_model_open(&m, HOTSET_SOURCE_DIR "/tools/demo/Gutenberg-7M-ReGLU-F16.gguf", NULL, &err),
+        HOTSET_OK, "%s", err.message);
+    for (size_t way = 0; way < COUNT_OF(ways); way++)
+        for (size_t i = 0; i <= COUNT_OF(places); i++) {
+            hotset_plan_options o = {.context_n = 32, .batch_n = 8, .sparsity = ways[way]};
+            hotset_plan *plan;
+            hotset_status status = i ? hotset_plan_place(&plan, m, "emu,emu", places[i - 1],
+                                                         HOTSET_MODULE_FOLDER, NULL, &o, &err)
+                                     : hotset_plan_cpu(&plan, m, &o, &err);
+            cr_assert_eq(status, HOTSET_OK, "%s", err.message);
+            greedy_text(m, plan, i ? have : want, N);
+            if (i) cr_expect_arr_eq(have, want, sizeof want, "%s", places[i - 1]);
+            hotset_plan_free(plan);
+        }
+    hotset_model_free(m);
+}

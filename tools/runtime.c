@@ -253,6 +253,7 @@ bool runtime_open_session(runtime *rt, uint64_t context_n) {
     engine_options.cancel = on_cancel;
     engine_options.trace_path = rt->options->trace_path;
     engine_options.devices = rt->options->devices;
+    engine_options.timed = rt->timed;
     if (!open_plan(rt, context_n)) return false;
     if (hotset_engine_open(&rt->engine, rt->model, rt->plan, &engine_options, &err) == HOTSET_OK &&
         hotset_session_open(&rt->session, rt->engine, &err) == HOTSET_OK)

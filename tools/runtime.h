@@ -40,6 +40,7 @@ typedef struct runtime {
     hotset_session *session;
     /* To be set before the session is opened: */
     bool record;                   /* the plan's `record` */
+    bool timed;                    /* the engine takes times of operations */
     bool plans;                    /* find or make a plan for this machine where none is named */
     const hotset_profile *profile; /* for that; borrowed, NULL: none */
 } runtime;
