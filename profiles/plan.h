@@ -32,8 +32,8 @@
  *                          "merge_s", "mixer_s", "neuron_n", "send_s", "streamed", "unit_n",
  *                          "units": { "cpu": "0f..", "cuda0": "f0.." }, "use": { "cpu": 0.2, ... } } ],
  *     "made_by", "measured": [ { "kept", "measured_s", "predicted_s", "spread", "what" } ],
- *     "memory": "copied", "model": { "architecture", "name", "order": "0x..", "shape": "0x..", "weights": "0x.." },
- *     "prefill_skips", "session_n", "sparsity", "state": "F16", "stream_row_n", "submit_s", "thread_n",
+ *     "memory": "copied", "model": { "architecture", "name", "order": "0x..", "shape": "0x..", "weights":
+ * "0x.." }, "prefill_skips", "session_n", "sparsity", "state": "F16", "stream_row_n", "submit_s", "thread_n",
  *     "token_s", "version": 1 }
  */
 #ifndef HOTSET_PROFILES_PLAN_H
