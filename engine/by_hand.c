@@ -106,25 +106,39 @@ static hotset_status place_units(cost_split *split, const problem *p, const shar
     return HOTSET_OK;
 }
 
-hotset_status by_hand_read(cost_split *split, uint32_t *head, const problem *p, const char *text,
-                           hotset_error *err) {
+static hotset_status read_rows(uint32_t *out, const char *at, size_t n, hotset_error *err) {
+    char *end;
+    unsigned long rows = strtoul(at, &end, 10);
+    if (end != at + n || n == 0 || rows < 1 || rows > PLAN_BATCH_MAX)
+        return wrong(err, at, n, "not a number of rows");
+    *out = (uint32_t)rows;
+    return HOTSET_OK;
+}
+
+hotset_status by_hand_read(by_hand *out, const problem *p, const char *text, hotset_error *err) {
     shares none = {0}, s;
-    bool seen[3] = {false};
-    *head = 0;
-    for (uint32_t l = 0; l < p->layer_n; l++) split[l] = (cost_split){0};
-    HOTSET_TRY(place_units(split, p, &none, err));
+    bool seen[4] = {false};
+    out->head = out->stream_row_n = 0;
+    for (uint32_t l = 0; l < p->layer_n; l++) out->split[l] = (cost_split){0};
+    HOTSET_TRY(place_units(out->split, p, &none, err));
     for (const char *at = text; *at;) {
-        static const char *const keys[] = {"attn=", "ffn=", "head="};
+        static const char *const keys[] = {"attn=", "ffn=", "head=", "stream="};
         size_t n = strcspn(at, ","), k = 0;
         while (k < COUNT_OF(keys) && strncmp(at, keys[k], strlen(keys[k]))) k++;
-        if (k == COUNT_OF(keys)) return wrong(err, at, n, "not attn=, ffn= or head= and devices");
+        if (k == COUNT_OF(keys))
+            return wrong(err, at, n, "not attn=, ffn= or head= and devices, nor stream=");
         if (seen[k]) return wrong(err, at, n, "named twice");
         seen[k] = true;
-        HOTSET_TRY(read_shares(&s, p, at + strlen(keys[k]), n - strlen(keys[k]), err));
-        if (k == 0) HOTSET_TRY(place_mixers(split, p, &s, err));
-        if (k == 1) HOTSET_TRY(place_units(split, p, &s, err));
+        const char *value = at + strlen(keys[k]);
+        const size_t value_n = n - strlen(keys[k]);
+        if (k == 3)
+            HOTSET_TRY(read_rows(&out->stream_row_n, value, value_n, err));
+        else
+            HOTSET_TRY(read_shares(&s, p, value, value_n, err));
+        if (k == 0) HOTSET_TRY(place_mixers(out->split, p, &s, err));
+        if (k == 1) HOTSET_TRY(place_units(out->split, p, &s, err));
         if (k == 2 && (s.n != 1 || !s.share[0].all)) return wrong(err, at, n, "the head has one device");
-        if (k == 2) *head = s.share[0].device;
+        if (k == 2) out->head = s.share[0].device;
         at += n + (at[n] == ',');
     }
     return HOTSET_OK;

@@ -114,6 +114,20 @@ static const float *logits_of(const hotset_engine *e) {
     return (const float *)(const void *)at;
 }
 
+/* The lists of a step, and beside them the streaming of weights that they wait for. */
+static hotset_status run_lists(hotset_engine *e, uint32_t row_n, uint32_t output_n, hotset_error *err) {
+    const uint64_t epoch = e->epoch + 1;
+    const uint32_t row_max = schedule_find(&e->device[0].schedule, row_n)->row_max;
+    const bool streams = e->streamer && row_max >= e->stream.row_n;
+    if (streams) streamer_begin(e->streamer, epoch, row_n);
+    hotset_status status = submit_step(e, row_n, output_n, epoch, err);
+    e->epoch = epoch + (output_n > 0);
+    if (!status) status = await(e, e->epoch, err);
+    if (!streams) return status;
+    hotset_status streamed = streamer_end(e->streamer, status != HOTSET_OK, e->trace, status ? NULL : err);
+    return status ? status : streamed;
+}
+
 static hotset_status run_step(hotset_engine *e, const engine_row *rows, uint32_t row_n,
                               engine_logits_fn *each, void *cookie, hotset_error *err) {
     device_step *step = e->shared->host;
@@ -121,9 +135,7 @@ static hotset_status run_step(hotset_engine *e, const engine_row *rows, uint32_t
     uint32_t output_n = write_step(e, rows, row_n, step);
     const int32_t *output = device_step_outputs(step, e->plan.options.batch_n);
     step->output_n = (uint32_t)min_u64(output_n, output_max); /* the head's first, known before it runs */
-    HOTSET_TRY(submit_step(e, row_n, step->output_n, e->epoch + 1, err));
-    e->epoch += 1 + (output_n > 0);
-    HOTSET_TRY(await(e, e->epoch, err));
+    HOTSET_TRY(run_lists(e, row_n, step->output_n, err));
     if (e->recorder) tally_feed(&e->tally, e->record, row_n, e->recorder);
     tally_judge(&e->tally, e->record, row_n);
     for (uint32_t from = 0; from < output_n; from += output_max) {

@@ -4,6 +4,7 @@
 
 #include "devices/module.h"
 #include "engine/schedule.h"
+#include "engine/streamer.h"
 #include "engine/timing.h"
 #include "engine/trace.h"
 #include "planner/planner.h"
@@ -34,6 +35,8 @@ struct hotset_engine {
     engine_device device[PLAN_DEVICE_MAX];
     device_buffer *shared; /* in memory that all devices reach: step table, then what they exchange */
     footprint_exchange handed;
+    streaming stream;              /* of the plan */
+    streamer *streamer;            /* NULL: nothing is streamed */
     tally tally;                   /* empty where the plan does not record */
     device_buffer *record;         /* of that layout; NULL: none */
     activation_recorder *recorder; /* counts the rows of every step, if not NULL; borrowed */

@@ -258,9 +258,10 @@ HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_cpu(hotset_plan **out, const
 /* A plan by hand. `devices` beside the CPU, e.g. "cuda0,emu:64MiB"; NULL: those that are there; `place` says
  * which has what, e.g. "attn=cuda0:24,ffn=cuda0:0.3+emu0:0.2,head=gpu0": attention and state of the first 24
  * layers, the hottest 30 % of each layer's units and the next 20 %, the head (gpu0: the first of the list);
- * the rest is the CPU's. `profile` (which units are hot), `module_folder` (see hotset_engine_options): or
- * NULL. Errors: E_ARGUMENT, E_NOFIT (the device, bytes needed and there), E_UNSUPPORTED (a device that is not
- * there), E_DEVICE, E_MEMORY. */
+ * the rest is the CPU's. "stream=64" copies the CPU's units to their layer's home for prompts of so many
+ * rows. `profile` (which units are hot), `module_folder` (see hotset_engine_options): or NULL. Errors:
+ * E_ARGUMENT, E_NOFIT (the device, bytes needed and there), E_UNSUPPORTED (a device that is not there),
+ * E_DEVICE, E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_place(hotset_plan **out, const hotset_model *model,
                                                           const char *devices, const char *place,
                                                           const char *module_folder,

@@ -80,6 +80,15 @@ static double planned_use(const plan_data *places, uint32_t i) {
     return n ? sum / n : 0;
 }
 
+/* Emulated devices take minutes for a prompt. */
+enum { EMULATED_WAIT_S = 1800 };
+static bool emulates(const plan_data *places) {
+    bool emulated = false;
+    for (uint32_t i = 1; i < places->device_n; i++)
+        emulated |= places->device[i].kind == MACHINE_EMULATED && plan_device_used(places, i);
+    return emulated;
+}
+
 static hotset_status open_device(hotset_engine *e, const plan_data *places, uint32_t i, hotset_error *err) {
     const hotset_plan_options *o = &e->plan.options;
     engine_device *d = &e->device[i];
@@ -91,7 +100,9 @@ static hotset_status open_device(hotset_engine *e, const plan_data *places, uint
     HOTSET_TRY(placed_make(&d->placed, e->model, places, i, err));
     if (!d->placed.used) return HOTSET_OK;
     if (i == 0) {
-        HOTSET_TRY(device_cpu_open(&d->device, &(device_cpu_options){o->thread_n, o->isa}, err));
+        HOTSET_TRY(device_cpu_open(
+            &d->device, &(device_cpu_options){o->thread_n, o->isa, emulates(places) ? EMULATED_WAIT_S : 0},
+            err));
         HOTSET_TRY(check_room(d->device, "host memory", e->plan.footprint.total_bytes, err));
     } else {
         HOTSET_TRY(find_spec(&spec, e->options.devices, name, err));
@@ -157,7 +168,8 @@ static hotset_status open_shared(hotset_engine *e, hotset_error *err) {
     device *owner = e->device[0].device, *cpu = owner;
     for (uint32_t i = e->device_n; i-- > 1;)
         if (e->device[i].device) owner = e->device[i].device;
-    e->handed = footprint_exchange_layout(&widths, o->batch_n, e->model->shape.layer_n, e->device_n);
+    e->handed = footprint_exchange_layout(&widths, o->batch_n, e->model->shape.layer_n, e->device_n,
+                                          e->device_n > 1 ? stream_piece_max(e->model, o->sparsity) : 0);
     uint64_t at = engine_exchange_at(o->batch_n), bytes = at + e->handed.bytes;
     HOTSET_TRY(owner->api->buffer_alloc(owner, DEVICE_MEMORY_PINNED, bytes, &e->shared, err));
     memset(e->shared->host, 0, bytes);
@@ -169,6 +181,19 @@ static hotset_status open_shared(hotset_engine *e, hotset_error *err) {
         e->device[i].exchange = (device_ref){reached, at};
     }
     return HOTSET_OK;
+}
+
+/* Where the plan copies the host's weights to GPUs for prompts. */
+static hotset_status open_stream(hotset_engine *e, const plan_data *places, hotset_error *err) {
+    device *devices[PLAN_DEVICE_MAX];
+    if (e->device_n < 2) return HOTSET_OK;
+    HOTSET_TRY(
+        stream_make(&e->stream, e->model, places, e->plan.options.sparsity, &e->device[0].weights, err));
+    if (!e->stream.piece_n) return HOTSET_OK;
+    for (uint32_t i = 0; i < e->device_n; i++) devices[i] = e->device[i].device;
+    return streamer_open(&e->streamer, &e->stream, devices, e->device_n, e->shared->owner,
+                         (device_ref){e->shared, engine_exchange_at(e->plan.options.batch_n)}, &e->handed,
+                         e->model->router.used_n, err);
 }
 
 static hotset_status open_scratch(hotset_engine *e, uint32_t i, forward_place *place, hotset_error *err) {
@@ -184,11 +209,16 @@ static hotset_status open_scratch(hotset_engine *e, uint32_t i, forward_place *p
     return HOTSET_OK;
 }
 
+/* Room for streamed weights: planned for on every GPU, taken where they are streamed. */
+static uint64_t ring_bytes_of(const hotset_engine *e) {
+    return FOOTPRINT_STREAM_SLOTS * stream_slot_bytes(e->model, e->plan.options.sparsity);
+}
+
 /* What a GPU holds is what the plan says, to the byte; of the host some is outside of slabs. */
 static hotset_status check_ledger(const engine_device *d, const plan_device *planned, uint32_t i,
-                                  hotset_error *err) {
+                                  uint64_t ring_bytes, hotset_error *err) {
     uint64_t weight_bytes = d->weights.tables->bytes + (d->weights.copies ? d->weights.copies->bytes : 0);
-    uint64_t all = weight_bytes + d->state.bytes + d->layout.bytes;
+    uint64_t all = weight_bytes + d->state.bytes + d->layout.bytes + ring_bytes;
     if (i == 0 ? d->state.bytes == planned->ledger.state && d->layout.bytes == planned->ledger.scratch
                : all == planned->ledger.total)
         return HOTSET_OK;
@@ -213,10 +243,12 @@ static hotset_status open_steps(hotset_engine *e, const plan_data *places, uint3
                            .skip_by_cost = e->plan.skip_by_cost,
                            .placed = &d->placed,
                            .exchange = d->exchange,
-                           .handed = e->handed};
+                           .handed = e->handed,
+                           .stream = e->streamer ? &e->stream : NULL};
+    if (streamer_ring_bytes(e->streamer, i)) place.ring = streamer_slot(e->streamer, i, 0);
     if (i == 0) HOTSET_TRY(open_record(e, &place, err));
     HOTSET_TRY(open_scratch(e, i, &place, err));
-    HOTSET_TRY(check_ledger(d, &places->device[i], i, err));
+    HOTSET_TRY(check_ledger(d, &places->device[i], i, ring_bytes_of(e), err));
     return schedule_build(&d->schedule, d->device, &place, d->step, o->batch_n, err);
 }
 
@@ -225,6 +257,7 @@ static hotset_status open_all(hotset_engine *e, const plan_data *places, hotset_
     for (uint32_t i = 0; i < e->device_n; i++) HOTSET_TRY(open_device(e, places, i, err));
     for (uint32_t i = 0; i < e->device_n; i++) HOTSET_TRY(load_weights(e, places, i, err));
     HOTSET_TRY(open_shared(e, err));
+    HOTSET_TRY(open_stream(e, places, err));
     for (uint32_t i = 0; i < e->device_n; i++) HOTSET_TRY(open_steps(e, places, i, err));
     return open_times(e, err);
 }
@@ -298,6 +331,8 @@ void hotset_engine_free(hotset_engine *e) {
     if (!e) return;
     hotset_error err = {0};
     if (trace_close(e->trace, &err)) engine_log(e, HOTSET_LOG_WARNING, "%s", err.message);
+    streamer_close(e->streamer);
+    stream_free(&e->stream);
     /* what still waits for another device gives up before memory goes that others use */
     for (uint32_t i = e->device_n; i-- > 0;)
         if (e->device[i].queue) e->device[i].device->api->queue_close(e->device[i].queue);

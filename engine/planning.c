@@ -49,11 +49,15 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
     facts->weights_bytes = weights_copied_bytes(m, o->sparsity, &all, FOOTPRINT_ALIGN);
     facts->state_bytes = kv.bytes / o->session_n;
     facts->scratch_bytes = footprint_scratch_layout(&widths, o->batch_n, facts->workspace_bytes).bytes;
-    facts->gpu_scratch_bytes = footprint_gpu_scratch_layout(&widths, o->batch_n, o->context_n).bytes;
-    facts->table_bytes = weights_table_bytes(m, o->sparsity, &all, FOOTPRINT_ALIGN) +
-                         engine_exchange_at(o->batch_n) +
-                         footprint_exchange_layout(&widths, o->batch_n, m->shape.layer_n, device_n).bytes +
-                         list_bytes + record.bytes + o->session_n * session_bytes(&m->shape, o->context_n);
+    const uint64_t ring_bytes = FOOTPRINT_STREAM_SLOTS * stream_slot_bytes(m, o->sparsity);
+    const uint32_t piece_n = device_n > 1 ? stream_piece_max(m, o->sparsity) : 0;
+    facts->gpu_scratch_bytes =
+        footprint_gpu_scratch_layout(&widths, o->batch_n, o->context_n).bytes + ring_bytes;
+    facts->table_bytes =
+        weights_table_bytes(m, o->sparsity, &all, FOOTPRINT_ALIGN) + engine_exchange_at(o->batch_n) +
+        footprint_exchange_layout(&widths, o->batch_n, m->shape.layer_n, device_n, piece_n).bytes +
+        (device_n > 1 ? ring_bytes : 0) + list_bytes + record.bytes +
+        o->session_n * session_bytes(&m->shape, o->context_n);
     placed_free(&all);
     tally_free(&record);
     state_free(&kv);
@@ -152,18 +156,17 @@ static hotset_status given_splits(cost_split *split, const problem *p, const pla
 }
 
 static hotset_status place_given(outcome *out, const planning *what, hotset_error *err) {
-    cost_split *split;
-    uint32_t head = 0;
-    HOTSET_TRY(base_calloc(&split, out->problem->layer_n, sizeof *split, "a placement", err));
-    hotset_status status = HOTSET_OK;
-    if (what->given) {
-        status = given_splits(split, out->problem, what->given, err);
-        head = what->given->head;
-    } else {
-        status = by_hand_read(split, &head, out->problem, what->place, err);
+    by_hand how = {.head = what->given ? what->given->head : 0};
+    HOTSET_TRY(base_calloc(&how.split, out->problem->layer_n, sizeof *how.split, "a placement", err));
+    hotset_status status = what->given ? given_splits(how.split, out->problem, what->given, err)
+                                       : by_hand_read(&how, out->problem, what->place, err);
+    if (!status) status = place_given_make(&out->placed, out->problem, how.split, how.head, err);
+    if (!status && !what->given) {
+        out->placed->stream_row_n = how.stream_row_n;
+        for (uint32_t l = 0; l < out->problem->layer_n; l++)
+            out->placed->layer[l].streamed = how.stream_row_n && how.split[l].home && how.split[l].n[0];
     }
-    if (!status) status = place_given_make(&out->placed, out->problem, split, head, err);
-    free(split);
+    free(how.split);
     return status;
 }
 
@@ -255,7 +258,6 @@ static hotset_status place_best(outcome *out, const planner_work *w, hotset_erro
 /* Without a machine profile there is nothing to predict. */
 static void forget_seconds(plan_data *data) {
     data->token_s = data->chunk_s = data->head_s = data->submit_s = 0;
-    data->stream_row_n = 0;
     for (uint32_t l = 0; l < data->layer_n; l++) {
         plan_layer *layer = &data->layer[l];
         layer->send_s = layer->mixer_s = layer->merge_s = layer->chunk_s = 0;
@@ -371,7 +373,8 @@ hotset_status planning_make(hotset_plan **out, const planning *what, hotset_spar
     HOTSET_TRY(plan_resolve(&w.options, &what->model->shape, thread_n, here.isa_best, err));
     w.host_bytes =
         w.options.host_bytes_max ? min_u64(w.options.host_bytes_max, PLAN_BYTES_MAX) : host->free_bytes;
-    HOTSET_TRY(device_cpu_open(&w.cpu, &(device_cpu_options){w.options.thread_n, w.options.isa}, err));
+    HOTSET_TRY(device_cpu_open(
+        &w.cpu, &(device_cpu_options){.thread_n = w.options.thread_n, .isa = w.options.isa}, err));
     w.options.isa = device_cpu_isa(w.cpu);
     hotset_status status = w.options.sparsity == HOTSET_SPARSITY_AUTO
                                ? place_best(&o, &w, err)

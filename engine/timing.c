@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-/* Between two operations of a list, where nothing else runs. */
+/* From one operation of a list to the next, which counts as work. */
 static const double GAP_S = 5e-6;
 
 hotset_status timing_make(timing *t, uint32_t span_max, hotset_error *err) {
@@ -22,11 +22,13 @@ void timing_add(timing *t, device_op_kind kind, double begin_s, double end_s) {
         t->wait_s += end_s - begin_s;
         return;
     }
-    t->busy_s += end_s - begin_s;
-    if (last && begin_s - last->end_s < GAP_S)
+    if (last && begin_s - last->end_s < GAP_S) {
+        t->busy_s += end_s - last->end_s;
         last->end_s = end_s;
-    else if (t->span_n < t->span_max)
-        t->span[t->span_n++] = (timing_span){begin_s, end_s};
+        return;
+    }
+    t->busy_s += end_s - begin_s;
+    if (t->span_n < t->span_max) t->span[t->span_n++] = (timing_span){begin_s, end_s};
 }
 
 static double smaller(double a, double b) { return a < b ? a : b; }

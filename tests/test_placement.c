@@ -244,6 +244,51 @@ Test(placement, a_plan_that_was_written_runs_the_same) {
     }
 }
 
+/* Prompts with the host's units copied to their homes, in four pieces a layer. */
+Test(placement, prompts_by_streamed_weights) {
+    static const char *const places[] = {"attn=emu0,ffn=emu0:0.25,stream=8", "attn=emu0:2,stream=4",
+                                         "attn=emu0:1+emu1:2,ffn=emu0:0.3+emu1:0.3,head=emu1,stream=16",
+                                         NULL};
+    static const gguf_type types[] = {GGUF_F16, GGUF_Q4_0, GGUF_Q4_K};
+    need_emulation();
+    placement_case c = {.model = dense_model(GGUF_F32), .sparsity = HOTSET_SPARSITY_OFF};
+    check_places(c, places, EXACT);
+    c.model.ffn_bias = true;
+    c.model.activation = "relu";
+    c.sparsity = HOTSET_SPARSITY_EXACT;
+    check_places(c, places, EXACT);
+    for (size_t i = 0; i < COUNT_OF(types); i++)
+        for (int exact = 0; exact < 2; exact++) {
+            c = (placement_case){.model = dense_model(types[i]),
+                                 .sparsity = exact ? HOTSET_SPARSITY_EXACT : HOTSET_SPARSITY_OFF};
+            c.model.activation = "relu";
+            check_places(c, places, CLOSE);
+        }
+    c = (placement_case){.model = dense_model(GGUF_F32), .sparsity = HOTSET_SPARSITY_PREDICT};
+    c.model.activation = "relu";
+    c.model.predictor_rank = 24;
+    c.model.down = NEURONS_BY_ROW;
+    c.model.powerinfer = true;
+    check_places(c, places, EXACT);
+}
+
+Test(placement, prompts_by_streamed_experts) {
+    static const char *const places[] = {"attn=emu0,ffn=emu0:0.25,stream=8", "attn=emu0:2,stream=4",
+                                         "attn=emu0:1+emu1:2,ffn=emu0:0.3+emu1:0.3,head=emu1,stream=16",
+                                         NULL};
+    need_emulation();
+    placement_case c = {
+        .model = {.layer_n = 3, .embd_n = 64, .head_n = 4, .ff_n = 96, .expert_n = 10, .expert_used_n = 3},
+        .sparsity = HOTSET_SPARSITY_OFF};
+    check_places(c, places, EXACT);
+    c.model.type = GGUF_Q8_0;
+    check_places(c, places, CLOSE);
+    c.model.type = GGUF_F32;
+    c.model.activation = "relu";
+    c.sparsity = HOTSET_SPARSITY_EXACT;
+    check_places(c, places, EXACT);
+}
+
 /* One byte less than the ledger says is refused, the ledger is what does. */
 Test(placement, device_memory_is_the_ledger) {
     static const char *const places[] = {"attn=emu0,ffn=emu0:0.4,head=emu0", "ffn=emu0:0.5", "head=emu0"};
@@ -376,37 +421,53 @@ Test(placement, devices_work_at_once_and_exchange_little) {
 }
 
 /* Lanes of both devices, waits as spans of their own. */
-Test(placement, traces_have_a_lane_for_each_device) {
-    static const char *const wanted[] = {"\"tid\":\"cpu\"", "\"tid\":\"emu0\"",
-                                         "\"name\":\"wait for sums\",\"cat\":\"wait\"",
-                                         "\"name\":\"wait for the home\",\"cat\":\"wait\""};
-    need_emulation();
+/* Runs tokens of a text by a plan by hand, and looks for all of `wanted` in the trace. */
+static void check_trace(const char *place, size_t token_n, const char *const *wanted) {
     tiny_model t = dense_model(GGUF_F32);
     hotset_model *m = open_model(&t);
-    placement_case c = {.devices = "emu", .place = "ffn=emu0:0.5"};
+    placement_case c = {.devices = "emu", .place = place};
     hotset_plan *plan;
     hotset_engine *engine;
     hotset_session *session;
     hotset_error err = {0};
     char path[256];
-    int32_t token = 3;
+    int32_t token[BATCH];
     rig_temporary(path, sizeof path);
     hotset_engine_options o = {.trace_path = path, .module_folder = HOTSET_MODULE_FOLDER};
+    tiny_tokens(5, m->shape.vocab_n, token, token_n);
     cr_assert_eq(make_plan(&plan, m, &c, &err), HOTSET_OK, "%s", err.message);
     cr_assert_eq(hotset_engine_open(&engine, m, plan, &o, &err), HOTSET_OK, "%s", err.message);
     cr_assert_eq(hotset_session_open(&session, engine, &err), HOTSET_OK, "%s", err.message);
-    cr_assert_eq(hotset_session_append(session, &token, 1, NULL, NULL), HOTSET_OK);
+    cr_assert_eq(hotset_session_append(session, token, token_n, NULL, NULL), HOTSET_OK);
     hotset_session_free(session);
     hotset_engine_free(engine);
     FILE *file = fopen(path, "re");
     char *text = calloc(1, 1 << 20);
     cr_assert(file && fread(text, 1, (1 << 20) - 1, file) > 0);
-    for (size_t i = 0; i < COUNT_OF(wanted); i++) cr_expect(strstr(text, wanted[i]) != NULL, "%s", wanted[i]);
+    for (; *wanted; wanted++)
+        cr_expect_eq(strstr(text, *wanted + (**wanted == '!')) != NULL, **wanted != '!', "%s: %s", place,
+                     *wanted);
     free(text);
     fclose(file);
     unlink(path);
     hotset_plan_free(plan);
     hotset_model_free(m);
+}
+
+/* Lanes of both devices, waits as spans of their own; of streamed weights (three quarters of a layer, in
+ * three pieces) the copies, and no work of the host in the FFN. */
+Test(placement, traces_have_a_lane_for_each_device) {
+    static const char *const lanes[] = {"\"tid\":\"cpu\"", "\"tid\":\"emu0\"",
+                                        "\"name\":\"wait for sums\",\"cat\":\"wait\"",
+                                        "\"name\":\"wait for the home\",\"cat\":\"wait\"", NULL};
+    static const char *const streams[] = {"\"name\":\"stream weights\"",   "\"tid\":\"emu0 copies\"",
+                                          "\"name\":\"wait for weights\"", "!\"name\":\"wait for the home\"",
+                                          "!\"name\":\"wait for sums\"",   NULL};
+    static const char *const few[] = {"!\"name\":\"stream weights\"", "\"name\":\"wait for the home\"", NULL};
+    need_emulation();
+    check_trace("ffn=emu0:0.5", 1, lanes);
+    check_trace("attn=emu0,ffn=emu0:0.25,stream=8", 8, streams);
+    check_trace("attn=emu0,ffn=emu0:0.25,stream=8", 4, few);
 }
 
 /* ---- The bundled model ---- */

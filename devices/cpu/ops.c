@@ -12,7 +12,6 @@ enum {
     COMBINE_CHUNK = 1024,
     CPU_POLLS = 1 << 12 /* of a counter between two looks at the clock */
 };
-#define CPU_WAIT_S_MAX 60 /* more than any device takes for its share of a step */
 
 static void embed_run(cpu_op *op, const cpu_worker *w) {
     const device_matrix *table = &op->op.embed.table;
@@ -157,7 +156,7 @@ static void wait_run(cpu_op *op, const cpu_worker *w) {
         polls = 0;
         sched_yield(); /* emulated devices need the same cores */
         if (begin_s == 0) begin_s = base_now_s();
-        if (base_now_s() - begin_s > CPU_WAIT_S_MAX) *w->gave_up = true;
+        if (base_now_s() - begin_s > w->wait_s) *w->gave_up = true;
     }
 }
 
