@@ -344,8 +344,8 @@ struct device {
 typedef struct device_cpu_options {
     uint32_t thread_n;
     const char *isa; /* NULL: the best */
-    uint32_t wait_s; /* lists wait no longer for another device's counter: more than any takes for its share of
-                        a step; 0: 60 */
+    uint32_t wait_s; /* lists wait no longer for another device's counter: more than any takes for its share
+                        of a step; 0: 60 */
 } device_cpu_options;
 
 /* Opens the CPU and tests its kernels against the references. Errors: E_UNSUPPORTED (isa), E_MEMORY,
