@@ -152,6 +152,7 @@ static hotset_status parse_property(device_spec *out, text property, hotset_erro
     if (begins(&rest, "fail-alloc=")) fault = &o->fail_alloc;
     if (begins(&rest, "fail-copy=")) fault = &o->fail_copy;
     if (begins(&rest, "fail-launch=")) fault = &o->fail_launch;
+    if (begins(&rest, "wrong-copy=")) fault = &o->wrong_copy;
     if (fault) {
         if (out->kind != MACHINE_EMULATED)
             return wrong(err, property, "only emulated devices fail on demand");

@@ -8,7 +8,8 @@
  *   cpu,cuda0,hip1:8GiB,emu:64MiB:fail-alloc=3:fail-copy=7:fail-launch=11:reverse@rtx4070
  * A size limits the memory that may be taken. `emu` is an emulated device, the n-th one is named emu<n>, and
  * what stands behind @ names the recorded machine that it stands in for. fail-*=k: the k-th call of its kind
- * fails; reverse: lanes run in falling order. The name of a machine may be the path of its profile
+ * fails, once the device is open; wrong-copy=k: the k-th copy, from the beginning of its opening, changes a
+ * number; reverse: lanes run in falling order. The name of a machine may be the path of its profile
  * (devices/stand_in.h). */
 #ifndef HOTSET_MODULE_H
 #define HOTSET_MODULE_H
@@ -18,12 +19,12 @@
 
 /* ---- What a module gives away ---- */
 
-enum { MODULE_ABI = 1 };
+enum { MODULE_ABI = 2 };
 
 /* What the emulation is told; others refuse what is not 0. */
 typedef struct module_options {
     uint64_t memory_bytes; /* that may be taken; 0: all (the emulation: 1 GiB) */
-    uint64_t fail_alloc, fail_copy, fail_launch;
+    uint64_t fail_alloc, fail_copy, fail_launch, wrong_copy;
     bool reverse;
 } module_options;
 

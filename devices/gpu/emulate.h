@@ -40,7 +40,8 @@ enum { emuStreamNonBlocking = 1, emuMemcpyDefault = 4, emuStreamCaptureModeThrea
 typedef struct emu_options {
     uint64_t memory_bytes; /* of device memory, > 0 */
     uint64_t fail_alloc, fail_copy, fail_launch;
-    bool reverse; /* lanes run in falling order */
+    uint64_t wrong_copy; /* changes its first number; counted from the device's making on */
+    bool reverse;        /* lanes run in falling order */
 } emu_options;
 
 enum { EMU_DEVICE_MAX = 16 };

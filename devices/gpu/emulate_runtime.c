@@ -21,7 +21,7 @@ typedef struct emu_device {
     emu_options options;
     memory_piece *pieces;
     uint64_t used_bytes; /* of device memory */
-    uint64_t alloc_n, copy_n, launch_n;
+    uint64_t alloc_n, copy_n, launch_n, any_copy_n;
     emuError_t failure; /* sticky: of a kernel */
     char message[EMU_MESSAGE_BYTES];
 } emu_device;
@@ -35,6 +35,7 @@ typedef struct command {
     void *to;
     const void *from;
     size_t bytes; /* of a copy, or of a kernel's arguments */
+    bool wrong;   /* a copy that is to change its first number */
     emuEvent_t event;
     _Alignas(16) uint8_t args[]; /* of a kernel */
 } command;
@@ -213,6 +214,7 @@ static void obey(emuStream_t s, command *c) {
     switch (c->kind) {
     case COMMAND_COPY:
         if (!dead) memmove(c->to, c->from, c->bytes);
+        if (!dead && c->wrong && c->bytes >= sizeof(float)) ((uint8_t *)c->to)[sizeof(float) - 1] ^= 0x40;
         return;
     case COMMAND_EVENT: clock_gettime(CLOCK_MONOTONIC, &c->event->at); return;
     case COMMAND_KERNEL:
@@ -320,6 +322,7 @@ emuError_t emuMemcpyAsync(void *to, const void *from, size_t bytes, int kind, em
     c->to = to;
     c->from = from;
     c->bytes = bytes;
+    c->wrong = injected(&s->device->any_copy_n, s->device->options.wrong_copy);
     put(s, c);
     return emuSuccess;
 }

@@ -71,6 +71,10 @@ void gpu_release(int number);
 hotset_status gpu_measure(device *d, const device_ref *mapped, uint64_t mapped_bytes, double seconds,
                           hotset_limits *out, hotset_error *err);
 
+/* answers.c: asks the kernels for answers that the host knows. Errors: E_DEVICE, which names the operation
+ * whose answer is wrong. */
+hotset_status gpu_ask_answers(device *d, hotset_error *err);
+
 /* Opens the vendor's device `number`, of whose memory capacity_bytes may be taken. graphs: lists become
  * graphs. Errors: E_DEVICE, E_MEMORY. */
 hotset_status gpu_open(device **out, int number, const char *name, uint32_t multiprocessor_n,
