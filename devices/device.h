@@ -330,6 +330,7 @@ struct device {
     const device_interface *api;
     char name[32];      /* cpu, cuda0 ... */
     uint64_t alignment; /* of tensors in slabs, bytes */
+    char note[200]; /* how it works, where that was found out when it was opened: for people; "" nothing */
 };
 
 typedef struct device_cpu_options {

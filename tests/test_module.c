@@ -23,12 +23,17 @@ Test(devices, lists_are_read) {
     cr_assert(spec[0].kind == MACHINE_CPU && strcmp(spec[0].name, "cpu") == 0);
     cr_assert(spec[1].kind == MACHINE_CUDA && spec[1].index == 1 && strcmp(spec[1].name, "cuda1") == 0);
     cr_assert_eq(spec[1].options.memory_bytes, (uint64_t)3 << 29);
+    cr_assert(!spec[1].options.wait && !spec[1].options.graphs && !spec[1].options.wait_limit_ms);
     cr_assert(spec[2].kind == MACHINE_EMULATED && strcmp(spec[2].name, "emu0") == 0);
     const module_options *o = &spec[2].options;
     cr_assert(o->memory_bytes == 64 << 20 && o->fail_alloc == 3 && o->fail_copy == 7 && o->fail_launch == 11);
     cr_assert(o->wrong_copy == 2 && o->reverse && strcmp(spec[2].machine, "rtx4070") == 0);
     cr_assert(spec[3].kind == MACHINE_HIP && strcmp(spec[3].name, "hip0") == 0);
     cr_assert(strcmp(spec[4].name, "emu1") == 0 && spec[4].index == 1 && !spec[4].options.reverse);
+    cr_assert_eq(device_list_parse(spec, &n, "hip0:wait=host:wait-ms=1500:graphs=on", &err), HOTSET_OK, "%s",
+                 err.message);
+    o = &spec[1].options;
+    cr_assert(o->wait == MODULE_WAIT_HOST && o->wait_limit_ms == 1500 && o->graphs == MODULE_GRAPHS_ON);
     cr_assert_eq(device_list_parse(spec, &n, "emu,cpu", &err), HOTSET_OK);
     cr_assert(n == 2 && spec[1].kind == MACHINE_CPU);
 }
@@ -50,6 +55,12 @@ Test(devices, lists_that_are_wrong_are_quoted) {
                  {"emu:fail-copy=x", "'fail-copy=x'"},
                  {"cuda0:fail-copy=1", "'fail-copy=1'"},
                  {"cuda0:wrong-copy=1", "'wrong-copy=1'"},
+                 {"cuda0:fail-graph=1", "'fail-graph=1'"},
+                 {"cuda0:wait=never", "'wait=never'"},
+                 {"cuda0:wait-ms=0", "'wait-ms=0'"},
+                 {"cuda0:wait-ms=4000000", "'wait-ms=4000000'"},
+                 {"cuda0:graphs=maybe", "'graphs=maybe'"},
+                 {"cpu:wait=host", "'wait=host'"},
                  {"cuda0:reverse", "'reverse'"},
                  {"cuda0@rtx4070", "'cuda0@rtx4070'"},
                  {"emu@", "'emu@'"},

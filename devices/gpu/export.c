@@ -33,8 +33,10 @@ static hotset_status acquire(uint32_t i, const char *name, const module_options 
     (void)i;
     *capacity_bytes = o->memory_bytes ? o->memory_bytes : EMULATED_BYTES;
     *multiprocessor_n = EMULATED_MULTIPROCESSORS;
-    const emu_options options = {
-        .memory_bytes = *capacity_bytes, .wrong_copy = o->wrong_copy, .reverse = o->reverse};
+    const emu_options options = {.memory_bytes = *capacity_bytes,
+                                 .wrong_copy = o->wrong_copy,
+                                 .fail_graph = o->fail_graph,
+                                 .reverse = o->reverse};
     if (emu_device_create(number, &options) == emuSuccess) return HOTSET_OK;
     return hotset_fail(err, HOTSET_E_DEVICE, "%s: there can be %d emulated devices", name, EMU_DEVICE_MAX);
 }
@@ -81,7 +83,7 @@ void gpu_release(int number) { (void)number; }
 static hotset_status acquire(uint32_t i, const char *name, const module_options *o, int *number,
                              uint32_t *multiprocessor_n, uint64_t *capacity_bytes, hotset_error *err) {
     gpuDeviceProperties p;
-    if (o->fail_alloc || o->fail_copy || o->fail_launch || o->wrong_copy || o->reverse)
+    if (o->fail_alloc || o->fail_copy || o->fail_launch || o->wrong_copy || o->fail_graph || o->reverse)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "%s: only emulated devices fail on demand", name);
     HOTSET_TRY(properties_of(i, &p, err));
     *number = (int)i;
@@ -99,6 +101,41 @@ static void arm(int number, const module_options *o) {
 
 /* ---- The module ---- */
 
+#define WAIT_LIMIT_S 20 /* more than any work of others in a step takes, less than people's patience */
+
+/* Launched one by one, operations are named by the fault that hits them. */
+static bool has_faults(const module_options *o) { return o->fail_alloc || o->fail_copy || o->fail_launch; }
+
+/* Whether lists are launched as graphs: what is asked for, or else as they are known to do well, if they
+ * work.
+ */
+static hotset_status choose_graphs(device *d, const module_options *o, hotset_error *err) {
+    gpu_device *g = gpu_of(d);
+    char why[96] = "";
+    const bool wanted = o->graphs == MODULE_GRAPHS_DEFAULT ? GPU_GRAPHS : o->graphs == MODULE_GRAPHS_ON;
+    const bool can = g->captures && gpu_try_graphs(g, why, sizeof why);
+    if (g->captures && !can) {
+        (void)gpuStreamDestroy(g->capture);
+        g->captures = false;
+    }
+    g->graphs = wanted && can;
+    if (!can && o->graphs == MODULE_GRAPHS_ON)
+        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "%s: graphs do not work: %s", d->name,
+                           *why ? why : "not with faults");
+    snprintf(d->note, sizeof d->note, "%s%s%s%s",
+             g->graphs ? "lists are graphs" : "lists are launched one by one",
+             *why ? " (graphs do not work: " : "", why, *why ? ")" : "");
+    return HOTSET_OK;
+}
+
+static hotset_status prepare(device *d, const module_options *o, hotset_error *err) {
+    /* so that the number of a launch is the same every time */
+    const module_wait wait = has_faults(o) && !o->wait ? MODULE_WAIT_KERNEL : o->wait;
+    HOTSET_TRY(choose_graphs(d, o, err));
+    HOTSET_TRY(gpu_ask_answers(d, err));
+    return gpu_choose_wait(d, wait, err);
+}
+
 static hotset_status module_open(device **out, uint32_t i, const char *name, const module_options *options,
                                  hotset_error *err) {
     *out = NULL;
@@ -110,10 +147,10 @@ static hotset_status module_open(device **out, uint32_t i, const char *name, con
     if (module_count(&n, &reason)) return hotset_fail(err, HOTSET_E_DEVICE, "%s: %s", name, reason.message);
     if (i >= n) return hotset_fail(err, HOTSET_E_DEVICE, "%s: there are %u devices of this kind", name, n);
     HOTSET_TRY(acquire(i, name, options, &number, &multiprocessor_n, &capacity_bytes, err));
-    /* launched one by one, operations are named by the fault that hits them */
-    const bool faults = options->fail_alloc || options->fail_copy || options->fail_launch;
-    HOTSET_TRY(gpu_open(&d, number, name, multiprocessor_n, capacity_bytes, GPU_GRAPHS && !faults, err));
-    hotset_status status = gpu_ask_answers(d, err);
+    const double wait_limit_s = options->wait_limit_ms ? options->wait_limit_ms * 1e-3 : WAIT_LIMIT_S;
+    const bool captures = !has_faults(options) && (GPU_GRAPHS || options->graphs == MODULE_GRAPHS_ON);
+    HOTSET_TRY(gpu_open(&d, number, name, multiprocessor_n, capacity_bytes, wait_limit_s, captures, err));
+    hotset_status status = prepare(d, options, err);
     if (status) {
         d->api->close(d);
         return status;
