@@ -156,6 +156,7 @@ typedef enum device_op_kind {
     DEVICE_OP_COMBINE,  /* y[r] += sum_j weight[r][j] x[r][j] */
     DEVICE_OP_TALLY,    /* writes down for the host what the FFN of each row uses */
     DEVICE_OP_GATHER,   /* y[i] = x[output[output_from + i]] */
+    DEVICE_OP_PICK,     /* id[r] = the number of x[r]'s largest value */
     DEVICE_OP_WAIT,     /* until *counter >= the epoch of the submission */
     DEVICE_OP_SIGNAL,   /* *counter = epoch */
     DEVICE_OP_COUNT
@@ -273,6 +274,12 @@ typedef struct device_op {
             device_rows x, y;
             uint32_t n;
         } gather;
+        struct {
+            device_rows
+                x; /* [n]; the smallest number among equals, NaN is never the largest; 0 of NaNs only */
+            device_rows id; /* int32_t */
+            uint32_t n;
+        } pick;
         struct {
             device_ref counter; /* uint64_t in pinned memory */
         } counter;

@@ -63,6 +63,7 @@ extern GPU_TABLE gpu_family gpu_embed, gpu_rotary, gpu_norm, gpu_prepare, gpu_ac
 extern GPU_TABLE gpu_family gpu_linear, gpu_experts;          /* matvec.cu and matmul.cu */
 extern GPU_TABLE gpu_family gpu_attend;                       /* attend.cu */
 extern GPU_TABLE gpu_family gpu_select;                       /* neurons.cu */
+extern GPU_TABLE gpu_family gpu_pick;                         /* pick.cu */
 
 /* "rope of layer 3: the GPU has no kernel for weights of type Q5_0" and the like; returns E_UNSUPPORTED. */
 hotset_status gpu_unsupported(hotset_error *err, const device_op *op, const char *what, const char *value);

@@ -5,7 +5,7 @@ set(HOTSET_GPU_HOST devices/gpu/answers.c devices/gpu/device.c devices/gpu/expor
     devices/gpu/limits.c devices/gpu/list.c devices/gpu/operands.c devices/gpu/pump.c devices/gpu/stream_words.c
     devices/gpu/watch.c)
 set(HOTSET_GPU_KERNELS devices/gpu/attend.cu devices/gpu/matmul.cu devices/gpu/matvec.cu devices/gpu/neurons.cu
-    devices/gpu/queue.cu devices/gpu/vector.cu)
+    devices/gpu/pick.cu devices/gpu/queue.cu devices/gpu/vector.cu)
 set(HOTSET_GPU_SHARED engine/base.c profiles/gguf.c profiles/gguf_value.c devices/device.c devices/neurons.c
     devices/cpu/ref_quant.c) # a module stands alone
 
