@@ -2,6 +2,7 @@
  * portable kernels: random shapes, both orders of lanes. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,6 +30,13 @@ static device_op *add_op(gpu_case *c, device_op_kind kind) {
 /* Bytes 0x30 ... 0x3f where scales may stand: ordinary numbers in every type. */
 static void fill_weights(uint8_t *w, uint64_t bytes, random_state *r) {
     for (uint64_t i = 0; i < bytes; i++) w[i] = (uint8_t)(0x30 | (random_u64(r) >> 40 & 15));
+}
+
+/* So that a run without a card says so. */
+Test(gpu, cards_of_this_machine) {
+    char names[512];
+    if (!gpu_rig_cards(names, sizeof names)) cr_skip_test("%s", names);
+    fprintf(stderr, "CARDS: %s\n", names);
 }
 
 Test(gpu, embeds_rows_of_every_type) {
