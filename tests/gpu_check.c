@@ -163,7 +163,7 @@ static hotset_status probe(checking *c) {
 
 /* ---- handshake ---- */
 
-enum { HAND_LAYERS = 48, ROW_N = 4096, LINE = 64 };
+enum { HAND_LAYERS = 48, ROW_N = 4096, LINE = 64, ANSWER_S = 60 };
 enum { GO_AT = STEP_BYTES, DONE_AT = GO_AT + HAND_LAYERS * LINE, HAND_ROW_AT = DONE_AT + HAND_LAYERS * LINE };
 enum { HAND_BYTES = HAND_ROW_AT + ROW_N * 4 };
 
@@ -213,12 +213,12 @@ static void close_handing(handing *h) {
     api->buffer_free(h->workspace);
 }
 
-/* Until the device has set a counter; the watch of the device ends what lasts too long. */
+/* Until the device has set a counter; its own watch ends what lasts too long. */
 static hotset_status see(const handing *h, const uint64_t *at, uint64_t value) {
-    uint64_t capacity_bytes, free_bytes;
+    const double end_s = base_now_s() + ANSWER_S;
     for (uint32_t looks = 1; load(at) < value; looks++)
-        if (looks % (1 << 16) == 0)
-            HOTSET_TRY(h->c->d->api->memory(h->c->d, &capacity_bytes, &free_bytes, &h->c->err));
+        if (looks % (1 << 12) == 0 && base_now_s() > end_s)
+            return hotset_fail(&h->c->err, HOTSET_E_DEVICE, "%s does not answer", h->c->name);
     return HOTSET_OK;
 }
 

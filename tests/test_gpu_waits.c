@@ -295,7 +295,7 @@ Test(gpu_waits, graphs_that_do_not_work_can_be_done_without) {
     cr_assert_null(d);
     cr_assert(strstr(err.message, "emu0: graphs do not work"), "%s", err.message);
     /* later, of a list */
-    spec.options.fail_graph = 2;
+    spec.options.fail_graph = 3;
     cr_assert_eq(device_spec_open(&d, &spec, HOTSET_MODULE_FOLDER, &err), HOTSET_E_DEVICE);
     cr_assert(strstr(err.message, "recording the list from 'norm' on"), "%s", err.message);
 }

@@ -105,9 +105,26 @@ static hotset_status try_one(device *d, module_wait wait, double *seconds, hotse
     return HOTSET_OK;
 }
 
+/* Drivers that say that they can may refuse all the same, e.g. in a sandbox. */
+static bool has_stream_words(gpu_device *g) {
+    uint64_t *word = g->words + GPU_NOTHING;
+    const gpu_word words[] = {{word, 5, false}, {word, 5, true}, {word, 6, false}};
+    gpuStream stream;
+    if (!gpu_stream_words_find(g->number, &g->stream_words)) return false;
+    if (gpuSetDevice(g->number) || gpuStreamCreate(&stream)) {
+        (void)gpuGetLastError();
+        return false;
+    }
+    gpuError code = gpu_stream_words(g->stream_words, stream, words, COUNT_OF(words));
+    if (!code) code = gpuStreamSynchronize(stream);
+    (void)gpuGetLastError();
+    (void)gpuStreamDestroy(stream);
+    return !code && __atomic_load_n(word, __ATOMIC_ACQUIRE) == 6;
+}
+
 hotset_status gpu_choose_wait(device *d, module_wait asked, hotset_error *err) {
     gpu_device *g = gpu_of(d);
-    const bool has_words = gpu_stream_words_find(g->number, &g->stream_words);
+    const bool has_words = has_stream_words(g);
     module_wait best = MODULE_WAIT_BEST;
     double seconds[MODULE_WAIT_COUNT] = {0};
     size_t n = 0;

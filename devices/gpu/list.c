@@ -152,11 +152,28 @@ static gpuError launch_trial(gpu_device *g, gpuGraphExec *exec, bool *made) {
     return code;
 }
 
+/* Kernels that are launched without a list are on the device from now on. */
+static gpuError load_kernels(gpu_device *g) {
+    const gpu_wait_for nothing = {0};
+    gpuGraphExec exec;
+    gpuError code = gpuStreamBeginCapture(g->capture);
+    if (code) return code;
+    gpu_launch_step(g->capture, NULL, 1, NULL, 1, 0, NULL);
+    gpu_launch_wait(g->capture, &nothing, NULL, NULL);
+    gpu_launch_read(g->capture, NULL, 0, 1, NULL);
+    gpu_launch_peak(g->capture, false, 0, 1, NULL);
+    code = gpuGetLastError();
+    gpuError ended = end_capture(g, code ? HOTSET_E_DEVICE : HOTSET_OK, &exec);
+    if (code || ended) return code ? code : ended;
+    return GPU(GraphExecDestroy)(exec);
+}
+
 bool gpu_try_graphs(gpu_device *g, char *why, size_t why_bytes) {
     gpuGraphExec exec;
     bool made = false;
     (void)gpuSetDevice(g->number);
     gpuError code = launch_trial(g, &exec, &made);
+    if (!code) code = load_kernels(g);
     if (code) snprintf(why, why_bytes, "%s", gpuGetErrorString(code));
     (void)gpuGetLastError();
     if (made) (void)GPU(GraphExecDestroy)(exec);

@@ -24,6 +24,7 @@ STEP   probe               what the card is and reaches: memory, multipliers, co
        bench-7b            its speed with 0 to 100 % of the neurons on the card, attention only, and no card at all
        models-30b-skewed, bench-30b-skewed      the same of 30b-a3b Q4_K (17 GB), some experts used much more
        models-30b-uniform, bench-30b-uniform    and of one that uses all alike
+       A bench-* step that runs out of time says so, and goes on where it was when it is run again.
 EOF
 }
 
@@ -207,12 +208,17 @@ bench_one() {
     else
         options+=(--plan cpu)
     fi
-    limited "$(program hotset)" bench "$(model_path)" "${options[@]}" --json >"$log.out" 2>"$log.err" || status=$?
+    if ! [ "$log.done" -nt "$(model_path)" ]; then # what an earlier run has measured stays
+        rm -f "$log.done"
+        limited "$(program hotset)" bench "$(model_path)" "${options[@]}" --json >"$log.out" 2>"$log.err" || status=$?
+        [ $status -ne 0 ] || touch "$log.done"
+    fi
     results+="${results:+, }{\"name\": \"$name\", \"place\": \"$place\", \"profile\": ${with_profile:-false}, "
     if [ $status -eq 0 ]; then
         results+="\"bench\": [$(paste -sd , "$log.out")]}"
     elif [ $status -eq 124 ]; then
         results+="\"not run\": \"no time was left\"}"
+        late="no time was left for some: run the step again"
     else
         results+="\"error\": $(text "$(tail -n 1 "$log.err")")}"
         failed+="${failed:+; }$name: $(tail -n 1 "$log.err")"
@@ -220,29 +226,31 @@ bench_one() {
 }
 
 step_bench() {
-    local results='' failed='' name=$device layers share with_profile=''
+    local results='' failed='' late='' name=$device layers share with_profile=''
     [ -f "$(model_path)" ] || finish SKIP "the model is not there: run models-${step#bench-} first"
     "$(program hotset)" bench --help 2>&1 | grep -q -- --place || finish SKIP "this hotset places nothing on GPUs: bench has no --place"
     "$(program hotset)" bench --help 2>&1 | grep -q -- --profile && with_profile=true
     [ "$device" = emu ] && name=emu0
-    layers=$(limited "$(program hotset)" inspect "$(model_path)" --json | grep -oE '"(layer_n|layers|block_count)": *[0-9]+' | grep -oE '[0-9]+$' | head -n 1)
-    [ -n "$layers" ] || layers=$([ "$step" = bench-7b ] && echo 32 || echo 48)
+    layers=$(limited "$(program hotset)" inspect "$(model_path)" --json |
+        sed -nE 's/.*\.block_count": .*"value": ([0-9]+).*/\1/p' | head -n 1)
+    [ -n "$layers" ] || finish FAIL "hotset inspect does not tell the model's layers"
     bench_one "cpu alone" ""
     bench_one "attention only" "attn=$name:$layers"
     for share in 0 0.25 0.5 0.75 1; do
         bench_one "share $share" "attn=$name:$layers,ffn=$name:$share,head=$name"
     done
-    finish "$([ -z "$failed" ] && echo PASS || echo FAIL)" "$failed" "[$results]"
+    finish "$([ -z "$failed" ] && echo PASS || echo FAIL)" "$failed$late" "[$results]"
 }
 
+# A pack, or a build, whose programs stand in two folders.
 find_programs() {
-    local folder
-    for folder in "$from" "$here" "$root/build/gpu-pack"; do
-        [ -x "$folder/bin/gpu_check" ] || continue
-        programs=$folder/bin libraries=$folder/lib
-        return 0
-    done
-    for folder in "$from" "$root/build"; do # a build, whose programs stand in two folders
+    local folder folders=("$here" "$root/build/gpu-pack" "$root/build")
+    [ -z "$from" ] || folders=("$from")
+    for folder in "${folders[@]}"; do
+        if [ -x "$folder/bin/gpu_check" ]; then
+            programs=$folder/bin libraries=$folder/lib
+            return 0
+        fi
         [ -x "$folder/tests/gpu_check" ] || continue
         programs=$(mktemp -d) libraries=
         trap 'rm -rf "$programs"' EXIT
