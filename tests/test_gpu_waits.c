@@ -261,6 +261,73 @@ Test(gpu_waits, queues_close_while_they_wait) {
     }
 }
 
+/* ---- What is told of them ---- */
+
+typedef struct told {
+    uint32_t n, wait_n;
+    double end_s; /* of the last one */
+} told;
+
+static void count_span(void *cookie, const device_op *op, uint32_t row_n, double begin_s, double end_s) {
+    told *t = cookie;
+    cr_assert_eq(op->layer_i, t->n / 3);
+    cr_assert(row_n == 1 && begin_s <= end_s && begin_s >= t->end_s - 1e-4, "%s", op->name);
+    t->end_s = end_s;
+    t->wait_n += op->kind == DEVICE_OP_WAIT && end_s - begin_s > 1e-3;
+    t->n++;
+}
+
+Test(gpu_waits, waits_are_traced) {
+    for (size_t i = 0; i < COUNT_OF(ways); i++) {
+        char properties[64];
+        layers l;
+        told t = {0};
+        hotset_error err = {0};
+        snprintf(properties, sizeof properties, ":wait=%s", ways[i]);
+        open_layers(&l, properties);
+        l.d->api->set_trace(l.d, count_span, &t);
+        must(l.d->api->submit(l.queue, l.list, 1, &err), &err);
+        for (uint32_t j = 0; j < LAYERS; j++) {
+            pause_ms(5);
+            store(&l, GO_AT + 64 * j, 1);
+        }
+        must(l.d->api->queue_drain(l.queue, &err), &err);
+        cr_assert_eq(t.n, 3 * LAYERS);
+        if (i != 2) cr_assert(t.wait_n > 0, "%s", ways[i]); /* the host's waits are no work of the stream */
+        close_layers(&l);
+    }
+}
+
+Test(gpu_waits, as_many_wait_as_can_be_watched) {
+    enum { MANY = 1100 };
+    device *d = gpu_rig_open("");
+    hotset_error err = {0};
+    static device_queue *q[MANY];
+    static device_list *list[MANY];
+    device_buffer *pinned, *workspace;
+    must(d->api->buffer_alloc(d, DEVICE_MEMORY_PINNED, 4096, &pinned, &err), &err);
+    must(d->api->buffer_alloc(d, DEVICE_MEMORY_DEVICE, 4096, &workspace, &err), &err);
+    const device_op wait = {
+        .kind = DEVICE_OP_WAIT, .name = "wait", .row_max = 1, .counter.counter = {pinned, 1024}};
+    hotset_status status = HOTSET_OK;
+    uint32_t n = 0;
+    must(d->api->queue_open(d, DEVICE_QUEUE_COMPUTE, &q[0], &err), &err);
+    while (!status && n < MANY) {
+        status = d->api->list_record(d, &wait, 1, (device_ref){pinned, 0}, 1, (device_ref){workspace, 0},
+                                     &list[n], &err);
+        n += !status;
+    }
+    cr_assert_eq(status, HOTSET_E_MEMORY);
+    cr_assert(n == 1023 && strstr(err.message, "emu0: more than 1024 queues and lists"), "%s", err.message);
+    d->api->list_free(list[--n]);
+    must(d->api->queue_open(d, DEVICE_QUEUE_COMPUTE, &q[1], &err), &err);
+    while (n > 0) d->api->list_free(list[--n]);
+    for (int i = 0; i < 2; i++) d->api->queue_close(q[i]);
+    d->api->buffer_free(pinned);
+    d->api->buffer_free(workspace);
+    d->api->close(d);
+}
+
 /* ---- What is found out at open ---- */
 
 static void check_note(const char *properties, const char *const said[2]) {

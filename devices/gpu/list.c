@@ -185,8 +185,13 @@ static bool cuts(const gpu_device *g, const device_op *op) {
 }
 
 static hotset_status cut(device_list *l, hotset_error *err) {
-    uint32_t n = 1;
-    for (uint32_t i = 0; i < l->op_n; i++) n += cuts(l->gpu, &l->op[i]);
+    uint32_t n = 1, wait_n = 0;
+    for (uint32_t i = 0; i < l->op_n; i++) {
+        n += cuts(l->gpu, &l->op[i]);
+        wait_n += l->op[i].kind == DEVICE_OP_WAIT;
+    }
+    if (wait_n) HOTSET_TRY(gpu_mark_take(l->gpu, &l->mark, err));
+    l->call.mark = l->mark;
     HOTSET_TRY(base_calloc(&l->piece, n, sizeof *l->piece, "operations", err));
     l->piece_n = n;
     piece *p = l->piece;
@@ -245,9 +250,7 @@ hotset_status gpu_list_record(device *d, const device_op *ops, uint32_t op_n, de
                          .gave_up = g->words + GPU_GAVE_UP,
                          .workspace = head + head_bytes(copy_row_max),
                          .multiprocessor_n = g->multiprocessor_n};
-    status = gpu_mark_take(g, &l->mark, err);
-    l->call.mark = l->mark;
-    if (!status) status = cut(l, err);
+    status = cut(l, err);
     for (uint32_t i = 0; i < l->piece_n && g->captures && !status; i++)
         if (l->piece[i].n) status = capture(g, l, &l->piece[i], err);
     if (status)

@@ -7,6 +7,7 @@ enum { BLOCK = 256 };
 
 /* About an hour: the host's watch (watch.c) ends waits long before, as long as there is a host. */
 #define POLLS_MAX (3600 * GPU_POLLS_PER_S)
+enum { POLLS_PER_LOOK = 16 }; /* at the word that ends all waits: each look costs as much as a poll */
 
 struct step_args {
     const device_step *from; /* pinned */
@@ -54,8 +55,8 @@ GPU_KERNEL(1) wait_for(const wait_args a) {
         GPU_FENCE_SYSTEM();
         GPU_STORE_SYSTEM(&a.w.mark_at->at, a.w.mark.at);
         while (GPU_LOAD_SYSTEM(a.w.counter) < value) {
-            const bool abandoned = GPU_LOAD_SYSTEM(a.abandon) != 0;
-            if (abandoned || ++polls == POLLS_MAX) {
+            const bool abandoned = ++polls % POLLS_PER_LOOK == 0 && GPU_LOAD_SYSTEM(a.abandon) != 0;
+            if (abandoned || polls == POLLS_MAX) {
                 GPU_STORE_SYSTEM(a.gave_up, abandoned ? GPU_GAVE_UP_ABANDONED : GPU_GAVE_UP_LATE);
                 break;
             }

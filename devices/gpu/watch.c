@@ -104,7 +104,8 @@ hotset_status gpu_mark_take(gpu_device *g, gpu_mark **out, hotset_error *err) {
     }
     pthread_mutex_unlock(&w->lock);
     if (*out) return HOTSET_OK;
-    return hotset_fail(err, HOTSET_E_MEMORY, "%s: more than %d queues and lists", g->base.name, GPU_MARKS);
+    return hotset_fail(err, HOTSET_E_MEMORY, "%s: more than %d queues and lists that wait", g->base.name,
+                       GPU_MARKS);
 }
 
 void gpu_mark_give(gpu_device *g, gpu_mark *mark) {
