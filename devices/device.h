@@ -159,6 +159,7 @@ typedef enum device_op_kind {
     DEVICE_OP_COPY,     /* y[r] = x[r], or y[r] += x[r] */
     DEVICE_OP_TALLY,    /* writes down for the host what the FFN of each row uses */
     DEVICE_OP_GATHER,   /* y[i] = x[output[output_from + i]] */
+    DEVICE_OP_PICK,     /* id[r] = the number of x[r]'s largest value */
     DEVICE_OP_WAIT,     /* until *counter >= the epoch of the submission */
     DEVICE_OP_SIGNAL,   /* *counter = epoch */
     DEVICE_OP_COUNT
@@ -283,6 +284,12 @@ typedef struct device_op {
             uint32_t n;
         } gather;
         struct {
+            device_rows
+                x; /* [n]; the smallest number among equals, NaN is never the largest; 0 of NaNs only */
+            device_rows id; /* int32_t */
+            uint32_t n;
+        } pick;
+        struct {
             device_ref counter; /* uint64_t in pinned memory */
         } counter;
     };
@@ -339,6 +346,7 @@ struct device {
     const device_interface *api;
     char name[32];      /* cpu, cuda0 ... */
     uint64_t alignment; /* of tensors in slabs, bytes */
+    char note[200]; /* how it works, where that was found out when it was opened: for people; "" nothing */
 };
 
 typedef struct device_cpu_options {

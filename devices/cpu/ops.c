@@ -146,6 +146,20 @@ static void gather_run(cpu_op *op, const cpu_worker *w) {
                sizeof(float) * op->op.gather.n);
 }
 
+/* NaN is larger than nothing; where the largest so far is NaN, anything else is. */
+static int32_t largest_of(const float *x, uint32_t n) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (x[i] > x[best] || (x[best] != x[best] && x[i] == x[i])) best = i;
+    return (int32_t)best;
+}
+
+static void pick_run(cpu_op *op, const cpu_worker *w) {
+    uint32_t row_n = cpu_row_n(op, w);
+    for (uint32_t r; (r = cpu_take(op, 0)) < row_n;)
+        *(int32_t *)(void *)cpu_row(op->op.pick.id, r) = largest_of(cpu_row(op->op.pick.x, r), op->op.pick.n);
+}
+
 static void wait_run(cpu_op *op, const cpu_worker *w) {
     if (w->thread_i != 0) return;
     _Atomic uint64_t *counter = cpu_at(op->op.counter.counter);
@@ -176,6 +190,7 @@ void cpu_op_run(cpu_op *op, const cpu_worker *w) {
         [DEVICE_OP_GATHER] = gather_run,       [DEVICE_OP_WAIT] = wait_run,
         [DEVICE_OP_SIGNAL] = signal_run,       [DEVICE_OP_SELECT] = cpu_select_run,
         [DEVICE_OP_TALLY] = cpu_tally_run,     [DEVICE_OP_COPY] = copy_run,
+        [DEVICE_OP_PICK] = pick_run,
     };
     run[op->op.kind](op, w);
 }
