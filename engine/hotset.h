@@ -324,6 +324,7 @@ typedef struct hotset_verify_options {
     uint32_t candidate_n; /* so many plans at most are timed, controls included; 0: 4 */
     uint32_t token_n;     /* tokens of each timing; 0: as many as take half a second, at least 8 */
     uint32_t round_n;     /* timings of each, in turns; 0: 5 */
+    const char *devices, *module_folder; /* as for hotset_engine_options */
     hotset_cancel_fn *cancel;
     hotset_progress_fn *progress;
     void *cookie;
