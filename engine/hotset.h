@@ -104,6 +104,7 @@ typedef struct hotset_shape {
     uint32_t ff_n;      /* FFN neurons of a layer, or of one expert */
     uint32_t expert_n;  /* 0: dense FFN */
     uint32_t expert_used_n;
+    uint32_t expert_layer_n; /* layers that have experts */
     uint32_t vocab_n;
     uint32_t context_train_n; /* context length of the training */
     uint32_t window_n;        /* sliding attention window in tokens, 0: none */

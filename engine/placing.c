@@ -43,7 +43,8 @@ static void add_vectors(problem_layer *to, const hotset_model *m, const model_la
 }
 
 static void make_mixer(problem_layer *to, const placing *what, uint32_t layer_i) {
-    static const arch_role roles[] = {ARCH_ATTN_Q, ARCH_ATTN_K, ARCH_ATTN_V, ARCH_ATTN_OUT, ARCH_ROUTER};
+    static const arch_role roles[] = {ARCH_ATTN_Q, ARCH_ATTN_K,      ARCH_ATTN_V,    ARCH_ATTN_OUT,
+                                      ARCH_ROUTER, ARCH_SHARED_GATE, ARCH_SHARED_UP, ARCH_SHARED_DOWN};
     const model_layer *layer = &what->model->layer[layer_i];
     const hotset_shape *s = &what->model->shape;
     const hotset_plan_options *o = what->options;
@@ -199,7 +200,7 @@ static uint64_t host_table_bytes(const placing *what, const problem *p) {
 static uint64_t gpu_table_bytes(const placing *what, const problem *p, uint32_t d) {
     uint64_t bytes = p->rotary_bytes;
     for (uint32_t role = 0; role < ARCH_LAYER_ROLES; role++)
-        if (what->model->tensor[role].present && what->model->tensor[role].values && role != ARCH_ROPE_FREQS)
+        if (what->model->tensor[role].present && what->model->tensor[role].values && weights_is_global(role))
             bytes += weights_vector_bytes(&what->model->tensor[role]);
     return round_up(bytes, what->machine->device[what->device[d]].alignment_bytes) - p->rotary_bytes;
 }
@@ -234,7 +235,7 @@ static hotset_status fill(problem *p, const placing *what, hotset_error *err) {
     p->head = whole(m->shape.tied ? embedding : head);
     p->tied = m->shape.tied;
     p->embedding_bytes = aligned(model_matrix_bytes(embedding));
-    p->rotary_bytes = aligned(m->rotary.pair_n * sizeof(double));
+    p->rotary_bytes = weights_rotary_bytes(m);
     set_devices(p, what);
     return problem_check(p, err);
 }

@@ -16,7 +16,7 @@ footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t r
     uint64_t ff = max_u64(w->ff_n, experts_ff), bytes = 0;
     s.hidden = reserve(&bytes, row_n, w->embd_n);
     s.normed = reserve(&bytes, row_n, w->embd_n);
-    s.normed_2 = reserve(&bytes, row_n, w->parallel ? w->embd_n : 0);
+    s.normed_2 = reserve(&bytes, row_n, w->second ? w->embd_n : 0);
     s.query = reserve(&bytes, row_n, w->query_n);
     s.key = reserve(&bytes, row_n, w->key_n);
     s.value = reserve(&bytes, row_n, w->value_n);

@@ -16,8 +16,8 @@
 enum {
     PROBLEM_DEVICE_MAX = 9, /* the CPU and eight GPUs */
     PROBLEM_LAYER_MAX = 4096,
-    PROBLEM_MIXER_MAX = 6, /* tensors of a mixer: query, key, value, output; or five of latent attention;
-                              and the router */
+    PROBLEM_MIXER_MAX = 10, /* tensors of a mixer: query, key, value, output; or six of latent attention; the
+                               router; and three of experts that every token uses */
     PROBLEM_UNIT_MAX = 1 << 24
 };
 

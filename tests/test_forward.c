@@ -78,6 +78,12 @@ Test(forward, architectures) {
         {"biases of the FFN", {.arch = "llama", .ffn_bias = true}, NULL},
         {"biases of the FFN without gate", {.arch = "arcee", .ffn_bias = true}, NULL},
         {"llama with q and k norm", {.arch = "llama", .qk_norm = true}, NULL},
+        {"nemotron", {.arch = "nemotron", .head_kv_n = 2, .rotated_n = 8}, NULL},
+        {"nemotron with biases",
+         {.arch = "nemotron", .qkv_bias = true, .output_bias = true, .ffn_bias = true},
+         NULL},
+        {"falcon", {.arch = "falcon", .head_kv_n = 1, .fused_qkv = true}, NULL},
+        {"falcon of two norms", {.arch = "falcon", .head_kv_n = 2, .second_norm = true}, NULL},
     };
     check_variants(v, COUNT_OF(v));
 }
@@ -180,6 +186,8 @@ Test(forward, experts) {
         {"qwen3moe tied", {EXPERTS("qwen3moe", 8, 2), .qk_norm = true, .tied = true}, NULL},
         {"bias of the router", {EXPERTS("llama", 8, 3), .router_bias = true}, NULL},
         {"many experts", {EXPERTS("qwen3moe", 70, 9), .qk_norm = true}, NULL},
+        {"olmoe", {EXPERTS("olmoe", 8, 3), .qk_norm = true}, NULL},
+        {"olmoe with fewer key heads", {EXPERTS("olmoe", 8, 3), .head_kv_n = 2, .qk_norm = true}, NULL},
     };
 #undef EXPERTS
     check_variants(v, COUNT_OF(v));

@@ -157,11 +157,21 @@ static void merge(const device_op *op, partial into, partial next) {
     }
 }
 
+/* exp(max) / (exp(max) sum + exp(sink)): what outputs are multiplied with where the softmax has one score
+ * more.
+ */
+static float with_sink(float max, float sum, float sink) {
+    float all = fmaxf(max, sink), share = expf(max - all);
+    return share / (sum * share + expf(sink - all));
+}
+
 static void write_output(const device_op *op, uint32_t r, uint32_t head_kv, partial p) {
     uint32_t n = op->attend.value_n;
     float *y = cpu_row(op->attend.y, r) + (size_t)head_kv * group_n(op) * n;
+    const float *sinks = cpu_floats(op->attend.sinks);
     for (uint32_t g = 0; g < group_n(op); g++) {
         float inverse = 1 / p.sum[g];
+        if (sinks) inverse = with_sink(p.max[g], p.sum[g], sinks[head_kv * group_n(op) + g]);
         for (uint32_t i = 0; i < n; i++) y[(size_t)g * n + i] = p.out[(size_t)g * n + i] * inverse;
     }
 }
