@@ -110,6 +110,35 @@ static const arch archs[] = {
      .rules = ARCH_LAYER_NORM | ARCH_PARALLEL,
      .activation = "gelu",
      .powerinfer_activation = "relu"},
+    {.name = "phi3", .rules = ARCH_GATED | ARCH_FUSED_GATE_UP, .activation = "silu"},
+    {.name = "gemma2",
+     .rules = ARCH_GATED | ARCH_POST_NORM | ARCH_SCALED_EMBED,
+     .activation = "gelu_tanh",
+     .window_period = 2,
+     .window_n = 4096,
+     .attention_cap = 50,
+     .logit_cap = 30,
+     .wide_layer_n = 46},
+    {.name = "gemma3",
+     .rules = ARCH_GATED | ARCH_QK_NORM | ARCH_POST_NORM | ARCH_SCALED_EMBED,
+     .activation = "gelu_tanh",
+     .window_period = 6,
+     .local_base = 10000,
+     .wide_layer_n = 62},
+    {.name = "smallthinker",
+     .rules = ARCH_GATED | ARCH_ROUTER_NORM | ARCH_ROUTER_RAW | ARCH_FULL_UNROTATED,
+     .activation = "relu",
+     .window_period = 4,
+     .full_first = true},
+    {.name = "glm4moe",
+     .rules = ARCH_GATED | ARCH_QKV_BIAS | ARCH_ROUTER_NORM,
+     .activation = "silu",
+     .gating = ARCH_GATING_SIGMOID},
+    {.name = "gpt-oss",
+     .rules = ARCH_GATED | ARCH_QKV_BIAS | ARCH_YARN_UNROUNDED,
+     .activation = "swiglu_oai",
+     .gating = ARCH_GATING_SOFTMAX_AFTER,
+     .window_period = 2},
 };
 
 const arch *arch_find(gguf_string name) {
@@ -119,10 +148,11 @@ const arch *arch_find(gguf_string name) {
 }
 
 const char *arch_names(void) {
-    return "llama, qwen2, qwen3, qwen3moe, olmoe, arcee, nemotron, bamboo, falcon";
+    return "llama, qwen2, qwen3, qwen3moe, olmoe, arcee, nemotron, bamboo, falcon, phi3, gemma2, gemma3, "
+           "smallthinker, glm4moe, gpt-oss";
 }
 
-const char *arch_activation_names(void) { return "silu, gelu, gelu_tanh, relu, relu2, drelu"; }
+const char *arch_activation_names(void) { return "silu, gelu, gelu_tanh, relu, relu2, drelu, swiglu_oai"; }
 
 bool arch_activation_find(gguf_string name, arch_activation *out, const char **canonical) {
     static const struct {
@@ -140,6 +170,7 @@ bool arch_activation_find(gguf_string name, arch_activation *out, const char **c
         {"relu_squared", "relu2", ARCH_ACT_RELU2},
         {"relu^2", "relu2", ARCH_ACT_RELU2},
         {"drelu", "drelu", ARCH_ACT_DRELU},
+        {"swiglu_oai", "swiglu_oai", ARCH_ACT_SWIGLU_OAI},
     };
     for (size_t i = 0; i < COUNT_OF(rows); i++)
         if (gguf_string_is(name, rows[i].name)) {

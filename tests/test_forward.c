@@ -193,6 +193,115 @@ Test(forward, experts) {
     check_variants(v, COUNT_OF(v));
 }
 
+/* ---- Architectures with ways of their own ------------------------------------------------------------ */
+
+Test(forward, phi3) {
+    static const variant v[] = {
+        {"phi3", {.arch = "phi3", .fused_qkv = true}, NULL},
+        {"phi3 with q, k and v apart", {.arch = "phi3", .head_kv_n = 2}, NULL},
+        {"phi3 with a window", {.arch = "phi3", .head_kv_n = 2, .fused_qkv = true, .window_n = 9}, NULL},
+        {"phi3, part of the head", {.arch = "phi3", .fused_qkv = true, .rotated_n = 12}, NULL},
+        {"phi3 with relu", {.arch = "phi3", .activation = "relu"}, NULL},
+        {"short divisors",
+         {.arch = "phi3", .fused_qkv = true, .rope_factors = true, .rope_attn_factor = 1.19f},
+         NULL},
+        {"long divisors",
+         {.arch = "phi3",
+          .fused_qkv = true,
+          .rope_factors = true,
+          .rope_kind = "longrope",
+          .rope_original_n = 64,
+          .rope_attn_factor = 1.19f},
+         NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+}
+
+Test(forward, gemma) {
+    static const variant v[] = {
+        {"gemma2", {.arch = "gemma2", .head_kv_n = 2, .tied = true, .window_n = 6}, NULL},
+        {"gemma2 with the usual window", {.arch = "gemma2", .tied = true}, NULL},
+        {"gemma2 with tight caps",
+         {.arch = "gemma2", .tied = true, .window_n = 6, .attention_cap = 0.7f, .logit_cap = 1.5f},
+         NULL},
+        {"gemma2 of 46 layers",
+         {.arch = "gemma2", .layer_n = 46, .embd_n = 32, .head_n = 2, .key_n = 24, .vocab_n = 64},
+         NULL},
+        {"gemma3",
+         {.arch = "gemma3", .layer_n = 7, .head_kv_n = 2, .qk_norm = true, .tied = true, .window_n = 5},
+         NULL},
+        {"gemma3, global layers scaled",
+         {.arch = "gemma3",
+          .layer_n = 7,
+          .qk_norm = true,
+          .window_n = 5,
+          .freq_base = 1e6f,
+          .rope_kind = "linear",
+          .rope_factor = 8},
+         NULL},
+        {"gemma3 with another period",
+         {.arch = "gemma3",
+          .layer_n = 4,
+          .qk_norm = true,
+          .window_n = 5,
+          .window_period = 3,
+          .freq_base = 1e6f},
+         NULL},
+        {"gemma3 without a window", {.arch = "gemma3", .qk_norm = true, .freq_base = 1e6f}, NULL},
+        {"caps of any architecture", {.arch = "llama", .attention_cap = 0.7f, .logit_cap = 1.5f}, NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+}
+
+#define EXPERTS(architecture, n, used) .arch = architecture, .expert_n = n, .expert_used_n = used, .ff_n = 48
+
+Test(forward, smallthinker) {
+    static const variant v[] = {
+        {"softmax", {EXPERTS("smallthinker", 8, 3), .layer_n = 5, .head_kv_n = 2, .window_n = 6}, NULL},
+        {"sigmoid", {EXPERTS("smallthinker", 8, 3), .layer_n = 5, .window_n = 6, .gating_func = 2}, NULL},
+        {"without a window", {EXPERTS("smallthinker", 8, 3), .layer_n = 5}, NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+}
+
+Test(forward, glm4moe) {
+#define GLM                                                                                                  \
+    EXPERTS("glm4moe", 8, 3), .layer_n = 3, .dense_n = 1, .shared_n = 40, .qkv_bias = true, .rotated_n = 8
+    static const variant v[] = {
+        {"glm4moe", {GLM, .head_kv_n = 2, .choice_bias = true, .weights_scale = 2.5f}, NULL},
+        {"with norms of q and k", {GLM, .qk_norm = true, .choice_bias = true}, NULL},
+        {"without the bias", {GLM, .weights_norm = "true"}, NULL},
+        {"weights as they are", {GLM, .choice_bias = true, .weights_norm = "false"}, NULL},
+        {"with a block that guesses ahead", {GLM, .choice_bias = true, .next_n = 1, .by_layer = true}, NULL},
+        {"best of groups", {GLM, .choice_bias = true, .group_n = 4, .group_used_n = 2}, NULL},
+        {"softmax of groups", {GLM, .gating_func = 1, .group_n = 4, .group_used_n = 2}, NULL},
+        {"groups of one", {GLM, .group_n = 8, .group_used_n = 5}, NULL},
+        {"one group", {GLM, .group_n = 1, .group_used_n = 1}, NULL},
+        {"relu", {GLM, .activation = "relu"}, NULL},
+    };
+#undef GLM
+    check_variants(v, COUNT_OF(v));
+}
+
+Test(forward, gpt_oss) {
+#define OSS                                                                                                  \
+    EXPERTS("gpt-oss", 8, 3), .qkv_bias = true, .output_bias = true, .router_bias = true, .head_kv_n = 2,    \
+                              .key_n = 32
+    static const variant v[] = {
+        {"gpt-oss", {OSS, .window_n = 6}, NULL},
+        {"yarn",
+         {OSS, .window_n = 6, .freq_base = 150000, .rope_kind = "yarn", .rope_factor = 32,
+          .rope_original_n = 64},
+         NULL},
+        {"no window", {OSS}, NULL},
+        {"merged", {OSS, .window_n = 6, .expert_storage = TINY_EXPERTS_MERGED}, NULL},
+        {"relu", {OSS, .window_n = 6, .activation = "relu"}, NULL},
+    };
+#undef OSS
+    check_variants(v, COUNT_OF(v));
+}
+#undef EXPERTS
+
 /* ---- Long texts ------------------------------------------------------------------------------------- */
 
 /* Longer than two runs of the attention, than several panels of the prefill, also for a single expert. */
@@ -375,6 +484,14 @@ Test(forward, types_equal_their_rounding_twin) {
          {WIDTHS, .expert_n = 3, .expert_used_n = 1, .expert_storage = TINY_EXPERTS_MERGED},
          NULL},
         {"fused q, k, v", {WIDTHS, .arch = "qwen2", .fused_qkv = true, .qkv_bias = true}, NULL},
+        {"gate and up in one", {WIDTHS, .arch = "phi3"}, NULL},
+        {"sums normed", {WIDTHS, .arch = "gemma2", .window_n = 3, .tied = true}, NULL},
+        {"cut, with sinks",
+         {WIDTHS, .arch = "gpt-oss", .expert_n = 4, .expert_used_n = 2, .qkv_bias = true, .window_n = 3},
+         NULL},
+        {"sigmoids, shared experts",
+         {WIDTHS, .arch = "glm4moe", .expert_n = 4, .expert_used_n = 2, .qkv_bias = true, .shared_n = 256},
+         NULL},
     };
 #undef WIDTHS
     for (size_t i = 0; i < COUNT_OF(v); i++)
@@ -385,7 +502,8 @@ Test(forward, types_equal_their_rounding_twin) {
 
 /* An error could hide where logits are flat, or do not depend on the text. */
 Test(forward, tiny_models_tell_texts_apart) {
-    static const char *const arch[] = {"llama", "qwen2", "qwen3", "qwen3moe", "arcee"};
+    static const char *const arch[] = {"llama", "qwen2", "qwen3",  "qwen3moe", "olmoe",   "smallthinker",
+                                       "arcee", "phi3",  "gemma2", "gemma3",   "nemotron"};
     for (size_t a = 0; a < COUNT_OF(arch); a++) {
         enum { VOCAB_N = 272 };
         char path[256];
@@ -393,7 +511,8 @@ Test(forward, tiny_models_tell_texts_apart) {
         int32_t tokens[TOKEN_N];
         float other[TOKEN_N * VOCAB_N];
         static double one[TOKEN_N * VOCAB_N], two[TOKEN_N * VOCAB_N];
-        tiny_model model = {.arch = arch[a], .expert_n = a == 3 ? 8 : 0, .expert_used_n = a == 3 ? 2 : 0};
+        tiny_model model = {
+            .arch = arch[a], .expert_n = a >= 3 && a < 6 ? 8 : 0, .expert_used_n = a >= 3 && a < 6 ? 2 : 0};
         rig_temporary(path, sizeof path);
         tiny_model_write(path, &model);
         cr_assert_eq(gguf_open(&g, path, NULL), HOTSET_OK);

@@ -110,6 +110,8 @@ static void check_kept(const char *name, double tolerance) {
 Test(reference_logits, olmoe) { check_kept("olmoe-F16", 0.005); }
 Test(reference_logits, nemotron) { check_kept("nemotron-F16", 0.005); }
 
+Test(reference_logits, gpt_oss) { check_kept("gpt-oss-F32", 0.005); }
+
 /* The trained models' logits are kept beside the checkout: a megabyte each. */
 static void check_trained(const char *folder, const char *name) {
     char model[512], logits[512];
