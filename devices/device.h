@@ -155,7 +155,7 @@ static inline uint64_t device_tally_bytes(device_tally kind, uint32_t n) {
 }
 
 typedef enum device_op_kind {
-    DEVICE_OP_EMBED,    /* y[r] = scale * table[token of r] */
+    DEVICE_OP_EMBED,    /* y[r] = scale * table[token of r], + positions[position of r] */
     DEVICE_OP_ROTARY,   /* table of (cos, sin) for each row's position */
     DEVICE_OP_NORM,     /* y = norm(x) */
     DEVICE_OP_LINEAR,   /* y_i = W_i x + b_i, i < part_n */
@@ -186,6 +186,8 @@ typedef struct device_op {
             device_matrix table;
             device_rows y;
             float scale;
+            device_matrix positions; /* in_n 0: none */
+            uint32_t position_from;  /* the row of position 0 */
         } embed;
         struct {
             device_ref inverse_frequency; /* [pair_n] doubles: radians per position */

@@ -30,6 +30,7 @@
 
 const arch_tensor arch_tensors[] = {
     MATRIX(EMBED, "token_embd.weight", EMBD, VOCAB, ALWAYS, EMBED),
+    MATRIX(POSITIONS, "position_embd.weight", EMBD, POSITIONS, IF_POSITIONS, POSITIONS),
     VECTOR(OUTPUT_NORM, "output_norm.weight", EMBD, ALWAYS),
     VECTOR(OUTPUT_NORM_BIAS, "output_norm.bias", EMBD, IF_NORM_BIAS),
     MATRIX(OUTPUT, "output.weight", EMBD, VOCAB, OPTIONAL, OUTPUT), /* absent: tied to the embedding */
@@ -79,6 +80,7 @@ const arch_tensor arch_tensors[] = {
     NEURONS(FFN_DOWN, "ffn_down_neuron.weight", FF, EMBD, NONE, BY_NEURON),
     MATRIX(FFN_DOWN, "ffn_down.weight", FF, EMBD, IF_DENSE, FFN_DOWN),
     VECTOR(FFN_DOWN_BIAS, "ffn_down.bias", EMBD, OPTIONAL),
+    VECTOR(FFN_DOWN_BIAS, "ffn_down_t.bias", EMBD, OPTIONAL), /* PowerInfer's converter renames both */
     MATRIX(PREDICTOR_IN, "fc1.weight", EMBD, RANK, IF_PREDICTOR, PREDICTOR_IN),
     MATRIX(PREDICTOR_OUT, "fc2.weight", RANK, FF, IF_PREDICTOR, PREDICTOR_OUT),
     EXPERTS(EXPERT_GATE_UP, "ffn_gate_up_exps.weight", EMBD, FF_EXPERT_TWICE, OPTIONAL, EXPERT_GATE_UP, NULL),
@@ -110,6 +112,10 @@ static const arch archs[] = {
      .rules = ARCH_LAYER_NORM | ARCH_PARALLEL,
      .activation = "gelu",
      .powerinfer_activation = "relu"},
+    {.name = "opt",
+     .rules = ARCH_LAYER_NORM | ARCH_LEARNED_POSITIONS,
+     .activation = "relu",
+     .position_from = 2},
     {.name = "phi3", .rules = ARCH_GATED | ARCH_FUSED_GATE_UP, .activation = "silu"},
     {.name = "gemma2",
      .rules = ARCH_GATED | ARCH_POST_NORM | ARCH_SCALED_EMBED,
@@ -148,7 +154,7 @@ const arch *arch_find(gguf_string name) {
 }
 
 const char *arch_names(void) {
-    return "llama, qwen2, qwen3, qwen3moe, olmoe, arcee, nemotron, bamboo, falcon, phi3, gemma2, gemma3, "
+    return "llama, qwen2, qwen3, qwen3moe, olmoe, arcee, nemotron, bamboo, falcon, opt, phi3, gemma2, gemma3, "
            "smallthinker, glm4moe, gpt-oss";
 }
 

@@ -13,6 +13,7 @@
 /* What a tensor is for. Those before ARCH_LAYER_ROLES stand once per model, the others once per layer. */
 typedef enum arch_role {
     ARCH_EMBED,
+    ARCH_POSITIONS,
     ARCH_OUTPUT_NORM,
     ARCH_OUTPUT_NORM_BIAS,
     ARCH_OUTPUT,
@@ -73,6 +74,7 @@ typedef enum arch_width {
     ARCH_W_NONE, /* the dimension does not exist */
     ARCH_W_EMBD,
     ARCH_W_VOCAB,
+    ARCH_W_POSITIONS, /* as their tensor says */
     ARCH_W_QUERY, /* head_n * key_n */
     ARCH_W_KEY,   /* head_kv_n * key_n */
     ARCH_W_VALUE, /* head_kv_n * value_n */
@@ -105,6 +107,7 @@ typedef enum arch_need {
     ARCH_IF_FFN_NORM,
     ARCH_IF_FFN_NORM_BIAS,
     ARCH_IF_POST_NORM,
+    ARCH_IF_POSITIONS,
     ARCH_IF_SHARED, /* layers that have experts for every token */
     ARCH_IF_SHARED_GATED,
     ARCH_IF_PREDICTOR /* layers that have either half of one */
@@ -165,7 +168,8 @@ typedef struct arch {
     uint32_t window_n;
     float local_base; /* of the rotation in layers that have a window, which is not scaled [as the others'] */
     float attention_cap, logit_cap;
-    uint32_t wide_layer_n; /* a model of so many layers scales attention by the width embd / heads */
+    uint32_t position_from; /* LEARNED_POSITIONS: the row of the first position */
+    uint32_t wide_layer_n;  /* a model of so many layers scales attention by the width embd / heads */
 } arch;
 
 /* Whether the row says what its name means in files of the architecture. */

@@ -599,7 +599,11 @@ void forward_body(forward_list *list, const forward_place *place, uint32_t row_m
         add(&w, (device_op){
                     .kind = DEVICE_OP_EMBED,
                     .name = "embed",
-                    .embed = {.table = matrix(&w, ARCH_EMBED), .y = hidden(&w), .scale = m->embed_scale}});
+                    .embed = {.table = matrix(&w, ARCH_EMBED),
+                              .y = hidden(&w),
+                              .scale = m->embed_scale,
+                              .positions = matrix(&w, ARCH_POSITIONS),
+                              .position_from = m->arch->position_from}});
     if (place->placed->embeds && !here(&w)->home) hand_on(&w, 0);
     for (uint32_t i = 0; i < m->rotary_n && place->placed->rotates; i++)
         add(&w, (device_op){.kind = DEVICE_OP_ROTARY,

@@ -291,6 +291,21 @@ static hotset_status read_vocabulary(hotset_model *m, hotset_error *err) {
     return HOTSET_OK;
 }
 
+/* Learned positions: there are no more than the file has vectors for. */
+static hotset_status read_positions(hotset_model *m, hotset_error *err) {
+    const uint32_t from = m->arch->position_from;
+    if (!(m->arch->rules & ARCH_LEARNED_POSITIONS)) return HOTSET_OK;
+    const gguf_tensor *t = gguf_find_tensor(m->file, "position_embd.weight");
+    if (!t) return hotset_fail(err, HOTSET_E_FORMAT, "tensor position_embd.weight is missing");
+    if (t->dim[1] <= from || t->dim[1] > INT32_MAX)
+        return hotset_fail(err, HOTSET_E_FORMAT, "tensor position_embd.weight has %llu rows",
+                           (unsigned long long)t->dim[1]);
+    m->position_n = (uint32_t)t->dim[1];
+    m->shape.context_max_n = m->position_n - from;
+    if (m->shape.context_train_n > m->shape.context_max_n) m->shape.context_train_n = m->shape.context_max_n;
+    return HOTSET_OK;
+}
+
 /* The last blocks may be for guessing tokens further ahead: no token passes through them. */
 static hotset_status read_layer_n(hotset_model *m, hotset_error *err) {
     uint32_t ahead_n = 0;
@@ -311,6 +326,7 @@ static hotset_status read_numbers(hotset_model *m, const hotset_model_options *o
     HOTSET_TRY(key_needed(m, "embedding_length", 1, WIDTH_MAX, &s->embd_n, err));
     HOTSET_TRY(key_needed(m, "context_length", 1, INT32_MAX, &s->context_train_n, err));
     HOTSET_TRY(read_vocabulary(m, err));
+    HOTSET_TRY(read_positions(m, err));
     HOTSET_TRY(read_layers(m, err));
     HOTSET_TRY(read_heads(m, rotated_n, err));
     HOTSET_TRY(read_experts(m, err));
@@ -342,6 +358,7 @@ static uint64_t width_of(const hotset_model *m, const model_layer *layer, uint32
     switch (w) {
     case ARCH_W_EMBD: return s->embd_n;
     case ARCH_W_VOCAB: return s->vocab_n;
+    case ARCH_W_POSITIONS: return m->position_n;
     case ARCH_W_QUERY: return head_n * s->key_n;
     case ARCH_W_KEY: return head_kv_n * s->key_n;
     case ARCH_W_VALUE: return head_kv_n * s->value_n;
@@ -377,6 +394,7 @@ static bool is_needed(const hotset_model *m, const model_layer *layer, arch_need
     case ARCH_IF_NORM_BIAS: return rules & ARCH_LAYER_NORM;
     case ARCH_IF_FFN_NORM: return !(rules & ARCH_PARALLEL);
     case ARCH_IF_FFN_NORM_BIAS: return rules & ARCH_LAYER_NORM && !(rules & ARCH_PARALLEL);
+    case ARCH_IF_POSITIONS: return rules & ARCH_LEARNED_POSITIONS;
     case ARCH_IF_POST_NORM: return rules & ARCH_POST_NORM;
     case ARCH_IF_SHARED: return layer->shared_n > 0;
     case ARCH_IF_SHARED_GATED: return layer->shared_n > 0 && (rules & ARCH_GATED);

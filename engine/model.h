@@ -64,6 +64,7 @@ struct hotset_model {
     float attention_scale;
     float attention_cap, logit_cap; /* x becomes cap * tanh(x / cap); 0: it stays */
     float embed_scale;
+    uint32_t position_n; /* rows of learned positions */
     uint32_t block_n;    /* of the file: behind the layers there may be some that no token passes through */
     uint32_t ff_dense_n; /* the most neurons of a dense FFN */
     uint32_t rotary_n, pair_n, long_from_n;

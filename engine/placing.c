@@ -234,7 +234,8 @@ static hotset_status fill(problem *p, const placing *what, hotset_error *err) {
     }
     p->head = whole(m->shape.tied ? embedding : head);
     p->tied = m->shape.tied;
-    p->embedding_bytes = aligned(model_matrix_bytes(embedding));
+    p->embedding_bytes =
+        aligned(model_matrix_bytes(embedding)) + aligned(model_matrix_bytes(&m->tensor[ARCH_POSITIONS]));
     p->rotary_bytes = weights_rotary_bytes(m);
     set_devices(p, what);
     return problem_check(p, err);

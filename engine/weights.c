@@ -41,7 +41,7 @@ bool weights_is_global(uint32_t role) {
 static bool holds_global(const hotset_model *m, const placed_device *p, uint32_t role) {
     const model_tensor *t = &m->tensor[role];
     if (!t->present || !weights_is_global(role) || !p->used) return false;
-    if (role == ARCH_EMBED) return p->embeds;
+    if (role == ARCH_EMBED || role == ARCH_POSITIONS) return p->embeds;
     if (role == ARCH_OUTPUT) return p->head && !(p->embeds && m->shape.tied);
     return true;
 }

@@ -728,7 +728,7 @@ static model describe(const gguf *g, const float64_options *options) {
     model m = {.file = g, .embd_n = global(g, "token_embd.weight")->dim[0], .vocab_n = float64_vocab_n(g)};
     static const char *const known[] = {"llama",  "arcee",        "qwen2",   "qwen3",   "qwen3moe",
                                         "bamboo", "falcon",       "olmoe",   "phi3",    "gemma2",
-                                        "gemma3", "smallthinker", "glm4moe", "gpt-oss", "nemotron"};
+                                        "gemma3", "smallthinker", "glm4moe", "gpt-oss", "nemotron", "opt"};
     gguf_string name = {0};
     if (gguf_get_string(g, "general.architecture", &name, NULL, NULL))
         give_up("general.architecture is no text");
@@ -822,6 +822,16 @@ static void parallel_layer(const model *m, const float64_options *o, size_t l, d
     free(normed), free(own), free(part);
 }
 
+/* modeling_opt.py: a learned vector for each position, the first two are others'. */
+static void add_positions(const model *m, double *x, size_t n) {
+    double *row = doubles(m->embd_n);
+    for (size_t t = 0; t < n; t++) {
+        float64_row(global(m->file, "position_embd.weight"), t + 2, row);
+        add(x + t * m->embd_n, row, m->embd_n);
+    }
+    free(row);
+}
+
 void float64_forward(const gguf *g, const float64_options *options, const int32_t *tokens, size_t n,
                      double *logits) {
     const float64_options o = options ? *options : (float64_options){0};
@@ -832,6 +842,7 @@ void float64_forward(const gguf *g, const float64_options *options, const int32_
     double *x = doubles(n * m.embd_n), *normed = doubles(n * m.embd_n);
     for (size_t t = 0; t < n; t++) float64_row(embedding, (uint64_t)tokens[t], x + t * m.embd_n);
     for (size_t i = 0; i < n * m.embd_n; i++) x[i] *= m.embed_scale;
+    if (is(&m, "opt")) add_positions(&m, x, n);
     for (size_t l = 0; l < m.layer_n; l++) {
         enter_layer(&m, l);
         if (m.parallel)

@@ -82,6 +82,10 @@ Test(forward, architectures) {
         {"nemotron with biases",
          {.arch = "nemotron", .qkv_bias = true, .output_bias = true, .ffn_bias = true},
          NULL},
+        {"opt",
+         {.arch = "opt", .qkv_bias = true, .output_bias = true, .ffn_bias = true, .tied = true},
+         NULL},
+        {"opt, positions of blocks", {.arch = "opt", .type = GGUF_F16, .embd_n = 300, .head_n = 5}, NULL},
         {"falcon", {.arch = "falcon", .head_kv_n = 1, .fused_qkv = true}, NULL},
         {"falcon of two norms", {.arch = "falcon", .head_kv_n = 2, .second_norm = true}, NULL},
     };

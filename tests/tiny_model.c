@@ -306,6 +306,7 @@ static void all_tensors(list *l) {
     /* embeddings outweigh what a layer adds, as in trained models; tied ones less, for they make the logits
      * too */
     matrix(l, -1, "token_embd.weight", o->embd_n, o->vocab_n, 0, (o->tied ? 1 : 2) * sqrt(o->embd_n));
+    if (is(o, "opt")) matrix(l, -1, "position_embd.weight", o->embd_n, o->context_n + 2, 0, sqrt(o->embd_n));
     norm(l, -1, "output_norm");
     if (!o->tied) matrix(l, -1, "output.weight", o->embd_n, o->vocab_n, 0, 2);
     if (o->rope_freqs) divisors(l, "rope_freqs.weight", 1);

@@ -14,6 +14,18 @@ enum {
 };
 #define CPU_WAIT_S_MAX 60 /* more than any device takes for its share of a step */
 
+/* y += row row_i of a table, a few blocks at a time. */
+static void add_table_row(const cpu_kernels *k, const device_matrix *table, uint64_t row_i, float *y) {
+    enum { PART = 256 /* a multiple of every block */ };
+    const uint8_t *data = cpu_at(table->data);
+    for (uint32_t from = 0; from < table->in_n; from += PART) {
+        float part[PART];
+        const uint32_t n = table->in_n - from < PART ? table->in_n - from : PART;
+        k->dequant[table->type](part, data + table->row_bytes * row_i + gguf_row_bytes(table->type, from), n);
+        for (uint32_t i = 0; i < n; i++) y[from + i] += part[i];
+    }
+}
+
 static void embed_run(cpu_op *op, const cpu_worker *w) {
     const device_matrix *table = &op->op.embed.table;
     const uint8_t *data = cpu_at(table->data);
@@ -23,6 +35,9 @@ static void embed_run(cpu_op *op, const cpu_worker *w) {
         w->kernels->dequant[table->type](y, data + table->row_bytes * (uint64_t)w->row[r].token, table->in_n);
         if (op->op.embed.scale != 1)
             for (uint32_t i = 0; i < table->in_n; i++) y[i] *= op->op.embed.scale;
+        if (op->op.embed.positions.in_n)
+            add_table_row(w->kernels, &op->op.embed.positions,
+                          (uint64_t)w->row[r].position + op->op.embed.position_from, y);
     }
 }
 
@@ -265,8 +280,11 @@ static hotset_status check_type(const device_op *op, gguf_type type, bool have, 
 }
 
 hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_error *err) {
-    if (op->kind == DEVICE_OP_EMBED)
-        return check_type(op, op->embed.table.type, k->dequant[op->embed.table.type] != NULL, err);
+    if (op->kind == DEVICE_OP_EMBED) {
+        const gguf_type more = op->embed.positions.in_n ? op->embed.positions.type : op->embed.table.type;
+        HOTSET_TRY(check_type(op, op->embed.table.type, k->dequant[op->embed.table.type] != NULL, err));
+        return check_type(op, more, k->dequant[more] != NULL, err);
+    }
     const device_linear_part *part = op->kind == DEVICE_OP_LINEAR ? op->linear.part : op->experts.part;
     uint32_t part_n = op->kind == DEVICE_OP_LINEAR    ? op->linear.part_n
                       : op->kind == DEVICE_OP_EXPERTS ? op->experts.part_n

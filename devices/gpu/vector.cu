@@ -94,6 +94,7 @@ static void launch_embed(const gpu_call *c, const device_op *op) {
 }
 
 static hotset_status check_embed(const device_op *op, hotset_error *err) {
+    if (op->embed.positions.in_n) return gpu_unsupported(err, op, "learned", "positions");
     switch (op->embed.table.type) {
     case GGUF_F32:
     case GGUF_F16:
