@@ -209,9 +209,10 @@ typedef struct device_op {
             device_choice choice; /* only with one part */
         } linear;
         struct {
-            device_rows q, k, v;
-            device_rows rotary; /* absent: no rotation */
+            device_rows q, k, v; /* value_n 0: values are a part of the keys */
+            device_rows rotary;  /* absent: no rotation */
             uint32_t head_n, head_kv_n, key_n, value_n, pair_n;
+            uint32_t rotated_from;     /* elements of each head before the first pair */
             bool adjacent;             /* rotated pairs are neighbours, else halves apart */
             device_ref q_norm, k_norm; /* [key_n] per-head RMSNorm weights, or absent */
             float epsilon;
@@ -223,7 +224,8 @@ typedef struct device_op {
         struct {
             device_rows q, y;
             uint32_t head_n, head_kv_n, key_n, value_n;
-            uint32_t window_n; /* sees the last window_n positions; 0: all */
+            uint32_t value_step; /* elements of the state from one value to the next; 0: value_n */
+            uint32_t window_n;   /* sees the last window_n positions; 0: all */
             float scale, softcap;
             device_ref sinks; /* [head_n]: a score of each head that takes its part of the softmax and adds no
                                  value; absent: none */
@@ -284,6 +286,7 @@ typedef struct device_op {
         struct {
             device_rows x, y; /* any words of 4 bytes, unless they are added up; of x all rows may be one */
             uint32_t n;
+            uint32_t part_n, x_step, y_step; /* of each row so many parts of n, so far apart; 0: one */
             bool accumulate;
         } copy;
         struct {

@@ -45,18 +45,28 @@ const arch_tensor arch_tensors[] = {
     VECTOR(ATTN_NORM_2_BIAS, "attn_norm_2.bias", EMBD, OPTIONAL),
     MATRIX(ATTN_QKV, "attn_qkv.weight", EMBD, QKV, OPTIONAL, ATTN_QKV),
     VECTOR(ATTN_QKV_BIAS, "attn_qkv.bias", QKV, OPTIONAL),
-    MATRIX(ATTN_Q, "attn_q.weight", EMBD, QUERY, ALWAYS, ATTN_QKV),
+    MATRIX(ATTN_Q, "attn_q.weight", EMBD, QUERY, IF_PLAIN_ATTENTION, ATTN_QKV),
     VECTOR_OR(ATTN_Q_BIAS, "attn_q.bias", QUERY, IF_QKV_BIAS, ATTN_QKV_BIAS),
     VECTOR_WHERE(ATTN_Q_NORM, "attn_q_norm.weight", HEAD, IF_QK_NORM, 0, ARCH_QK_NORM_WIDE),
     VECTOR_WHERE(ATTN_Q_NORM, "attn_q_norm.weight", QUERY, IF_QK_NORM, ARCH_QK_NORM_WIDE, 0),
-    MATRIX(ATTN_K, "attn_k.weight", EMBD, KEY, ALWAYS, ATTN_QKV),
+    MATRIX(ATTN_K, "attn_k.weight", EMBD, KEY, IF_PLAIN_ATTENTION, ATTN_QKV),
     VECTOR_OR(ATTN_K_BIAS, "attn_k.bias", KEY, IF_QKV_BIAS, ATTN_QKV_BIAS),
     VECTOR_WHERE(ATTN_K_NORM, "attn_k_norm.weight", HEAD, IF_QK_NORM, 0, ARCH_QK_NORM_WIDE),
     VECTOR_WHERE(ATTN_K_NORM, "attn_k_norm.weight", KEY, IF_QK_NORM, ARCH_QK_NORM_WIDE, 0),
-    MATRIX(ATTN_V, "attn_v.weight", EMBD, VALUE, ALWAYS, ATTN_QKV),
+    MATRIX(ATTN_V, "attn_v.weight", EMBD, VALUE, IF_PLAIN_ATTENTION, ATTN_QKV),
     VECTOR_OR(ATTN_V_BIAS, "attn_v.bias", VALUE, IF_QKV_BIAS, ATTN_QKV_BIAS),
     MATRIX(ATTN_OUT, "attn_output.weight", MIXED, EMBD, ALWAYS, ATTN_OUT),
     VECTOR(ATTN_OUT_BIAS, "attn_output.bias", EMBD, OPTIONAL),
+    MATRIX_WHERE(ATTN_Q_A, "attn_q_a.weight", EMBD, QUERY_RANK, IF_LATENT, ATTN_Q, ARCH_LATENT, 0),
+    VECTOR_WHERE(ATTN_Q_A_NORM, "attn_q_a_norm.weight", QUERY_RANK, IF_QUERY_RANK, ARCH_LATENT, 0),
+    MATRIX_WHERE(ATTN_Q_B, "attn_q_b.weight", QUERY_RANK, QUERY, IF_QUERY_RANK, ATTN_Q_B, ARCH_LATENT, 0),
+    MATRIX_WHERE(ATTN_KV_A, "attn_kv_a_mqa.weight", EMBD, KEPT, IF_LATENT, ATTN_KV_A, ARCH_LATENT, 0),
+    VECTOR_WHERE(ATTN_KV_A_NORM, "attn_kv_a_norm.weight", LATENT, IF_LATENT, ARCH_LATENT, 0),
+    MATRIX_WHERE(ATTN_KV_B, "attn_kv_b.weight", LATENT, KV_B, IF_LATENT, ATTN_K_B, ARCH_LATENT, 0),
+    ROW(ATTN_K_B, "attn_k_b.weight", true, STILL, LATENT, HEADS, IF_LATENT, ATTN_KV_B, NULL, BY_OUTPUT,
+        ARCH_LATENT, 0),
+    ROW(ATTN_V_B, "attn_v_b.weight", true, LATENT, VALUE_HEAD, HEADS, IF_LATENT, ATTN_KV_B, NULL, BY_OUTPUT,
+        ARCH_LATENT, 0),
     VECTOR(ATTN_SINKS, "attn_sinks.weight", HEADS, OPTIONAL),
     VECTOR_WHERE(ATTN_POST_NORM, "post_attention_norm.weight", EMBD, IF_POST_NORM, ARCH_POST_NORM, 0),
 
@@ -145,6 +155,7 @@ static const arch archs[] = {
      .activation = "swiglu_oai",
      .gating = ARCH_GATING_SOFTMAX_AFTER,
      .window_period = 2},
+    {.name = "deepseek2", .rules = ARCH_GATED | ARCH_ROPE_ADJACENT | ARCH_LATENT, .activation = "silu"},
 };
 
 const arch *arch_find(gguf_string name) {
@@ -154,8 +165,9 @@ const arch *arch_find(gguf_string name) {
 }
 
 const char *arch_names(void) {
-    return "llama, qwen2, qwen3, qwen3moe, olmoe, arcee, nemotron, bamboo, falcon, opt, phi3, gemma2, gemma3, "
-           "smallthinker, glm4moe, gpt-oss";
+    return "llama, qwen2, qwen3, qwen3moe, olmoe, arcee, nemotron, bamboo, falcon, opt, phi3, gemma2, "
+           "gemma3, "
+           "smallthinker, glm4moe, gpt-oss, deepseek2";
 }
 
 const char *arch_activation_names(void) { return "silu, gelu, gelu_tanh, relu, relu2, drelu, swiglu_oai"; }

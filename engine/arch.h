@@ -39,6 +39,14 @@ typedef enum arch_role {
     ARCH_ATTN_OUT,
     ARCH_ATTN_OUT_BIAS,
     ARCH_ATTN_SINKS,
+    ARCH_ATTN_Q_A,
+    ARCH_ATTN_Q_A_NORM,
+    ARCH_ATTN_Q_B,
+    ARCH_ATTN_KV_A,
+    ARCH_ATTN_KV_A_NORM,
+    ARCH_ATTN_KV_B,
+    ARCH_ATTN_K_B,
+    ARCH_ATTN_V_B,
     ARCH_ATTN_POST_NORM,
     ARCH_ROUTER,
     ARCH_ROUTER_BIAS,
@@ -74,16 +82,22 @@ typedef enum arch_width {
     ARCH_W_NONE, /* the dimension does not exist */
     ARCH_W_EMBD,
     ARCH_W_VOCAB,
-    ARCH_W_POSITIONS, /* as their tensor says */
-    ARCH_W_QUERY, /* head_n * key_n */
-    ARCH_W_KEY,   /* head_kv_n * key_n */
-    ARCH_W_VALUE, /* head_kv_n * value_n */
-    ARCH_W_MIXED, /* head_n * value_n: input of the attention's output matrix */
-    ARCH_W_QKV,   /* query + key + value */
-    ARCH_W_HEAD,  /* key_n */
-    ARCH_W_HEADS, /* head_n */
-    ARCH_W_PAIRS, /* rotated pairs of a head */
-    ARCH_W_FF,    /* neurons of the dense FFN */
+    ARCH_W_POSITIONS,  /* as their tensor says */
+    ARCH_W_QUERY,      /* head_n * key_n */
+    ARCH_W_KEY,        /* head_kv_n * key_n */
+    ARCH_W_VALUE,      /* head_kv_n * value_n */
+    ARCH_W_MIXED,      /* head_n * value_n: input of the attention's output matrix */
+    ARCH_W_QKV,        /* query + key + value */
+    ARCH_W_HEAD,       /* key_n */
+    ARCH_W_HEADS,      /* head_n */
+    ARCH_W_QUERY_RANK, /* latent attention: inner width of the queries' two matrices */
+    ARCH_W_LATENT,     /* what stands for keys and values of all heads */
+    ARCH_W_KEPT,       /* that, and the rotated part of the keys */
+    ARCH_W_STILL,      /* the part of a key that is not rotated */
+    ARCH_W_VALUE_HEAD, /* value_n */
+    ARCH_W_KV_B,       /* head_n * (still + value_n) */
+    ARCH_W_PAIRS,      /* rotated pairs of a head */
+    ARCH_W_FF,         /* neurons of the dense FFN */
     ARCH_W_FF_TWICE,
     ARCH_W_RANK,   /* inner width of a layer's predictor: as its tensors say */
     ARCH_W_SHARED, /* neurons of the experts that every token uses: as their tensors say */
@@ -108,7 +122,10 @@ typedef enum arch_need {
     ARCH_IF_FFN_NORM_BIAS,
     ARCH_IF_POST_NORM,
     ARCH_IF_POSITIONS,
-    ARCH_IF_SHARED, /* layers that have experts for every token */
+    ARCH_IF_PLAIN_ATTENTION,
+    ARCH_IF_LATENT,
+    ARCH_IF_QUERY_RANK, /* the queries have two matrices */
+    ARCH_IF_SHARED,     /* layers that have experts for every token */
     ARCH_IF_SHARED_GATED,
     ARCH_IF_PREDICTOR /* layers that have either half of one */
 } arch_need;
@@ -146,7 +163,8 @@ enum {
     ARCH_ROUTER_RAW = 2048,        /* the router reads the layer's input, before any norm */
     ARCH_FULL_UNROTATED = 4096,    /* where some layers have a window, those without are not rotated */
     ARCH_LEARNED_POSITIONS = 8192, /* a vector for each position is added to the embedding; no rotation */
-    ARCH_YARN_UNROUNDED = 16384    /* YaRN's limits are not rounded to whole pairs */
+    ARCH_YARN_UNROUNDED = 16384,   /* YaRN's limits are not rounded to whole pairs */
+    ARCH_LATENT = 32768 /* keys and values of all heads are made of a few numbers, which are what is kept */
 };
 
 /* How a router's logits become weights: the numbers that files use. */

@@ -149,6 +149,14 @@ static hotset_status read_heads(hotset_model *m, uint32_t *rotated_n, hotset_err
     HOTSET_TRY(model_key_u32(m, "attention.key_length", &s->key_n, NULL, err));
     s->value_n = s->key_n;
     HOTSET_TRY(model_key_u32(m, "attention.value_length", &s->value_n, NULL, err));
+    if (m->arch->rules & ARCH_LATENT) { /* where the file means what is kept, these are the heads */
+        HOTSET_TRY(model_key_u32(m, "attention.key_length_mla", &s->key_n, NULL, err));
+        HOTSET_TRY(model_key_u32(m, "attention.value_length_mla", &s->value_n, NULL, err));
+        HOTSET_TRY(key_needed(m, "attention.kv_lora_rank", 1, WIDTH_MAX, &m->latent_n, err));
+        HOTSET_TRY(model_key_u32(m, "attention.q_lora_rank", &m->query_rank, NULL, err));
+        s->head_kv_n = s->head_n;
+        for (uint32_t i = 0; i < s->layer_n; i++) m->layer[i].head_kv_n = m->layer[i].head_n;
+    }
     *rotated_n = s->key_n;
     HOTSET_TRY(model_key_u32(m, "rope.dimension_count", rotated_n, NULL, err));
     if (!s->key_n || s->key_n > WIDTH_MAX / s->head_n || !s->value_n || s->value_n > WIDTH_MAX / s->head_n)
@@ -157,6 +165,11 @@ static hotset_status read_heads(hotset_model *m, uint32_t *rotated_n, hotset_err
     if (!*rotated_n || *rotated_n % 2 || *rotated_n > s->key_n)
         return hotset_fail(err, HOTSET_E_FORMAT, "%s.rope.dimension_count is %u for heads of width %u",
                            m->arch->name, *rotated_n, s->key_n);
+    if (m->latent_n && (*rotated_n == s->key_n || m->query_rank > WIDTH_MAX))
+        return hotset_fail(err, HOTSET_E_FORMAT,
+                           "latent attention with keys of %u, all rotated, or queries of rank %u", s->key_n,
+                           m->query_rank);
+    m->rotated_n = *rotated_n;
     bool wide = m->arch->wide_layer_n == s->layer_n;
     m->attention_scale = 1 / sqrtf(wide ? (float)s->embd_n / (float)s->head_n : (float)s->key_n);
     return HOTSET_OK;
@@ -366,6 +379,12 @@ static uint64_t width_of(const hotset_model *m, const model_layer *layer, uint32
     case ARCH_W_QKV: return head_n * s->key_n + head_kv_n * (s->key_n + s->value_n);
     case ARCH_W_HEAD: return s->key_n;
     case ARCH_W_HEADS: return head_n;
+    case ARCH_W_QUERY_RANK: return m->query_rank;
+    case ARCH_W_LATENT: return m->latent_n;
+    case ARCH_W_KEPT: return m->latent_n + rotated_n;
+    case ARCH_W_STILL: return s->key_n - rotated_n;
+    case ARCH_W_VALUE_HEAD: return s->value_n;
+    case ARCH_W_KV_B: return head_n * (s->key_n - rotated_n + s->value_n);
     case ARCH_W_PAIRS: return rotated_n / 2;
     case ARCH_W_FF: return layer->ff_n;
     case ARCH_W_FF_TWICE: return 2 * (uint64_t)layer->ff_n;
@@ -394,6 +413,9 @@ static bool is_needed(const hotset_model *m, const model_layer *layer, arch_need
     case ARCH_IF_NORM_BIAS: return rules & ARCH_LAYER_NORM;
     case ARCH_IF_FFN_NORM: return !(rules & ARCH_PARALLEL);
     case ARCH_IF_FFN_NORM_BIAS: return rules & ARCH_LAYER_NORM && !(rules & ARCH_PARALLEL);
+    case ARCH_IF_PLAIN_ATTENTION: return !(rules & ARCH_LATENT);
+    case ARCH_IF_LATENT: return rules & ARCH_LATENT;
+    case ARCH_IF_QUERY_RANK: return layer->tensor[ARCH_ATTN_Q_A].present;
     case ARCH_IF_POSITIONS: return rules & ARCH_LEARNED_POSITIONS;
     case ARCH_IF_POST_NORM: return rules & ARCH_POST_NORM;
     case ARCH_IF_SHARED: return layer->shared_n > 0;
@@ -570,6 +592,34 @@ static hotset_status slice(hotset_model *m, const model_tensor *fused, uint64_t 
     return HOTSET_OK;
 }
 
+/* Of each head rows that make its keys of the latents, then rows that make its values. Those of the keys are
+ * needed transposed, for they meet the query: each is a row by neuron. */
+static hotset_status split_heads(hotset_model *m, model_layer *layer, hotset_error *err) {
+    const model_tensor *both = &layer->tensor[ARCH_ATTN_KV_B];
+    model_tensor *k = &layer->tensor[ARCH_ATTN_K_B], *v = &layer->tensor[ARCH_ATTN_V_B];
+    const uint32_t still_n = m->shape.key_n - m->rotated_n, value_n = m->shape.value_n;
+    if (!both->present || (k->present && v->present)) return HOTSET_OK;
+    const uint8_t **k_unit = arena_alloc(&m->arena, layer->head_n, sizeof *k_unit);
+    const uint8_t **v_unit = arena_alloc(&m->arena, layer->head_n, sizeof *v_unit);
+    if (!k_unit || !v_unit) return out_of_views(err);
+    for (uint32_t h = 0; h < layer->head_n; h++) {
+        k_unit[h] = both->data + both->row_bytes * (uint64_t)h * (still_n + value_n);
+        v_unit[h] = k_unit[h] + both->row_bytes * still_n;
+    }
+    *k = *v = *both;
+    k->unit_n = v->unit_n = layer->head_n;
+    k->unit = k_unit;
+    v->unit = v_unit;
+    v->out_n = value_n;
+    k->in_n = still_n;
+    k->out_n = m->latent_n;
+    k->order = NEURONS_BY_ROW;
+    if (gguf_type_get(k->type)->block_n > 1) return HOTSET_OK;
+    k->order = NEURONS_BY_NEURON; /* the same */
+    k->row_bytes = gguf_row_bytes(k->type, still_n);
+    return HOTSET_OK;
+}
+
 /* Fused tensors become views of their parts, so that nothing after this knows of them. */
 static hotset_status split_fused(hotset_model *m, model_layer *layer, hotset_error *err) {
     uint64_t q = width_of(m, layer, 0, ARCH_W_QUERY), k = width_of(m, layer, 0, ARCH_W_KEY);
@@ -593,7 +643,7 @@ static hotset_status split_fused(hotset_model *m, model_layer *layer, hotset_err
         if (layer->tensor[rows[i].fused].present && !layer->tensor[rows[i].part].present)
             HOTSET_TRY(slice(m, &layer->tensor[rows[i].fused], rows[i].from, rows[i].n,
                              &layer->tensor[rows[i].part], err));
-    return HOTSET_OK;
+    return split_heads(m, layer, err);
 }
 
 /* A width that no key tells: dimension dim_i of a tensor of the layer; absent: 0. */
@@ -615,7 +665,9 @@ static hotset_status read_widths(hotset_model *m, uint32_t layer_i, hotset_error
     model_layer *layer = &m->layer[layer_i];
     HOTSET_TRY(read_width(m, layer_i, "fc2", 0, &layer->rank_n, err));
     HOTSET_TRY(read_width(m, layer_i, "fc1", 1, &layer->rank_n, err));
-    if (layer->experts) HOTSET_TRY(read_width(m, layer_i, "ffn_down_shexp", 0, &layer->shared_n, err));
+    if (!layer->experts) return HOTSET_OK;
+    HOTSET_TRY(read_width(m, layer_i, "ffn_up_shexp", 1, &layer->shared_n, err));
+    HOTSET_TRY(read_width(m, layer_i, "ffn_down_shexp", 0, &layer->shared_n, err));
     return HOTSET_OK;
 }
 
@@ -664,15 +716,17 @@ static hotset_status take_tensors(hotset_model *m, uint32_t rotated_n, hotset_er
 uint64_t model_bytes_per_token(const hotset_model *m, bool predicted) {
     uint64_t bytes = model_matrix_bytes(&m->tensor[ARCH_OUTPUT]);
     static const arch_role roles[] = {
-        ARCH_ATTN_Q,      ARCH_ATTN_K,      ARCH_ATTN_V,       ARCH_ATTN_OUT,
-        ARCH_FFN_GATE,    ARCH_FFN_UP,      ARCH_FFN_DOWN,     ARCH_ROUTER,
-        ARCH_SHARED_GATE, ARCH_SHARED_UP,   ARCH_SHARED_DOWN,  ARCH_EXPERT_GATE,
-        ARCH_EXPERT_UP,   ARCH_EXPERT_DOWN, ARCH_PREDICTOR_IN, ARCH_PREDICTOR_OUT};
+        ARCH_ATTN_Q,       ARCH_ATTN_K,      ARCH_ATTN_V,    ARCH_ATTN_OUT,    ARCH_ATTN_Q_A,
+        ARCH_ATTN_Q_B,     ARCH_ATTN_KV_A,   ARCH_ATTN_K_B,  ARCH_ATTN_V_B,    ARCH_FFN_GATE,
+        ARCH_FFN_UP,       ARCH_FFN_DOWN,    ARCH_ROUTER,    ARCH_SHARED_GATE, ARCH_SHARED_UP,
+        ARCH_SHARED_DOWN,  ARCH_EXPERT_GATE, ARCH_EXPERT_UP, ARCH_EXPERT_DOWN, ARCH_PREDICTOR_IN,
+        ARCH_PREDICTOR_OUT};
     size_t role_n = COUNT_OF(roles) - (predicted ? 0 : 2);
     for (uint32_t i = 0; i < m->shape.layer_n; i++)
         for (size_t r = 0; r < role_n; r++) {
             const model_tensor *t = &m->layer[i].tensor[roles[r]];
-            bytes += t->unit_n ? model_unit_bytes(t) * m->router.used_n : model_matrix_bytes(t);
+            bytes += t->unit_n && roles[r] >= ARCH_FFN_ROLES ? model_unit_bytes(t) * m->router.used_n
+                                                             : model_matrix_bytes(t);
         }
     return bytes;
 }

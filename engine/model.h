@@ -65,6 +65,8 @@ struct hotset_model {
     float attention_cap, logit_cap; /* x becomes cap * tanh(x / cap); 0: it stays */
     float embed_scale;
     uint32_t position_n; /* rows of learned positions */
+    uint32_t latent_n;   /* latent attention: see arch_width; 0: plain */
+    uint32_t query_rank, rotated_n;
     uint32_t block_n;    /* of the file: behind the layers there may be some that no token passes through */
     uint32_t ff_dense_n; /* the most neurons of a dense FFN */
     uint32_t rotary_n, pair_n, long_from_n;
@@ -89,6 +91,16 @@ static inline uint64_t model_matrix_bytes(const model_tensor *t) {
 /* Weight bytes that decoding one token multiplies with: of a model of experts only the chosen ones', of
  * predictors only where they are used. */
 uint64_t model_bytes_per_token(const hotset_model *m, bool predicted);
+
+/* What is kept of a position: keys, of so many heads, and values, unless these are a part of the keys. */
+typedef struct model_kept {
+    uint32_t head_n, key_n, value_n;
+    bool joined; /* a position's value is the beginning of its key */
+} model_kept;
+static inline model_kept model_kept_of(const hotset_model *m, uint32_t layer_i) {
+    if (m->latent_n) return (model_kept){1, m->latent_n + m->rotated_n, m->latent_n, true};
+    return (model_kept){m->layer[layer_i].head_kv_n, m->shape.key_n, m->shape.value_n, false};
+}
 
 /* Neurons of one expert. */
 static inline uint32_t model_expert_ff_n(const hotset_model *m) {

@@ -16,6 +16,7 @@ typedef struct scaling {
     float factor; /* 1: none */
     float attention_factor;
     float beta_fast, beta_slow;
+    float log_multiplier; /* of latent attention */
     uint32_t original_context_n;
 } scaling;
 
@@ -31,6 +32,7 @@ static hotset_status scaling_read(const hotset_model *m, scaling *s, hotset_erro
     HOTSET_TRY(model_key_f32(m, "rope.scaling.attn_factor", &s->attention_factor, NULL, err));
     HOTSET_TRY(model_key_f32(m, "rope.scaling.yarn_beta_fast", &s->beta_fast, NULL, err));
     HOTSET_TRY(model_key_f32(m, "rope.scaling.yarn_beta_slow", &s->beta_slow, NULL, err));
+    HOTSET_TRY(model_key_f32(m, "rope.scaling.yarn_log_multiplier", &s->log_multiplier, NULL, err));
     HOTSET_TRY(model_key_u32(m, "rope.scaling.original_context_length", &s->original_context_n, NULL, err));
     if (s->factor == 0) s->factor = 1;                                    /* how files write "not scaled" */
     if (gguf_string_is(type, "none") || gguf_string_is(type, "longrope")) /* that one has divisors instead */
@@ -41,8 +43,9 @@ static hotset_status scaling_read(const hotset_model *m, scaling *s, hotset_erro
         return hotset_fail(err, HOTSET_E_UNSUPPORTED,
                            "%s.rope.scaling.type '%.*s' (known: none, linear, yarn, longrope)", m->arch->name,
                            (int)min_u64(type.bytes, 40), type.data);
-    if (!(s->factor > 0) || !isfinite(s->factor) || !isfinite(s->attention_factor) || !(s->beta_fast > 0) ||
-        !(s->beta_slow > 0) || (s->yarn && !s->original_context_n))
+    if (!(s->factor > 0) || !isfinite(s->factor) || !isfinite(s->attention_factor) ||
+        !isfinite(s->log_multiplier) || !(s->beta_fast > 0) || !(s->beta_slow > 0) ||
+        (s->yarn && !s->original_context_n))
         return hotset_fail(err, HOTSET_E_FORMAT,
                            "%s.rope.scaling: factor %g, betas %g and %g, original context %u", m->arch->name,
                            s->factor, s->beta_fast, s->beta_slow, s->original_context_n);
@@ -97,7 +100,10 @@ static hotset_status make_global(hotset_model *m, const scaling *s, double base,
     HOTSET_TRY(make_frequencies(m, s, base, freqs ? freqs : near, freqs ? "rope_freqs" : "rope_factors_short",
                                 &r->inverse_frequency, err));
     r->magnitude = s->attention_factor;
-    if (s->yarn) r->magnitude *= 1 + 0.1f * logf(s->factor);
+    if (s->yarn && m->latent_n) /* DeepSeek-V2's rotation keeps its size; scores grow instead */
+        m->attention_scale *= powf(1 + s->log_multiplier * logf(s->factor), 2);
+    else if (s->yarn)
+        r->magnitude *= 1 + 0.1f * logf(s->factor);
     m->long_from_n = s->original_context_n;
     if (freqs || !far) return HOTSET_OK;
     return make_frequencies(m, s, base, far, "rope_factors_long", &r->long_frequency, err);

@@ -25,6 +25,7 @@ typedef struct weights {
     weights_tensor global[ARCH_LAYER_ROLES];
     weights_tensor *layer;               /* [layer_n][ARCH_ROLE_COUNT] */
     device_ref rotary[MODEL_ROTARY_MAX]; /* [pair_n] doubles each */
+    device_ref heads;                    /* latent attention: the numbers of the heads, int32_t [head_n] */
     hotset_sparsity sparsity;            /* what for: see weights_describe */
     uint64_t reordered_bytes;            /* of them */
 } weights;
@@ -39,8 +40,8 @@ uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity, co
  * table of a matrix's units. Parts of a vector take as much as all of it. */
 bool weights_is_loaded(const model_tensor *t, uint32_t role, hotset_sparsity sparsity);
 uint64_t weights_vector_bytes(const model_tensor *t);
-/* What the frequencies of its rotations take of them, at their beginning. */
-uint64_t weights_rotary_bytes(const hotset_model *m);
+/* What is no tensor's, at their beginning: frequencies of rotations, numbers of heads. */
+uint64_t weights_fixed_bytes(const hotset_model *m);
 /* Whether the tensor is the FFN's: held by every device that has units of the layer. */
 bool weights_is_ffn(const hotset_model *m, uint32_t role);
 /* Whether the model's tensor is loaded as it is: what tells frequencies apart is in these. */

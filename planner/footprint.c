@@ -21,6 +21,7 @@ footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t r
     s.key = reserve(&bytes, row_n, w->key_n);
     s.value = reserve(&bytes, row_n, w->value_n);
     s.mixed = reserve(&bytes, row_n, w->mixed_n);
+    s.latent = reserve(&bytes, row_n, w->latent_n);
     s.gate = reserve(&bytes, row_n, ff);
     s.up = reserve(&bytes, row_n, ff);
     s.router = reserve(&bytes, row_n, w->expert_n);

@@ -259,7 +259,8 @@ static double *make_rotation(const model *m, size_t n, double base, bool plain) 
     double factor = plain ? 1 : rope_factor(m);
     double magnitude = plain ? 1 : number(m, "rope.scaling.attn_factor", 0, 1);
     bool yarn = !plain && text_is(m, "rope.scaling.type", "yarn");
-    if (yarn) magnitude *= 1 + 0.1 * log(factor);
+    if (yarn && !is(m, "deepseek2"))
+        magnitude *= 1 + 0.1 * log(factor); /* there mscale and mscale_all_dim are one */
     const gguf_tensor *freqs = plain ? NULL : divisors(m);
     double *divisor = doubles(freqs ? freqs->dim[0] : pair_n);
     for (size_t i = 0; i < pair_n; i++) divisor[i] = 1;
@@ -467,6 +468,66 @@ static void attend(const model *m, const double *q, const double *k, size_t k_st
     free(score);
 }
 
+/* DeepSeek-V2 (modeling_deepseek.py, DeepseekV2Attention): keys and values of all heads are made of one
+ * latent vector; a key ends with a rotated part, which is the same for all heads. GGUF: attn_kv_b has of each
+ * head first the rows of keys, then those of values; newer files have attn_k_b, transposed, and attn_v_b
+ * instead. */
+static void latent_attention(const model *m, size_t layer_i, const double *x, size_t n, double *out) {
+    size_t head_n = count(m, "attention.head_count", layer_i, 0),
+           latent_n = count(m, "attention.kv_lora_rank", 0, 0);
+    size_t still_n = m->key_n - m->rotated_n, kept_n = latent_n + m->rotated_n, q_rows = head_n * m->key_n;
+    const gguf_tensor *first = maybe(m, layer_i, "attn_q_a.weight");
+    const gguf_tensor *k_b = maybe(m, layer_i, "attn_k_b.weight"),
+                      *v_b = maybe(m, layer_i, "attn_v_b.weight");
+    const gguf_tensor *kv_b = k_b ? NULL : tensor(m, layer_i, "attn_kv_b.weight");
+    double *q = doubles(n * q_rows), *kept = doubles(n * kept_n), *latent = doubles(n * latent_n);
+    if (first) {
+        size_t rank = first->dim[1];
+        double *inner = doubles(n * rank);
+        product(m, first, 0, rank, x, n, inner);
+        rms_norm(tensor(m, layer_i, "attn_q_a_norm.weight"), m->eps, inner, n, inner);
+        product(m, tensor(m, layer_i, "attn_q_b.weight"), 0, q_rows, inner, n, q);
+        free(inner);
+    } else {
+        product(m, tensor(m, layer_i, "attn_q.weight"), 0, q_rows, x, n, q);
+    }
+    product(m, tensor(m, layer_i, "attn_kv_a_mqa.weight"), 0, kept_n, x, n, kept);
+    for (size_t t = 0; t < n; t++)
+        memcpy(latent + t * latent_n, kept + t * kept_n, latent_n * sizeof *latent);
+    rms_norm(tensor(m, layer_i, "attn_kv_a_norm.weight"), m->eps, latent, n, latent);
+
+    double *mixed = doubles(n * head_n * m->value_n), *k = doubles(n * m->key_n),
+           *v = doubles(n * m->value_n);
+    double *row = doubles(latent_n > still_n ? latent_n : still_n);
+    for (size_t h = 0; h < head_n; h++) {
+        memset(k, 0, n * m->key_n * sizeof *k);
+        memset(v, 0, n * m->value_n * sizeof *v);
+        for (size_t i = 0; i < (k_b ? latent_n : still_n); i++) {
+            float64_row(k_b ? k_b : kv_b, k_b ? h * latent_n + i : h * (still_n + m->value_n) + i, row);
+            for (size_t t = 0; t < n; t++)
+                for (size_t j = 0; j < (k_b ? still_n : latent_n); j++)
+                    k[t * m->key_n + (k_b ? j : i)] += row[j] * latent[t * latent_n + (k_b ? i : j)];
+        }
+        for (size_t i = 0; i < m->value_n; i++) {
+            float64_row(v_b ? v_b : kv_b, v_b ? h * m->value_n + i : h * (still_n + m->value_n) + still_n + i,
+                        row);
+            for (size_t t = 0; t < n; t++)
+                for (size_t j = 0; j < latent_n; j++)
+                    v[t * m->value_n + i] += row[j] * latent[t * latent_n + j];
+        }
+        for (size_t t = 0; t < n; t++) {
+            memcpy(k + t * m->key_n + still_n, kept + t * kept_n + latent_n, m->rotated_n * sizeof *k);
+            rotate(m, k + t * m->key_n + still_n, t);
+            rotate(m, q + t * q_rows + h * m->key_n + still_n, t);
+        }
+        for (size_t t = 0; t < n; t++)
+            attend(m, q + t * q_rows + h * m->key_n, k, m->key_n, v, m->value_n, t, -INFINITY,
+                   mixed + (t * head_n + h) * m->value_n);
+    }
+    product(m, tensor(m, layer_i, "attn_output.weight"), 0, m->embd_n, mixed, n, out);
+    free(q), free(kept), free(latent), free(mixed), free(k), free(v), free(row);
+}
+
 /* out [n][embd_n] from the normed residual x [n][embd_n]. */
 static void attention(const model *m, size_t layer_i, const double *x, size_t n, double *out) {
     size_t head_n = count(m, "attention.head_count", layer_i, 0);
@@ -663,7 +724,8 @@ static void limit_groups(const model *m, double *score, size_t expert_n) {
  * the selected ones are divided by their sum, but for OLMoE's. */
 static void route(const model *m, const gguf_tensor *choice_bias, double *weight, size_t expert_n) {
     size_t used_n = count(m, "expert_used_count", 0, 0), kind = gating(m);
-    bool normalise = number(m, "expert_weights_norm", 0, !is(m, "olmoe") && !is(m, "gpt-oss")) != 0;
+    bool normalise =
+        number(m, "expert_weights_norm", 0, !is(m, "olmoe") && !is(m, "gpt-oss") && !is(m, "deepseek2")) != 0;
     double scale = number(m, "expert_weights_scale", 0, 0), sum = 0;
     if (kind == 1) softmax(weight, expert_n);
     for (size_t e = 0; e < expert_n && kind == 2; e++) weight[e] = 1 / (1 + exp(-weight[e]));
@@ -726,9 +788,9 @@ size_t float64_vocab_n(const gguf *g) { return global(g, "token_embd.weight")->d
 
 static model describe(const gguf *g, const float64_options *options) {
     model m = {.file = g, .embd_n = global(g, "token_embd.weight")->dim[0], .vocab_n = float64_vocab_n(g)};
-    static const char *const known[] = {"llama",  "arcee",        "qwen2",   "qwen3",   "qwen3moe",
-                                        "bamboo", "falcon",       "olmoe",   "phi3",    "gemma2",
-                                        "gemma3", "smallthinker", "glm4moe", "gpt-oss", "nemotron", "opt"};
+    static const char *const known[] = {
+        "llama",  "arcee",  "qwen2",        "qwen3",   "qwen3moe", "bamboo",   "falcon", "olmoe",    "phi3",
+        "gemma2", "gemma3", "smallthinker", "glm4moe", "gpt-oss",  "nemotron", "opt",    "deepseek2"};
     gguf_string name = {0};
     if (gguf_get_string(g, "general.architecture", &name, NULL, NULL))
         give_up("general.architecture is no text");
@@ -741,6 +803,8 @@ static model describe(const gguf *g, const float64_options *options) {
     size_t head_n = count(&m, "attention.head_count", 0, 1);
     m.key_n = count(&m, "attention.key_length", 0, m.embd_n / head_n);
     m.value_n = count(&m, "attention.value_length", 0, m.embd_n / head_n);
+    m.key_n = count(&m, "attention.key_length_mla", 0, m.key_n);
+    m.value_n = count(&m, "attention.value_length_mla", 0, m.value_n);
     m.rotated_n = count(&m, "rope.dimension_count", 0, m.key_n);
     m.parallel = is(&m, "falcon");
     m.layer_norm = is(&m, "falcon") || is(&m, "nemotron") || is(&m, "opt");
@@ -749,6 +813,9 @@ static model describe(const gguf *g, const float64_options *options) {
     /* query_pre_attn_scalar of Gemma's 27B models is the width of a head if heads made up the stream */
     bool wide = (is(&m, "gemma2") && m.layer_n == 46) || (is(&m, "gemma3") && m.layer_n == 62);
     m.scale = 1 / sqrt(wide ? (double)m.embd_n / (double)head_n : (double)m.key_n);
+    /* mscale squared, in DeepseekV2Attention; GGUF: the key is 0.1 mscale_all_dim */
+    if (is(&m, "deepseek2") && text_is(&m, "rope.scaling.type", "yarn"))
+        m.scale *= pow(1 + number(&m, "rope.scaling.yarn_log_multiplier", 0, 0) * log(rope_factor(&m)), 2);
     m.attention_cap = number(&m, "attn_logit_softcapping", 0, is(&m, "gemma2") ? 50 : 0);
     m.logit_cap = number(&m, "final_logit_softcapping", 0, is(&m, "gemma2") ? 30 : 0);
     m.embed_scale = is_gemma(&m) ? sqrt((double)m.embd_n) : 1;
@@ -757,7 +824,7 @@ static model describe(const gguf *g, const float64_options *options) {
     m.router_raw = is(&m, "smallthinker");
     m.context_n = options->context_n;
     /* GGUF: converters permute Llama's q and k so that pairs are adjacent; others' stay as they are. */
-    m.adjacent = is(&m, "llama") || is(&m, "arcee") || is(&m, "bamboo");
+    m.adjacent = is(&m, "deepseek2") || is(&m, "llama") || is(&m, "arcee") || is(&m, "bamboo");
     m.activation = find_activation(&m, options->activation);
     m.symmetric = is_symmetric(&m, options->activation);
     m.cut = m.activation == swish_cut;
@@ -795,7 +862,10 @@ static void sequential_layer(const model *m, const float64_options *o, size_t l,
     double *normed = doubles(n * m->embd_n), *part = doubles(n * m->embd_n), *raw = doubles(n * m->embd_n);
     memcpy(raw, x, n * m->embd_n * sizeof *raw);
     norm(m, l, "attn_norm", x, n, normed);
-    attention(m, l, normed, n, part);
+    if (is(m, "deepseek2"))
+        latent_attention(m, l, normed, n, part);
+    else
+        attention(m, l, normed, n, part);
     add_part(m, l, "post_attention_norm", x, part, n);
     norm(m, l, ffn_norm_name(m), x, n, normed);
     if (maybe(m, l, "ffn_gate_inp.weight")) {

@@ -2,8 +2,8 @@
  * cache, no blocking, no threads, and nothing shared with the engine but the reader of the file.
  *
  * Architectures: llama (with Mixtral's experts), qwen2, qwen3, qwen3moe, olmoe, arcee, nemotron, bamboo,
- * falcon, phi3, gemma2, gemma3, smallthinker, glm4moe, gpt-oss; PowerInfer's files. A file that it cannot
- * follow is the test's fault: it says why on stderr and aborts.
+ * falcon, phi3, gemma2, gemma3, smallthinker, glm4moe, gpt-oss, opt, deepseek2; PowerInfer's files. A file
+ * that it cannot follow is the test's fault: it says why on stderr and aborts.
  */
 #ifndef FLOAT64_FORWARD_H
 #define FLOAT64_FORWARD_H

@@ -82,9 +82,7 @@ Test(forward, architectures) {
         {"nemotron with biases",
          {.arch = "nemotron", .qkv_bias = true, .output_bias = true, .ffn_bias = true},
          NULL},
-        {"opt",
-         {.arch = "opt", .qkv_bias = true, .output_bias = true, .ffn_bias = true, .tied = true},
-         NULL},
+        {"opt", {.arch = "opt", .qkv_bias = true, .output_bias = true, .ffn_bias = true, .tied = true}, NULL},
         {"opt, positions of blocks", {.arch = "opt", .type = GGUF_F16, .embd_n = 300, .head_n = 5}, NULL},
         {"falcon", {.arch = "falcon", .head_kv_n = 1, .fused_qkv = true}, NULL},
         {"falcon of two norms", {.arch = "falcon", .head_kv_n = 2, .second_norm = true}, NULL},
@@ -304,6 +302,39 @@ Test(forward, gpt_oss) {
 #undef OSS
     check_variants(v, COUNT_OF(v));
 }
+
+Test(forward, deepseek2) {
+#define V2                                                                                                   \
+    EXPERTS("deepseek2", 8, 3), .layer_n = 3, .dense_n = 1, .shared_n = 40, .key_n = 24, .value_n = 20,      \
+                                .rotated_n = 8, .latent_n = 32
+#define V3                                                                                                   \
+    V2, .query_rank = 48, .gating_func = 2, .weights_norm = "true", .weights_scale = 2.5f, .choice_bias = true
+    static const variant v[] = {
+        {"lite", {V2}, NULL},
+        {"lite, heads apart", {V2, .heads_apart = true}, NULL},
+        {"queries of two matrices", {V2, .query_rank = 48, .weights_scale = 16}, NULL},
+        {"groups of softmax", {V2, .query_rank = 48, .group_n = 4, .group_used_n = 2}, NULL},
+        {"v3", {V3, .group_n = 4, .group_used_n = 2}, NULL},
+        {"v3, heads apart", {V3, .group_n = 4, .group_used_n = 2, .heads_apart = true}, NULL},
+        {"v3 without groups", {V3, .heads_apart = true}, NULL},
+        {"yarn",
+         {V3, .rope_kind = "yarn", .rope_factor = 40, .rope_original_n = 64, .rope_log_multiplier = 0.0707f},
+         NULL},
+        {"narrow latents",
+         {.arch = "deepseek2", .key_n = 24, .value_n = 20, .rotated_n = 8, .latent_n = 8, .query_rank = 16},
+         NULL},
+        {"half floats", {V2, .type = GGUF_F16}, NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+    for (uint32_t batch_n = 1; batch_n < 8; batch_n += 3)
+        for (size_t i = 0; i < 2; i++) {
+            double error = error_of(&v[i].model, &(rig_options){.batch_n = batch_n});
+            cr_expect_lt(error, 1e-5, "%s, %u rows a step: relative error %.3g", v[i].label, batch_n, error);
+        }
+#undef V2
+#undef V3
+}
+
 #undef EXPERTS
 
 /* ---- Long texts ------------------------------------------------------------------------------------- */
@@ -417,6 +448,21 @@ Test(forward, types_of_experts) {
     check_types(&model, false);
 }
 
+Test(forward, types_of_latent_attention) {
+    static const tiny_model model = {.arch = "deepseek2",
+                                     .embd_n = 256,
+                                     .head_n = 2,
+                                     .key_n = 288,
+                                     .value_n = 256,
+                                     .rotated_n = 32,
+                                     .latent_n = 256,
+                                     .query_rank = 256,
+                                     .ff_n = 256};
+    tiny_model apart = model;
+    apart.heads_apart = true;
+    check_types(&model, false);
+    check_types(&apart, true);
+}
 /* Rows that are whole blocks of 32, but not of 256; and float rows that fill no vector register. */
 Test(forward, odd_row_lengths) {
     static const tiny_model blocks = {.embd_n = 96, .head_n = 6, .head_kv_n = 3, .ff_n = 160, .vocab_n = 99};

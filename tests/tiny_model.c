@@ -211,8 +211,35 @@ static void norm(list *l, int i, const char *stem) {
     if (has_layer_norms(&l->options)) vector(l, i, name, FILL_BIAS, l->options.embd_n);
 }
 
+/* Of a head: keys of key_n, of which rotated_n are rotated and of all heads the same; values of value_n. */
+static void latent_attention(list *l, int i) {
+    const tiny_model *o = &l->options;
+    uint64_t still = o->key_n - o->rotated_n, q = (uint64_t)o->head_n * o->key_n, n = o->head_n;
+    norm(l, i, "attn_norm");
+    if (o->query_rank) {
+        matrix(l, i, "attn_q_a.weight", o->embd_n, o->query_rank, 0, 1);
+        vector(l, i, "attn_q_a_norm.weight", FILL_NORM, o->query_rank);
+        matrix(l, i, "attn_q_b.weight", o->query_rank, q, 0, 1.1);
+    } else {
+        matrix(l, i, "attn_q.weight", o->embd_n, q, 0, 1.1);
+    }
+    matrix(l, i, "attn_kv_a_mqa.weight", o->embd_n, o->latent_n + o->rotated_n, 0, 1.1);
+    vector(l, i, "attn_kv_a_norm.weight", FILL_NORM, o->latent_n);
+    if (o->heads_apart) {
+        matrix(l, i, "attn_k_b.weight", still, o->latent_n, n, sqrt((double)still / o->latent_n));
+        matrix(l, i, "attn_v_b.weight", o->latent_n, o->value_n, n, 1.5);
+    } else {
+        matrix(l, i, "attn_kv_b.weight", o->latent_n, n * (still + o->value_n), 0, 1.2);
+    }
+    matrix(l, i, "attn_output.weight", n * o->value_n, o->embd_n, 0, 1);
+}
+
 static void attention(list *l, int i) {
     const tiny_model *o = &l->options;
+    if (o->latent_n) {
+        latent_attention(l, i);
+        return;
+    }
     uint32_t head_kv_n = head_kv_of(o, (uint32_t)i);
     uint64_t q = (uint64_t)o->head_n * o->key_n, k = (uint64_t)head_kv_n * o->key_n;
     uint64_t v = (uint64_t)head_kv_n * o->value_n;
@@ -398,9 +425,15 @@ static void put_keys(gguf_writer *w, const tiny_model *o, bool heads_given) {
     key_f32(&k, has_layer_norms(o) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon",
             1e-5f);
     if (heads_given) {
-        key_u32(&k, "attention.key_length", o->key_n);
-        key_u32(&k, "attention.value_length", o->value_n);
+        bool kept = o->heads_apart; /* newer files give the widths of what is kept */
+        key_u32(&k, "attention.key_length", kept ? o->latent_n + o->rotated_n : o->key_n);
+        key_u32(&k, "attention.value_length", kept ? o->latent_n : o->value_n);
+        key_u32(&k, "attention.key_length_mla", kept ? o->key_n : 0);
+        key_u32(&k, "attention.value_length_mla", kept ? o->value_n : 0);
     }
+    key_u32(&k, "attention.kv_lora_rank", o->latent_n);
+    key_u32(&k, "attention.q_lora_rank", o->query_rank);
+    key_f32(&k, "rope.scaling.yarn_log_multiplier", o->rope_log_multiplier);
     key_u32(&k, "attention.sliding_window", o->window_n);
     key_text(&k, "hidden_activation", o->activation);
     key_u32(&k, "expert_count", o->expert_n);

@@ -50,6 +50,11 @@ typedef struct tiny_model {
     float weights_scale;
     const char *weights_norm; /* "true", "false" */
 
+    uint32_t latent_n;   /* deepseek2: kv_lora_rank */
+    uint32_t query_rank; /* deepseek2: q_lora_rank */
+    bool heads_apart;    /* deepseek2: attn_k_b and attn_v_b instead of attn_kv_b */
+    float rope_log_multiplier;
+
     uint32_t rotated_n;
     float freq_base;
     const char *rope_kind; /* rope.scaling.type */

@@ -186,11 +186,13 @@ static void combine_run(cpu_op *op, const cpu_worker *w) {
 
 static void copy_run(cpu_op *op, const cpu_worker *w) {
     uint32_t n = op->op.copy.n, row_n = cpu_row_n(op, w), chunk_n = (n + COMBINE_CHUNK - 1) / COMBINE_CHUNK;
-    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * chunk_n;) {
-        uint32_t r = item / chunk_n, from = item % chunk_n * COMBINE_CHUNK;
+    const uint32_t part_n = op->op.copy.part_n ? op->op.copy.part_n : 1;
+    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * part_n * chunk_n;) {
+        uint32_t r = item / chunk_n / part_n, part = item / chunk_n % part_n;
+        uint32_t from = item % chunk_n * COMBINE_CHUNK;
         uint32_t m = n - from < COMBINE_CHUNK ? n - from : COMBINE_CHUNK;
-        const float *x = cpu_row(op->op.copy.x, r) + from;
-        float *y = cpu_row(op->op.copy.y, r) + from;
+        const float *x = cpu_row(op->op.copy.x, r) + (size_t)part * op->op.copy.x_step + from;
+        float *y = cpu_row(op->op.copy.y, r) + (size_t)part * op->op.copy.y_step + from;
         if (op->op.copy.accumulate)
             for (uint32_t i = 0; i < m; i++) y[i] += x[i];
         else

@@ -420,6 +420,8 @@ template <gguf_type T, int PIECES> GPU_KERNEL(TILE_BLOCK) attend_tile(const atte
 static uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 static hotset_status check(const device_op *op, hotset_error *err) {
+    if (op->attend.value_step && op->attend.value_step != op->attend.value_n)
+        return gpu_unsupported(err, op, "latent", "attention");
     if (op->attend.key_n > KEY_MAX || op->attend.value_n > KEY_MAX)
         return gpu_unsupported(err, op, "heads of more than", "512 elements");
     return HOTSET_OK;

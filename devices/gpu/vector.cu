@@ -569,6 +569,15 @@ GPU_KERNEL(BLOCK) copy(const copy_args a) {
     }
 }
 
+static hotset_status check_copy(const device_op *op, hotset_error *err) {
+    return op->copy.part_n > 1 ? gpu_unsupported(err, op, "parts", "of rows") : HOTSET_OK;
+}
+
+static hotset_status check_prepare(const device_op *op, hotset_error *err) {
+    if (!op->prepare.rotated_from && op->prepare.value_n) return HOTSET_OK;
+    return gpu_unsupported(err, op, "latent", "attention");
+}
+
 static void launch_copy(const gpu_call *c, const device_op *op) {
     const copy_args a = {c->step,    gpu_rows_of(op->copy.x), gpu_rows_of(op->copy.y),
                          op->copy.n, op->copy.accumulate,     op->outputs};
@@ -718,11 +727,11 @@ static void launch_tally(const gpu_call *c, const device_op *op) {
 GPU_TABLE gpu_family gpu_embed = {check_embed, NULL, launch_embed};
 GPU_TABLE gpu_family gpu_rotary = {NULL, NULL, launch_rotary};
 GPU_TABLE gpu_family gpu_norm = {NULL, NULL, launch_norm};
-GPU_TABLE gpu_family gpu_prepare = {NULL, NULL, launch_prepare};
+GPU_TABLE gpu_family gpu_prepare = {check_prepare, NULL, launch_prepare};
 GPU_TABLE gpu_family gpu_activate = {NULL, NULL, launch_activate};
 GPU_TABLE gpu_family gpu_route = {check_route, NULL, launch_route};
 GPU_TABLE gpu_family gpu_combine = {NULL, NULL, launch_combine};
 GPU_TABLE gpu_family gpu_tally = {NULL, NULL, launch_tally};
-GPU_TABLE gpu_family gpu_copy = {NULL, NULL, launch_copy};
+GPU_TABLE gpu_family gpu_copy = {check_copy, NULL, launch_copy};
 GPU_TABLE gpu_family gpu_cap = {NULL, NULL, launch_cap};
 GPU_TABLE gpu_family gpu_gather = {NULL, NULL, launch_gather};
