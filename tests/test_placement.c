@@ -259,6 +259,42 @@ Test(placement, routers_of_raw_input) {
     check_places((placement_case){.model = model, .sparsity = HOTSET_SPARSITY_OFF}, few_places, EXACT);
 }
 
+/* GPUs have no kernels for it, and say so; experts go anywhere. */
+Test(placement, latent_attention_stays_at_home) {
+    static const char *const places[] = {"ffn=emu0:0.5", "ffn=emu0:1,head=emu0", "ffn=emu0:0.3+emu1:0.2",
+                                         NULL};
+    need_emulation();
+    placement_case c = {.model = {.arch = "deepseek2",
+                                  .layer_n = 3,
+                                  .ff_n = 96,
+                                  .expert_n = 12,
+                                  .expert_used_n = 3,
+                                  .dense_n = 1,
+                                  .shared_n = 64,
+                                  .key_n = 24,
+                                  .value_n = 20,
+                                  .rotated_n = 8,
+                                  .latent_n = 32},
+                        .sparsity = HOTSET_SPARSITY_OFF};
+    check_places(c, places, EXACT);
+    c.model.heads_apart = true;
+    check_places(c, places, EXACT);
+    c.devices = "emu:64MiB";
+    c.place = "attn=emu0";
+    hotset_model *m = open_model(&c.model);
+    hotset_error err = {0};
+    hotset_plan *plan;
+    hotset_engine *engine;
+    hotset_engine_options o = hotset_engine_default_options();
+    o.devices = c.devices;
+    o.module_folder = HOTSET_MODULE_FOLDER;
+    cr_assert_eq(make_plan(&plan, m, &c, &err), HOTSET_OK, "%s", err.message);
+    cr_expect_eq(hotset_engine_open(&engine, m, plan, &o, &err), HOTSET_E_UNSUPPORTED);
+    cr_expect(strstr(err.message, "the GPU has no kernel for"), "%s", err.message);
+    hotset_plan_free(plan);
+    hotset_model_free(m);
+}
+
 Test(placement, gate_and_up_in_one) {
     need_emulation();
     placement_case c = {.model = {.arch = "phi3", .layer_n = 2, .ff_n = 512, .fused_qkv = true},
