@@ -99,7 +99,9 @@ typedef enum device_activation {
     DEVICE_ACT_GELU_TANH,
     DEVICE_ACT_RELU,
     DEVICE_ACT_RELU2,
-    DEVICE_ACT_DRELU /* relu(gate) * relu(up) */
+    DEVICE_ACT_DRELU,     /* relu(gate) * relu(up) */
+    DEVICE_ACT_SWIGLU_OAI /* g sigmoid(1.702 g) (u + 1) with g = min(gate, 7), u = up between -7 and 7
+                             (gpt-oss); without up its factor is 1 */
 } device_activation;
 
 enum { DEVICE_LINEAR_MAX = 3 }; /* matrices that share an input: q, k, v */
@@ -124,6 +126,14 @@ typedef struct device_choice {
     device_rows list;
 } device_choice;
 
+/* How a router's logits become weights. */
+typedef enum device_gating {
+    DEVICE_GATING_SOFTMAX,
+    DEVICE_GATING_SIGMOID,
+    DEVICE_GATING_SOFTMAX_AFTER /* over the chosen ones only */
+} device_gating;
+enum { DEVICE_GROUP_MAX = 64 };
+
 /* What DEVICE_OP_TALLY writes into its record for each row. */
 typedef enum device_tally {
     DEVICE_TALLY_BITS,   /* uint64_t [(n + 63) / 64]: bit i % 64 of word i / 64 says that value i is above 0;
@@ -145,7 +155,7 @@ static inline uint64_t device_tally_bytes(device_tally kind, uint32_t n) {
 }
 
 typedef enum device_op_kind {
-    DEVICE_OP_EMBED,    /* y[r] = scale * table[token of r] */
+    DEVICE_OP_EMBED,    /* y[r] = scale * table[token of r], + positions[position of r] */
     DEVICE_OP_ROTARY,   /* table of (cos, sin) for each row's position */
     DEVICE_OP_NORM,     /* y = norm(x) */
     DEVICE_OP_LINEAR,   /* y_i = W_i x + b_i, i < part_n */
@@ -157,6 +167,7 @@ typedef enum device_op_kind {
     DEVICE_OP_EXPERTS,  /* y[r][j] = W_e x + b_e for the j-th expert e chosen for row r, 0 of absent ones */
     DEVICE_OP_COMBINE,  /* y[r] += sum_j weight[r][j] x[r][j] */
     DEVICE_OP_COPY,     /* y[r] = x[r], or y[r] += x[r] */
+    DEVICE_OP_CAP,      /* x[r] = cap * tanh(x[r] / cap) */
     DEVICE_OP_TALLY,    /* writes down for the host what the FFN of each row uses */
     DEVICE_OP_GATHER,   /* y[i] = x[output[output_from + i]] */
     DEVICE_OP_PICK,     /* id[r] = the number of x[r]'s largest value */
@@ -176,6 +187,8 @@ typedef struct device_op {
             device_matrix table;
             device_rows y;
             float scale;
+            device_matrix positions; /* in_n 0: none */
+            uint32_t position_from;  /* the row of position 0 */
         } embed;
         struct {
             device_ref inverse_frequency; /* [pair_n] doubles: radians per position */
@@ -197,9 +210,10 @@ typedef struct device_op {
             device_choice choice; /* only with one part */
         } linear;
         struct {
-            device_rows q, k, v;
-            device_rows rotary; /* absent: no rotation */
+            device_rows q, k, v; /* value_n 0: values are a part of the keys */
+            device_rows rotary;  /* absent: no rotation */
             uint32_t head_n, head_kv_n, key_n, value_n, pair_n;
+            uint32_t rotated_from;     /* elements of each head before the first pair */
             bool adjacent;             /* rotated pairs are neighbours, else halves apart */
             device_ref q_norm, k_norm; /* [key_n] per-head RMSNorm weights, or absent */
             float epsilon;
@@ -211,8 +225,11 @@ typedef struct device_op {
         struct {
             device_rows q, y;
             uint32_t head_n, head_kv_n, key_n, value_n;
-            uint32_t window_n; /* sees the last window_n positions; 0: all */
+            uint32_t value_step; /* elements of the state from one value to the next; 0: value_n */
+            uint32_t window_n;   /* sees the last window_n positions; 0: all */
             float scale, softcap;
+            device_ref sinks; /* [head_n]: a score of each head that takes its part of the softmax and adds no
+                                 value; absent: none */
             device_ref key_state, value_state;
             uint64_t key_slot_bytes, value_slot_bytes;
             uint32_t context_n;
@@ -244,10 +261,14 @@ typedef struct device_op {
         struct {
             device_rows logits; /* [unit_n] */
             uint32_t unit_n, used_n;
-            bool softmax_after;     /* softmax over the chosen ones only */
-            bool normalise;         /* divide the chosen weights by their sum */
-            float scale;            /* multiply them by this */
-            device_rows id, weight; /* [used_n] int32_t and floats */
+            device_gating gating;
+            device_ref bias; /* [unit_n]: added where units are chosen, but not to weights; absent: none */
+            uint32_t group_n, group_used_n; /* units are chosen from so many of the group_n groups of
+                                               neighbours: those whose best unit is best, or, of sigmoids,
+                                               whose best two are together; 0: from all */
+            bool normalise;                 /* divide the chosen weights by their sum */
+            float scale;                    /* multiply them by this */
+            device_rows id, weight;         /* [used_n] int32_t and floats */
         } route;
         struct {
             device_rows x; /* [in_n] per row, or [used_n][in_n] when x_per_use */
@@ -266,8 +287,14 @@ typedef struct device_op {
         struct {
             device_rows x, y; /* any words of 4 bytes, unless they are added up; of x all rows may be one */
             uint32_t n;
+            uint32_t part_n, x_step, y_step; /* of each row so many parts of n, so far apart; 0: one */
             bool accumulate;
         } copy;
+        struct {
+            device_rows x; /* [n] */
+            uint32_t n;
+            float cap;
+        } cap;
         struct {
             device_tally kind;
             device_rows x;      /* BITS, SIZES, JUDGED: [n] before the activation; CHOSEN: ids [n] */

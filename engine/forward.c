@@ -19,6 +19,7 @@ typedef struct writer {
     const forward_place *at;
     uint32_t row_max, layer_i;
     bool outputs;
+    bool sum_is_empty; /* nothing has been written yet to where the layer's FFN is added up */
 } writer;
 
 /* ---- Operands ---- */
@@ -28,6 +29,7 @@ static device_rows rows_at(const writer *w, uint64_t offset, uint64_t stride) {
 }
 
 static const model_layer *layer_of(const writer *w) { return &w->at->model->layer[w->layer_i]; }
+static bool follows(const writer *w, unsigned rule) { return w->at->model->arch->rules & rule; }
 static const hotset_shape *shape_of(const writer *w) { return &w->at->model->shape; }
 
 static bool has(const writer *w, arch_role role) {
@@ -36,7 +38,9 @@ static bool has(const writer *w, arch_role role) {
 static device_matrix matrix(const writer *w, arch_role role) {
     return weights_of(w->at->weights, w->layer_i, role)->w;
 }
+/* Absent: of no buffer. */
 static device_ref vector(const writer *w, arch_role role) {
+    if (role == ARCH_ROLE_COUNT) return (device_ref){0};
     return weights_of(w->at->weights, w->layer_i, role)->w.data;
 }
 
@@ -60,6 +64,7 @@ static device_ref counter(const writer *w, uint32_t layer_i, uint32_t device_i, 
 
 static device_rows hidden(const writer *w) { return rows_at(w, w->at->layout.hidden, shape_of(w)->embd_n); }
 static device_rows normed(const writer *w) { return rows_at(w, w->at->layout.normed, shape_of(w)->embd_n); }
+static device_rows second(const writer *w) { return rows_at(w, w->at->layout.normed_2, shape_of(w)->embd_n); }
 
 /* ---- Operations ---- */
 
@@ -95,17 +100,28 @@ static void copy(writer *w, const char *name, device_rows x, device_rows y, uint
                        .copy = {.x = x, .y = y, .n = n, .accumulate = accumulate}});
 }
 
-static void norm(writer *w, const char *name, device_rows x, device_rows y, arch_role weight,
-                 arch_role bias) {
+static void norm_of(writer *w, const char *name, device_rows x, device_rows y, uint32_t n, arch_role weight,
+                    arch_role bias, bool layernorm) {
     add(w, (device_op){.kind = DEVICE_OP_NORM,
                        .name = name,
                        .norm = {.x = x,
                                 .y = y,
-                                .n = shape_of(w)->embd_n,
+                                .n = n,
                                 .weight = vector(w, weight),
                                 .bias = vector(w, bias),
-                                .layernorm = w->at->model->arch->rules & ARCH_LAYER_NORM,
+                                .layernorm = layernorm,
                                 .epsilon = w->at->model->norm_epsilon}});
+}
+
+static void norm(writer *w, const char *name, device_rows x, device_rows y, arch_role weight,
+                 arch_role bias) {
+    norm_of(w, name, x, y, shape_of(w)->embd_n, weight, bias, follows(w, ARCH_LAYER_NORM));
+}
+
+/* x <- x + norm(part), part being second(w). */
+static void add_normed(writer *w, const char *name, const char *sum_name, arch_role weight) {
+    norm_of(w, name, second(w), second(w), shape_of(w)->embd_n, weight, ARCH_ROLE_COUNT, false);
+    copy(w, sum_name, second(w), hidden(w), shape_of(w)->embd_n, true);
 }
 
 static device_linear_part product(const writer *w, arch_role weight, arch_role bias, device_rows y,
@@ -122,11 +138,121 @@ static void linear(writer *w, const char *name, device_rows x, device_linear_par
 
 /* ---- Attention ---- */
 
-/* x <- x + Wo attention(input) */
-static void attention(writer *w, device_rows input) {
+/* (cos, sin) of each pair for the layer's rotation; absent: it has none. */
+static device_rows rotation(const writer *w, uint32_t rotary_i) {
+    const hotset_model *m = w->at->model;
+    const uint64_t each = (uint64_t)w->at->layout.row_n * 2 * m->pair_n * sizeof(float);
+    if (rotary_i == m->rotary_n) return (device_rows){0};
+    return rows_at(w, w->at->layout.rotary + rotary_i * each, 2 * m->pair_n);
+}
+
+/* Queries and keys normed over all heads at once (OLMoE). */
+static void norm_wide(writer *w, device_rows q, device_rows k) {
+    if (!follows(w, ARCH_QK_NORM_WIDE)) return;
+    norm_of(w, "query norm", q, q, q.stride, ARCH_ATTN_Q_NORM, ARCH_ROLE_COUNT, false);
+    norm_of(w, "key norm", k, k, k.stride, ARCH_ATTN_K_NORM, ARCH_ROLE_COUNT, false);
+}
+
+/* Rows of heads side by side, cut or joined: `part_n` parts of n. */
+static void regroup(writer *w, const char *name, device_rows x, uint32_t x_from, uint32_t x_step,
+                    device_rows y, uint32_t y_from, uint32_t y_step, uint32_t n) {
+    x.ref = device_ref_at(x.ref, x_from * sizeof(float));
+    y.ref = device_ref_at(y.ref, y_from * sizeof(float));
+    add(w,
+        (device_op){
+            .kind = DEVICE_OP_COPY,
+            .name = name,
+            .copy = {
+                .x = x, .y = y, .n = n, .part_n = layer_of(w)->head_n, .x_step = x_step, .y_step = y_step}});
+}
+
+/* A product of each head's part of x with a matrix of its own. */
+static void each_head(writer *w, const char *name, device_rows x, device_rows y, arch_role weight) {
+    add(w, (device_op){.kind = DEVICE_OP_EXPERTS,
+                       .name = name,
+                       .experts = {.x = x,
+                                   .x_per_use = true,
+                                   .used_n = layer_of(w)->head_n,
+                                   .id = {w->at->weights->heads, 0},
+                                   .part_n = 1,
+                                   .part = {product(w, weight, ARCH_ROLE_COUNT, y, false)}}});
+}
+
+/* Latent attention (DeepSeek-V2, arXiv 2405.04434, 2.1): c = norm(Wa x) stands for the keys Kh c and values
+ * Vh c of all heads; a head's score is (Kh' qh) . c beside that of the rotated parts, and its result Vh times
+ * the mixed c. So c, with the one rotated key, is all that is kept. Leaves all heads' results in mixed. */
+static device_rows latent_attention(writer *w, device_rows input) {
+    const hotset_model *m = w->at->model;
+    const uint32_t head_n = layer_of(w)->head_n, latent_n = m->latent_n, rotated_n = m->rotated_n;
+    const uint32_t key_n = m->shape.key_n, still_n = key_n - rotated_n, kept_n = latent_n + rotated_n;
+    const state *kv = w->at->state;
+    device_rows raw = rows_at(w, w->at->layout.mixed, (uint64_t)head_n * key_n);
+    device_rows still = rows_at(w, w->at->layout.query, (uint64_t)head_n * still_n);
+    device_rows q = rows_at(w, w->at->layout.query, (uint64_t)head_n * kept_n);
+    device_rows absorbed = rows_at(w, w->at->layout.latent, (uint64_t)head_n * latent_n);
+    device_rows mixed = rows_at(w, w->at->layout.mixed, (uint64_t)head_n * latent_n);
+    device_rows out = rows_at(w, w->at->layout.latent, (uint64_t)head_n * m->shape.value_n);
+    device_rows kept = rows_at(w, w->at->layout.key, kept_n);
+    device_rows inner = rows_at(w, w->at->layout.value, m->query_rank);
+    const device_ref keys = {kv->buffer, kv->key[w->layer_i]};
+
+    if (has(w, ARCH_ATTN_Q_A)) {
+        linear(w, "attn query in", input, product(w, ARCH_ATTN_Q_A, ARCH_ROLE_COUNT, inner, false));
+        norm_of(w, "query norm", inner, inner, m->query_rank, ARCH_ATTN_Q_A_NORM, ARCH_ROLE_COUNT, false);
+        linear(w, "attn query", inner, product(w, ARCH_ATTN_Q_B, ARCH_ROLE_COUNT, raw, false));
+    } else {
+        linear(w, "attn query", input, product(w, ARCH_ATTN_Q, ARCH_ROLE_COUNT, raw, false));
+    }
+    linear(w, "attn latent", input, product(w, ARCH_ATTN_KV_A, ARCH_ROLE_COUNT, kept, false));
+    norm_of(w, "latent norm", kept, kept, latent_n, ARCH_ATTN_KV_A_NORM, ARCH_ROLE_COUNT, false);
+    regroup(w, "attn still part", raw, 0, key_n, still, 0, still_n, still_n);
+    each_head(w, "attn absorb", still, absorbed, ARCH_ATTN_K_B);
+    regroup(w, "attn absorbed", absorbed, 0, latent_n, q, 0, kept_n, latent_n);
+    regroup(w, "attn rotated part", raw, still_n, key_n, q, latent_n, kept_n, rotated_n);
+    add(w, (device_op){.kind = DEVICE_OP_PREPARE,
+                       .name = "attn rope, store",
+                       .prepare = {.q = q,
+                                   .k = kept,
+                                   .rotary = rotation(w, layer_of(w)->rotary_i),
+                                   .head_n = head_n,
+                                   .head_kv_n = 1,
+                                   .key_n = kept_n,
+                                   .pair_n = m->pair_n,
+                                   .rotated_from = latent_n,
+                                   .adjacent = m->rotary_adjacent,
+                                   .key_state = keys,
+                                   .value_state = keys,
+                                   .key_slot_bytes = kv->slot_bytes[w->layer_i],
+                                   .value_slot_bytes = kv->slot_bytes[w->layer_i],
+                                   .context_n = kv->context_n,
+                                   .state_f16 = kv->f16}});
+    add(w, (device_op){.kind = DEVICE_OP_ATTEND,
+                       .name = "attention",
+                       .attend = {.q = q,
+                                  .y = mixed,
+                                  .head_n = head_n,
+                                  .head_kv_n = 1,
+                                  .key_n = kept_n,
+                                  .value_n = latent_n,
+                                  .value_step = kept_n,
+                                  .window_n = layer_of(w)->window_n,
+                                  .scale = m->attention_scale,
+                                  .softcap = m->attention_cap,
+                                  .key_state = keys,
+                                  .value_state = keys,
+                                  .key_slot_bytes = kv->slot_bytes[w->layer_i],
+                                  .value_slot_bytes = kv->slot_bytes[w->layer_i],
+                                  .context_n = kv->context_n,
+                                  .state_f16 = kv->f16}});
+    each_head(w, "attn values", mixed, out, ARCH_ATTN_V_B);
+    return out;
+}
+
+/* The same of keys and values that are kept as they are. */
+static device_rows plain_attention(writer *w, device_rows input) {
     const hotset_shape *s = shape_of(w);
     const model_layer *layer = layer_of(w);
-    const model_rotary *rotary = &w->at->model->rotary;
+    const bool wide = follows(w, ARCH_QK_NORM_WIDE);
     const state *kv = w->at->state;
     device_rows q = rows_at(w, w->at->layout.query, (uint64_t)layer->head_n * s->key_n);
     device_rows k = rows_at(w, w->at->layout.key, (uint64_t)layer->head_kv_n * s->key_n);
@@ -141,20 +267,21 @@ static void attention(writer *w, device_rows input) {
                                   .part = {product(w, ARCH_ATTN_Q, ARCH_ATTN_Q_BIAS, q, false),
                                            product(w, ARCH_ATTN_K, ARCH_ATTN_K_BIAS, k, false),
                                            product(w, ARCH_ATTN_V, ARCH_ATTN_V_BIAS, v, false)}}});
+    norm_wide(w, q, k);
     add(w, (device_op){.kind = DEVICE_OP_PREPARE,
                        .name = "attn rope, store",
                        .prepare = {.q = q,
                                    .k = k,
                                    .v = v,
-                                   .rotary = rows_at(w, w->at->layout.rotary, 2 * rotary->pair_n),
+                                   .rotary = rotation(w, layer->rotary_i),
                                    .head_n = layer->head_n,
                                    .head_kv_n = layer->head_kv_n,
                                    .key_n = s->key_n,
                                    .value_n = s->value_n,
-                                   .pair_n = rotary->pair_n,
-                                   .adjacent = rotary->adjacent,
-                                   .q_norm = vector(w, ARCH_ATTN_Q_NORM),
-                                   .k_norm = vector(w, ARCH_ATTN_K_NORM),
+                                   .pair_n = w->at->model->pair_n,
+                                   .adjacent = w->at->model->rotary_adjacent,
+                                   .q_norm = vector(w, wide ? ARCH_ROLE_COUNT : ARCH_ATTN_Q_NORM),
+                                   .k_norm = vector(w, wide ? ARCH_ROLE_COUNT : ARCH_ATTN_K_NORM),
                                    .epsilon = w->at->model->norm_epsilon,
                                    .key_state = keys,
                                    .value_state = values,
@@ -172,13 +299,24 @@ static void attention(writer *w, device_rows input) {
                                   .value_n = s->value_n,
                                   .window_n = layer->window_n,
                                   .scale = w->at->model->attention_scale,
+                                  .softcap = w->at->model->attention_cap,
+                                  .sinks = vector(w, ARCH_ATTN_SINKS),
                                   .key_state = keys,
                                   .value_state = values,
                                   .key_slot_bytes = kv->slot_bytes[w->layer_i],
                                   .value_slot_bytes = kv->slot_bytes[w->layer_i],
                                   .context_n = kv->context_n,
                                   .state_f16 = kv->f16}});
-    linear(w, "attn out", mixed, product(w, ARCH_ATTN_OUT, ARCH_ATTN_OUT_BIAS, hidden(w), true));
+    return mixed;
+}
+
+/* x <- x + Wo attention(input), or the norm of what is added */
+static void attention(writer *w, device_rows input) {
+    const bool post = follows(w, ARCH_POST_NORM);
+    const device_rows mixed = w->at->model->latent_n ? latent_attention(w, input) : plain_attention(w, input);
+    linear(w, "attn out", mixed,
+           product(w, ARCH_ATTN_OUT, ARCH_ATTN_OUT_BIAS, post ? second(w) : hidden(w), !post));
+    if (post) add_normed(w, "attn post norm", "attn sum", ARCH_ATTN_POST_NORM);
 }
 
 /* ---- FFN ---- */
@@ -194,7 +332,21 @@ typedef struct bank {
     device_rows score;          /* of the predictor, absent: none */
     bool skips;                 /* neurons can be left out, by the lists of: */
     device_choice choice;
+    bool is_recorded; /* its neurons are what the layer's record counts */
 } bank;
+
+/* Where the layer's FFN is added up: at home the residual stream or, to be normed first, a row of its own. */
+static device_rows ffn_sum(const writer *w) {
+    if (!here(w)->home) return partial(w, w->at->placed->device_i);
+    return follows(w, ARCH_POST_NORM) ? second(w) : hidden(w);
+}
+static void begin_sum(writer *w) { w->sum_is_empty = !here(w)->home || follows(w, ARCH_POST_NORM); }
+/* Whether the next part is to be added, rather than written. */
+static bool adds(writer *w) {
+    const bool empty = w->sum_is_empty;
+    w->sum_is_empty = false;
+    return !empty;
+}
 
 /* The bank whose products go through h and up to y; down's order says whether neurons can be left out. */
 static bank bank_of(const writer *w, uint32_t ff, uint32_t per_row, bool gated) {
@@ -219,9 +371,13 @@ static void set_skipping(const writer *w, bank *b) {
 
 static device_activation activation_of(const writer *w) {
     static const device_activation kinds[] = {
-        [ARCH_ACT_SILU] = DEVICE_ACT_SILU,           [ARCH_ACT_GELU] = DEVICE_ACT_GELU,
-        [ARCH_ACT_GELU_TANH] = DEVICE_ACT_GELU_TANH, [ARCH_ACT_RELU] = DEVICE_ACT_RELU,
-        [ARCH_ACT_RELU2] = DEVICE_ACT_RELU2,         [ARCH_ACT_DRELU] = DEVICE_ACT_DRELU,
+        [ARCH_ACT_SILU] = DEVICE_ACT_SILU,
+        [ARCH_ACT_GELU] = DEVICE_ACT_GELU,
+        [ARCH_ACT_GELU_TANH] = DEVICE_ACT_GELU_TANH,
+        [ARCH_ACT_RELU] = DEVICE_ACT_RELU,
+        [ARCH_ACT_RELU2] = DEVICE_ACT_RELU2,
+        [ARCH_ACT_DRELU] = DEVICE_ACT_DRELU,
+        [ARCH_ACT_SWIGLU_OAI] = DEVICE_ACT_SWIGLU_OAI,
     };
     return kinds[w->at->model->activation];
 }
@@ -326,7 +482,7 @@ static void apply(writer *w, const bank *b) {
         select_neurons(w, b, b->part[i].y, false, listed, i + 1);
         listed = true;
     }
-    if (!b->id.stride) record_neurons(w, b);
+    if (b->is_recorded) record_neurons(w, b);
     activate(w, b);
     multiply(w, b, names[DOWN], b->part[b->first].y, &b->part[DOWN], 1, listed);
 }
@@ -348,20 +504,30 @@ static device_rows predict(writer *w) {
     return score;
 }
 
-/* x <- x + ffn(n) at home, else the part of it that the device's neurons give. */
+/* sum <- sum + ffn(n), or the part of it that the device's neurons give. */
 static void dense_ffn(writer *w, device_rows score) {
-    const bool home = here(w)->home;
     if (!here(w)->units) {
         const device_rows bias = {vector(w, ARCH_FFN_DOWN_BIAS), 0}; /* the same for every row */
-        if (bias.ref.buffer) copy(w, "ffn bias", bias, hidden(w), shape_of(w)->embd_n, true);
+        if (bias.ref.buffer) copy(w, "ffn bias", bias, ffn_sum(w), shape_of(w)->embd_n, adds(w));
         return;
     }
     bank b = bank_of(w, here(w)->ff_n, 1, has(w, ARCH_FFN_GATE));
     b.score = score;
+    b.is_recorded = true;
     b.part[GATE] = product(w, ARCH_FFN_GATE, ARCH_FFN_GATE_BIAS, b.part[GATE].y, false);
     b.part[UP] = product(w, ARCH_FFN_UP, ARCH_FFN_UP_BIAS, b.part[UP].y, false);
-    b.part[DOWN] = product(w, ARCH_FFN_DOWN, ARCH_FFN_DOWN_BIAS,
-                           home ? hidden(w) : partial(w, w->at->placed->device_i), home);
+    b.part[DOWN] = product(w, ARCH_FFN_DOWN, ARCH_FFN_DOWN_BIAS, ffn_sum(w), adds(w));
+    set_skipping(w, &b);
+    apply(w, &b);
+}
+
+/* sum <- sum + ffn(n) of the experts that every token uses. */
+static void shared_ffn(writer *w) {
+    if (!layer_of(w)->shared_n) return;
+    bank b = bank_of(w, layer_of(w)->shared_n, 1, ARCH_SHARED_GATE);
+    b.part[GATE] = product(w, ARCH_SHARED_GATE, ARCH_ROLE_COUNT, b.part[GATE].y, false);
+    b.part[UP] = product(w, ARCH_SHARED_UP, ARCH_ROLE_COUNT, b.part[UP].y, false);
+    b.part[DOWN] = product(w, ARCH_SHARED_DOWN, ARCH_ROLE_COUNT, ffn_sum(w), adds(w));
     set_skipping(w, &b);
     apply(w, &b);
 }
@@ -374,17 +540,23 @@ static device_rows chosen_weight(const writer *w) {
 }
 
 /* Which experts each row uses, and with what weight. */
-static void choose_experts(writer *w) {
+static void choose_experts(writer *w, device_rows input) {
+    static const device_gating kinds[] = {[ARCH_GATING_SOFTMAX] = DEVICE_GATING_SOFTMAX,
+                                          [ARCH_GATING_SIGMOID] = DEVICE_GATING_SIGMOID,
+                                          [ARCH_GATING_SOFTMAX_AFTER] = DEVICE_GATING_SOFTMAX_AFTER};
     const hotset_shape *s = shape_of(w);
     const model_router *router = &w->at->model->router;
     device_rows scores = rows_at(w, w->at->layout.router, s->expert_n);
-    linear(w, "router", normed(w), product(w, ARCH_ROUTER, ARCH_ROUTER_BIAS, scores, false));
+    linear(w, "router", input, product(w, ARCH_ROUTER, ARCH_ROUTER_BIAS, scores, false));
     add(w, (device_op){.kind = DEVICE_OP_ROUTE,
                        .name = "route",
                        .route = {.logits = scores,
                                  .unit_n = s->expert_n,
                                  .used_n = router->used_n,
-                                 .softmax_after = router->softmax_after,
+                                 .gating = kinds[router->gating],
+                                 .bias = vector(w, ARCH_ROUTER_CHOICE_BIAS),
+                                 .group_n = router->group_n,
+                                 .group_used_n = router->group_used_n,
                                  .normalise = router->normalise,
                                  .scale = router->scale,
                                  .id = chosen_id(w),
@@ -392,33 +564,32 @@ static void choose_experts(writer *w) {
     record(w, (device_op){.tally = {.x = chosen_id(w), .weight = chosen_weight(w)}});
 }
 
-/* y <- y + sum over the chosen experts e of weight_e out_e, or anew */
-static void add_experts(writer *w, device_rows out, device_rows y, bool anew) {
+/* sum <- sum + sum over the chosen experts e of weight_e out_e */
+static void add_experts(writer *w, device_rows out) {
     add(w, (device_op){.kind = DEVICE_OP_COMBINE,
                        .name = "experts sum",
                        .combine = {.x = out,
                                    .weight = chosen_weight(w),
-                                   .y = y,
+                                   .y = ffn_sum(w),
                                    .used_n = w->at->model->router.used_n,
                                    .n = shape_of(w)->embd_n,
-                                   .anew = anew}});
+                                   .anew = !adds(w)}});
 }
 
-/* x <- x + sum over the chosen experts e of weight_e ffn_e(n); a guest's part is that of its experts. */
+/* sum <- sum + sum over the chosen experts e of weight_e ffn_e(n); a guest's part is that of its experts. */
 static void expert_ffn(writer *w) {
     const hotset_shape *s = shape_of(w);
     const uint32_t used = w->at->model->router.used_n;
-    const bool home = here(w)->home;
     device_rows out = rows_at(w, w->at->layout.expert_out, (uint64_t)used * s->embd_n);
     if (!here(w)->units) return;
     bank b = bank_of(w, s->ff_n, used, has(w, ARCH_EXPERT_GATE));
     b.id = chosen_id(w);
-    b.part[GATE].w = matrix(w, ARCH_EXPERT_GATE);
-    b.part[UP].w = matrix(w, ARCH_EXPERT_UP);
-    b.part[DOWN] = (device_linear_part){.w = matrix(w, ARCH_EXPERT_DOWN), .y = out};
+    b.part[GATE] = product(w, ARCH_EXPERT_GATE, ARCH_EXPERT_GATE_BIAS, b.part[GATE].y, false);
+    b.part[UP] = product(w, ARCH_EXPERT_UP, ARCH_EXPERT_UP_BIAS, b.part[UP].y, false);
+    b.part[DOWN] = product(w, ARCH_EXPERT_DOWN, ARCH_EXPERT_DOWN_BIAS, out, false);
     set_skipping(w, &b);
     apply(w, &b);
-    add_experts(w, out, home ? hidden(w) : partial(w, w->at->placed->device_i), !home);
+    add_experts(w, out);
 }
 
 /* ---- Streamed weights ---- */
@@ -426,12 +597,12 @@ static void expert_ffn(writer *w) {
 /* Whether the host's part of the layer is computed by its home, from weights that come piece by piece. */
 static bool streams(const writer *w) { return stream_has(w->at->stream, w->layer_i, w->row_max); }
 
-/* x <- x + ffn(n) of some of the host's neurons. */
+/* sum <- sum + ffn(n) of some of the host's neurons. */
 static void streamed_neurons(writer *w, const stream_piece *piece, const stream_layout *l) {
     bank b = bank_of(w, piece->n, 1, l->matrix[STREAM_GATE].in_n > 0);
     for (uint32_t i = GATE; i < DOWN; i++)
         b.part[i] = (device_linear_part){.w = l->matrix[i], .bias = l->bias[i], .y = b.part[i].y};
-    b.part[DOWN] = (device_linear_part){.w = l->matrix[STREAM_DOWN], .y = hidden(w), .accumulate = true};
+    b.part[DOWN] = (device_linear_part){.w = l->matrix[STREAM_DOWN], .y = ffn_sum(w), .accumulate = adds(w)};
     if (l->matrix[STREAM_PREDICTOR].in_n) {
         b.score = rows_at(w, w->at->layout.score, piece->n);
         linear(w, "predictor out", rows_at(w, w->at->layout.inner, layer_of(w)->rank_n),
@@ -441,19 +612,21 @@ static void streamed_neurons(writer *w, const stream_piece *piece, const stream_
     apply(w, &b);
 }
 
-/* x <- x + sum over those chosen experts that came in this round. */
+/* sum <- sum + sum over those chosen experts that came in this round. */
 static void streamed_experts(writer *w, const stream_layout *l) {
+    static const arch_role biases[] = {ARCH_EXPERT_GATE_BIAS, ARCH_EXPERT_UP_BIAS, ARCH_EXPERT_DOWN_BIAS};
     const hotset_shape *s = shape_of(w);
     const uint32_t used = w->at->model->router.used_n;
     bank b = bank_of(w, s->ff_n, used, l->matrix[STREAM_GATE].in_n > 0);
     b.id = chosen_id(w);
-    b.part[GATE].w = l->matrix[STREAM_GATE];
-    b.part[UP].w = l->matrix[STREAM_UP];
-    b.part[DOWN] = (device_linear_part){
-        .w = l->matrix[STREAM_DOWN], .y = rows_at(w, w->at->layout.expert_out, (uint64_t)used * s->embd_n)};
+    b.part[DOWN].y = rows_at(w, w->at->layout.expert_out, (uint64_t)used * s->embd_n);
+    for (uint32_t i = GATE; i <= DOWN; i++) {
+        b.part[i].w = l->matrix[i];
+        b.part[i].bias = vector(w, biases[i]);
+    }
     set_skipping(w, &b);
     apply(w, &b);
-    add_experts(w, b.part[DOWN].y, hidden(w), false);
+    add_experts(w, b.part[DOWN].y);
 }
 
 static void streamed_ffn(writer *w) {
@@ -492,14 +665,15 @@ static void publish(writer *w) {
     signal_to(w, "published", counter(w, w->layer_i, w->at->placed->device_i, false));
 }
 
-/* x <- x + what the guests' units give */
+/* sum <- sum + what the guests' units give */
 static void collect(writer *w) {
     for (uint32_t i = 0; i < here(w)->guest_n; i++) {
         const uint32_t guest = here(w)->guest[i];
         if (!takes_part(w, guest)) continue;
         wait_for(w, "wait for sums", counter(w, w->layer_i, guest, false));
-        copy(w, "add sums", partial(w, guest), hidden(w), shape_of(w)->embd_n, true);
+        copy(w, "add sums", partial(w, guest), ffn_sum(w), shape_of(w)->embd_n, adds(w));
     }
+    if (follows(w, ARCH_POST_NORM)) add_normed(w, "ffn post norm", "ffn sum", ARCH_FFN_POST_NORM);
 }
 
 static void hand_on(writer *w, uint32_t layer_i) {
@@ -516,13 +690,16 @@ static void receive(writer *w, uint32_t layer_i, uint32_t from) {
 
 /* x <- x + attention(norm(x)), then x <- x + ffn(norm(x)) */
 static void sequential_layer(writer *w) {
+    const bool raw = layer_of(w)->experts && follows(w, ARCH_ROUTER_RAW);
+    if (raw) choose_experts(w, hidden(w));
     norm(w, "attn norm", hidden(w), normed(w), ARCH_ATTN_NORM, ARCH_ATTN_NORM_BIAS);
     attention(w, normed(w));
     if (!layer_of(w)->experts) publish(w);
     norm(w, "ffn norm", hidden(w), normed(w), ARCH_FFN_NORM, ARCH_FFN_NORM_BIAS);
     if (layer_of(w)->experts) {
-        choose_experts(w);
+        if (!raw) choose_experts(w, normed(w));
         publish(w);
+        shared_ffn(w);
         expert_ffn(w);
     } else {
         dense_ffn(w, predict(w));
@@ -536,7 +713,7 @@ static void parallel_layer(writer *w) {
     publish(w);
     norm(w, "norm", hidden(w), input, ARCH_ATTN_NORM, ARCH_ATTN_NORM_BIAS);
     if (has(w, ARCH_ATTN_NORM_2)) {
-        input = rows_at(w, w->at->layout.normed_2, shape_of(w)->embd_n);
+        input = second(w);
         norm(w, "attn norm", hidden(w), input, ARCH_ATTN_NORM_2, ARCH_ATTN_NORM_2_BIAS);
     }
     device_rows score = predict(w);
@@ -546,6 +723,7 @@ static void parallel_layer(writer *w) {
 
 static void home_layer(writer *w, bool parallel) {
     if (here(w)->receives) receive(w, w->layer_i, here(w)->from);
+    begin_sum(w);
     if (parallel)
         parallel_layer(w);
     else
@@ -566,6 +744,7 @@ static void guest_layer(writer *w, bool parallel) {
     }
     norm(w, "ffn norm", hidden(w), normed(w), parallel ? ARCH_ATTN_NORM : ARCH_FFN_NORM,
          parallel ? ARCH_ATTN_NORM_BIAS : ARCH_FFN_NORM_BIAS);
+    begin_sum(w);
     if (layer_of(w)->experts)
         expert_ffn(w);
     else
@@ -581,20 +760,24 @@ static void signal_done(writer *w) {
 
 void forward_body(forward_list *list, const forward_place *place, uint32_t row_max) {
     writer w = {.list = list, .at = place, .row_max = row_max};
-    const model_rotary *rotary = &place->model->rotary;
+    const hotset_model *m = place->model;
     const bool parallel = place->model->arch->rules & ARCH_PARALLEL;
     if (place->placed->embeds)
         add(&w, (device_op){.kind = DEVICE_OP_EMBED,
                             .name = "embed",
-                            .embed = {.table = matrix(&w, ARCH_EMBED), .y = hidden(&w), .scale = 1}});
+                            .embed = {.table = matrix(&w, ARCH_EMBED),
+                                      .y = hidden(&w),
+                                      .scale = m->embed_scale,
+                                      .positions = matrix(&w, ARCH_POSITIONS),
+                                      .position_from = m->arch->position_from}});
     if (place->placed->embeds && !here(&w)->home) hand_on(&w, 0);
-    if (place->placed->rotates)
+    for (uint32_t i = 0; i < m->rotary_n && place->placed->rotates; i++)
         add(&w, (device_op){.kind = DEVICE_OP_ROTARY,
                             .name = "rotary",
-                            .rotary = {.inverse_frequency = place->weights->rotary,
-                                       .pair_n = rotary->pair_n,
-                                       .magnitude = rotary->magnitude,
-                                       .y = rows_at(&w, place->layout.rotary, 2 * rotary->pair_n)}});
+                            .rotary = {.inverse_frequency = place->weights->rotary[i],
+                                       .pair_n = m->pair_n,
+                                       .magnitude = m->rotary[i].magnitude,
+                                       .y = rotation(&w, i)}});
     for (w.layer_i = 0; w.layer_i < place->placed->layer_n; w.layer_i++) {
         if (here(&w)->home) home_layer(&w, parallel);
         if (here(&w)->visits && takes_part(&w, place->placed->device_i)) guest_layer(&w, parallel);
@@ -615,32 +798,53 @@ void forward_head(forward_list *list, const forward_place *place, uint32_t outpu
                         .gather = {.x = hidden(&w), .y = last, .n = s->embd_n}});
     norm(&w, "output norm", last, last, ARCH_OUTPUT_NORM, ARCH_OUTPUT_NORM_BIAS);
     linear(&w, "head", last, product(&w, ARCH_OUTPUT, ARCH_OUTPUT_BIAS, logits, false));
+    if (place->model->logit_cap != 0)
+        add(&w, (device_op){.kind = DEVICE_OP_CAP,
+                            .name = "logit cap",
+                            .cap = {.x = logits, .n = s->vocab_n, .cap = place->model->logit_cap}});
     signal_done(&w);
+}
+
+/* Numbers per row of the longest list of active neurons. */
+static uint32_t choice_n(const hotset_model *m, uint32_t dense_n) {
+    const uint32_t dense = dense_n ? dense_n + 1 : 0;
+    const uint32_t experts = m->shape.expert_n ? m->shape.expert_used_n * (m->shape.ff_n + 1) : 0;
+    return dense > experts ? dense : experts;
 }
 
 footprint_widths forward_widths(const hotset_model *m, hotset_sparsity sparsity) {
     const hotset_shape *s = &m->shape;
-    uint32_t rank_n = 0;
-    for (uint32_t i = 0; i < s->layer_n && sparsity == HOTSET_SPARSITY_PREDICT; i++)
-        if (m->layer[i].rank_n > rank_n) rank_n = m->layer[i].rank_n;
-    return (footprint_widths){
+    uint32_t rank_n = 0, dense_n = m->ff_dense_n;
+    for (uint32_t i = 0; i < s->layer_n; i++) {
+        const model_layer *l = &m->layer[i];
+        if (sparsity == HOTSET_SPARSITY_PREDICT && l->rank_n > rank_n) rank_n = l->rank_n;
+        if (l->shared_n > dense_n) dense_n = l->shared_n;
+    }
+    const uint32_t kept_n = m->latent_n + m->rotated_n, head_n = s->head_n;
+    footprint_widths widths = {
         .embd_n = s->embd_n,
         .query_n = s->head_n * s->key_n,
         .key_n = s->head_kv_n * s->key_n,
         .value_n = s->head_kv_n * s->value_n,
         .mixed_n = s->head_n * s->value_n,
-        .ff_n = s->expert_n ? 0 : s->ff_n,
-        .ff_expert_n = s->expert_n ? s->ff_n : 0,
+        .ff_n = dense_n,
+        .ff_expert_n = model_expert_ff_n(m),
         .expert_n = s->expert_n,
         .expert_used_n = s->expert_used_n,
         .vocab_n = s->vocab_n,
-        .rotary_n = 2 * m->rotary.pair_n,
-        .choice_n =
-            sparsity == HOTSET_SPARSITY_OFF ? 0 : (s->expert_n ? s->expert_used_n : 1) * (s->ff_n + 1),
+        .rotary_n = 2 * m->pair_n * m->rotary_n,
+        .choice_n = sparsity == HOTSET_SPARSITY_OFF ? 0 : choice_n(m, dense_n),
         .rank_n = rank_n,
         .head_n = s->head_n,
-        .parallel = m->arch->rules & ARCH_PARALLEL,
+        .second = m->arch->rules & (ARCH_PARALLEL | ARCH_POST_NORM),
     };
+    if (!m->latent_n) return widths;
+    widths.query_n = head_n * (s->key_n > kept_n ? s->key_n : kept_n);
+    widths.key_n = kept_n;
+    widths.value_n = m->query_rank;
+    widths.mixed_n = head_n * (s->key_n > m->latent_n ? s->key_n : m->latent_n);
+    widths.latent_n = head_n * (s->value_n > m->latent_n ? s->value_n : m->latent_n);
+    return widths;
 }
 
 void forward_list_free(forward_list *list) {

@@ -104,8 +104,10 @@ typedef struct hotset_shape {
     uint32_t ff_n;      /* FFN neurons of a layer, or of one expert */
     uint32_t expert_n;  /* 0: dense FFN */
     uint32_t expert_used_n;
+    uint32_t expert_layer_n; /* layers that have experts */
     uint32_t vocab_n;
     uint32_t context_train_n; /* context length of the training */
+    uint32_t context_max_n;   /* longer contexts cannot be; 0: no such limit */
     uint32_t window_n;        /* sliding attention window in tokens, 0: none */
     bool gated;               /* FFN has a gate matrix */
     bool tied;                /* output head shares the embedding matrix */

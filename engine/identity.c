@@ -124,13 +124,15 @@ static size_t add_norms(const hotset_model *m, int64_t layer_i, fingerprint_vect
                         char (*name)[NORM_NAME_BYTES], size_t n) {
     for (size_t i = 0; i < arch_tensor_n; i++) {
         const arch_tensor *row = &arch_tensors[i];
-        if (!is_norm(row) || (row->role < ARCH_LAYER_ROLES) != (layer_i < 0)) continue;
+        if (!is_norm(row) || !arch_means(m->arch, row) || (row->role < ARCH_LAYER_ROLES) != (layer_i < 0))
+            continue;
         const model_tensor *t = layer_i < 0 ? &m->tensor[row->role] : &m->layer[layer_i].tensor[row->role];
         if (!t->present) continue;
         if (layer_i < 0)
             snprintf(name[n], NORM_NAME_BYTES, "%s", row->name);
         else
             snprintf(name[n], NORM_NAME_BYTES, "blk.%u.%s", (unsigned)layer_i, row->name);
+        if (!gguf_find_tensor(m->file, name[n])) continue; /* it is there by another name */
         vector[n] = (fingerprint_vector){name[n], t->values, t->in_n};
         n++;
     }

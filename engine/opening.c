@@ -125,7 +125,7 @@ static hotset_status load_weights(hotset_engine *e, const plan_data *places, uin
     weights_progress progress = {e->options.cancel, e->options.cancel_cookie};
     if (!d->device) return HOTSET_OK;
     HOTSET_TRY(weights_load(&d->weights, d->device, d->queue, e->model, copied, e->plan.options.sparsity,
-                            &d->placed, &progress, err));
+                            e->plan.options.context_n, &d->placed, &progress, err));
     if (i > 0) {
         engine_log(e, HOTSET_LOG_OBJECT, "copied %.1f MiB of weights to %s in %.2f s",
                    (double)d->weights.copies->bytes / (1 << 20), places->device[i].name,

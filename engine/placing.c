@@ -43,18 +43,23 @@ static void add_vectors(problem_layer *to, const hotset_model *m, const model_la
 }
 
 static void make_mixer(problem_layer *to, const placing *what, uint32_t layer_i) {
-    static const arch_role roles[] = {ARCH_ATTN_Q, ARCH_ATTN_K, ARCH_ATTN_V, ARCH_ATTN_OUT, ARCH_ROUTER};
+    static const arch_role roles[] = {ARCH_ATTN_Q,     ARCH_ATTN_K,   ARCH_ATTN_V,      ARCH_ATTN_OUT,
+                                      ARCH_ATTN_Q_A,   ARCH_ATTN_Q_B, ARCH_ATTN_KV_A,   ARCH_ATTN_K_B,
+                                      ARCH_ATTN_V_B,   ARCH_ROUTER,   ARCH_SHARED_GATE, ARCH_SHARED_UP,
+                                      ARCH_SHARED_DOWN};
     const model_layer *layer = &what->model->layer[layer_i];
-    const hotset_shape *s = &what->model->shape;
     const hotset_plan_options *o = what->options;
+    const model_kept kept = model_kept_of(what->model, layer_i);
     uint32_t item = o->state_type == HOTSET_STATE_F16 ? 2 : 4;
     for (size_t i = 0; i < COUNT_OF(roles); i++)
         if (layer->tensor[roles[i]].present) to->mixer[to->mixer_n++] = whole(&layer->tensor[roles[i]]);
-    to->state_bytes = (footprint_state_bytes(layer->head_kv_n, o->context_n, s->key_n, item) +
-                       footprint_state_bytes(layer->head_kv_n, o->context_n, s->value_n, item)) *
-                      o->session_n;
-    to->state_row_bytes = (double)layer->head_kv_n * (s->key_n + s->value_n) * item;
-    to->attend_op_n = 2.0 * layer->head_n * (s->key_n + s->value_n);
+    const uint32_t width = kept.key_n + (kept.joined ? 0 : kept.value_n);
+    to->host_only = kept.joined; /* GPUs have no kernels for latent attention */
+    to->state_bytes = footprint_state_bytes(kept.head_n, o->context_n, kept.key_n, item);
+    if (!kept.joined) to->state_bytes += footprint_state_bytes(kept.head_n, o->context_n, kept.value_n, item);
+    to->state_bytes *= o->session_n;
+    to->state_row_bytes = (double)kept.head_n * width * item;
+    to->attend_op_n = 2.0 * layer->head_n * (kept.key_n + kept.value_n);
     add_vectors(to, what->model, layer, o->sparsity);
 }
 
@@ -199,7 +204,7 @@ static uint64_t host_table_bytes(const placing *what, const problem *p) {
 static uint64_t gpu_table_bytes(const placing *what, const problem *p, uint32_t d) {
     uint64_t bytes = p->rotary_bytes;
     for (uint32_t role = 0; role < ARCH_LAYER_ROLES; role++)
-        if (what->model->tensor[role].present && what->model->tensor[role].values && role != ARCH_ROPE_FREQS)
+        if (what->model->tensor[role].present && what->model->tensor[role].values && weights_is_global(role))
             bytes += weights_vector_bytes(&what->model->tensor[role]);
     return round_up(bytes, what->machine->device[what->device[d]].alignment_bytes) - p->rotary_bytes;
 }
@@ -233,8 +238,9 @@ static hotset_status fill(problem *p, const placing *what, hotset_error *err) {
     }
     p->head = whole(m->shape.tied ? embedding : head);
     p->tied = m->shape.tied;
-    p->embedding_bytes = aligned(model_matrix_bytes(embedding));
-    p->rotary_bytes = aligned(m->rotary.pair_n * sizeof(double));
+    p->embedding_bytes =
+        aligned(model_matrix_bytes(embedding)) + aligned(model_matrix_bytes(&m->tensor[ARCH_POSITIONS]));
+    p->rotary_bytes = weights_fixed_bytes(m);
     set_devices(p, what);
     return problem_check(p, err);
 }

@@ -14,11 +14,12 @@ hotset_status state_layout(state *s, const hotset_model *m, uint32_t context_n, 
     s->slot_bytes = s->value + layer_n;
     for (uint32_t i = 0; i < layer_n; i++) {
         if (!placed->layer[i].home) continue;
-        uint32_t heads = m->layer[i].head_kv_n;
-        uint64_t key_bytes = footprint_state_bytes(heads, context_n, m->shape.key_n, item);
+        const model_kept kept = model_kept_of(m, i);
+        uint64_t key_bytes = footprint_state_bytes(kept.head_n, context_n, kept.key_n, item), value_bytes = 0;
+        if (!kept.joined) value_bytes = footprint_state_bytes(kept.head_n, context_n, kept.value_n, item);
         s->key[i] = s->bytes;
-        s->value[i] = s->bytes + key_bytes;
-        s->slot_bytes[i] = key_bytes + footprint_state_bytes(heads, context_n, m->shape.value_n, item);
+        s->value[i] = s->bytes + (kept.joined ? 0 : key_bytes);
+        s->slot_bytes[i] = key_bytes + value_bytes;
         s->bytes = round_up(s->bytes + s->slot_bytes[i] * slot_n, alignment);
     }
     return HOTSET_OK;

@@ -1,8 +1,8 @@
 /* state.h - what the sessions of an engine remember: keys and values of every layer, in one slab.
  *
  * Of each layer whose home is the device: [session]{ keys [head_kv_n][context_n][key_n], values
- * [head_kv_n][context_n][value_n] }. Keys of one head lie together, so that attention reads one stream per
- * head.
+ * [head_kv_n][context_n][value_n] }. Of latent attention there are keys only, whose beginnings are the
+ * values. Keys of one head lie together, so that attention reads one stream per head.
  */
 #ifndef HOTSET_STATE_H
 #define HOTSET_STATE_H

@@ -17,22 +17,31 @@ static uint64_t aligned(uint64_t bytes) { return round_up(bytes, FOOTPRINT_ALIGN
 /* Fused tensors are loaded as the parts that they were split into, predictors where they are used. */
 bool weights_is_loaded(const model_tensor *t, uint32_t role, hotset_sparsity sparsity) {
     bool predictor = role == ARCH_PREDICTOR_IN || role == ARCH_PREDICTOR_OUT;
-    return t->present && role != ARCH_ATTN_QKV && role != ARCH_ATTN_QKV_BIAS && role != ARCH_EXPERT_GATE_UP &&
-           (!predictor || sparsity == HOTSET_SPARSITY_PREDICT);
+    bool fused = role == ARCH_ATTN_QKV || role == ARCH_ATTN_QKV_BIAS || role == ARCH_ATTN_KV_B ||
+                 role == ARCH_FFN_GATE_UP || role == ARCH_EXPERT_GATE_UP;
+    return t->present && !fused && (!predictor || sparsity == HOTSET_SPARSITY_PREDICT);
+}
+
+bool weights_is_down(uint32_t role) {
+    return role == ARCH_FFN_DOWN || role == ARCH_EXPERT_DOWN || role == ARCH_SHARED_DOWN;
 }
 
 bool weights_is_ffn(const hotset_model *m, uint32_t role) {
     bool input = role == ARCH_ATTN_NORM || role == ARCH_ATTN_NORM_BIAS;
-    return role >= ARCH_FFN_NORM || (input && m->arch->rules & ARCH_PARALLEL);
+    return role >= ARCH_FFN_ROLES || (input && m->arch->rules & ARCH_PARALLEL);
 }
 
 /* Matrices of units, and of the predictor that every device with units has. */
-static bool is_of_units(uint32_t role) { return role >= ARCH_FFN_NORM && role != ARCH_ROUTER; }
+static bool is_of_units(uint32_t role) { return role >= ARCH_FFN_ROLES; }
+
+bool weights_is_global(uint32_t role) {
+    return role != ARCH_ROPE_FREQS && role != ARCH_ROPE_SHORT && role != ARCH_ROPE_LONG;
+}
 
 static bool holds_global(const hotset_model *m, const placed_device *p, uint32_t role) {
     const model_tensor *t = &m->tensor[role];
-    if (!t->present || role == ARCH_ROPE_FREQS || !p->used) return false;
-    if (role == ARCH_EMBED) return p->embeds;
+    if (!t->present || !weights_is_global(role) || !p->used) return false;
+    if (role == ARCH_EMBED || role == ARCH_POSITIONS) return p->embeds;
     if (role == ARCH_OUTPUT) return p->head && !(p->embeds && m->shape.tied);
     return true;
 }
@@ -69,7 +78,7 @@ typedef void vector_fn(void *cookie, uint32_t layer_i, uint32_t role, const mode
 
 static uint64_t each_vector(const hotset_model *m, hotset_sparsity sparsity, const placed_device *p,
                             uint64_t alignment, vector_fn *fn, void *cookie) {
-    uint64_t at = aligned(m->rotary.pair_n * sizeof(double));
+    uint64_t at = weights_fixed_bytes(m);
     for (uint32_t role = 0; role < ARCH_LAYER_ROLES; role++) {
         if (!holds_global(m, p, role) || !m->tensor[role].values) continue;
         if (fn) fn(cookie, 0, role, &m->tensor[role], at);
@@ -92,21 +101,27 @@ static uint64_t each_vector(const hotset_model *m, hotset_sparsity sparsity, con
 
 /* ---- Bytes ---- */
 
-static bool is_in_file(const placed_device *p, uint32_t layer_i, uint32_t unit) {
+static bool is_in_file(const placed_device *p, uint32_t layer_i, uint32_t role, uint32_t unit) {
     const uint8_t *place = p->layer[layer_i].place;
-    return place && place[unit] == PLAN_IN_FILE;
+    return role >= ARCH_FFN_ROLES && place && place[unit] == PLAN_IN_FILE;
 }
 
-static uint32_t units_in_file(const placed_device *p, uint32_t layer_i, const model_tensor *t) {
+/* Heads of attention are all at home, experts where they are placed. */
+static bool has_unit(const placed_device *p, uint32_t layer_i, uint32_t role, uint32_t unit) {
+    return role < ARCH_FFN_ROLES || placed_has_expert(p, &p->layer[layer_i], unit);
+}
+
+static uint32_t units_in_file(const placed_device *p, uint32_t layer_i, uint32_t role,
+                              const model_tensor *t) {
     uint32_t n = 0;
-    for (uint32_t u = 0; u < t->unit_n; u++) n += is_in_file(p, layer_i, u);
+    for (uint32_t u = 0; u < t->unit_n; u++) n += is_in_file(p, layer_i, role, u);
     return n;
 }
 
-static uint32_t units_copied(const placed_device *p, uint32_t layer_i, const model_tensor *t) {
+static uint32_t units_copied(const placed_device *p, uint32_t layer_i, uint32_t role, const model_tensor *t) {
     uint32_t n = 0;
     for (uint32_t u = 0; u < t->unit_n; u++)
-        n += placed_has_expert(p, &p->layer[layer_i], u) && !is_in_file(p, layer_i, u);
+        n += has_unit(p, layer_i, role, u) && !is_in_file(p, layer_i, role, u);
     return n;
 }
 
@@ -127,7 +142,7 @@ static hotset_status add_copied(void *cookie, uint32_t layer_i, uint32_t role, c
     (void)err;
     copied_sum *sum = cookie;
     uint64_t bytes = model_matrix_bytes(t);
-    if (t->unit_n) bytes = units_copied(sum->placed, layer_i, t) * model_unit_bytes(t);
+    if (t->unit_n) bytes = units_copied(sum->placed, layer_i, role, t) * model_unit_bytes(t);
     if (role >= ARCH_LAYER_ROLES && is_split(sum->placed, layer_i, role))
         bytes = gather_bytes(t, role == ARCH_FFN_DOWN, sum->placed->layer[layer_i].ff_n);
     sum->bytes += round_up(bytes, sum->alignment);
@@ -136,6 +151,12 @@ static hotset_status add_copied(void *cookie, uint32_t layer_i, uint32_t role, c
 
 uint64_t weights_vector_bytes(const model_tensor *t) {
     return t->values ? aligned(t->in_n * sizeof(float)) : aligned(t->unit_n * sizeof(uint64_t));
+}
+
+static uint64_t heads_at(const hotset_model *m) { return m->rotary_n * aligned(m->pair_n * sizeof(double)); }
+
+uint64_t weights_fixed_bytes(const hotset_model *m) {
+    return heads_at(m) + (m->latent_n ? aligned(m->shape.head_n * sizeof(int32_t)) : 0);
 }
 
 uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity, const placed_device *placed,
@@ -157,6 +178,7 @@ typedef struct loading {
     device_queue *copy;
     const hotset_model *m;
     const weights_progress *progress;
+    uint32_t context_n;
     uint64_t copied; /* bytes of the copies slab in use */
     uint8_t *table;  /* the tables, as the host writes them */
 } loading;
@@ -178,7 +200,7 @@ static device_ref source(const loading *l, const model_tensor *t, uint32_t u) {
 /* What an operation needs to know of a matrix besides its place. */
 static device_matrix shape_of(const weights *w, uint32_t layer_i, uint32_t role, const model_tensor *t) {
     neurons_form f;
-    bool down = role == ARCH_FFN_DOWN || role == ARCH_EXPERT_DOWN;
+    bool down = weights_is_down(role);
     bool reorder = down && w->sparsity != HOTSET_SPARSITY_OFF && t->order == NEURONS_BY_OUTPUT &&
                    neurons_form_of(t->type, t->out_n, &f);
     device_matrix shape = {.type = t->type,
@@ -231,16 +253,16 @@ static device_ref in_span(const weights *w, device_ref at) {
     return (device_ref){w->span, (uint64_t)(host - (const uint8_t *)w->span->host)};
 }
 
-static hotset_status load_units(loading *l, uint32_t layer_i, const model_tensor *t, device_matrix *out,
-                                hotset_error *err) {
+static hotset_status load_units(loading *l, uint32_t layer_i, uint32_t role, const model_tensor *t,
+                                device_matrix *out, hotset_error *err) {
     const placed_device *p = l->w->placed;
-    bool spans = units_in_file(p, layer_i, t) > 0 && l->w->span;
+    bool spans = units_in_file(p, layer_i, role, t) > 0 && l->w->span;
     uint64_t *offset = (uint64_t *)(void *)(l->table + out->unit_offset.offset);
     for (uint32_t u = 0; u < t->unit_n; u++) {
         device_ref at;
         offset[u] = DEVICE_ABSENT;
-        if (!placed_has_expert(p, &p->layer[layer_i], u)) continue;
-        HOTSET_TRY(place_unit(l, t, u, out, is_in_file(p, layer_i, u), &at, err));
+        if (!has_unit(p, layer_i, role, u)) continue;
+        HOTSET_TRY(place_unit(l, t, u, out, is_in_file(p, layer_i, role, u), &at, err));
         if (spans) at = in_span(l->w, at);
         offset[u] = at.offset;
         if (!out->data.buffer) out->data = at;
@@ -284,7 +306,7 @@ static hotset_status load_matrix(void *cookie, uint32_t layer_i, uint32_t role, 
     *out = shape_of(l->w, layer_i, role, t);
     out->unit_offset = unit_offset;
     if (t->unit_n)
-        HOTSET_TRY(load_units(l, layer_i, t, out, err));
+        HOTSET_TRY(load_units(l, layer_i, role, t, out, err));
     else if (role >= ARCH_LAYER_ROLES && is_split(l->w->placed, layer_i, role))
         HOTSET_TRY(load_neurons(l, layer_i, role, t, out, err));
     else
@@ -371,8 +393,14 @@ static hotset_status wrap_span(weights *w, hotset_error *err) {
 /* Vectors and matrices, the tables being in the host's reach. */
 static hotset_status load_all(loading *l, hotset_error *err) {
     weights *w = l->w;
-    w->rotary = (device_ref){w->tables, 0};
-    memcpy(l->table, l->m->rotary.inverse_frequency, l->m->rotary.pair_n * sizeof(double));
+    for (uint32_t i = 0; i < l->m->rotary_n; i++) {
+        const uint64_t at = i * aligned(l->m->pair_n * sizeof(double));
+        w->rotary[i] = (device_ref){w->tables, at};
+        memcpy(l->table + at, model_frequencies(l->m, i, l->context_n), l->m->pair_n * sizeof(double));
+    }
+    w->heads = (device_ref){w->tables, heads_at(l->m)};
+    for (uint32_t h = 0; l->m->latent_n && h < l->m->shape.head_n; h++)
+        ((int32_t *)(void *)(l->table + w->heads.offset))[h] = (int32_t)h;
     each_vector(l->m, w->sparsity, w->placed, w->alignment, load_vector, l);
     HOTSET_TRY(each_matrix(l->m, w->sparsity, w->placed, load_matrix, l, err));
     tie(w, l->m);
@@ -399,7 +427,7 @@ static hotset_status load_and_send(loading *l, hotset_error *err) {
 }
 
 hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m, bool copied,
-                           hotset_sparsity sparsity, const placed_device *placed,
+                           hotset_sparsity sparsity, uint32_t context_n, const placed_device *placed,
                            const weights_progress *progress, hotset_error *err) {
     assert(copied || sparsity == HOTSET_SPARSITY_OFF || m->shape.by_neuron);
     const bool host = placed->embeds;
@@ -413,7 +441,7 @@ hotset_status weights_load(weights *w, device *d, device_queue *copy, const hots
                                         weights_copied_bytes(m, sparsity, placed, d->alignment), &w->copies,
                                         err));
     if (copied && host) HOTSET_TRY(wrap_span(w, err));
-    loading l = {.w = w, .copy = copy, .m = m, .progress = progress};
+    loading l = {.w = w, .copy = copy, .m = m, .progress = progress, .context_n = context_n};
     if (!host) return load_and_send(&l, err);
     l.table = w->tables->host;
     return load_all(&l, err);

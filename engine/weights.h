@@ -23,10 +23,11 @@ typedef struct weights {
     uint32_t part_n;
     device_buffer *tables; /* vectors, rotary frequencies, tables unit -> offset */
     weights_tensor global[ARCH_LAYER_ROLES];
-    weights_tensor *layer;    /* [layer_n][ARCH_ROLE_COUNT] */
-    device_ref rotary;        /* [pair_n] doubles */
-    hotset_sparsity sparsity; /* what for: see weights_describe */
-    uint64_t reordered_bytes; /* of them */
+    weights_tensor *layer;               /* [layer_n][ARCH_ROLE_COUNT] */
+    device_ref rotary[MODEL_ROTARY_MAX]; /* [pair_n] doubles each */
+    device_ref heads;                    /* latent attention: the numbers of the heads, int32_t [head_n] */
+    hotset_sparsity sparsity;            /* what for: see weights_describe */
+    uint64_t reordered_bytes;            /* of them */
 } weights;
 
 /* Bytes that the matrices take in copied mode, and that vectors and tables take in either. Pure. `alignment`:
@@ -39,8 +40,14 @@ uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity, co
  * table of a matrix's units. Parts of a vector take as much as all of it. */
 bool weights_is_loaded(const model_tensor *t, uint32_t role, hotset_sparsity sparsity);
 uint64_t weights_vector_bytes(const model_tensor *t);
+/* What is no tensor's, at their beginning: frequencies of rotations, numbers of heads. */
+uint64_t weights_fixed_bytes(const hotset_model *m);
 /* Whether the tensor is the FFN's: held by every device that has units of the layer. */
 bool weights_is_ffn(const hotset_model *m, uint32_t role);
+/* Whether the model's tensor is loaded as it is: what tells frequencies apart is in these. */
+bool weights_is_global(uint32_t role);
+/* Down matrices, which can stand by neuron. */
+bool weights_is_down(uint32_t role);
 
 /* Fills in types and widths only, for what is computed before anything is loaded. Free as after loading.
  * `sparsity`, here and in weights_load: unless it is OFF, down matrices that can be are stored by neuron
@@ -54,12 +61,13 @@ typedef struct weights_progress {
     void *cookie;
 } weights_progress;
 
-/* Skipping, and a dense FFN of which the device has a part, only with copied (skipping also where the shape
- * says by_neuron). Errors: E_UNSUPPORTED (a part of a dense FFN that cannot be taken out), E_MEMORY,
- * E_CANCELLED, E_DEVICE. On failure free is still to be called. */
+/* For sessions of context_n positions. Skipping, and a dense FFN of which the device has a part, only with
+ * copied (skipping also where the shape says by_neuron). Errors: E_UNSUPPORTED (a part of a dense FFN that
+ * cannot be taken out), E_MEMORY, E_CANCELLED, E_DEVICE. On failure free is still to be called. */
 HOTSET_CHECKED hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m,
-                                          bool copied, hotset_sparsity sparsity, const placed_device *placed,
-                                          const weights_progress *progress, hotset_error *err);
+                                          bool copied, hotset_sparsity sparsity, uint32_t context_n,
+                                          const placed_device *placed, const weights_progress *progress,
+                                          hotset_error *err);
 void weights_free(weights *w);
 
 static inline const weights_tensor *weights_of(const weights *w, uint32_t layer_i, arch_role role) {

@@ -252,7 +252,7 @@ static hotset_status make_layer(cost_model *c, uint32_t layer_i, hotset_error *e
     file_bytes(t, &l->ffn);
     for (uint32_t d = 0; d < c->device_n; d++) {
         device_rates r = rates_of(c, d);
-        t->mixer[d] = mixer_s(r, l);
+        t->mixer[d] = l->host_only && d ? (cost_s){INFINITY, INFINITY} : mixer_s(r, l);
         t->shared[d] = matrix_s(r, &l->shared);
         if (l->ffn.kind != PROBLEM_NONE) make_units(r, t, &l->ffn, &t->units[d]);
         t->home_bytes[d] = aligned(c, d, l->state_bytes) + aligned(c, d, l->mixer_vector_bytes) +

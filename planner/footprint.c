@@ -16,11 +16,12 @@ footprint_scratch footprint_scratch_layout(const footprint_widths *w, uint32_t r
     uint64_t ff = max_u64(w->ff_n, experts_ff), bytes = 0;
     s.hidden = reserve(&bytes, row_n, w->embd_n);
     s.normed = reserve(&bytes, row_n, w->embd_n);
-    s.normed_2 = reserve(&bytes, row_n, w->parallel ? w->embd_n : 0);
+    s.normed_2 = reserve(&bytes, row_n, w->second ? w->embd_n : 0);
     s.query = reserve(&bytes, row_n, w->query_n);
     s.key = reserve(&bytes, row_n, w->key_n);
     s.value = reserve(&bytes, row_n, w->value_n);
     s.mixed = reserve(&bytes, row_n, w->mixed_n);
+    s.latent = reserve(&bytes, row_n, w->latent_n);
     s.gate = reserve(&bytes, row_n, ff);
     s.up = reserve(&bytes, row_n, ff);
     s.router = reserve(&bytes, row_n, w->expert_n);

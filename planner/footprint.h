@@ -23,7 +23,8 @@ typedef struct footprint_widths {
     uint32_t choice_n; /* numbers per row of the lists of active neurons; 0: nothing is skipped */
     uint32_t rank_n;   /* inner width of predictors; 0: they are not used */
     uint32_t head_n;   /* of attention */
-    bool parallel;     /* attention and FFN have an input of their own each */
+    uint32_t latent_n; /* of latent attention, all heads: latents, or values; 0: plain */
+    bool second;       /* attention has an input of its own, or sums are normed before they are added */
 } footprint_widths;
 
 /* Offsets in the scratch slab of the activations of a step; `*_stride` is in floats. Rows are row_n of each,
@@ -32,8 +33,9 @@ typedef struct footprint_scratch {
     uint32_t row_n, output_n;
     uint64_t hidden;   /* [row][embd] the residual stream */
     uint64_t normed;   /* [row][embd] */
-    uint64_t normed_2; /* [row][embd] of a parallel attention */
+    uint64_t normed_2; /* [row][embd] the second one, where there is one */
     uint64_t query, key, value, mixed;
+    uint64_t latent;                   /* [row][latent] of each head */
     uint64_t gate, up;                 /* [row][ff], or [row][used][ff_expert] */
     uint64_t router;                   /* [row][expert] */
     uint64_t expert_id, expert_weight; /* [row][used] */

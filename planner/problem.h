@@ -16,8 +16,8 @@
 enum {
     PROBLEM_DEVICE_MAX = 9, /* the CPU and eight GPUs */
     PROBLEM_LAYER_MAX = 4096,
-    PROBLEM_MIXER_MAX = 6, /* tensors of a mixer: query, key, value, output; or five of latent attention;
-                              and the router */
+    PROBLEM_MIXER_MAX = 10, /* tensors of a mixer: query, key, value, output; or six of latent attention; the
+                               router; and three of experts that every token uses */
     PROBLEM_UNIT_MAX = 1 << 24
 };
 
@@ -62,6 +62,7 @@ typedef struct problem_layer {
     uint64_t state_bytes;        /* of the whole context, all sessions */
     double state_row_bytes;      /* of one position */
     double attend_op_n;          /* of one row and one position seen */
+    bool host_only;              /* only the host can be its home */
     problem_ffn ffn;
 } problem_layer;
 
@@ -84,7 +85,8 @@ typedef struct problem {
     problem_matrix head;
     bool tied;                /* the head is the embedding: on the host it takes no bytes of its own */
     uint64_t embedding_bytes; /* on the host, wherever the head is */
-    uint64_t rotary_bytes;    /* frequencies, a double per pair: every device that is used holds them once */
+    uint64_t rotary_bytes;    /* frequencies, a double per pair, and the like: every device that is used holds
+                                 them once */
     uint32_t embd_n, vocab_n, expert_used_n;
     uint32_t seen_n;   /* positions that a decoded token sees: where in the context decoding is predicted */
     uint32_t row_n;    /* of a chunk of the prompt */

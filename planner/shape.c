@@ -221,7 +221,7 @@ uint64_t shape_scratch_bytes(const problem_shape *s) {
         .rotary_n = s->latent_n ? s->rope_n : s->key_n,
         .choice_n = skips ? ff_n + 1 : 0,
         .rank_n = is_predicted(s) ? s->predictor_rank : 0,
-        .parallel = s->parallel,
+        .second = s->parallel,
     };
     uint64_t block_n = (widest_input(s) + BLOCK_N - 1) / BLOCK_N;
     return footprint_scratch_layout(&w, s->batch_n, s->batch_n * block_n * BLOCK_BYTES).bytes;

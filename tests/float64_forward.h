@@ -1,8 +1,9 @@
 /* float64_forward.h - the forward pass a second time, for tests: double precision, the whole text at once, no
  * cache, no blocking, no threads, and nothing shared with the engine but the reader of the file.
  *
- * Architectures: llama (with Mixtral's experts), qwen2, qwen3, qwen3moe, arcee, bamboo, falcon; PowerInfer's
- * files. A file that it cannot follow is the test's fault: it says why on stderr and aborts.
+ * Architectures: llama (with Mixtral's experts), qwen2, qwen3, qwen3moe, olmoe, arcee, nemotron, bamboo,
+ * falcon, phi3, gemma2, gemma3, smallthinker, glm4moe, gpt-oss, opt, deepseek2; PowerInfer's files. A file
+ * that it cannot follow is the test's fault: it says why on stderr and aborts.
  */
 #ifndef FLOAT64_FORWARD_H
 #define FLOAT64_FORWARD_H
@@ -19,6 +20,7 @@ typedef struct float64_options {
     const char *activation; /* FFN activation instead of the file's; NULL: the file's */
     bool rounded; /* round what meets block-quantised weights to 8 bits, by the rule of devices/cpu/kernels.h
                    */
+    size_t context_n;            /* that the session has room for: some files rotate otherwise in long ones */
     bool predicted;              /* neurons that the file's predictors leave out count as zero */
     float64_observe_fn *observe; /* NULL: none */
     void *observe_cookie;

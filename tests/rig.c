@@ -99,7 +99,9 @@ float *rig_append(const rig *r, hotset_session *session, const int32_t *tokens, 
 double *rig_truth(const rig *r, const int32_t *tokens, size_t n, bool rounded) {
     double *truth = malloc(n * r->vocab_n * sizeof *truth);
     cr_assert_not_null(truth);
-    float64_options options = {.activation = r->activation, .rounded = rounded};
+    float64_options options = {.activation = r->activation,
+                               .rounded = rounded,
+                               .context_n = hotset_plan_resolved(r->plan).context_n};
     float64_forward(r->file, &options, tokens, n, truth);
     return truth;
 }

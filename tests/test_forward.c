@@ -78,6 +78,14 @@ Test(forward, architectures) {
         {"biases of the FFN", {.arch = "llama", .ffn_bias = true}, NULL},
         {"biases of the FFN without gate", {.arch = "arcee", .ffn_bias = true}, NULL},
         {"llama with q and k norm", {.arch = "llama", .qk_norm = true}, NULL},
+        {"nemotron", {.arch = "nemotron", .head_kv_n = 2, .rotated_n = 8}, NULL},
+        {"nemotron with biases",
+         {.arch = "nemotron", .qkv_bias = true, .output_bias = true, .ffn_bias = true},
+         NULL},
+        {"opt", {.arch = "opt", .qkv_bias = true, .output_bias = true, .ffn_bias = true, .tied = true}, NULL},
+        {"opt, positions of blocks", {.arch = "opt", .type = GGUF_F16, .embd_n = 300, .head_n = 5}, NULL},
+        {"falcon", {.arch = "falcon", .head_kv_n = 1, .fused_qkv = true}, NULL},
+        {"falcon of two norms", {.arch = "falcon", .head_kv_n = 2, .second_norm = true}, NULL},
     };
     check_variants(v, COUNT_OF(v));
 }
@@ -180,10 +188,154 @@ Test(forward, experts) {
         {"qwen3moe tied", {EXPERTS("qwen3moe", 8, 2), .qk_norm = true, .tied = true}, NULL},
         {"bias of the router", {EXPERTS("llama", 8, 3), .router_bias = true}, NULL},
         {"many experts", {EXPERTS("qwen3moe", 70, 9), .qk_norm = true}, NULL},
+        {"olmoe", {EXPERTS("olmoe", 8, 3), .qk_norm = true}, NULL},
+        {"olmoe with fewer key heads", {EXPERTS("olmoe", 8, 3), .head_kv_n = 2, .qk_norm = true}, NULL},
     };
 #undef EXPERTS
     check_variants(v, COUNT_OF(v));
 }
+
+/* ---- Architectures with ways of their own ------------------------------------------------------------ */
+
+Test(forward, phi3) {
+    static const variant v[] = {
+        {"phi3", {.arch = "phi3", .fused_qkv = true}, NULL},
+        {"phi3 with q, k and v apart", {.arch = "phi3", .head_kv_n = 2}, NULL},
+        {"phi3 with a window", {.arch = "phi3", .head_kv_n = 2, .fused_qkv = true, .window_n = 9}, NULL},
+        {"phi3, part of the head", {.arch = "phi3", .fused_qkv = true, .rotated_n = 12}, NULL},
+        {"phi3 with relu", {.arch = "phi3", .activation = "relu"}, NULL},
+        {"short divisors",
+         {.arch = "phi3", .fused_qkv = true, .rope_factors = true, .rope_attn_factor = 1.19f},
+         NULL},
+        {"long divisors",
+         {.arch = "phi3",
+          .fused_qkv = true,
+          .rope_factors = true,
+          .rope_kind = "longrope",
+          .rope_original_n = 64,
+          .rope_attn_factor = 1.19f},
+         NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+}
+
+Test(forward, gemma) {
+    static const variant v[] = {
+        {"gemma2", {.arch = "gemma2", .head_kv_n = 2, .tied = true, .window_n = 6}, NULL},
+        {"gemma2 with the usual window", {.arch = "gemma2", .tied = true}, NULL},
+        {"gemma2 with tight caps",
+         {.arch = "gemma2", .tied = true, .window_n = 6, .attention_cap = 0.7f, .logit_cap = 1.5f},
+         NULL},
+        {"gemma2 of 46 layers",
+         {.arch = "gemma2", .layer_n = 46, .embd_n = 32, .head_n = 2, .key_n = 24, .vocab_n = 64},
+         NULL},
+        {"gemma3",
+         {.arch = "gemma3", .layer_n = 7, .head_kv_n = 2, .qk_norm = true, .tied = true, .window_n = 5},
+         NULL},
+        {"gemma3, global layers scaled",
+         {.arch = "gemma3",
+          .layer_n = 7,
+          .qk_norm = true,
+          .window_n = 5,
+          .freq_base = 1e6f,
+          .rope_kind = "linear",
+          .rope_factor = 8},
+         NULL},
+        {"gemma3 with another period",
+         {.arch = "gemma3",
+          .layer_n = 4,
+          .qk_norm = true,
+          .window_n = 5,
+          .window_period = 3,
+          .freq_base = 1e6f},
+         NULL},
+        {"gemma3 without a window", {.arch = "gemma3", .qk_norm = true, .freq_base = 1e6f}, NULL},
+        {"caps of any architecture", {.arch = "llama", .attention_cap = 0.7f, .logit_cap = 1.5f}, NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+}
+
+#define EXPERTS(architecture, n, used) .arch = architecture, .expert_n = n, .expert_used_n = used, .ff_n = 48
+
+Test(forward, smallthinker) {
+    static const variant v[] = {
+        {"softmax", {EXPERTS("smallthinker", 8, 3), .layer_n = 5, .head_kv_n = 2, .window_n = 6}, NULL},
+        {"sigmoid", {EXPERTS("smallthinker", 8, 3), .layer_n = 5, .window_n = 6, .gating_func = 2}, NULL},
+        {"without a window", {EXPERTS("smallthinker", 8, 3), .layer_n = 5}, NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+}
+
+Test(forward, glm4moe) {
+#define GLM                                                                                                  \
+    EXPERTS("glm4moe", 8, 3), .layer_n = 3, .dense_n = 1, .shared_n = 40, .qkv_bias = true, .rotated_n = 8
+    static const variant v[] = {
+        {"glm4moe", {GLM, .head_kv_n = 2, .choice_bias = true, .weights_scale = 2.5f}, NULL},
+        {"with norms of q and k", {GLM, .qk_norm = true, .choice_bias = true}, NULL},
+        {"without the bias", {GLM, .weights_norm = "true"}, NULL},
+        {"weights as they are", {GLM, .choice_bias = true, .weights_norm = "false"}, NULL},
+        {"with a block that guesses ahead", {GLM, .choice_bias = true, .next_n = 1, .by_layer = true}, NULL},
+        {"best of groups", {GLM, .choice_bias = true, .group_n = 4, .group_used_n = 2}, NULL},
+        {"softmax of groups", {GLM, .gating_func = 1, .group_n = 4, .group_used_n = 2}, NULL},
+        {"groups of one", {GLM, .group_n = 8, .group_used_n = 5}, NULL},
+        {"one group", {GLM, .group_n = 1, .group_used_n = 1}, NULL},
+        {"relu", {GLM, .activation = "relu"}, NULL},
+    };
+#undef GLM
+    check_variants(v, COUNT_OF(v));
+}
+
+Test(forward, gpt_oss) {
+#define OSS                                                                                                  \
+    EXPERTS("gpt-oss", 8, 3), .qkv_bias = true, .output_bias = true, .router_bias = true, .head_kv_n = 2,    \
+                              .key_n = 32
+    static const variant v[] = {
+        {"gpt-oss", {OSS, .window_n = 6}, NULL},
+        {"yarn",
+         {OSS, .window_n = 6, .freq_base = 150000, .rope_kind = "yarn", .rope_factor = 32,
+          .rope_original_n = 64},
+         NULL},
+        {"no window", {OSS}, NULL},
+        {"merged", {OSS, .window_n = 6, .expert_storage = TINY_EXPERTS_MERGED}, NULL},
+        {"relu", {OSS, .window_n = 6, .activation = "relu"}, NULL},
+    };
+#undef OSS
+    check_variants(v, COUNT_OF(v));
+}
+
+Test(forward, deepseek2) {
+#define V2                                                                                                   \
+    EXPERTS("deepseek2", 8, 3), .layer_n = 3, .dense_n = 1, .shared_n = 40, .key_n = 24, .value_n = 20,      \
+                                .rotated_n = 8, .latent_n = 32
+#define V3                                                                                                   \
+    V2, .query_rank = 48, .gating_func = 2, .weights_norm = "true", .weights_scale = 2.5f, .choice_bias = true
+    static const variant v[] = {
+        {"lite", {V2}, NULL},
+        {"lite, heads apart", {V2, .heads_apart = true}, NULL},
+        {"queries of two matrices", {V2, .query_rank = 48, .weights_scale = 16}, NULL},
+        {"groups of softmax", {V2, .query_rank = 48, .group_n = 4, .group_used_n = 2}, NULL},
+        {"v3", {V3, .group_n = 4, .group_used_n = 2}, NULL},
+        {"v3, heads apart", {V3, .group_n = 4, .group_used_n = 2, .heads_apart = true}, NULL},
+        {"v3 without groups", {V3, .heads_apart = true}, NULL},
+        {"yarn",
+         {V3, .rope_kind = "yarn", .rope_factor = 40, .rope_original_n = 64, .rope_log_multiplier = 0.0707f},
+         NULL},
+        {"narrow latents",
+         {.arch = "deepseek2", .key_n = 24, .value_n = 20, .rotated_n = 8, .latent_n = 8, .query_rank = 16},
+         NULL},
+        {"half floats", {V2, .type = GGUF_F16}, NULL},
+    };
+    check_variants(v, COUNT_OF(v));
+    for (uint32_t batch_n = 1; batch_n < 8; batch_n += 3)
+        for (size_t i = 0; i < 2; i++) {
+            double error = error_of(&v[i].model, &(rig_options){.batch_n = batch_n});
+            cr_expect_lt(error, 1e-5, "%s, %u rows a step: relative error %.3g", v[i].label, batch_n, error);
+        }
+#undef V2
+#undef V3
+}
+
+#undef EXPERTS
 
 /* ---- Long texts ------------------------------------------------------------------------------------- */
 
@@ -296,6 +448,21 @@ Test(forward, types_of_experts) {
     check_types(&model, false);
 }
 
+Test(forward, types_of_latent_attention) {
+    static const tiny_model model = {.arch = "deepseek2",
+                                     .embd_n = 256,
+                                     .head_n = 2,
+                                     .key_n = 288,
+                                     .value_n = 256,
+                                     .rotated_n = 32,
+                                     .latent_n = 256,
+                                     .query_rank = 256,
+                                     .ff_n = 256};
+    tiny_model apart = model;
+    apart.heads_apart = true;
+    check_types(&model, false);
+    check_types(&apart, true);
+}
 /* Rows that are whole blocks of 32, but not of 256; and float rows that fill no vector register. */
 Test(forward, odd_row_lengths) {
     static const tiny_model blocks = {.embd_n = 96, .head_n = 6, .head_kv_n = 3, .ff_n = 160, .vocab_n = 99};
@@ -367,6 +534,14 @@ Test(forward, types_equal_their_rounding_twin) {
          {WIDTHS, .expert_n = 3, .expert_used_n = 1, .expert_storage = TINY_EXPERTS_MERGED},
          NULL},
         {"fused q, k, v", {WIDTHS, .arch = "qwen2", .fused_qkv = true, .qkv_bias = true}, NULL},
+        {"gate and up in one", {WIDTHS, .arch = "phi3"}, NULL},
+        {"sums normed", {WIDTHS, .arch = "gemma2", .window_n = 3, .tied = true}, NULL},
+        {"cut, with sinks",
+         {WIDTHS, .arch = "gpt-oss", .expert_n = 4, .expert_used_n = 2, .qkv_bias = true, .window_n = 3},
+         NULL},
+        {"sigmoids, shared experts",
+         {WIDTHS, .arch = "glm4moe", .expert_n = 4, .expert_used_n = 2, .qkv_bias = true, .shared_n = 256},
+         NULL},
     };
 #undef WIDTHS
     for (size_t i = 0; i < COUNT_OF(v); i++)
@@ -377,7 +552,8 @@ Test(forward, types_equal_their_rounding_twin) {
 
 /* An error could hide where logits are flat, or do not depend on the text. */
 Test(forward, tiny_models_tell_texts_apart) {
-    static const char *const arch[] = {"llama", "qwen2", "qwen3", "qwen3moe", "arcee"};
+    static const char *const arch[] = {"llama", "qwen2", "qwen3",  "qwen3moe", "olmoe",   "smallthinker",
+                                       "arcee", "phi3",  "gemma2", "gemma3",   "nemotron"};
     for (size_t a = 0; a < COUNT_OF(arch); a++) {
         enum { VOCAB_N = 272 };
         char path[256];
@@ -385,7 +561,8 @@ Test(forward, tiny_models_tell_texts_apart) {
         int32_t tokens[TOKEN_N];
         float other[TOKEN_N * VOCAB_N];
         static double one[TOKEN_N * VOCAB_N], two[TOKEN_N * VOCAB_N];
-        tiny_model model = {.arch = arch[a], .expert_n = a == 3 ? 8 : 0, .expert_used_n = a == 3 ? 2 : 0};
+        tiny_model model = {
+            .arch = arch[a], .expert_n = a >= 3 && a < 6 ? 8 : 0, .expert_used_n = a >= 3 && a < 6 ? 2 : 0};
         rig_temporary(path, sizeof path);
         tiny_model_write(path, &model);
         cr_assert_eq(gguf_open(&g, path, NULL), HOTSET_OK);

@@ -185,7 +185,11 @@ static void check_activate(random_state *r, device_activation kind, int mode, bo
     op->activate.gate = gpu_case_rows(&c, r, c.row_max, n * per_row, n * per_row + 2);
     float *gate = gpu_case_at(&c, op->activate.gate.ref);
     for (uint32_t i = 0; i < n * per_row; i++) gate[i] *= 12; /* beyond where curves are bent */
-    if (with_up) op->activate.up = gpu_case_rows(&c, r, c.row_max, n * per_row, n * per_row);
+    if (with_up) {
+        op->activate.up = gpu_case_rows(&c, r, c.row_max, n * per_row, n * per_row);
+        float *up = gpu_case_at(&c, op->activate.up.ref);
+        for (uint32_t i = 0; i < n * per_row; i++) up[i] *= 9;
+    }
     op->activate.y = in_place ? op->activate.gate : gpu_case_rows(&c, r, c.row_max, n * per_row, n * per_row);
     if (mode == 1 || mode == 2)
         op->activate.choice = draw_choice(&c, r, op->activate.gate, n, per_row, mode == 1);
@@ -198,7 +202,7 @@ static void check_activate(random_state *r, device_activation kind, int mode, bo
 
 Test(gpu, activations) {
     random_state r = {15};
-    for (int kind = 0; kind <= DEVICE_ACT_DRELU; kind++)
+    for (int kind = 0; kind <= DEVICE_ACT_SWIGLU_OAI; kind++)
         check_activate(&r, (device_activation)kind, 0, kind != DEVICE_ACT_GELU, kind % 2);
 }
 
@@ -217,16 +221,28 @@ Test(gpu, activations_below_the_score_are_zero) {
 
 Test(gpu, routers_choose_experts) {
     random_state r = {18};
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 24; i++) {
+        static const device_gating gatings[] = {DEVICE_GATING_SOFTMAX, DEVICE_GATING_SOFTMAX_AFTER,
+                                                DEVICE_GATING_SIGMOID};
         gpu_case c;
         gpu_case_open(&c, ROOM);
         draw_step(&c, &r, 1 + (uint32_t)random_below(&r, 9), 1, 1);
-        const uint32_t unit_n = 2 + (uint32_t)random_below(&r, i % 2 ? 300 : 30);
-        const uint32_t used_n = 1 + (uint32_t)random_below(&r, unit_n < 9 ? unit_n : 9);
+        const bool groups = i >= 16;
+        const uint32_t group_n = groups ? 2 + (uint32_t)random_below(&r, i % 2 ? 60 : 6) : 1;
+        const uint32_t each = 1 + (uint32_t)random_below(&r, 9),
+                       kept = 1 + (uint32_t)random_below(&r, group_n);
+        const uint32_t unit_n = groups ? group_n * each : 2 + (uint32_t)random_below(&r, i % 2 ? 300 : 30);
+        const uint32_t most = groups ? kept * each : unit_n;
+        const uint32_t used_n = 1 + (uint32_t)random_below(&r, most < 9 ? most : 9);
         device_op *op = add_op(&c, DEVICE_OP_ROUTE);
         op->route.unit_n = unit_n;
         op->route.used_n = used_n;
-        op->route.softmax_after = i & 1;
+        op->route.gating = gatings[i % 3];
+        if (groups) {
+            op->route.group_n = group_n;
+            op->route.group_used_n = kept;
+        }
+        if (i >= 8 && i & 1) op->route.bias = gpu_case_floats(&c, &r, unit_n);
         op->route.normalise = i & 2;
         op->route.scale = i & 4 ? 2.5f : 1.0f;
         op->route.logits = gpu_case_rows(&c, &r, c.row_max, unit_n, unit_n);
@@ -245,6 +261,22 @@ Test(gpu, routers_choose_experts) {
                                GPU_BYTES, 0);
         gpu_case_writes(&c, op->route.weight, c.step.row_n, used_n, CLOSE);
         gpu_case_check(&c, "route");
+        gpu_case_close(&c);
+    }
+}
+
+Test(gpu, values_are_capped) {
+    random_state r = {34};
+    for (int i = 0; i < REPEATS; i++) {
+        gpu_case c;
+        gpu_case_open(&c, ROOM);
+        draw_step(&c, &r, 1 + (uint32_t)random_below(&r, 5), 1, 1);
+        device_op *op = add_op(&c, DEVICE_OP_CAP);
+        op->cap.n = 1 + (uint32_t)random_below(&r, 2500);
+        op->cap.cap = i & 1 ? 0.5f : 0.05f;
+        op->cap.x = gpu_case_rows(&c, &r, c.row_max, op->cap.n, op->cap.n + 1);
+        gpu_case_writes(&c, op->cap.x, c.step.row_n, op->cap.n, 1e-6);
+        gpu_case_check(&c, "cap");
         gpu_case_close(&c);
     }
 }

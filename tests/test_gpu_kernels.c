@@ -373,7 +373,7 @@ enum { CONTEXT = 600, SLOTS = 2 };
 typedef struct attend_shape {
     uint32_t row_n, head_kv_n, group_n, key_n, value_n, window_n;
     float softcap;
-    bool f16;
+    bool f16, sinks;
 } attend_shape;
 
 static device_ref make_state(gpu_case *c, random_state *r, uint64_t slot_bytes, bool f16) {
@@ -420,10 +420,14 @@ static void check_attend(random_state *r, attend_shape shape) {
     op->attend.value_slot_bytes = (uint64_t)bytes * shape.head_kv_n * CONTEXT * shape.value_n;
     op->attend.key_state = make_state(&c, r, op->attend.key_slot_bytes, shape.f16);
     op->attend.value_state = make_state(&c, r, op->attend.value_slot_bytes, shape.f16);
+    if (shape.sinks) op->attend.sinks = gpu_case_floats(&c, r, head_n);
+    for (uint32_t i = 0; i < head_n && shape.sinks; i++) /* some outweigh all positions, some nothing */
+        ((float *)gpu_case_at(&c, op->attend.sinks))[i] *= 20;
     gpu_case_writes(&c, op->attend.y, c.step.row_n, head_n * shape.value_n, CLOSE);
     snprintf(what, sizeof what,
-             "attend: %u rows, %u heads of %u, key %u, value %u, window %u, cap %g, f16 %d", shape.row_n,
-             head_n, shape.head_kv_n, shape.key_n, shape.value_n, shape.window_n, shape.softcap, shape.f16);
+             "attend: %u rows, %u heads of %u, key %u, value %u, window %u, cap %g, f16 %d, sinks %d",
+             shape.row_n, head_n, shape.head_kv_n, shape.key_n, shape.value_n, shape.window_n, shape.softcap,
+             shape.f16, shape.sinks);
     gpu_case_check(&c, what);
     gpu_case_close(&c);
 }
@@ -431,22 +435,25 @@ static void check_attend(random_state *r, attend_shape shape) {
 Test(gpu_kernels, attention_of_few_rows) {
     random_state r = {29};
     for (int f16 = 0; f16 < 2; f16++) {
-        check_attend(&r, (attend_shape){1, 2, 4, 64, 64, 0, 0, f16});
-        check_attend(&r, (attend_shape){3, 2, 1, 128, 128, 0, 0, f16});
-        check_attend(&r, (attend_shape){1, 1, 11, 80, 96, 300, 5, f16}); /* more heads than a block has */
-        check_attend(&r, (attend_shape){2, 3, 2, 10, 7, 20, 0, f16});    /* nothing is aligned */
-        check_attend(&r, (attend_shape){1, 1, 2, 256, 256, 0, 2, f16});
+        check_attend(&r, (attend_shape){1, 2, 4, 64, 64, 0, 0, f16, false});
+        check_attend(&r, (attend_shape){3, 2, 1, 128, 128, 0, 0, f16, false});
+        check_attend(&r,
+                     (attend_shape){1, 1, 11, 80, 96, 300, 5, f16, false});  /* more heads than a block has */
+        check_attend(&r, (attend_shape){2, 3, 2, 10, 7, 20, 0, f16, false}); /* nothing is aligned */
+        check_attend(&r, (attend_shape){1, 1, 2, 256, 256, 0, 2, f16, false});
+        check_attend(&r, (attend_shape){3, 2, 4, 64, 64, 100, 0, f16, true});
     }
 }
 
 Test(gpu_kernels, attention_of_many_rows) {
     random_state r = {30};
     for (int f16 = 0; f16 < 2; f16++) {
-        check_attend(&r, (attend_shape){40, 1, 2, 64, 64, 0, 0, f16});
-        check_attend(&r, (attend_shape){64, 1, 1, 128, 112, 100, 5, f16});
-        check_attend(&r, (attend_shape){33, 2, 1, 10, 7, 20, 0, f16});
-        check_attend(&r, (attend_shape){20, 1, 1, 192, 128, 0, 0, f16});
-        check_attend(&r, (attend_shape){18, 1, 1, 64, 272, 0, 0, f16});
+        check_attend(&r, (attend_shape){40, 1, 2, 64, 64, 0, 0, f16, false});
+        check_attend(&r, (attend_shape){64, 1, 1, 128, 112, 100, 5, f16, false});
+        check_attend(&r, (attend_shape){33, 2, 1, 10, 7, 20, 0, f16, false});
+        check_attend(&r, (attend_shape){20, 1, 1, 192, 128, 0, 0, f16, false});
+        check_attend(&r, (attend_shape){18, 1, 1, 64, 272, 0, 0, f16, false});
+        check_attend(&r, (attend_shape){24, 2, 2, 64, 64, 100, 0, f16, true});
     }
 }
 

@@ -69,6 +69,8 @@ static double activation_reference(double x, cpu_activation kind) {
     case CPU_ACT_RELU:
     case CPU_ACT_DRELU: return fmax(x, 0);
     case CPU_ACT_RELU2: return fmax(x, 0) * fmax(x, 0);
+    case CPU_ACT_SWIGLU_OAI: return fmin(x, 7) / (1 + exp(-1.702 * fmin(x, 7)));
+    case CPU_ACT_COUNT: break;
     }
     abort();
 }
@@ -79,11 +81,12 @@ Test(kernel_vectors, activations_follow_their_formulas) {
     random_state r = {6};
     enum { N = 4001 };
     static float gate[N], up[N], out[N];
-    for (size_t t = 0; t < table_n * (CPU_ACT_DRELU + 1); t++) {
+    for (size_t t = 0; t < table_n * (CPU_ACT_COUNT); t++) {
         const cpu_kernels *k = &tables[t % table_n];
         const cpu_activation kind = (cpu_activation)(t / table_n);
         for (size_t i = 0; i < N; i++) gate[i] = 0.01f * ((float)i - 2000) + 0.005f * random_float(&r);
         random_floats(&r, up, N);
+        for (size_t i = 0; i < N; i++) up[i] *= 9;
         gate[0] = -200, gate[1] = 200, gate[2] = -0.0f, gate[3] = 0x1p-140f;
         for (int with_up = 0; with_up < 2; with_up++) {
             k->activate(out, gate, with_up ? up : NULL, N, kind);
@@ -91,6 +94,7 @@ Test(kernel_vectors, activations_follow_their_formulas) {
                 const double x = (double)gate[i];
                 double factor = with_up ? (double)up[i] : 1;
                 if (kind == CPU_ACT_DRELU) factor = fmax(factor, 0);
+                if (kind == CPU_ACT_SWIGLU_OAI && with_up) factor = fmax(fmin(factor, 7), -7) + 1;
                 const double expected = activation_reference(x, kind) * factor;
                 /* 1e-6 of the value; where the value is the small difference of gate and gate, 1e-7 of the
                  * gate */

@@ -1,4 +1,5 @@
 /* test_model.c - what a model says about itself, and how files that are no good are refused. */
+#include "engine/executor.h"
 #include "tests/rig.h"
 
 #include <criterion/criterion.h>
@@ -47,6 +48,26 @@ static const struct {
      {"blk.1.ffn_gate_inp.weight", "blk.0.ffn_down_exps.weight"}},
     {{.arch = "llama", .expert_n = 4, .expert_used_n = 2, .expert_storage = TINY_EXPERTS_APART},
      {"blk.0.ffn_gate.3.weight", "blk.1.ffn_up.1.weight", "blk.0.ffn_down.2.weight"}},
+    {{.arch = "olmoe", .qk_norm = true, .expert_n = 4, .expert_used_n = 2},
+     {"blk.0.attn_q_norm.weight", "blk.1.attn_k_norm.weight"}},
+    {{.arch = "nemotron"}, {"output_norm.bias", "blk.0.attn_norm.bias", "blk.1.ffn_norm.bias"}},
+    {{.arch = "phi3"}, {"blk.0.ffn_up.weight", "blk.1.ffn_norm.weight"}},
+    {{.arch = "opt"}, {"blk.0.ffn_norm.bias", "blk.0.ffn_down.weight"}},
+    {{.arch = "gemma2"},
+     {"blk.0.post_attention_norm.weight", "blk.1.post_ffw_norm.weight", "blk.0.ffn_norm.weight"}},
+    {{.arch = "glm4moe", .expert_n = 4, .expert_used_n = 2, .shared_n = 32, .qkv_bias = true},
+     {"blk.0.ffn_gate_shexp.weight", "blk.1.ffn_up_shexp.weight", "blk.0.ffn_down_shexp.weight",
+      "blk.1.attn_q.bias"}},
+    {{.arch = "deepseek2", .key_n = 24, .value_n = 16, .rotated_n = 8, .latent_n = 32},
+     {"blk.0.attn_kv_a_mqa.weight", "blk.1.attn_kv_a_norm.weight", "blk.0.attn_kv_b.weight"}},
+    {{.arch = "deepseek2",
+      .key_n = 24,
+      .value_n = 16,
+      .rotated_n = 8,
+      .latent_n = 32,
+      .query_rank = 16,
+      .heads_apart = true},
+     {"blk.0.attn_q_a_norm.weight", "blk.1.attn_q_b.weight"}},
 };
 
 Test(model, a_missing_tensor_is_named) {
@@ -193,4 +214,86 @@ Test(model, shape_of_a_mixture) {
     cr_expect_str_eq(s->activation, "silu");
     cr_expect(s->gated && !s->tied);
     rig_close(&r);
+}
+
+/* Latent attention is the same model in both layouts of its files: so is its shape. */
+Test(model, latent_attention_has_one_shape) {
+    uint64_t shape[2], ignored;
+    for (int apart = 0; apart < 2; apart++) {
+        rig r;
+        tiny_model model = {.arch = "deepseek2",
+                            .key_n = 24,
+                            .value_n = 16,
+                            .rotated_n = 8,
+                            .latent_n = 32,
+                            .heads_apart = apart};
+        if (apart) model.head_kv_n = 1;
+        hotset_error err = {0};
+        rig_open_tiny(&r, &model, NULL);
+        const hotset_shape *s = hotset_model_shape(r.model);
+        cr_expect_eq(s->head_kv_n, 4);
+        cr_expect_eq(s->key_n, 24);
+        cr_expect_eq(s->value_n, 16);
+        cr_assert_eq(model_fingerprints(r.model, &shape[apart], &ignored, &err), HOTSET_OK);
+        /* of a position: the latent numbers and the rotated key, in F32 */
+        cr_expect_eq(r.engine->device[0].state.bytes,
+                     (uint64_t)s->layer_n * (32 + 8) * 4 * hotset_plan_resolved(r.plan).context_n);
+        rig_close(&r);
+    }
+    cr_expect_eq(shape[0], shape[1]);
+}
+
+Test(model, blocks_that_guess_ahead_are_no_layers) {
+    rig r;
+    tiny_model model = {.arch = "glm4moe",
+                        .layer_n = 3,
+                        .expert_n = 4,
+                        .expert_used_n = 2,
+                        .dense_n = 1,
+                        .next_n = 1,
+                        .qkv_bias = true,
+                        .shared_n = 32};
+    rig_open_tiny(&r, &model, NULL);
+    cr_expect_eq(hotset_model_shape(r.model)->layer_n, 3);
+    cr_expect_eq(hotset_model_shape(r.model)->expert_layer_n, 2);
+    rig_close(&r);
+}
+
+Test(model, learned_positions_limit_the_context) {
+    char path[256];
+    hotset_model *m;
+    hotset_plan *p;
+    hotset_error err = {0};
+    tiny_model model = {.arch = "opt", .context_n = 40, .omit = "position_embd.weight"};
+    hotset_error missing = refusal(&model);
+    cr_expect_str_eq(missing.message, "tensor position_embd.weight is missing");
+    model.omit = NULL;
+    rig_temporary(path, sizeof path);
+    tiny_model_write(path, &model);
+    cr_assert_eq(hotset_model_open(&m, path, NULL, &err), HOTSET_OK, "%s", err.message);
+    unlink(path);
+    cr_expect_eq(hotset_model_shape(m)->context_max_n, 40);
+    hotset_plan_options o = hotset_plan_default_options();
+    o.context_n = 41;
+    cr_expect_eq(hotset_plan_cpu(&p, m, &o, &err), HOTSET_E_ARGUMENT);
+    cr_expect_str_eq(err.message, "plan: a context of 41, of which the model knows 40 positions");
+    hotset_model_free(m);
+}
+
+Test(model, groups_and_routers_that_cannot_be_are_refused) {
+    tiny_model model = {.arch = "glm4moe", .expert_n = 8, .expert_used_n = 3, .qkv_bias = true};
+    model.group_n = 3, model.group_used_n = 1;
+    hotset_error err = refusal(&model);
+    cr_expect_eq(err.status, HOTSET_E_FORMAT, "%s", err.message);
+    model.group_n = 4, model.group_used_n = 1; /* two experts, three are used */
+    err = refusal(&model);
+    cr_expect_eq(err.status, HOTSET_E_FORMAT, "%s", err.message);
+    model.group_n = model.group_used_n = 0;
+    model.gating_func = 4;
+    err = refusal(&model);
+    cr_expect_eq(err.status, HOTSET_E_UNSUPPORTED, "%s", err.message);
+    model.gating_func = 0;
+    model.dense_n = 2;
+    err = refusal(&model);
+    cr_expect_eq(err.status, HOTSET_E_FORMAT, "%s", err.message);
 }

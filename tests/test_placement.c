@@ -195,6 +195,119 @@ Test(placement, parallel_layers_and_biases) {
     check_places(c, all_places, EXACT);
 }
 
+/* What is added up is normed by the home, so that it waits for all of it; the head caps its logits. */
+Test(placement, norms_behind_the_sums) {
+    need_emulation();
+    placement_case c = {.model = {.arch = "gemma2", .layer_n = 3, .ff_n = 512, .window_n = 6, .tied = true},
+                        .sparsity = HOTSET_SPARSITY_OFF};
+    check_places(c, all_places, EXACT);
+    c.model = (tiny_model){.arch = "gemma3", .layer_n = 7, .ff_n = 512, .window_n = 6, .qk_norm = true};
+    check_places(c, few_places, EXACT);
+    c.sparsity = HOTSET_SPARSITY_EXACT;
+    c.model.activation = "relu";
+    check_places(c, few_places, EXACT);
+}
+
+/* Experts that every token uses are the home's; some layers have no others. */
+Test(placement, shared_experts_and_groups) {
+    need_emulation();
+    tiny_model model = {.arch = "glm4moe",
+                        .layer_n = 3,
+                        .ff_n = 96,
+                        .expert_n = 12,
+                        .expert_used_n = 3,
+                        .dense_n = 1,
+                        .shared_n = 64,
+                        .group_n = 4,
+                        .group_used_n = 2,
+                        .choice_bias = true,
+                        .qkv_bias = true,
+                        .rotated_n = 8};
+    check_places((placement_case){.model = model, .sparsity = HOTSET_SPARSITY_OFF}, all_places, EXACT);
+    model.activation = "relu";
+    check_places((placement_case){.model = model, .sparsity = HOTSET_SPARSITY_EXACT}, few_places, EXACT);
+}
+
+/* Sinks at home; biases of experts wherever these are. */
+Test(placement, sinks_and_biases_of_experts) {
+    need_emulation();
+    tiny_model model = {.arch = "gpt-oss",
+                        .layer_n = 3,
+                        .ff_n = 96,
+                        .expert_n = 10,
+                        .expert_used_n = 3,
+                        .window_n = 6,
+                        .qkv_bias = true,
+                        .output_bias = true,
+                        .router_bias = true};
+    check_places((placement_case){.model = model, .sparsity = HOTSET_SPARSITY_OFF}, all_places, EXACT);
+    model.activation = "relu";
+    check_places((placement_case){.model = model, .sparsity = HOTSET_SPARSITY_EXACT}, few_places, EXACT);
+}
+
+/* The choice of experts is made before the attention, and by the home. */
+Test(placement, routers_of_raw_input) {
+    need_emulation();
+    tiny_model model = {.arch = "smallthinker",
+                        .layer_n = 5,
+                        .ff_n = 96,
+                        .expert_n = 10,
+                        .expert_used_n = 3,
+                        .window_n = 6,
+                        .gating_func = 2};
+    check_places((placement_case){.model = model, .sparsity = HOTSET_SPARSITY_OFF}, few_places, EXACT);
+    check_places((placement_case){.model = model, .sparsity = HOTSET_SPARSITY_EXACT}, all_places, EXACT);
+    model = (tiny_model){
+        .arch = "olmoe", .layer_n = 2, .ff_n = 96, .expert_n = 10, .expert_used_n = 3, .qk_norm = true};
+    check_places((placement_case){.model = model, .sparsity = HOTSET_SPARSITY_OFF}, few_places, EXACT);
+}
+
+/* GPUs have no kernels for it, and say so; experts go anywhere. */
+Test(placement, latent_attention_stays_at_home) {
+    static const char *const places[] = {"ffn=emu0:0.5", "ffn=emu0:1,head=emu0", "ffn=emu0:0.3+emu1:0.2",
+                                         NULL};
+    need_emulation();
+    placement_case c = {.model = {.arch = "deepseek2",
+                                  .layer_n = 3,
+                                  .ff_n = 96,
+                                  .expert_n = 12,
+                                  .expert_used_n = 3,
+                                  .dense_n = 1,
+                                  .shared_n = 64,
+                                  .key_n = 24,
+                                  .value_n = 20,
+                                  .rotated_n = 8,
+                                  .latent_n = 32},
+                        .sparsity = HOTSET_SPARSITY_OFF};
+    check_places(c, places, EXACT);
+    c.model.heads_apart = true;
+    check_places(c, places, EXACT);
+    c.devices = "emu:64MiB";
+    c.place = "attn=emu0";
+    hotset_model *m = open_model(&c.model);
+    hotset_error err = {0};
+    hotset_plan *plan;
+    hotset_engine *engine;
+    hotset_engine_options o = hotset_engine_default_options();
+    o.devices = c.devices;
+    o.module_folder = HOTSET_MODULE_FOLDER;
+    cr_assert_eq(make_plan(&plan, m, &c, &err), HOTSET_OK, "%s", err.message);
+    cr_expect_eq(hotset_engine_open(&engine, m, plan, &o, &err), HOTSET_E_UNSUPPORTED);
+    cr_expect(strstr(err.message, "the GPU has no kernel for"), "%s", err.message);
+    hotset_plan_free(plan);
+    hotset_model_free(m);
+}
+
+Test(placement, gate_and_up_in_one) {
+    need_emulation();
+    placement_case c = {.model = {.arch = "phi3", .layer_n = 2, .ff_n = 512, .fused_qkv = true},
+                        .sparsity = HOTSET_SPARSITY_OFF};
+    check_places(c, few_places, EXACT);
+    c.model.activation = "relu";
+    c.sparsity = HOTSET_SPARSITY_EXACT;
+    check_places(c, few_places, EXACT);
+}
+
 Test(placement, every_weight_type) {
     static const gguf_type types[] = {GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
     need_emulation();

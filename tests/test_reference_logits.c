@@ -98,6 +98,20 @@ Test(reference_logits, k_quants_round_like_the_other_engine) {
     }
 }
 
+/* Models that are kept beside the checkout. */
+static void check_kept(const char *name, double tolerance) {
+    char model[512], logits[512];
+    snprintf(model, sizeof model, LOGITS "/%s.gguf", name);
+    snprintf(logits, sizeof logits, LOGITS "/%s.logits", name);
+    if (access(logits, R_OK)) cr_skip_test("SKIP: no logits of %s beside the checkout", name);
+    check(model, logits, random_text, COUNT_OF(random_text), tolerance);
+}
+
+Test(reference_logits, olmoe) { check_kept("olmoe-F16", 0.005); }
+Test(reference_logits, nemotron) { check_kept("nemotron-F16", 0.005); }
+
+Test(reference_logits, gpt_oss) { check_kept("gpt-oss-F32", 0.005); }
+
 /* The trained models' logits are kept beside the checkout: a megabyte each. */
 static void check_trained(const char *folder, const char *name) {
     char model[512], logits[512];

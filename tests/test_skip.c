@@ -97,18 +97,21 @@ static void check_rows(const char *path, const char *label) {
     }
 }
 
+static void check_model_of(const tiny_model *base, gguf_type type, const char *name) {
+    char path[256], label[80];
+    tiny_model model = *base;
+    model.type = type;
+    snprintf(label, sizeof label, "%s, %s", name, gguf_type_get(type)->name);
+    rig_temporary(path, sizeof path);
+    tiny_model_write(path, &model);
+    check_rows(path, label);
+    unlink(path);
+}
+
 static void check_model(const tiny_model *base) {
-    for (size_t t = 0; t < COUNT_OF(types); t++) {
-        char path[256], label[80];
-        tiny_model model = *base;
-        model.type = types[t];
-        snprintf(label, sizeof label, "model %zu, %s", (size_t)(base - models),
-                 gguf_type_get(types[t])->name);
-        rig_temporary(path, sizeof path);
-        tiny_model_write(path, &model);
-        check_rows(path, label);
-        unlink(path);
-    }
+    char name[32];
+    snprintf(name, sizeof name, "model %zu", (size_t)(base - models));
+    for (size_t t = 0; t < COUNT_OF(types); t++) check_model_of(base, types[t], name);
 }
 
 Test(skip, equals_dense_gated) {
@@ -124,6 +127,36 @@ Test(skip, equals_dense_without_gate) {
 Test(skip, equals_dense_in_experts) {
     check_model(&models[4]);
     check_model(&models[5]);
+}
+
+/* Experts chosen from the raw input, experts for all beside layers without, sums that are normed, gates and
+ * ups in one matrix. */
+Test(skip, equals_dense_in_architectures_of_their_own) {
+#define WIDTHS .layer_n = 2, .embd_n = 256, .ff_n = 256, .vocab_n = 64
+    static const tiny_model own[] = {
+        {.arch = "smallthinker", WIDTHS, .expert_n = 5, .expert_used_n = 2, .window_n = 4, .gating_func = 2},
+        {.arch = "glm4moe",
+         WIDTHS,
+         .expert_n = 5,
+         .expert_used_n = 2,
+         .dense_n = 1,
+         .shared_n = 512,
+         .qkv_bias = true,
+         .activation = "relu"},
+        {.arch = "gpt-oss",
+         WIDTHS,
+         .expert_n = 5,
+         .expert_used_n = 2,
+         .qkv_bias = true,
+         .activation = "relu2"},
+        {.arch = "gemma3", WIDTHS, .qk_norm = true, .activation = "relu"},
+        {.arch = "phi3", WIDTHS, .activation = "relu"},
+        {.arch = "nemotron", WIDTHS, .ffn_bias = true},
+    };
+#undef WIDTHS
+    static const gguf_type some[] = {GGUF_F32, GGUF_Q4_0, GGUF_Q6_K};
+    for (size_t i = 0; i < COUNT_OF(own); i++)
+        for (size_t t = 0; t < COUNT_OF(some); t++) check_model_of(&own[i], some[t], own[i].arch);
 }
 
 Test(skip, odd_widths) {

@@ -114,7 +114,7 @@ static void random_block(uint64_t *state, uint8_t *p, gguf_type type, double dev
 
 /* ---- The tensors of a model ------------------------------------------------------------------------- */
 
-typedef enum fill { FILL_MATRIX, FILL_NORM, FILL_BIAS, FILL_DIVISORS } fill;
+typedef enum fill { FILL_MATRIX, FILL_NORM, FILL_BIAS, FILL_SINKS, FILL_DIVISORS } fill;
 
 typedef struct tensor_spec {
     char name[64];
@@ -151,6 +151,13 @@ static void vector(list *l, int layer_i, const char *name, fill kind, uint64_t n
     item->dim[0] = n;
 }
 
+/* A vector of n for each expert. */
+static void expert_vectors(list *l, int layer_i, const char *name, uint64_t n, uint64_t expert_n) {
+    tensor_spec *item = append(l, layer_i, name, FILL_BIAS, GGUF_F32, 0.3);
+    item->dim_n = 2;
+    item->dim[0] = n, item->dim[1] = expert_n;
+}
+
 /* [n_in, n_out] or, with expert_n, [n_in, n_out, expert_n]; outputs have about `gain` times the size of
  * inputs. */
 static void matrix(list *l, int layer_i, const char *name, uint64_t n_in, uint64_t n_out, uint64_t expert_n,
@@ -185,21 +192,54 @@ static uint32_t head_kv_of(const tiny_model *o, uint32_t layer_i) {
 }
 
 static uint32_t ff_of(const tiny_model *o, uint32_t layer_i) {
-    return o->ff_n + (o->by_layer ? 8 * layer_i : 0);
+    return (o->dense_n ? 2 : 1) * o->ff_n + (o->by_layer ? 8 * layer_i : 0);
 }
 
-static bool is_falcon(const tiny_model *o) { return !strcmp(o->arch, "falcon"); }
+static bool is(const tiny_model *o, const char *arch) { return !strcmp(o->arch, arch); }
+static bool is_falcon(const tiny_model *o) { return is(o, "falcon"); }
+static bool has_layer_norms(const tiny_model *o) { return is_falcon(o) || is(o, "nemotron") || is(o, "opt"); }
+static bool has_post_norms(const tiny_model *o) { return is(o, "gemma2") || is(o, "gemma3"); }
+static bool has_gate(const tiny_model *o) {
+    return !is(o, "arcee") && !is(o, "falcon") && !is(o, "nemotron") && !is(o, "opt");
+}
 
 static void norm(list *l, int i, const char *stem) {
     char name[64];
     snprintf(name, sizeof name, "%s.weight", stem);
     vector(l, i, name, FILL_NORM, l->options.embd_n);
     snprintf(name, sizeof name, "%s.bias", stem);
-    if (is_falcon(&l->options)) vector(l, i, name, FILL_BIAS, l->options.embd_n);
+    if (has_layer_norms(&l->options)) vector(l, i, name, FILL_BIAS, l->options.embd_n);
+}
+
+/* Of a head: keys of key_n, of which rotated_n are rotated and of all heads the same; values of value_n. */
+static void latent_attention(list *l, int i) {
+    const tiny_model *o = &l->options;
+    uint64_t still = o->key_n - o->rotated_n, q = (uint64_t)o->head_n * o->key_n, n = o->head_n;
+    norm(l, i, "attn_norm");
+    if (o->query_rank) {
+        matrix(l, i, "attn_q_a.weight", o->embd_n, o->query_rank, 0, 1);
+        vector(l, i, "attn_q_a_norm.weight", FILL_NORM, o->query_rank);
+        matrix(l, i, "attn_q_b.weight", o->query_rank, q, 0, 1.1);
+    } else {
+        matrix(l, i, "attn_q.weight", o->embd_n, q, 0, 1.1);
+    }
+    matrix(l, i, "attn_kv_a_mqa.weight", o->embd_n, o->latent_n + o->rotated_n, 0, 1.1);
+    vector(l, i, "attn_kv_a_norm.weight", FILL_NORM, o->latent_n);
+    if (o->heads_apart) {
+        matrix(l, i, "attn_k_b.weight", still, o->latent_n, n, sqrt((double)still / o->latent_n));
+        matrix(l, i, "attn_v_b.weight", o->latent_n, o->value_n, n, 1.5);
+    } else {
+        matrix(l, i, "attn_kv_b.weight", o->latent_n, n * (still + o->value_n), 0, 1.2);
+    }
+    matrix(l, i, "attn_output.weight", n * o->value_n, o->embd_n, 0, 1);
 }
 
 static void attention(list *l, int i) {
     const tiny_model *o = &l->options;
+    if (o->latent_n) {
+        latent_attention(l, i);
+        return;
+    }
     uint32_t head_kv_n = head_kv_of(o, (uint32_t)i);
     uint64_t q = (uint64_t)o->head_n * o->key_n, k = (uint64_t)head_kv_n * o->key_n;
     uint64_t v = (uint64_t)head_kv_n * o->value_n;
@@ -220,19 +260,20 @@ static void attention(list *l, int i) {
         }
     }
     if (o->qk_norm) {
-        vector(l, i, "attn_q_norm.weight", FILL_NORM, o->key_n);
-        vector(l, i, "attn_k_norm.weight", FILL_NORM, o->key_n);
+        vector(l, i, "attn_q_norm.weight", FILL_NORM, is(o, "olmoe") ? q : o->key_n);
+        vector(l, i, "attn_k_norm.weight", FILL_NORM, is(o, "olmoe") ? k : o->key_n);
     }
+    if (is(o, "gpt-oss")) vector(l, i, "attn_sinks.weight", FILL_SINKS, o->head_n);
     matrix(l, i, "attn_output.weight", (uint64_t)o->head_n * o->value_n, o->embd_n, 0, 1);
     if (o->output_bias) vector(l, i, "attn_output.bias", FILL_BIAS, o->embd_n);
 }
 
 static void dense_ffn(list *l, int i) {
     const tiny_model *o = &l->options;
-    bool gated = strcmp(o->arch, "arcee") != 0 && !is_falcon(o);
+    bool gated = has_gate(o), fused = is(o, "phi3");
     uint64_t ff = ff_of(o, (uint32_t)i);
-    if (gated) matrix(l, i, "ffn_gate.weight", o->embd_n, ff, 0, 1.5);
-    matrix(l, i, "ffn_up.weight", o->embd_n, ff, 0, 1);
+    if (gated && !fused) matrix(l, i, "ffn_gate.weight", o->embd_n, ff, 0, 1.5);
+    matrix(l, i, "ffn_up.weight", o->embd_n, fused ? 2 * ff : ff, 0, fused ? 1.3 : 1);
     down_matrix(l, i, "ffn_down", ff, 0);
     if (o->predictor_rank) {
         uint64_t rank = o->predictor_rank + 8 * (o->layer_n - 1 - (uint64_t)i);
@@ -252,6 +293,17 @@ static void experts(list *l, int i) {
     router->dim_n = 2;
     router->dim[0] = in, router->dim[1] = n;
     if (o->router_bias) vector(l, i, "ffn_gate_inp.bias", FILL_BIAS, n);
+    if (o->choice_bias) vector(l, i, "exp_probs_b.bias", FILL_BIAS, n);
+    if (is(o, "gpt-oss")) {
+        expert_vectors(l, i, "ffn_gate_exps.bias", ff, n);
+        expert_vectors(l, i, "ffn_up_exps.bias", ff, n);
+        expert_vectors(l, i, "ffn_down_exps.bias", in, n);
+    }
+    if (o->shared_n) {
+        matrix(l, i, "ffn_gate_shexp.weight", in, o->shared_n, 0, 1.5);
+        matrix(l, i, "ffn_up_shexp.weight", in, o->shared_n, 0, 1);
+        matrix(l, i, "ffn_down_shexp.weight", o->shared_n, in, 0, 1);
+    }
     for (uint64_t e = 0; e < n && o->expert_storage == TINY_EXPERTS_APART; e++) {
         char name[3][48];
         const char *const kind[3] = {"gate", "up", "down"};
@@ -270,19 +322,34 @@ static void experts(list *l, int i) {
     down_matrix(l, i, "ffn_down_exps", ff, n);
 }
 
+static void divisors(list *l, const char *name, double times) {
+    const tiny_model *o = &l->options;
+    vector(l, -1, name, FILL_DIVISORS, (o->rotated_n ? o->rotated_n : o->key_n) / 2);
+    l->item[l->item_n - 1].deviation = times;
+}
+
 static void all_tensors(list *l) {
     const tiny_model *o = &l->options;
     /* embeddings outweigh what a layer adds, as in trained models; tied ones less, for they make the logits
      * too */
     matrix(l, -1, "token_embd.weight", o->embd_n, o->vocab_n, 0, (o->tied ? 1 : 2) * sqrt(o->embd_n));
+    if (is(o, "opt")) matrix(l, -1, "position_embd.weight", o->embd_n, o->context_n + 2, 0, sqrt(o->embd_n));
     norm(l, -1, "output_norm");
     if (!o->tied) matrix(l, -1, "output.weight", o->embd_n, o->vocab_n, 0, 2);
-    if (o->rope_freqs)
-        vector(l, -1, "rope_freqs.weight", FILL_DIVISORS, (o->rotated_n ? o->rotated_n : o->key_n) / 2);
-    for (int i = 0; i < (int)o->layer_n; i++) {
+    if (o->rope_freqs) divisors(l, "rope_freqs.weight", 1);
+    if (o->rope_factors) {
+        divisors(l, "rope_factors_short.weight", 1);
+        divisors(l, "rope_factors_long.weight", 4);
+    }
+    for (int i = 0; i < (int)(o->layer_n + o->next_n); i++) {
+        bool after = is(o, "gpt-oss") || is(o, "glm4moe");
         attention(l, i);
-        if (!is_falcon(o)) norm(l, i, "ffn_norm");
-        if (o->expert_n)
+        if (has_post_norms(o)) {
+            norm(l, i, "post_attention_norm");
+            norm(l, i, "post_ffw_norm");
+        }
+        if (!is_falcon(o)) norm(l, i, after ? "post_attention_norm" : "ffn_norm");
+        if (o->expert_n && i >= (int)o->dense_n)
             experts(l, i);
         else
             dense_ffn(l, i);
@@ -331,26 +398,42 @@ static void key_count(keys *k, const char *name, uint32_t (*of)(const tiny_model
         key_u32(k, name, of(o, 0));
         return;
     }
-    for (uint32_t i = 0; i < o->layer_n; i++) items[i] = of(o, i);
-    must(gguf_put_array(k->writer, full_name(k, name), GGUF_KIND_U32, items, o->layer_n, &err), &err);
+    const uint32_t n = o->layer_n + o->next_n;
+    for (uint32_t i = 0; i < n; i++) items[i] = of(o, i);
+    must(gguf_put_array(k->writer, full_name(k, name), GGUF_KIND_U32, items, n, &err), &err);
 }
 
 static void put_keys(gguf_writer *w, const tiny_model *o, bool heads_given) {
     keys k = {.writer = w, .options = o};
     put_text(w, "general.architecture", o->arch);
     put_text(w, "general.name", "tiny");
-    key_u32(&k, "block_count", o->layer_n);
+    key_u32(&k, "block_count", o->layer_n + o->next_n);
+    key_u32(&k, "nextn_predict_layers", o->next_n);
+    key_u32(&k, "leading_dense_block_count", o->dense_n);
+    key_u32(&k, "expert_shared_count", o->shared_n ? 1 : 0);
+    key_u32(&k, "expert_group_count", o->group_n);
+    key_u32(&k, "expert_group_used_count", o->group_used_n);
+    key_u32(&k, "attention.sliding_window_pattern", o->window_period);
+    key_f32(&k, "attn_logit_softcapping", o->attention_cap);
+    key_f32(&k, "final_logit_softcapping", o->logit_cap);
     key_u32(&k, "context_length", o->context_n);
     key_u32(&k, "embedding_length", o->embd_n);
     key_u32(&k, "vocab_size", o->vocab_n);
     key_count(&k, "feed_forward_length", ff_of);
     key_count(&k, "attention.head_count", head_of);
     key_count(&k, "attention.head_count_kv", head_kv_of);
-    key_f32(&k, is_falcon(o) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", 1e-5f);
+    key_f32(&k, has_layer_norms(o) ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon",
+            1e-5f);
     if (heads_given) {
-        key_u32(&k, "attention.key_length", o->key_n);
-        key_u32(&k, "attention.value_length", o->value_n);
+        bool kept = o->heads_apart; /* newer files give the widths of what is kept */
+        key_u32(&k, "attention.key_length", kept ? o->latent_n + o->rotated_n : o->key_n);
+        key_u32(&k, "attention.value_length", kept ? o->latent_n : o->value_n);
+        key_u32(&k, "attention.key_length_mla", kept ? o->key_n : 0);
+        key_u32(&k, "attention.value_length_mla", kept ? o->value_n : 0);
     }
+    key_u32(&k, "attention.kv_lora_rank", o->latent_n);
+    key_u32(&k, "attention.q_lora_rank", o->query_rank);
+    key_f32(&k, "rope.scaling.yarn_log_multiplier", o->rope_log_multiplier);
     key_u32(&k, "attention.sliding_window", o->window_n);
     key_text(&k, "hidden_activation", o->activation);
     key_u32(&k, "expert_count", o->expert_n);
@@ -470,8 +553,10 @@ static void put_values(gguf_writer *w, const tensor_spec *item, float first_divi
         case FILL_MATRIX: random_block(state, p, item->type, item->deviation); break;
         case FILL_NORM: put_float(p, item->type, 1 + item->deviation * spread(state)); break;
         case FILL_BIAS: put_float(p, item->type, item->deviation * spread(state)); break;
+        case FILL_SINKS: put_float(p, item->type, 1 + spread(state)); break;
         case FILL_DIVISORS:
-            put_float(p, item->type, i < n / 2 ? first_divisor : 1 + 7 * (double)i / (double)n);
+            put_float(p, item->type,
+                      item->deviation * (i < n / 2 ? first_divisor : 1 + 7 * (double)i / (double)n));
             break;
         }
     }

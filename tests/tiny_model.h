@@ -13,8 +13,7 @@ typedef enum tiny_experts {
 
 /* What to make. A zero field means the default in brackets, or that the file lacks the key or tensor. */
 typedef struct tiny_model {
-    const char
-        *arch; /* [llama] any text is written; arcee and falcon get an FFN without gate, falcon LayerNorms */
+    const char *arch; /* [llama] any text is written; known ones get what is peculiar to them */
     uint64_t seed;
     gguf_type type; /* [F32] of matrices; one whose rows are no whole blocks becomes F16, as in real files */
     uint32_t layer_n;   /* [2] */
@@ -30,6 +29,8 @@ typedef struct tiny_model {
     bool by_layer; /* counts are arrays: odd layers have head_n key/value heads, and layer i 8 i neurons more
                     */
     uint32_t window_n;
+    uint32_t window_period;
+    float attention_cap, logit_cap;
     const char *activation;
 
     neurons_order down;      /* how down matrices stand; BY_NEURON holds the same numbers as BY_OUTPUT */
@@ -40,18 +41,27 @@ typedef struct tiny_model {
 
     uint32_t expert_n, expert_used_n;
     tiny_experts expert_storage;
-    bool router_bias;
+    bool router_bias, choice_bias;
+    uint32_t shared_n; /* neurons of the experts that every token uses */
+    uint32_t dense_n;  /* leading layers without experts: their FFN is twice as wide as an expert */
+    uint32_t next_n;   /* blocks behind the layers, of no use here */
+    uint32_t group_n, group_used_n;
     uint32_t gating_func;
     float weights_scale;
     const char *weights_norm; /* "true", "false" */
+
+    uint32_t latent_n;   /* deepseek2: kv_lora_rank */
+    uint32_t query_rank; /* deepseek2: q_lora_rank */
+    bool heads_apart;    /* deepseek2: attn_k_b and attn_v_b instead of attn_kv_b */
+    float rope_log_multiplier;
 
     uint32_t rotated_n;
     float freq_base;
     const char *rope_kind; /* rope.scaling.type */
     float rope_factor, rope_attn_factor, rope_beta_fast, rope_beta_slow;
     uint32_t rope_original_n;
-    float rope_scale_linear; /* the old key */
-    bool rope_freqs;
+    float rope_scale_linear;       /* the old key */
+    bool rope_freqs, rope_factors; /* short and long ones */
     float rope_divisor; /* [1] of the faster half of the pairs in rope_freqs; the others' grow up to 8 */
 
     const char *omit;     /* leave this tensor out */

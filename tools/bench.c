@@ -101,14 +101,13 @@ static const char *const figure_keys[FIGURE_N] = {
 
 /* ---- What the model asks for ---- */
 
-/* Parameters that one prompt token is multiplied with. The shape has one FFN size and one number of experts
- * for all layers, so a model with some dense layers among MoE ones is counted too low. */
+/* Parameters that one prompt token is multiplied with. */
 static double prefill_parameter_n(const hotset_shape *shape) {
     double embedding_n = (double)shape->vocab_n * shape->embd_n;
     double expert_parameter_n = (shape->gated ? 3.0 : 2.0) * shape->embd_n * shape->ff_n;
     double n = (double)shape->parameter_n - (shape->tied ? 1 : 2) * embedding_n;
     if (shape->expert_n)
-        n -= (double)shape->layer_n * (shape->expert_n - shape->expert_used_n) * expert_parameter_n;
+        n -= (double)shape->expert_layer_n * (shape->expert_n - shape->expert_used_n) * expert_parameter_n;
     return n > 0 ? n : 0;
 }
 

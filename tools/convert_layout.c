@@ -66,7 +66,7 @@ static hotset_status find_place(layouting *l, const gguf_tensor *t, tensor_place
     }
     for (size_t i = 0; i < arch_tensor_n && !place->row; i++) {
         const arch_tensor *row = &arch_tensors[i];
-        if ((row->role >= ARCH_LAYER_ROLES) != place->in_layer) continue;
+        if ((row->role >= ARCH_LAYER_ROLES) != place->in_layer || !arch_means(l->model->arch, row)) continue;
         place->alone = is_expert_name(row->per_unit, place->name, &place->expert_i) &&
                        place->expert_i < l->model->shape.expert_n;
         if (place->alone || strcmp(row->name, place->name) == 0) place->row = row;
@@ -88,7 +88,7 @@ static gguf_type fitting_type(gguf_type wanted, uint64_t item_n) {
 
 static bool may_quantise(const layouting *l, const tensor_place *place, const gguf_tensor *t) {
     if (!l->job->quantise || t->dim_n < 2) return false;
-    return place->row && place->row->matrix && place->row->role != ARCH_ROUTER;
+    return place->row && place->row->matrix && place->row->role != ARCH_ROUTER && place->row->role != ARCH_POSITIONS;
 }
 
 /* The head decides between tokens: small types leave it 6 bits, as usual quantisers do. */
@@ -141,6 +141,7 @@ static hotset_status sort_layer(layouting *l, uint32_t layer_i) {
     const model_layer *layer = &l->model->layer[layer_i];
     uint32_t n = model_unit_n(l->model, layer_i);
     if (counts->kind != (layer->experts ? ACTIVATION_EXPERTS : ACTIVATION_NEURONS)) return HOTSET_OK;
+    if (layer->experts && l->model->router.group_n) return HOTSET_OK; /* the router needs its neighbours */
     uint32_t *order = arena_alloc(&l->out->arena, n, sizeof *order);
     if (!order) return no_memory(l->err);
     HOTSET_TRY(neurons_sort(order, counts->count, n, sharing_of(layer), l->err));
@@ -201,6 +202,7 @@ static hotset_status add_plain(layouting *l, const tensor_place *place, const gg
     convert_part *p = &l->out->part[l->out->part_n];
     const uint32_t *order = place->in_layer ? l->out->order[place->layer_i] : NULL;
     bool experts = place->in_layer && l->model->layer[place->layer_i].experts, rows = false, units = false;
+    bool halves = false;
     snprintf(p->name, sizeof p->name, "%.*s", (int)t->name.bytes, t->name.data);
     p->dim_n = t->dim_n;
     memcpy(p->dim, t->dim, sizeof p->dim);
@@ -212,14 +214,19 @@ static hotset_status add_plain(layouting *l, const tensor_place *place, const gg
     case ARCH_FFN_UP_BIAS:
     case ARCH_PREDICTOR_OUT: rows = !experts; break;
     case ARCH_ROUTER:
-    case ARCH_ROUTER_BIAS: rows = experts; break;
+    case ARCH_ROUTER_BIAS:
+    case ARCH_ROUTER_CHOICE_BIAS:
+    case ARCH_EXPERT_GATE_BIAS:
+    case ARCH_EXPERT_UP_BIAS:
+    case ARCH_EXPERT_DOWN_BIAS: rows = experts; break;
+    case ARCH_FFN_GATE_UP: rows = halves = true; break;
     case ARCH_EXPERT_GATE_UP:
     case ARCH_EXPERT_GATE:
     case ARCH_EXPERT_UP: units = true; break;
     default: break;
     }
     bool elements = rows && t->dim_n == 1; /* a row of each is one element */
-    uint32_t unit_n = units && !place->alone ? (uint32_t)t->dim[2] : 1;
+    uint32_t unit_n = units && !place->alone ? (uint32_t)t->dim[2] : halves ? 2 : 1;
     p->item_n = elements ? 1 : t->dim[0];
     p->row_n = t->element_n / p->item_n / unit_n;
     p->from_row_bytes = elements ? gguf_row_bytes(t->type, 1) : t->row_bytes;

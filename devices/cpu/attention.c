@@ -35,8 +35,8 @@ static void rotate_head(const cpu_op *op, const cpu_worker *w, float *x, device_
     if (norm.buffer)
         w->kernels->rmsnorm(x, x, cpu_floats(norm), op->op.prepare.key_n, op->op.prepare.epsilon);
     if (op->op.prepare.rotary.ref.buffer)
-        w->kernels->rope(x, cpu_row(op->op.prepare.rotary, r), op->op.prepare.pair_n,
-                         op->op.prepare.adjacent);
+        w->kernels->rope(x + op->op.prepare.rotated_from, cpu_row(op->op.prepare.rotary, r),
+                         op->op.prepare.pair_n, op->op.prepare.adjacent);
 }
 
 static void prepare_head(const cpu_op *op, const cpu_worker *w, uint32_t r, uint32_t head) {
@@ -47,7 +47,6 @@ static void prepare_head(const cpu_op *op, const cpu_worker *w, uint32_t r, uint
     }
     head -= head_n;
     float *k = cpu_row(op->op.prepare.k, r) + (size_t)head * key_n;
-    const float *v = cpu_row(op->op.prepare.v, r) + (size_t)head * value_n;
     rotate_head(op, w, k, op->op.prepare.k_norm, r);
     const device_row *row = &w->row[r];
     bool f16 = op->op.prepare.state_f16;
@@ -56,6 +55,8 @@ static void prepare_head(const cpu_op *op, const cpu_worker *w, uint32_t r, uint
         w,
         state_at(op->op.prepare.key_state, op->op.prepare.key_slot_bytes, row, context_n, head, key_n, f16),
         k, key_n, f16);
+    if (!value_n) return;
+    const float *v = cpu_row(op->op.prepare.v, r) + (size_t)head * value_n;
     state_store(w,
                 state_at(op->op.prepare.value_state, op->op.prepare.value_slot_bytes, row, context_n, head,
                          value_n, f16),
@@ -121,6 +122,7 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
     first.position = (int32_t)from;
     bool f16 = op->attend.state_f16;
     size_t item = f16 ? 2 : 4;
+    const uint32_t value_step = op->attend.value_step ? op->attend.value_step : op->attend.value_n;
     cpu_attend_args args = {
         .q = cpu_row(op->attend.q, r) + (size_t)head_kv * group_n(op) * op->attend.key_n,
         .head_n = group_n(op),
@@ -129,9 +131,9 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
         .key = state_at(op->attend.key_state, op->attend.key_slot_bytes, &first, op->attend.context_n,
                         head_kv, op->attend.key_n, f16),
         .value = state_at(op->attend.value_state, op->attend.value_slot_bytes, &first, op->attend.context_n,
-                          head_kv, op->attend.value_n, f16),
+                          head_kv, value_step, f16),
         .key_stride = op->attend.key_n * item,
-        .value_stride = op->attend.value_n * item,
+        .value_stride = value_step * item,
         .row_n = end - from < ATTEND_RUN ? end - from : ATTEND_RUN,
         .f16 = f16,
         .scale = op->attend.scale,
@@ -157,11 +159,21 @@ static void merge(const device_op *op, partial into, partial next) {
     }
 }
 
+/* exp(max) / (exp(max) sum + exp(sink)): what outputs are multiplied with where the softmax has one score
+ * more.
+ */
+static float with_sink(float max, float sum, float sink) {
+    float all = fmaxf(max, sink), share = expf(max - all);
+    return share / (sum * share + expf(sink - all));
+}
+
 static void write_output(const device_op *op, uint32_t r, uint32_t head_kv, partial p) {
     uint32_t n = op->attend.value_n;
     float *y = cpu_row(op->attend.y, r) + (size_t)head_kv * group_n(op) * n;
+    const float *sinks = cpu_floats(op->attend.sinks);
     for (uint32_t g = 0; g < group_n(op); g++) {
         float inverse = 1 / p.sum[g];
+        if (sinks) inverse = with_sink(p.max[g], p.sum[g], sinks[head_kv * group_n(op) + g]);
         for (uint32_t i = 0; i < n; i++) y[(size_t)g * n + i] = p.out[(size_t)g * n + i] * inverse;
     }
 }

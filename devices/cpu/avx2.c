@@ -111,14 +111,28 @@ AVX2_INLINE void activate_with(float *h, const float *gate, const float *up, siz
     store_part(h + i, up ? _mm256_mul_ps(v, AVX2_LOAD_PART(load_f32, up + i, n - i, sizeof *up)) : v, n - i);
 }
 
-static void activate_drelu(float *h, const float *gate, const float *up, size_t n) {
+/* g sigmoid(1.702 g), g cut at 7 */
+AVX2_INLINE __m256 swish_oai_8(__m256 x) {
+    const __m256 g = _mm256_min_ps(x, _mm256_set1_ps(7));
+    const __m256 e = exp_8(_mm256_mul_ps(g, _mm256_set1_ps(-1.702f)));
+    return _mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1), e));
+}
+
+AVX2_INLINE __m256 factor_oai_8(__m256 x) {
+    const __m256 cut = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(7)), _mm256_set1_ps(-7));
+    return _mm256_add_ps(cut, _mm256_set1_ps(1));
+}
+
+/* f(gate) * g(up) */
+AVX2_INLINE void activate_both(float *h, const float *gate, const float *up, size_t n, __m256 (*f)(__m256),
+                               __m256 (*g)(__m256)) {
     size_t i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(h + i, _mm256_mul_ps(relu_8(load_f32(gate + i)), relu_8(load_f32(up + i))));
+        _mm256_storeu_ps(h + i, _mm256_mul_ps(f(load_f32(gate + i)), g(load_f32(up + i))));
     if (i == n) return;
-    const __m256 g = AVX2_LOAD_PART(load_f32, gate + i, n - i, sizeof *gate);
-    const __m256 u = AVX2_LOAD_PART(load_f32, up + i, n - i, sizeof *up);
-    store_part(h + i, _mm256_mul_ps(relu_8(g), relu_8(u)), n - i);
+    const __m256 left = AVX2_LOAD_PART(load_f32, gate + i, n - i, sizeof *gate);
+    const __m256 right = AVX2_LOAD_PART(load_f32, up + i, n - i, sizeof *up);
+    store_part(h + i, _mm256_mul_ps(f(left), g(right)), n - i);
 }
 
 static void activate(float *h, const float *gate, const float *up, size_t n, cpu_activation kind) {
@@ -130,10 +144,17 @@ static void activate(float *h, const float *gate, const float *up, size_t n, cpu
     case CPU_ACT_RELU2: activate_with(h, gate, up, n, relu2_8); break;
     case CPU_ACT_DRELU:
         if (up)
-            activate_drelu(h, gate, up, n);
+            activate_both(h, gate, up, n, relu_8, relu_8);
         else
             activate_with(h, gate, NULL, n, relu_8);
         break;
+    case CPU_ACT_SWIGLU_OAI:
+        if (up)
+            activate_both(h, gate, up, n, swish_oai_8, factor_oai_8);
+        else
+            activate_with(h, gate, NULL, n, swish_oai_8);
+        break;
+    case CPU_ACT_COUNT: break;
     }
 }
 

@@ -100,8 +100,19 @@ INLINE __m512 activation(__m512 x, const cpu_activation kind) {
     case CPU_ACT_RELU:
     case CPU_ACT_DRELU: return positive;
     case CPU_ACT_RELU2: return _mm512_mul_ps(positive, positive);
+    case CPU_ACT_SWIGLU_OAI:
+        x = _mm512_min_ps(x, _mm512_set1_ps(7));
+        return times_logistic(x, _mm512_mul_ps(x, _mm512_set1_ps(1.702f)));
+    case CPU_ACT_COUNT: break;
     }
     __builtin_unreachable();
+}
+
+INLINE __m512 activation_factor(__m512 up, const cpu_activation kind) {
+    if (kind == CPU_ACT_DRELU) return activation(up, kind);
+    if (kind != CPU_ACT_SWIGLU_OAI) return up;
+    const __m512 cut = _mm512_max_ps(_mm512_min_ps(up, _mm512_set1_ps(7)), _mm512_set1_ps(-7));
+    return _mm512_add_ps(cut, _mm512_set1_ps(1));
 }
 
 INLINE void activate_kind(float *h, const float *gate, const float *up, size_t n, const cpu_activation kind) {
@@ -110,7 +121,7 @@ INLINE void activate_kind(float *h, const float *gate, const float *up, size_t n
         __m512 v = activation(_mm512_maskz_loadu_ps(lanes, gate + i), kind);
         if (up) {
             const __m512 u = _mm512_maskz_loadu_ps(lanes, up + i);
-            v = _mm512_mul_ps(v, kind == CPU_ACT_DRELU ? activation(u, kind) : u);
+            v = _mm512_mul_ps(v, activation_factor(u, kind));
         }
         _mm512_mask_storeu_ps(h + i, lanes, v);
     }
@@ -124,6 +135,8 @@ static void activate(float *h, const float *gate, const float *up, size_t n, cpu
     case CPU_ACT_RELU: activate_kind(h, gate, up, n, CPU_ACT_RELU); return;
     case CPU_ACT_RELU2: activate_kind(h, gate, up, n, CPU_ACT_RELU2); return;
     case CPU_ACT_DRELU: activate_kind(h, gate, up, n, CPU_ACT_DRELU); return;
+    case CPU_ACT_SWIGLU_OAI: activate_kind(h, gate, up, n, CPU_ACT_SWIGLU_OAI); return;
+    case CPU_ACT_COUNT: return;
     }
 }
 

@@ -77,7 +77,9 @@ typedef enum cpu_activation {
     CPU_ACT_GELU_TANH,
     CPU_ACT_RELU,
     CPU_ACT_RELU2,
-    CPU_ACT_DRELU
+    CPU_ACT_DRELU,
+    CPU_ACT_SWIGLU_OAI,
+    CPU_ACT_COUNT
 } cpu_activation;
 
 /* The active neurons of one vector, for sums over a matrix stored by neuron (devices/neurons.h). Block types
@@ -122,7 +124,8 @@ typedef struct cpu_kernels {
     /* y = (x - mean) / sqrt(var + eps) * w + b; b may be NULL; y may be x. (LayerNorm, Ba et al. 2016) */
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
     void (*attend)(const cpu_attend_args *args);
-    /* h = act(gate) * up, or act(gate) when up is NULL; h may be gate or up. DRELU: relu(gate) * relu(up). */
+    /* h = act(gate) * up, or act(gate) when up is NULL; h may be gate or up. DRELU and SWIGLU_OAI:
+     * see devices/device.h. */
     void (*activate)(float *h, const float *gate, const float *up, size_t n, cpu_activation kind);
     /* y += a * x */
     void (*axpy)(float *y, const float *x, float a, size_t n);

@@ -13,6 +13,18 @@ enum {
     CPU_POLLS = 1 << 12 /* of a counter between two looks at the clock */
 };
 
+/* y += row row_i of a table, a few blocks at a time. */
+static void add_table_row(const cpu_kernels *k, const device_matrix *table, uint64_t row_i, float *y) {
+    enum { PART = 256 /* a multiple of every block */ };
+    const uint8_t *data = cpu_at(table->data);
+    for (uint32_t from = 0; from < table->in_n; from += PART) {
+        float part[PART];
+        const uint32_t n = table->in_n - from < PART ? table->in_n - from : PART;
+        k->dequant[table->type](part, data + table->row_bytes * row_i + gguf_row_bytes(table->type, from), n);
+        for (uint32_t i = 0; i < n; i++) y[from + i] += part[i];
+    }
+}
+
 static void embed_run(cpu_op *op, const cpu_worker *w) {
     const device_matrix *table = &op->op.embed.table;
     const uint8_t *data = cpu_at(table->data);
@@ -22,6 +34,9 @@ static void embed_run(cpu_op *op, const cpu_worker *w) {
         w->kernels->dequant[table->type](y, data + table->row_bytes * (uint64_t)w->row[r].token, table->in_n);
         if (op->op.embed.scale != 1)
             for (uint32_t i = 0; i < table->in_n; i++) y[i] *= op->op.embed.scale;
+        if (op->op.embed.positions.in_n)
+            add_table_row(w->kernels, &op->op.embed.positions,
+                          (uint64_t)w->row[r].position + op->op.embed.position_from, y);
     }
 }
 
@@ -81,32 +96,75 @@ static void softmax(float *x, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) x[i] = (float)(x[i] / sum);
 }
 
-/* The used_n largest of p[unit_n] in falling order, the smaller id first among equals; p is used up. */
-static void choose_largest(float *p, uint32_t unit_n, uint32_t used_n, int32_t *id, float *weight) {
+/* Whether unit i comes before the best so far: used-up ones are -INFINITY. */
+static bool is_better(const float *p, const float *bias, uint32_t i, uint32_t best) {
+    return bias ? p[i] + bias[i] > p[best] + bias[best] : p[i] > p[best];
+}
+
+/* The used_n largest of p[unit_n] + bias in falling order, the smaller id first among equals, with weight p;
+ * p is used up. */
+static void choose_largest(float *p, const float *bias, uint32_t unit_n, uint32_t used_n, int32_t *id,
+                           float *weight) {
     for (uint32_t j = 0; j < used_n; j++) {
         uint32_t best = 0;
         for (uint32_t i = 1; i < unit_n; i++)
-            if (p[i] > p[best]) best = i;
+            if (is_better(p, bias, i, best)) best = i;
         id[j] = (int32_t)best;
         weight[j] = p[best];
         p[best] = -INFINITY;
     }
 }
 
-/* Softmax router: probabilities, the largest used_n of them, then the model's weighting rules. */
+/* What a group is worth: its best unit, or its best two together. */
+static float group_score(const float *p, const float *bias, uint32_t from, uint32_t n, bool two) {
+    float best = -INFINITY, next = -INFINITY;
+    for (uint32_t i = from; i < from + n; i++) {
+        float score = p[i] + (bias ? bias[i] : 0);
+        if (score > best) {
+            next = best;
+            best = score;
+        } else if (score > next) {
+            next = score;
+        }
+    }
+    return two && n > 1 ? best + next : best;
+}
+
+/* Uses up the units of all groups but the best; the smaller number first among equals. */
+static void drop_groups(const device_op *op, float *p, const float *bias) {
+    float score[DEVICE_GROUP_MAX];
+    const uint32_t group_n = op->route.group_n, each = op->route.unit_n / group_n;
+    uint64_t kept = 0;
+    for (uint32_t g = 0; g < group_n; g++)
+        score[g] = group_score(p, bias, g * each, each, op->route.gating == DEVICE_GATING_SIGMOID);
+    for (uint32_t j = 0; j < op->route.group_used_n; j++) {
+        uint32_t best = group_n;
+        for (uint32_t g = 0; g < group_n; g++)
+            if (!(kept >> g & 1) && (best == group_n || score[g] > score[best])) best = g;
+        kept |= (uint64_t)1 << best;
+    }
+    for (uint32_t i = 0; i < op->route.unit_n; i++)
+        if (!(kept >> (i / each) & 1)) p[i] = -INFINITY;
+}
+
+/* Router: probabilities, the largest used_n of them, then the model's weighting rules. */
 static void route_run(cpu_op *op, const cpu_worker *w) {
+    const device_gating gating = op->op.route.gating;
+    const float *bias = cpu_floats(op->op.route.bias);
     uint32_t unit_n = op->op.route.unit_n, used_n = op->op.route.used_n, row_n = cpu_row_n(op, w);
     for (uint32_t r; (r = cpu_take(op, 0)) < row_n;) {
         float *p = cpu_row(op->op.route.logits, r), *weight = cpu_row(op->op.route.weight, r);
         int32_t *id = (int32_t *)(void *)cpu_row(op->op.route.id, r);
-        if (!op->op.route.softmax_after) softmax(p, unit_n);
-        choose_largest(p, unit_n, used_n, id, weight);
-        if (op->op.route.softmax_after) softmax(weight, used_n);
+        if (gating == DEVICE_GATING_SOFTMAX) softmax(p, unit_n);
+        for (uint32_t i = 0; i < unit_n && gating == DEVICE_GATING_SIGMOID; i++) p[i] = 1 / (1 + expf(-p[i]));
+        if (op->op.route.group_n) drop_groups(&op->op, p, bias);
+        choose_largest(p, bias, unit_n, used_n, id, weight);
+        if (gating == DEVICE_GATING_SOFTMAX_AFTER) softmax(weight, used_n);
         float scale = op->op.route.scale;
         if (op->op.route.normalise) {
             float sum = 0;
             for (uint32_t j = 0; j < used_n; j++) sum += weight[j];
-            scale /= sum;
+            scale /= sum + 1e-20f; /* sigmoids can be as small as nothing */
         }
         for (uint32_t j = 0; j < used_n; j++) weight[j] *= scale;
     }
@@ -127,15 +185,28 @@ static void combine_run(cpu_op *op, const cpu_worker *w) {
 
 static void copy_run(cpu_op *op, const cpu_worker *w) {
     uint32_t n = op->op.copy.n, row_n = cpu_row_n(op, w), chunk_n = (n + COMBINE_CHUNK - 1) / COMBINE_CHUNK;
-    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * chunk_n;) {
-        uint32_t r = item / chunk_n, from = item % chunk_n * COMBINE_CHUNK;
+    const uint32_t part_n = op->op.copy.part_n ? op->op.copy.part_n : 1;
+    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * part_n * chunk_n;) {
+        uint32_t r = item / chunk_n / part_n, part = item / chunk_n % part_n;
+        uint32_t from = item % chunk_n * COMBINE_CHUNK;
         uint32_t m = n - from < COMBINE_CHUNK ? n - from : COMBINE_CHUNK;
-        const float *x = cpu_row(op->op.copy.x, r) + from;
-        float *y = cpu_row(op->op.copy.y, r) + from;
+        const float *x = cpu_row(op->op.copy.x, r) + (size_t)part * op->op.copy.x_step + from;
+        float *y = cpu_row(op->op.copy.y, r) + (size_t)part * op->op.copy.y_step + from;
         if (op->op.copy.accumulate)
             for (uint32_t i = 0; i < m; i++) y[i] += x[i];
         else
             memcpy(y, x, m * sizeof *y);
+    }
+}
+
+static void cap_run(cpu_op *op, const cpu_worker *w) {
+    uint32_t n = op->op.cap.n, row_n = cpu_row_n(op, w), chunk_n = (n + COMBINE_CHUNK - 1) / COMBINE_CHUNK;
+    const float cap = op->op.cap.cap;
+    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * chunk_n;) {
+        uint32_t from = item % chunk_n * COMBINE_CHUNK,
+                 to = from + COMBINE_CHUNK < n ? from + COMBINE_CHUNK : n;
+        float *x = cpu_row(op->op.cap.x, item / chunk_n);
+        for (uint32_t i = from; i < to; i++) x[i] = cap * tanhf(x[i] / cap);
     }
 }
 
@@ -182,14 +253,23 @@ static void signal_run(cpu_op *op, const cpu_worker *w) {
 
 void cpu_op_run(cpu_op *op, const cpu_worker *w) {
     static void (*const run[DEVICE_OP_COUNT])(cpu_op *, const cpu_worker *) = {
-        [DEVICE_OP_EMBED] = embed_run,         [DEVICE_OP_ROTARY] = rotary_run,
-        [DEVICE_OP_NORM] = norm_run,           [DEVICE_OP_LINEAR] = cpu_linear_run,
-        [DEVICE_OP_PREPARE] = cpu_prepare_run, [DEVICE_OP_ATTEND] = cpu_attend_run,
-        [DEVICE_OP_ACTIVATE] = activate_run,   [DEVICE_OP_ROUTE] = route_run,
-        [DEVICE_OP_EXPERTS] = cpu_experts_run, [DEVICE_OP_COMBINE] = combine_run,
-        [DEVICE_OP_GATHER] = gather_run,       [DEVICE_OP_WAIT] = wait_run,
-        [DEVICE_OP_SIGNAL] = signal_run,       [DEVICE_OP_SELECT] = cpu_select_run,
-        [DEVICE_OP_TALLY] = cpu_tally_run,     [DEVICE_OP_COPY] = copy_run,
+        [DEVICE_OP_EMBED] = embed_run,
+        [DEVICE_OP_ROTARY] = rotary_run,
+        [DEVICE_OP_NORM] = norm_run,
+        [DEVICE_OP_LINEAR] = cpu_linear_run,
+        [DEVICE_OP_PREPARE] = cpu_prepare_run,
+        [DEVICE_OP_ATTEND] = cpu_attend_run,
+        [DEVICE_OP_ACTIVATE] = activate_run,
+        [DEVICE_OP_ROUTE] = route_run,
+        [DEVICE_OP_EXPERTS] = cpu_experts_run,
+        [DEVICE_OP_COMBINE] = combine_run,
+        [DEVICE_OP_GATHER] = gather_run,
+        [DEVICE_OP_WAIT] = wait_run,
+        [DEVICE_OP_SIGNAL] = signal_run,
+        [DEVICE_OP_SELECT] = cpu_select_run,
+        [DEVICE_OP_TALLY] = cpu_tally_run,
+        [DEVICE_OP_COPY] = copy_run,
+        [DEVICE_OP_CAP] = cap_run,
         [DEVICE_OP_PICK] = pick_run,
     };
     run[op->op.kind](op, w);
@@ -216,8 +296,11 @@ static hotset_status check_type(const device_op *op, gguf_type type, bool have, 
 }
 
 hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_error *err) {
-    if (op->kind == DEVICE_OP_EMBED)
-        return check_type(op, op->embed.table.type, k->dequant[op->embed.table.type] != NULL, err);
+    if (op->kind == DEVICE_OP_EMBED) {
+        const gguf_type more = op->embed.positions.in_n ? op->embed.positions.type : op->embed.table.type;
+        HOTSET_TRY(check_type(op, op->embed.table.type, k->dequant[op->embed.table.type] != NULL, err));
+        return check_type(op, more, k->dequant[more] != NULL, err);
+    }
     const device_linear_part *part = op->kind == DEVICE_OP_LINEAR ? op->linear.part : op->experts.part;
     uint32_t part_n = op->kind == DEVICE_OP_LINEAR    ? op->linear.part_n
                       : op->kind == DEVICE_OP_EXPERTS ? op->experts.part_n

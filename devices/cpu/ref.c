@@ -57,7 +57,7 @@ static void attend(const cpu_attend_args *args) {
 }
 
 /* GELU: Hendrycks & Gimpel 2016, exact and with tanh; SiLU: Elfwing et al. 2017; ReLU^2: So et al. 2021;
- * dReLU: Song et al. 2024 (TurboSparse). */
+ * dReLU: Song et al. 2024 (TurboSparse); the cut SwiGLU: OpenAI 2025 (gpt-oss). */
 static float activation(float x, cpu_activation kind) {
     switch (kind) {
     case CPU_ACT_SILU: return x / (1.0f + expf(-x));
@@ -66,15 +66,21 @@ static float activation(float x, cpu_activation kind) {
     case CPU_ACT_RELU:
     case CPU_ACT_DRELU: return x > 0 ? x : 0;
     case CPU_ACT_RELU2: return x > 0 ? x * x : 0;
+    case CPU_ACT_SWIGLU_OAI: x = fminf(x, 7); return x / (1.0f + expf(-1.702f * x));
+    case CPU_ACT_COUNT: break;
     }
     __builtin_unreachable();
 }
 
+/* What up adds to it. */
+static float activation_factor(float up, cpu_activation kind) {
+    if (kind == CPU_ACT_DRELU) return activation(up, kind);
+    return kind == CPU_ACT_SWIGLU_OAI ? fmaxf(fminf(up, 7), -7) + 1 : up;
+}
+
 static void activate(float *h, const float *gate, const float *up, size_t n, cpu_activation kind) {
-    for (size_t i = 0; i < n; i++) {
-        const float factor = !up ? 1 : kind == CPU_ACT_DRELU ? activation(up[i], kind) : up[i];
-        h[i] = activation(gate[i], kind) * factor;
-    }
+    for (size_t i = 0; i < n; i++)
+        h[i] = activation(gate[i], kind) * (up ? activation_factor(up[i], kind) : 1);
 }
 
 static void axpy(float *y, const float *x, float a, size_t n) {

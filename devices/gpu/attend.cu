@@ -32,6 +32,7 @@ struct attend_args {
     uint64_t key_slot_bytes, value_slot_bytes;
     uint32_t head_n, head_kv_n, key_n, value_n, window_n, context_n, run_max;
     float scale, softcap;
+    const float *sinks;                 /* [head_n], NULL: none */
     bool outputs, wide_key, wide_value; /* wide: rows of the state begin at multiples of 16 bytes */
     float *partial;                     /* [row][head][run_max][value_n + 2] */
 };
@@ -47,23 +48,16 @@ GPU_DEVICE const uint8_t *state_at(const uint8_t *state, uint64_t slot_bytes, ui
     const uint64_t element = ((uint64_t)head_kv * context_n + position) * n;
     return state + slot_bytes * slot + element * (T == GGUF_F16 ? 2 : 4);
 }
-/* tanh with the same bits on every device; coefficients: Moshier, Cephes tanhf. */
-GPU_DEVICE float tanh_of(float x) {
-    const float z = x * x, size = fabsf(x);
-    if (size < 0.625f) {
-        float p = -5.70498872745e-3f;
-        p = fmaf(p, z, 2.06390887954e-2f);
-        p = fmaf(p, z, -5.37397155531e-2f);
-        p = fmaf(p, z, 1.33314422036e-1f);
-        p = fmaf(p, z, -3.33332819422e-1f);
-        return fmaf(p * z, x, x);
-    }
-    const float y = 1 - 2 / (gpu_exp(2 * size) + 1);
-    return x < 0 ? -y : y;
-}
 GPU_DEVICE float capped(const attend_args &a, float score) {
     score *= a.scale;
-    return a.softcap != 0 ? a.softcap * tanh_of(score / a.softcap) : score;
+    return a.softcap != 0 ? a.softcap * gpu_tanh(score / a.softcap) : score;
+}
+
+/* What outputs are multiplied with; a sink is one score more in the softmax. */
+GPU_DEVICE float share_of(const attend_args &a, uint32_t head, float max, float sum) {
+    if (!a.sinks) return 1 / sum;
+    const float sink = a.sinks[head], all = fmaxf(max, sink), share = gpu_exp(max - all);
+    return share / fmaf(sum, share, gpu_exp(sink - all));
 }
 
 /* ---- Few rows ---- */
@@ -210,13 +204,14 @@ GPU_KERNEL(RUN_BLOCK) fold_runs(const attend_args a) {
         sum = fmaf(run[1], gpu_exp(run[0] - max), sum);
     }
     float *y = gpu_row(a.y, r) + (size_t)head * a.value_n;
+    const float share = share_of(a, head, max, sum);
     for (uint32_t d = threadIdx.x; d < a.value_n; d += RUN_BLOCK) {
         float total = 0;
         for (uint32_t i = 0; i < run_n; i++) {
             const float *run = partial + (size_t)i * stride;
             total = fmaf(run[d], gpu_exp(run[a.value_n] - max), total);
         }
-        y[d] = total * (1 / sum);
+        y[d] = total * share;
     }
 }
 
@@ -380,10 +375,11 @@ GPU_DEVICE void write_rows(const streams<PIECES> &t, const attend_args &a, uint3
     for (uint32_t i = 0; i < WARP_ROWS; i++) {
         if (first + i >= row_n) continue;
         float *y = gpu_row(a.y, first_row + first + i) + (size_t)blockIdx.y * a.value_n;
+        const float share = share_of(a, blockIdx.y, t.max[i], t.sum[i]);
         GPU_UNROLL
         for (uint32_t e = 0; e < PIECES * LANE_VALUES; e++) {
             const uint32_t at = e / LANE_VALUES * PIECE + e % LANE_VALUES * GPU_WARP + lane;
-            if (at < a.value_n) y[at] = t.out[i][e] * (1 / t.sum[i]);
+            if (at < a.value_n) y[at] = t.out[i][e] * share;
         }
     }
 }
@@ -424,6 +420,8 @@ template <gguf_type T, int PIECES> GPU_KERNEL(TILE_BLOCK) attend_tile(const atte
 static uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 static hotset_status check(const device_op *op, hotset_error *err) {
+    if (op->attend.value_step && op->attend.value_step != op->attend.value_n)
+        return gpu_unsupported(err, op, "latent", "attention");
     if (op->attend.key_n > KEY_MAX || op->attend.value_n > KEY_MAX)
         return gpu_unsupported(err, op, "heads of more than", "512 elements");
     return HOTSET_OK;
@@ -479,6 +477,7 @@ static void launch(const gpu_call *call, const device_op *op) {
     a.run_max = run_max_of(op);
     a.scale = op->attend.scale;
     a.softcap = op->attend.softcap;
+    a.sinks = (const float *)(const void *)gpu_at(op->attend.sinks);
     a.outputs = op->outputs;
     a.wide_key = (uintptr_t)a.key % 16 == 0 && a.key_slot_bytes % 16 == 0 && a.key_n * bytes % 16 == 0 &&
                  a.key_n % 8 == 0;

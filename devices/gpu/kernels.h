@@ -59,7 +59,7 @@ typedef struct gpu_family {
  * gpu_family. */
 extern const gpu_family *const gpu_families[DEVICE_OP_COUNT];
 extern GPU_TABLE gpu_family gpu_embed, gpu_rotary, gpu_norm, gpu_prepare, gpu_activate, gpu_route,
-    gpu_combine, gpu_copy, gpu_tally, gpu_gather, gpu_wait,
+    gpu_combine, gpu_copy, gpu_cap, gpu_tally, gpu_gather, gpu_wait,
     gpu_signal;                                      /* vector.cu, wait and signal: queue.cu */
 extern GPU_TABLE gpu_family gpu_linear, gpu_experts; /* matvec.cu and matmul.cu */
 extern GPU_TABLE gpu_family gpu_attend;              /* attend.cu */
@@ -182,6 +182,20 @@ GPU_DEVICE float gpu_exp(float x) {
     const int half = (int)n / 2, rest = (int)n - half; /* 2^n may be no normal number, its parts are */
     return p * GPU_FLOAT_OF_BITS((uint32_t)(half + 127) << 23) *
            GPU_FLOAT_OF_BITS((uint32_t)(rest + 127) << 23);
+}
+/* tanh with the same bits on every device; coefficients: Moshier, Cephes tanhf. */
+GPU_DEVICE float gpu_tanh(float x) {
+    const float z = x * x, size = fabsf(x);
+    if (size < 0.625f) {
+        float p = -5.70498872745e-3f;
+        p = fmaf(p, z, 2.06390887954e-2f);
+        p = fmaf(p, z, -5.37397155531e-2f);
+        p = fmaf(p, z, 1.33314422036e-1f);
+        p = fmaf(p, z, -3.33332819422e-1f);
+        return fmaf(p * z, x, x);
+    }
+    const float y = 1 - 2 / (gpu_exp(2 * size) + 1);
+    return x < 0 ? -y : y;
 }
 /* Sums over the 32 lanes of a warp, in a fixed order; every lane has the result. */
 GPU_DEVICE float gpu_warp_sum(float x) {

@@ -34,6 +34,7 @@ static void add_attention(refs *r, const device_op *op) {
     if (op->kind == DEVICE_OP_ATTEND) {
         add_rows(r, op->attend.q);
         add_rows(r, op->attend.y);
+        add(r, op->attend.sinks);
         add(r, op->attend.key_state);
         add(r, op->attend.value_state);
         return;
@@ -64,6 +65,7 @@ static void add_ffn(refs *r, const device_op *op) {
         break;
     case DEVICE_OP_ROUTE:
         add_rows(r, op->route.logits);
+        add(r, op->route.bias);
         add_rows(r, op->route.id);
         add_rows(r, op->route.weight);
         break;
@@ -78,6 +80,7 @@ static void add_ffn(refs *r, const device_op *op) {
         add_rows(r, op->combine.weight);
         add_rows(r, op->combine.y);
         break;
+    case DEVICE_OP_CAP: add_rows(r, op->cap.x); break;
     case DEVICE_OP_COPY:
         add_rows(r, op->copy.x);
         add_rows(r, op->copy.y);

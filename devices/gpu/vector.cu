@@ -94,6 +94,7 @@ static void launch_embed(const gpu_call *c, const device_op *op) {
 }
 
 static hotset_status check_embed(const device_op *op, hotset_error *err) {
+    if (op->embed.positions.in_n) return gpu_unsupported(err, op, "learned", "positions");
     switch (op->embed.table.type) {
     case GGUF_F32:
     case GGUF_F16:
@@ -291,8 +292,16 @@ GPU_DEVICE float activation(float x, device_activation kind) {
     case DEVICE_ACT_RELU:
     case DEVICE_ACT_DRELU: return x > 0 ? x : 0;
     case DEVICE_ACT_RELU2: return x > 0 ? x * x : 0;
+    case DEVICE_ACT_SWIGLU_OAI: {
+        const float g = fminf(x, 7.0f);
+        return g / (1.0f + gpu_exp(-1.702f * g));
+    }
     }
     return 0;
+}
+GPU_DEVICE float activation_factor(float up, device_activation kind) {
+    if (kind == DEVICE_ACT_DRELU) return activation(up, kind);
+    return kind == DEVICE_ACT_SWIGLU_OAI ? fmaxf(fminf(up, 7.0f), -7.0f) + 1.0f : up;
 }
 
 struct activate_args {
@@ -339,7 +348,7 @@ GPU_KERNEL(BLOCK) activate(const activate_args a) {
     const float *score = a.score.at ? gpu_row(a.score, r) : NULL;
     for (uint32_t i = from + threadIdx.x; i < a.n && i < from + CHUNK; i += BLOCK) {
         float h = activation(gate[i], a.kind);
-        if (up) h *= a.kind == DEVICE_ACT_DRELU ? activation(up[i], a.kind) : up[i];
+        if (up) h *= activation_factor(up[i], a.kind);
         y[i] = !score || score[i] >= a.threshold ? h : 0;
     }
 }
@@ -366,13 +375,15 @@ static void launch_activate(const gpu_call *c, const device_op *op) {
 struct route_args {
     const device_step *step;
     gpu_rows logits, id, weight;
-    uint32_t unit_n, used_n;
+    uint32_t unit_n, used_n, group_n, group_used_n;
+    const float *bias; /* NULL: none */
     float scale;
-    bool softmax_after, normalise, outputs;
+    device_gating gating;
+    bool normalise, outputs;
 };
 
 struct route_shared {
-    float p[ROUTE_UNITS_MAX];
+    float p[ROUTE_UNITS_MAX], group[DEVICE_GROUP_MAX];
 };
 
 GPU_DEVICE void softmax_units(float *p, uint32_t n) {
@@ -388,15 +399,17 @@ GPU_DEVICE void softmax_units(float *p, uint32_t n) {
     GPU_WARP_SYNC();
 }
 
-/* The number of the largest one, the smallest number among equals. */
-GPU_DEVICE uint32_t largest_unit(const float *p, uint32_t n) {
+/* The number of the largest one with its bias, the smallest number among equals. */
+GPU_DEVICE uint32_t largest_unit(const float *p, const float *bias, uint32_t n) {
     uint32_t best = 0;
-    float value = p[0];
-    for (uint32_t i = lane_of(); i < n; i += GPU_WARP)
-        if (p[i] > value) {
-            value = p[i];
+    float value = bias ? p[0] + bias[0] : p[0];
+    for (uint32_t i = lane_of(); i < n; i += GPU_WARP) {
+        const float next = bias ? p[i] + bias[i] : p[i];
+        if (next > value) {
+            value = next;
             best = i;
         }
+    }
     for (int mask = GPU_WARP / 2; mask > 0; mask /= 2) {
         const float other_value = GPU_SHUFFLE_XOR(value, mask);
         const uint32_t other = GPU_SHUFFLE_XOR(best, mask);
@@ -408,10 +421,36 @@ GPU_DEVICE uint32_t largest_unit(const float *p, uint32_t n) {
     return best;
 }
 
+/* What a group is worth: see devices/cpu/ops.c. */
+GPU_DEVICE float group_score(const route_args &a, const float *p, uint32_t from, uint32_t n) {
+    float best = -INFINITY, next = -INFINITY;
+    for (uint32_t i = from; i < from + n; i++) {
+        const float score = p[i] + (a.bias ? a.bias[i] : 0);
+        next = score > best ? best : fmaxf(next, score);
+        best = fmaxf(best, score);
+    }
+    return a.gating == DEVICE_GATING_SIGMOID && n > 1 ? best + next : best;
+}
+
+/* Uses up the units of all groups but the best: a group stays where fewer than group_used_n come before it.
+ */
+GPU_DEVICE void drop_groups(const route_args &a, float *p, float *score) {
+    const uint32_t each = a.unit_n / a.group_n;
+    for (uint32_t g = lane_of(); g < a.group_n; g += GPU_WARP) score[g] = group_score(a, p, g * each, each);
+    GPU_WARP_SYNC();
+    for (uint32_t g = lane_of(); g < a.group_n; g += GPU_WARP) {
+        uint32_t before = 0;
+        for (uint32_t h = 0; h < a.group_n; h++)
+            before += score[h] > score[g] || (score[h] == score[g] && h < g);
+        for (uint32_t i = 0; i < each && before >= a.group_used_n; i++) p[g * each + i] = -INFINITY;
+    }
+    GPU_WARP_SYNC();
+}
+
 /* The few chosen weights, by one lane. */
 GPU_DEVICE void weigh_chosen(const route_args &a, float *weight) {
     float scale = a.scale, sum = 0, max = weight[0];
-    if (a.softmax_after) {
+    if (a.gating == DEVICE_GATING_SOFTMAX_AFTER) {
         for (uint32_t j = 1; j < a.used_n; j++) max = fmaxf(max, weight[j]);
         for (uint32_t j = 0; j < a.used_n; j++) {
             weight[j] = gpu_exp(weight[j] - max);
@@ -422,7 +461,7 @@ GPU_DEVICE void weigh_chosen(const route_args &a, float *weight) {
     if (a.normalise) {
         sum = 0;
         for (uint32_t j = 0; j < a.used_n; j++) sum += weight[j];
-        scale /= sum;
+        scale /= sum + 1e-20f;
     }
     for (uint32_t j = 0; j < a.used_n; j++) weight[j] *= scale;
 }
@@ -436,9 +475,13 @@ GPU_KERNEL(GPU_WARP) route(const route_args a) {
     float *weight = gpu_row(a.weight, r);
     for (uint32_t i = lane_of(); i < a.unit_n; i += GPU_WARP) s.p[i] = logits[i];
     GPU_WARP_SYNC();
-    if (!a.softmax_after) softmax_units(s.p, a.unit_n);
+    if (a.gating == DEVICE_GATING_SOFTMAX) softmax_units(s.p, a.unit_n);
+    if (a.gating == DEVICE_GATING_SIGMOID)
+        for (uint32_t i = lane_of(); i < a.unit_n; i += GPU_WARP) s.p[i] = 1 / (1 + gpu_exp(-s.p[i]));
+    GPU_WARP_SYNC();
+    if (a.group_n) drop_groups(a, s.p, s.group);
     for (uint32_t j = 0; j < a.used_n; j++) {
-        const uint32_t best = largest_unit(s.p, a.unit_n);
+        const uint32_t best = largest_unit(s.p, a.bias, a.unit_n);
         if (lane_of() == 0) {
             id[j] = (int32_t)best;
             weight[j] = s.p[best];
@@ -456,8 +499,11 @@ static void launch_route(const gpu_call *c, const device_op *op) {
                           gpu_rows_of(op->route.weight),
                           op->route.unit_n,
                           op->route.used_n,
+                          op->route.group_n,
+                          op->route.group_used_n,
+                          (const float *)(const void *)gpu_at(op->route.bias),
                           op->route.scale,
-                          op->route.softmax_after,
+                          op->route.gating,
                           op->route.normalise,
                           op->outputs};
     GPU_LAUNCH(route, dim3(op->row_max), GPU_WARP, c->stream, a);
@@ -523,10 +569,42 @@ GPU_KERNEL(BLOCK) copy(const copy_args a) {
     }
 }
 
+static hotset_status check_copy(const device_op *op, hotset_error *err) {
+    return op->copy.part_n > 1 ? gpu_unsupported(err, op, "parts", "of rows") : HOTSET_OK;
+}
+
+static hotset_status check_prepare(const device_op *op, hotset_error *err) {
+    if (!op->prepare.rotated_from && op->prepare.value_n) return HOTSET_OK;
+    return gpu_unsupported(err, op, "latent", "attention");
+}
+
 static void launch_copy(const gpu_call *c, const device_op *op) {
     const copy_args a = {c->step,    gpu_rows_of(op->copy.x), gpu_rows_of(op->copy.y),
                          op->copy.n, op->copy.accumulate,     op->outputs};
     GPU_LAUNCH(copy, dim3(op->row_max, chunks_of(a.n)), BLOCK, c->stream, a);
+}
+
+/* ---- x = cap * tanh(x / cap) ---- */
+
+struct cap_args {
+    const device_step *step;
+    gpu_rows x;
+    uint32_t n;
+    float cap;
+    bool outputs;
+};
+
+GPU_KERNEL(BLOCK) cap(const cap_args a) {
+    const uint32_t r = blockIdx.x, from = blockIdx.y * CHUNK;
+    if (r >= gpu_row_n(a.step, a.outputs)) return;
+    float *x = gpu_row(a.x, r);
+    for (uint32_t i = from + threadIdx.x; i < a.n && i < from + CHUNK; i += BLOCK)
+        x[i] = a.cap * gpu_tanh(x[i] / a.cap);
+}
+
+static void launch_cap(const gpu_call *c, const device_op *op) {
+    const cap_args a = {c->step, gpu_rows_of(op->cap.x), op->cap.n, op->cap.cap, op->outputs};
+    GPU_LAUNCH(cap, dim3(op->row_max, chunks_of(a.n)), BLOCK, c->stream, a);
 }
 
 /* ---- Rows whose logits are wanted ---- */
@@ -649,10 +727,11 @@ static void launch_tally(const gpu_call *c, const device_op *op) {
 GPU_TABLE gpu_family gpu_embed = {check_embed, NULL, launch_embed};
 GPU_TABLE gpu_family gpu_rotary = {NULL, NULL, launch_rotary};
 GPU_TABLE gpu_family gpu_norm = {NULL, NULL, launch_norm};
-GPU_TABLE gpu_family gpu_prepare = {NULL, NULL, launch_prepare};
+GPU_TABLE gpu_family gpu_prepare = {check_prepare, NULL, launch_prepare};
 GPU_TABLE gpu_family gpu_activate = {NULL, NULL, launch_activate};
 GPU_TABLE gpu_family gpu_route = {check_route, NULL, launch_route};
 GPU_TABLE gpu_family gpu_combine = {NULL, NULL, launch_combine};
 GPU_TABLE gpu_family gpu_tally = {NULL, NULL, launch_tally};
-GPU_TABLE gpu_family gpu_copy = {NULL, NULL, launch_copy};
+GPU_TABLE gpu_family gpu_copy = {check_copy, NULL, launch_copy};
+GPU_TABLE gpu_family gpu_cap = {NULL, NULL, launch_cap};
 GPU_TABLE gpu_family gpu_gather = {NULL, NULL, launch_gather};
