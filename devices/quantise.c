@@ -206,7 +206,7 @@ static float quants_q4_k(const quant_q4_k *b, const float *x, float *q) {
     float error[LANES] = {0};
     for (int j = 0; j < Q4_K_GROUPS; j++) {
         uint8_t sc, m;
-        quant_q4_k_scale(b, j, &sc, &m);
+        quant_q4_k_scale(b->scales, j, &sc, &m);
         const float scale = half(b->d) * sc, min = half(b->dmin) * m, inverse_scale = inverse(scale);
         for (int i = 32 * j; i < 32 * j + 32; i += LANES)
             for (int l = i; l < i + LANES; l++) {
@@ -223,7 +223,7 @@ static void scales_q4_k(quant_q4_k *b, const affine *group) {
     const float d = inverse(half(b->d)), dmin = inverse(half(b->dmin));
     memset(b->scales, 0, sizeof b->scales);
     for (int j = 0; j < Q4_K_GROUPS; j++)
-        quant_q4_k_set_scale(b, j, (uint8_t)near_within(group[j].scale * d, 0, 63),
+        quant_q4_k_set_scale(b->scales, j, (uint8_t)near_within(group[j].scale * d, 0, 63),
                              (uint8_t)near_within(group[j].min * dmin, 0, 63));
 }
 
@@ -232,7 +232,7 @@ static bool fit_q4_k(const quant_q4_k *b, const float *x, const float *q, float 
     double aa = 0, ab = 0, bb = 0, ax = 0, bx = 0;
     for (int j = 0; j < Q4_K_GROUPS; j++) {
         uint8_t sc, m;
-        quant_q4_k_scale(b, j, &sc, &m);
+        quant_q4_k_scale(b->scales, j, &sc, &m);
         const affine_sums values = value_sums(x + 32 * j), quants = value_sums(q + 32 * j);
         aa += (double)sc * sc * quants.xx;
         ab -= (double)sc * m * quants.x;

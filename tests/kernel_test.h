@@ -19,6 +19,13 @@ size_t random_below(random_state *r, size_t n);
 float random_float(random_state *r); /* in [-1, 1) */
 void random_floats(random_state *r, float *x, size_t n);
 
+/* Every type of weights: the floats first. */
+enum { KERNEL_TYPES = 16, KERNEL_FLOATS = 3 };
+extern const gguf_type kernel_types[KERNEL_TYPES];
+/* Gives a block of random bytes scales that keep its weights finite: d, and dmin minus half of it.
+ * MXFP4: a power of two near |d|. */
+void kernel_set_scales(uint8_t *block, gguf_type type, float d);
+
 /* `bytes` of memory, filled with 0xff, whose end (or, with at_start, whose beginning) touches a page without
  * access: reading or writing past it traps. */
 typedef struct guarded {

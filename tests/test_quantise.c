@@ -129,7 +129,7 @@ Test(quantise, k_quants_clip_nothing_badly) {
         back(y, (uint8_t *)&four, 256, GGUF_Q4_K);
         for (int i = 0; i < 256; i++) {
             uint8_t sc, m;
-            quant_q4_k_scale(&four, i / 32, &sc, &m);
+            quant_q4_k_scale(four.scales, i / 32, &sc, &m);
             float step = ref_f16_to_f32(four.d) * sc, floor_step = ref_f16_to_f32(four.dmin);
             cr_expect_leq(fabsf(x[i] - y[i]), 1.3f * step + 0.51f * floor_step + ref_f16_to_f32(four.d) * 8);
         }

@@ -5,7 +5,7 @@ set(HOTSET_GPU_HOST devices/gpu/device.c devices/gpu/export.c devices/gpu/famili
     devices/gpu/operands.c)
 set(HOTSET_GPU_KERNELS devices/gpu/attend.cu devices/gpu/matmul.cu devices/gpu/matvec.cu devices/gpu/neurons.cu
     devices/gpu/queue.cu devices/gpu/vector.cu)
-set(HOTSET_GPU_SHARED engine/base.c profiles/gguf.c profiles/gguf_value.c devices/device.c devices/neurons.c) # a module stands alone
+set(HOTSET_GPU_SHARED engine/base.c profiles/gguf.c profiles/gguf_value.c devices/device.c devices/blocks.c devices/neurons.c) # a module stands alone
 
 # Host code in C and what all modules have in common.
 function(hotset_gpu_module kind vendor)
