@@ -9,6 +9,22 @@
 
 #include "profiles/gguf.h"
 
+/* The types, as they are written in names of functions and of types. */
+#define BLOCK_TYPES(X)                                                                                       \
+    X(q8_0, Q8_0)                                                                                            \
+    X(q4_0, Q4_0)                                                                                            \
+    X(q4_1, Q4_1)                                                                                            \
+    X(q5_0, Q5_0)                                                                                            \
+    X(q5_1, Q5_1)                                                                                            \
+    X(iq4_nl, IQ4_NL)                                                                                        \
+    X(mxfp4, MXFP4)                                                                                          \
+    X(q2_k, Q2_K)                                                                                            \
+    X(q3_k, Q3_K)                                                                                            \
+    X(q4_k, Q4_K)                                                                                            \
+    X(q5_k, Q5_K)                                                                                            \
+    X(q6_k, Q6_K)                                                                                            \
+    X(iq4_xs, IQ4_XS)
+
 enum { BLOCKS_WEIGHTS_MAX = 256, BLOCKS_BYTES_MAX = 210, BLOCKS_PARTS_MAX = 16, BLOCKS_FIELDS_MAX = 18 };
 
 typedef struct blocks_form {

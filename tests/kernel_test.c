@@ -40,7 +40,7 @@ void kernel_set_scales(uint8_t *block, gguf_type type, float d) {
     case GGUF_Q3_K: put_half(block + 108, d); break;
     case GGUF_Q6_K: put_half(block + 208, d); break;
     case GGUF_Q4_1:
-    case GGUF_Q5_1: put_half(block + 2, -7.5f * d), put_half(block, d); break;
+    case GGUF_Q5_1: put_half(block + 2, 1.5f * d), put_half(block, d); break;
     case GGUF_Q4_K:
     case GGUF_Q5_K: put_half(block + 2, -0.5f * d), put_half(block, d); break;
     default: put_half(block, d);

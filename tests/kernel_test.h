@@ -22,7 +22,7 @@ void random_floats(random_state *r, float *x, size_t n);
 /* Every type of weights: the floats first. */
 enum { KERNEL_TYPES = 16, KERNEL_FLOATS = 3 };
 extern const gguf_type kernel_types[KERNEL_TYPES];
-/* Gives a block of random bytes scales that keep its weights finite: d, and dmin minus half of it.
+/* Gives a block of random bytes scales that keep its weights finite: d, dmin minus half of it, m more of it.
  * MXFP4: a power of two near |d|. */
 void kernel_set_scales(uint8_t *block, gguf_type type, float d);
 

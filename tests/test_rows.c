@@ -12,7 +12,7 @@ static const struct {
     void (*dequant)(float *x, const uint8_t *w, size_t k);
 } types[] = {
 #define TYPE(type, TYPE) {GGUF_##TYPE, ref_dequant_##type},
-    REF_BLOCK_TYPES(TYPE)
+    BLOCK_TYPES(TYPE)
 #undef TYPE
 };
 

@@ -3,6 +3,7 @@
 #ifndef HOTSET_CPU_REF_H
 #define HOTSET_CPU_REF_H
 
+#include "devices/blocks.h"
 #include "devices/cpu/kernels.h"
 
 /* Products of floats are added in double: by pieces of a row, in each piece eight partial sums, product i to
@@ -18,25 +19,9 @@ typedef struct ref_sums {
 } ref_sums;
 void ref_sums_add(ref_sums *s, size_t neuron, float x, const float *weights, size_t n);
 void ref_sums_end(ref_sums *s, float *y, size_t n);
-/* The types of devices/blocks.h, as they are written in names of functions and of types. */
-#define REF_BLOCK_TYPES(X)                                                                                   \
-    X(q8_0, Q8_0)                                                                                            \
-    X(q4_0, Q4_0)                                                                                            \
-    X(q4_1, Q4_1)                                                                                            \
-    X(q5_0, Q5_0)                                                                                            \
-    X(q5_1, Q5_1)                                                                                            \
-    X(iq4_nl, IQ4_NL)                                                                                        \
-    X(mxfp4, MXFP4)                                                                                          \
-    X(q2_k, Q2_K)                                                                                            \
-    X(q3_k, Q3_K)                                                                                            \
-    X(q4_k, Q4_K)                                                                                            \
-    X(q5_k, Q5_K)                                                                                            \
-    X(q6_k, Q6_K)                                                                                            \
-    X(iq4_xs, IQ4_XS)
-
 /* k weights of blocks to floats (ref_quant.c). */
 #define REF_DEQUANT(type, TYPE) void ref_dequant_##type(float *x, const uint8_t *w, size_t k);
-REF_BLOCK_TYPES(REF_DEQUANT)
+BLOCK_TYPES(REF_DEQUANT)
 #undef REF_DEQUANT
 /* d and dmin of a block (devices/blocks.h), from its header alone. */
 void ref_scales(float *d, float *dmin, const uint8_t *block, gguf_type type);

@@ -2,7 +2,6 @@
  * addition by addition, less those of zeros. So the portable engine gives the same bits whether it skips or
  * not.
  */
-#include "devices/blocks.h"
 #include "devices/cpu/ref.h"
 #include "devices/neurons.h"
 
@@ -135,7 +134,7 @@ static void neuron_sum(float *y, const uint8_t *w, size_t out_n, size_t from, si
 SLOT(f32, F32)
 SLOT(f16, F16)
 SLOT(bf16, BF16)
-REF_BLOCK_TYPES(SLOT)
+BLOCK_TYPES(SLOT)
 
 #define FILL(type, TYPE) k->neuron_sum[GGUF_##TYPE] = neuron_sum_##type;
 
@@ -144,5 +143,5 @@ void ref_neurons_init(cpu_kernels *k) {
     FILL(f32, F32)
     FILL(f16, F16)
     FILL(bf16, BF16)
-    REF_BLOCK_TYPES(FILL)
+    BLOCK_TYPES(FILL)
 }

@@ -5,7 +5,6 @@
  * integers, one scale and one minimum per half group. Every scale is exact in a float (11 bits of a half
  * times at most 8), so this loses nothing.
  */
-#include "devices/blocks.h"
 #include "devices/cpu/ref.h"
 #include "devices/neurons.h"
 #include "devices/quant.h"
@@ -134,7 +133,7 @@ static void dequant_blocks(float *x, const uint8_t *w, size_t k, gguf_type type)
 
 #define DEQUANT(type, TYPE)                                                                                  \
     void ref_dequant_##type(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, GGUF_##TYPE); }
-REF_BLOCK_TYPES(DEQUANT)
+BLOCK_TYPES(DEQUANT)
 
 static void dequant_f32(float *x, const uint8_t *w, size_t k) { memcpy(x, w, k * sizeof *x); }
 
@@ -163,7 +162,7 @@ static dequant_fn *dequant_of(gguf_type type) {
     case GGUF_BF16: return dequant_bf16;
 #define CASE(type, TYPE)                                                                                     \
     case GGUF_##TYPE: return ref_dequant_##type;
-        REF_BLOCK_TYPES(CASE)
+        BLOCK_TYPES(CASE)
     default: return NULL;
     }
 }
@@ -361,7 +360,7 @@ static void neuron_tiles(void *tiles, size_t tile_stride, const uint8_t *stored,
                                     size_t from, size_t row_n, size_t k) {                                   \
         neuron_tiles(tiles, tile_stride, stored, out_n, from, row_n, k, GGUF_##TYPE);                        \
     }
-REF_BLOCK_TYPES(QUANT_SLOTS)
+BLOCK_TYPES(QUANT_SLOTS)
 
 /* ---- Portable products of float types ----------------------------------------------------------------
  * Packed activation: the floats. Panel and tile: rows of floats. */
@@ -427,5 +426,5 @@ void ref_products_init(cpu_kernels *k) {
     k->matmul[GGUF_F32] = FLOAT_MATMUL(f32);
     k->matmul[GGUF_F16] = FLOAT_MATMUL(f16);
     k->matmul[GGUF_BF16] = FLOAT_MATMUL(bf16);
-    REF_BLOCK_TYPES(QUANT_MATMUL)
+    BLOCK_TYPES(QUANT_MATMUL)
 }

@@ -44,8 +44,8 @@ static void row_tile(float *tile, const uint8_t *w, size_t row_bytes, size_t fro
                                 size_t k) {                                                                  \
         row_tile(tile, w, row_bytes, from, n, k, GGUF_##TYPE, ref_dequant_##type);                           \
     }
-REF_BLOCK_TYPES(SLOTS)
+BLOCK_TYPES(SLOTS)
 
 #define FILL(type, TYPE) k->row_sum[GGUF_##TYPE] = row_sum_##type, k->row_tile[GGUF_##TYPE] = row_tile_##type;
 
-void ref_rows_init(cpu_kernels *k) { REF_BLOCK_TYPES(FILL) }
+void ref_rows_init(cpu_kernels *k) { BLOCK_TYPES(FILL) }
