@@ -22,6 +22,7 @@
 #define avx512_gemm        avx512_gemm_emulated
 #define avx512_attend      avx512_attend_emulated
 #define avx512_neurons     avx512_neurons_emulated
+#define avx512_sgemm       avx512_sgemm_emulated
 #define avx512_rows        avx512_rows_emulated
 
 /* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */

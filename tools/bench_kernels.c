@@ -222,8 +222,8 @@ static bool case_make(bench_case *c, size_t row_n, size_t col_n) {
     c->active = aligned(row_n * sizeof *c->active);
     if (!c->weights || !c->x || !c->y || !c->act || !c->panels || !c->active) return false;
     for (size_t i = 0; i < LAYER_NEURONS; i++) c->ones[i] = 1, c->q[i] = 1;
-    /* bytes from 1 to 0x37 make halves and floats below one, and no subnormal float, which would be slow; powers of
-     * two as one byte do so from 0x41 on */
+    /* bytes from 1 to 0x37 make halves and floats below one, and no subnormal float, which would be slow;
+     * powers of two as one byte do so from 0x41 on */
     const uint8_t least = c->type == GGUF_MXFP4 ? 0x41 : 1;
     for (size_t i = 0; i < c->row_bytes * row_n; i++)
         c->weights[i] = (uint8_t)(least + (i * 2654435761u >> 16) % 0x37);
