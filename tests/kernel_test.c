@@ -20,10 +20,6 @@ size_t kernel_tables(cpu_kernels *tables) {
     return n;
 }
 
-const gguf_type kernel_types[KERNEL_TYPES] = {
-    GGUF_F32,    GGUF_F16,   GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1,
-    GGUF_IQ4_NL, GGUF_MXFP4, GGUF_Q2_K, GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K, GGUF_IQ4_XS};
-
 static void put_half(uint8_t *p, float x) {
     const uint16_t h = ref_f32_to_f16(x);
     memcpy(p, &h, sizeof h);

@@ -67,93 +67,9 @@ static void fill_rows(uint8_t *w, gguf_type type, size_t row_bytes, size_t row_n
     }
 }
 
-/* The value of weight i of a block, written down from the descriptions in devices/quant.h one weight at a
- * time. */
-static double half_of(const uint8_t *p) {
-    uint16_t h;
-    memcpy(&h, p, sizeof h);
-    return (double)ref_f16_to_f32(h);
-}
-
-static int nibble_of(const uint8_t *q, size_t i) { return i < 16 ? q[i] & 15 : q[i - 16] >> 4; }
-
-static int five_bits_of(const uint8_t *high, const uint8_t *q, size_t i) {
-    uint32_t bits;
-    memcpy(&bits, high, sizeof bits);
-    return nibble_of(q, i) + (bits >> i & 1 ? 16 : 0);
-}
-
-static double e2m1_of(int q) {
-    const int exponent = q >> 1 & 3, mantissa = q & 1;
-    const double size = exponent ? ldexp(1 + 0.5 * mantissa, exponent - 1) : 0.5 * mantissa;
-    return q & 8 ? -size : size;
-}
-
-static double weight_of_32(const uint8_t *w, gguf_type type, size_t i) {
-    static const int codebook[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                     1,    13,   25,  38,  53,  69,  89,  113};
-    switch (type) {
-    case GGUF_Q8_0: return half_of(w) * (int8_t)w[2 + i];
-    case GGUF_Q4_0: return half_of(w) * (nibble_of(w + 2, i) - 8);
-    case GGUF_Q4_1: return half_of(w) * nibble_of(w + 4, i) + half_of(w + 2);
-    case GGUF_Q5_0: return half_of(w) * (five_bits_of(w + 2, w + 6, i) - 16);
-    case GGUF_Q5_1: return half_of(w) * five_bits_of(w + 4, w + 8, i) + half_of(w + 2);
-    case GGUF_IQ4_NL: return half_of(w) * codebook[nibble_of(w + 2, i)];
-    case GGUF_MXFP4: return ldexp(e2m1_of(nibble_of(w + 1, i)), w[0] - 127);
-    case GGUF_IQ4_XS: { /* group i / 32 of 256 */
-        const size_t j = i / 32;
-        const int low = w[4 + j / 2] >> (j % 2 ? 4 : 0) & 15, high = (w[2] | w[3] << 8) >> 2 * j & 3;
-        return half_of(w) * (low + 16 * high - 32) * codebook[nibble_of(w + 8 + 16 * j, i % 32)];
-    }
-    default: abort();
-    }
-}
-
-static double weight_of_k(const uint8_t *w, gguf_type type, size_t i) {
-    const size_t half = i / 128, l = i % 32, run = i % 128 / 32, j = i / 32, part = i / 16;
-    if (type == GGUF_Q2_K) {
-        const int q = w[16 + 32 * half + l] >> 2 * run & 3;
-        return half_of(w + 80) * (w[part] & 15) * q - half_of(w + 82) * (w[part] >> 4);
-    }
-    if (type == GGUF_Q3_K) {
-        const uint8_t *s = w + 96;
-        const int q = (w[32 + 32 * half + l] >> 2 * run & 3) - (w[l] >> j & 1 ? 0 : 4);
-        const int low = part < 8 ? s[part] & 15 : s[part - 8] >> 4,
-                  high = s[8 + part % 4] >> 2 * (part / 4) & 3;
-        return half_of(w + 108) * ((low | high << 4) - 32) * q;
-    }
-    if (type == GGUF_Q6_K) {
-        const uint8_t ql = w[64 * half + l + (run % 2) * 32], qh = w[128 + 32 * half + l];
-        const int q = ((run < 2 ? ql & 15 : ql >> 4) | (qh >> (2 * run) & 3) << 4) - 32;
-        return half_of(w + 208) * (int8_t)w[192 + part] * q;
-    }
-    const uint8_t *s = w + 4, *low = type == GGUF_Q4_K ? w + 16 : w + 48;
-    const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
-    const int min = j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | (s[j] >> 6) << 4;
-    int q = low[j / 2 * 32 + l] >> (j % 2 ? 4 : 0) & 15;
-    if (type == GGUF_Q5_K) q += w[16 + l] >> j & 1 ? 16 : 0;
-    return half_of(w) * scale * q - half_of(w + 2) * min;
-}
-
-static double weight_of_block(const uint8_t *w, gguf_type type, size_t i) {
-    uint16_t h;
-    float x;
-    switch (type) {
-    case GGUF_F32: memcpy(&x, w, sizeof x); return (double)x;
-    case GGUF_F16: return half_of(w);
-    case GGUF_BF16: memcpy(&h, w, sizeof h); return (double)ref_bf16_to_f32(h);
-    case GGUF_Q2_K:
-    case GGUF_Q3_K:
-    case GGUF_Q4_K:
-    case GGUF_Q5_K:
-    case GGUF_Q6_K: return weight_of_k(w, type, i);
-    default: return weight_of_32(w, type, i);
-    }
-}
-
 static double weight_at(const uint8_t *row, gguf_type type, size_t i) {
     const type_facts f = facts_of(type);
-    return weight_of_block(row + i / f.block_n * f.block_bytes, type, i % f.block_n);
+    return block_value(row + i / f.block_n * f.block_bytes, type, i % f.block_n);
 }
 
 /* Sum of |w x|: what errors of a product are measured against. */
@@ -177,13 +93,13 @@ Test(kernels, dequantised_rows_follow_the_block_layouts) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {1};
-    for (size_t t = 0; t < KERNEL_TYPES * table_n * WEIGHTS_MODES; t++) {
-        const gguf_type type = kernel_types[t % KERNEL_TYPES];
-        const cpu_kernels *kernels = &tables[t / KERNEL_TYPES % table_n];
+    for (size_t t = 0; t < ALL_TYPES * table_n * WEIGHTS_MODES; t++) {
+        const gguf_type type = all_types[t % ALL_TYPES];
+        const cpu_kernels *kernels = &tables[t / ALL_TYPES % table_n];
         const type_facts f = facts_of(type);
         const size_t k = f.block_n * (f.block_n == 1 ? 77 : 3), bytes = k / f.block_n * f.block_bytes;
         guarded w = guarded_alloc(bytes, 1, false);
-        fill_rows(w.data, type, bytes, 1, k, (weight_mode)(t / KERNEL_TYPES / table_n), &r);
+        fill_rows(w.data, type, bytes, 1, k, (weight_mode)(t / ALL_TYPES / table_n), &r);
         float *x = canary_alloc(k);
         kernels->dequant[type](x, w.data, k);
         for (size_t i = 0; i < k; i++)
@@ -209,8 +125,8 @@ static void quantised_values(double *out, const float *x, size_t k, size_t act_n
 
 Test(kernels, references_are_sums_of_products) {
     random_state r = {2};
-    for (size_t t = 0; t < KERNEL_TYPES; t++) {
-        const gguf_type type = kernel_types[t];
+    for (size_t t = 0; t < ALL_TYPES; t++) {
+        const gguf_type type = all_types[t];
         const type_facts f = facts_of(type);
         const size_t k = 512, row_n = 5, row_bytes = k / f.block_n * f.block_bytes;
         uint8_t *w = malloc(row_bytes * row_n);
@@ -319,8 +235,8 @@ static void for_each_product(check_fn *check) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {3};
-    for (size_t t = 0; t < table_n * KERNEL_TYPES; t++) {
-        product_case c = {.kernels = &tables[t / KERNEL_TYPES], .type = kernel_types[t % KERNEL_TYPES]};
+    for (size_t t = 0; t < table_n * ALL_TYPES; t++) {
+        product_case c = {.kernels = &tables[t / ALL_TYPES], .type = all_types[t % ALL_TYPES]};
         const size_t block_n = facts_of(c.type).block_n, short_n = block_n == 1 ? 70 : block_n == 32 ? 18 : 5;
         for (size_t i = 1; i <= short_n; i++) {
             c.k = i * block_n;

@@ -62,8 +62,8 @@ static void matrix_free(matrix *m) {
 Test(neurons, rows_come_back_bit_for_bit) {
     static const uint32_t ranges[][2] = {{0, 96}, {0, 16}, {16, 16}, {5, 1}, {30, 7}, {40, 56}};
     random_state r = {7};
-    for (size_t t = 0; t < KERNEL_TYPES; t++) {
-        matrix m = matrix_make(kernel_types[t], 512, 96, &r);
+    for (size_t t = 0; t < ALL_TYPES; t++) {
+        matrix m = matrix_make(all_types[t], 512, 96, &r);
         for (size_t i = 0; i < COUNT_OF(ranges); i++) {
             uint32_t from = ranges[i][0], n = ranges[i][1];
             guarded back = guarded_alloc(n * m.row_bytes, 1, i % 2);
@@ -112,12 +112,12 @@ Test(neurons, tiles_are_those_of_rows) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {13};
-    for (size_t t = 0; t < KERNEL_TYPES; t++)
+    for (size_t t = 0; t < ALL_TYPES; t++)
         for (size_t i = 0; i < COUNT_OF(outs) * COUNT_OF(ins); i++) {
             uint32_t out_n = outs[i / COUNT_OF(ins)], in_n = ins[i % COUNT_OF(ins)];
-            bool floats = gguf_type_get(kernel_types[t])->block_n == 1;
+            bool floats = gguf_type_get(all_types[t])->block_n == 1;
             if (floats) in_n -= 1 + (uint32_t)random_below(&r, 100), out_n -= (uint32_t)random_below(&r, 31);
-            matrix m = matrix_make(kernel_types[t], in_n, out_n, &r);
+            matrix m = matrix_make(all_types[t], in_n, out_n, &r);
             for (size_t k = 0; k < table_n; k++)
                 for (uint32_t from = 0, n; from < out_n; from += n) {
                     n = CPU_NEURON_ROWS * (1 + (uint32_t)random_below(&r, 3));
@@ -132,13 +132,13 @@ Test(neurons, fast_stores_move_the_same_bytes) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {17};
-    for (size_t t = 0; t < KERNEL_TYPES; t++)
+    for (size_t t = 0; t < ALL_TYPES; t++)
         for (int i = 0; i < 6; i++) {
-            bool floats = gguf_type_get(kernel_types[t])->block_n == 1;
+            bool floats = gguf_type_get(all_types[t])->block_n == 1;
             uint32_t in_n = 256 * (1 + (uint32_t)random_below(&r, 3));
             uint32_t out_n = 32 * (1 + (uint32_t)random_below(&r, 6));
             if (floats && i) in_n -= (uint32_t)random_below(&r, 250), out_n -= (uint32_t)random_below(&r, 31);
-            matrix m = matrix_make(kernel_types[t], in_n, out_n, &r);
+            matrix m = matrix_make(all_types[t], in_n, out_n, &r);
             for (size_t k = 0; k < table_n; k++) {
                 guarded rows = guarded_alloc(m.bytes, 1, i % 2), stored = guarded_alloc(m.bytes, 1, i % 2);
                 memcpy(rows.data, m.rows, m.bytes);
@@ -224,15 +224,15 @@ Test(neurons, sums_are_the_products_of_rows) {
     const size_t table_n = kernel_tables(tables);
     static const unsigned shares[] = {0, 1, 9, 60, 256};
     random_state r = {11};
-    for (size_t t = 0; t < KERNEL_TYPES; t++) {
+    for (size_t t = 0; t < ALL_TYPES; t++) {
         for (size_t s = 0; s < COUNT_OF(shares); s++) {
-            matrix m = matrix_make(kernel_types[t], s % 2 ? 256 : 1024, s % 2 ? 192 : 96, &r);
+            matrix m = matrix_make(all_types[t], s % 2 ? 256 : 1024, s % 2 ? 192 : 96, &r);
             for (size_t k = 0; k < table_n; k++) check_sum(&tables[k], &m, shares[s], &r);
             matrix_free(&m);
         }
     }
     for (size_t t = 0; t < 3; t++) { /* floats that fill no register */
-        matrix m = matrix_make(kernel_types[t], 77, 50, &r);
+        matrix m = matrix_make(all_types[t], 77, 50, &r);
         for (size_t k = 0; k < table_n; k++) check_sum(&tables[k], &m, 100, &r);
         matrix_free(&m);
     }

@@ -55,9 +55,9 @@ static int64_t sum(const int64_t *count, const uint32_t *order, uint32_t n) {
 
 Test(neurons_sort, groups_parts_and_neurons_stand_by_count) {
     random_state r = {78};
-    for (size_t t = KERNEL_FLOATS; t < KERNEL_TYPES; t++) {
+    for (size_t t = ALL_FLOATS; t < ALL_TYPES; t++) {
         enum { N = 1024 };
-        neurons_sharing s = neurons_sharing_of(kernel_types[t], NEURONS_BY_OUTPUT);
+        neurons_sharing s = neurons_sharing_of(all_types[t], NEURONS_BY_OUTPUT);
         int64_t count[N];
         uint32_t order[N];
         for (uint32_t i = 0; i < N; i++) count[i] = (int64_t)random_below(&r, 1000);
@@ -83,9 +83,9 @@ Test(neurons_sort, values_move_with_their_neurons) {
     cpu_kernels k;
     random_state r = {79};
     cpu_kernels_ref(&k);
-    for (size_t t = KERNEL_FLOATS; t < KERNEL_TYPES; t++)
+    for (size_t t = ALL_FLOATS; t < ALL_TYPES; t++)
         for (int round = 0; round < 10; round++) {
-            gguf_type type = kernel_types[t];
+            gguf_type type = all_types[t];
             uint32_t n = 256 * (1 + (uint32_t)random_below(&r, 4)), order[1024];
             size_t bytes = gguf_row_bytes(type, n);
             guarded old = guarded_alloc(bytes, 1, round % 2), moved = guarded_alloc(bytes, 1, round % 2);
