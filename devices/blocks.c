@@ -71,77 +71,76 @@ const blocks_form *blocks_form_of(gguf_type type) {
 }
 
 /* ---- Quants ------------------------------------------------------------------------------------------
- * A type's bits of quants in two fields: `run` weights have their lower bits in the same bits of `run`
- * neighbouring bytes, the next `run` weights in the bits above, until the bytes are full. */
+ * A type's bits of quants stand in fields: `run` weights have their bits in the same bits of `run`
+ * neighbouring bytes, the next `run` weights in the bits above, until the bytes are full. Constants make
+ * loops that compilers turn into vectors. */
 
-typedef struct field {
-    uint32_t at, run, bits, shift; /* shift: of these bits in the quant */
-} field;
+#define INLINE static inline __attribute__((always_inline))
 
-static uint32_t fields_of(field f[2], gguf_type type) {
-    switch ((int)type) {
-    case GGUF_Q8_0: f[0] = (field){offsetof(quant_q8_0, q), 32, 8, 0}; return 1;
-    case GGUF_Q4_0: f[0] = (field){offsetof(quant_q4_0, q), 16, 4, 0}; return 1;
-    case GGUF_Q4_1: f[0] = (field){offsetof(quant_q4_1, q), 16, 4, 0}; return 1;
-    case GGUF_Q5_0: f[0] = (field){offsetof(quant_q5_0, q), 16, 4, 0}; return 1;
-    case GGUF_Q5_1: f[0] = (field){offsetof(quant_q5_1, q), 16, 4, 0}; return 1;
-    case GGUF_IQ4_NL: f[0] = (field){offsetof(quant_iq4_nl, q), 16, 4, 0}; return 1;
-    case GGUF_MXFP4: f[0] = (field){offsetof(quant_mxfp4, q), 16, 4, 0}; return 1;
-    case GGUF_Q2_K: f[0] = (field){offsetof(quant_q2_k, q), 32, 2, 0}; return 1;
-    case GGUF_Q3_K:
-        f[0] = (field){offsetof(quant_q3_k, q), 32, 2, 0};
-        f[1] = (field){offsetof(quant_q3_k, high), 32, 1, 2};
-        return 2;
-    case GGUF_Q4_K: f[0] = (field){offsetof(quant_q4_k, q), 32, 4, 0}; return 1;
-    case GGUF_Q5_K:
-        f[0] = (field){offsetof(quant_q5_k, q), 32, 4, 0};
-        f[1] = (field){offsetof(quant_q5_k, high), 32, 1, 4};
-        return 2;
-    case GGUF_Q6_K:
-        f[0] = (field){offsetof(quant_q6_k, ql), 64, 4, 0};
-        f[1] = (field){offsetof(quant_q6_k, qh), 32, 2, 4};
-        return 2;
-    default: f[0] = (field){offsetof(quant_iq4_xs, q), 16, 4, 0}; return 1; /* IQ4_XS */
+/* Bits `shift` and up of n quants out of a field or, `join`, into it. The lowest bits come first. */
+INLINE void field(uint8_t *q, uint8_t *at, const uint32_t n, const uint32_t run, const uint32_t bits,
+                  const uint32_t shift, const bool join) {
+    const uint8_t mask = (uint8_t)((1u << bits) - 1);
+    if (join) memset(at, 0, n * bits / 8);
+    for (uint32_t i = 0; i < n; at += run)
+        for (uint32_t place = 0; place < 8; place += bits, i += run)
+            for (uint32_t l = 0; l < run; l++) {
+                if (join)
+                    at[l] |= (uint8_t)((q[i + l] >> shift & mask) << place);
+                else
+                    q[i + l] = (uint8_t)((shift ? q[i + l] : 0) | (at[l] >> place & mask) << shift);
+            }
+}
+
+/* Bit 4 of 32 quants as 32 bits. */
+INLINE void bit_field(uint8_t *q, uint8_t *at, const bool join) {
+    if (join) memset(at, 0, 4);
+    for (uint32_t i = 0; i < 32; i++) {
+        if (join)
+            at[i / 8] |= (uint8_t)(q[i] >> 4 << i % 8);
+        else
+            q[i] |= (uint8_t)((at[i / 8] >> i % 8 & 1) << 4);
     }
 }
 
-/* Where the single bits of Q5_0 and Q5_1 stand: bit j % 8 of byte j / 8. 0: of other types. */
-static uint32_t bits_at(gguf_type type) {
-    if (type == GGUF_Q5_0) return offsetof(quant_q5_0, high);
-    return type == GGUF_Q5_1 ? offsetof(quant_q5_1, high) : 0;
+INLINE void move_quants(uint8_t *q, uint8_t *b, gguf_type type, const bool join) {
+    switch ((int)type) {
+    case GGUF_Q8_0: field(q, b + offsetof(quant_q8_0, q), 32, 32, 8, 0, join); break;
+    case GGUF_Q4_0: field(q, b + offsetof(quant_q4_0, q), 32, 16, 4, 0, join); break;
+    case GGUF_Q4_1: field(q, b + offsetof(quant_q4_1, q), 32, 16, 4, 0, join); break;
+    case GGUF_Q5_0:
+        field(q, b + offsetof(quant_q5_0, q), 32, 16, 4, 0, join);
+        bit_field(q, b + offsetof(quant_q5_0, high), join);
+        break;
+    case GGUF_Q5_1:
+        field(q, b + offsetof(quant_q5_1, q), 32, 16, 4, 0, join);
+        bit_field(q, b + offsetof(quant_q5_1, high), join);
+        break;
+    case GGUF_IQ4_NL: field(q, b + offsetof(quant_iq4_nl, q), 32, 16, 4, 0, join); break;
+    case GGUF_MXFP4: field(q, b + offsetof(quant_mxfp4, q), 32, 16, 4, 0, join); break;
+    case GGUF_Q2_K: field(q, b + offsetof(quant_q2_k, q), 256, 32, 2, 0, join); break;
+    case GGUF_Q3_K:
+        field(q, b + offsetof(quant_q3_k, q), 256, 32, 2, 0, join);
+        field(q, b + offsetof(quant_q3_k, high), 256, 32, 1, 2, join);
+        break;
+    case GGUF_Q4_K: field(q, b + offsetof(quant_q4_k, q), 256, 32, 4, 0, join); break;
+    case GGUF_Q5_K:
+        field(q, b + offsetof(quant_q5_k, q), 256, 32, 4, 0, join);
+        field(q, b + offsetof(quant_q5_k, high), 256, 32, 1, 4, join);
+        break;
+    case GGUF_Q6_K:
+        field(q, b + offsetof(quant_q6_k, ql), 256, 64, 4, 0, join);
+        field(q, b + offsetof(quant_q6_k, qh), 256, 32, 2, 4, join);
+        break;
+    default: field(q, b + offsetof(quant_iq4_xs, q), 256, 16, 4, 0, join); /* IQ4_XS */
+    }
 }
 
 void blocks_split(uint8_t *q, const uint8_t *block, gguf_type type) {
-    const uint32_t n = blocks_form_of(type)->block_n, bits = bits_at(type);
-    field f[2];
-    const uint32_t field_n = fields_of(f, type);
-    memset(q, 0, n);
-    for (uint32_t j = 0; j < field_n; j++) {
-        const uint8_t *from = block + f[j].at, mask = (uint8_t)((1u << f[j].bits) - 1);
-        for (uint32_t i = 0; i < n; from += f[j].run)
-            for (uint32_t shift = 0; shift < 8; shift += f[j].bits, i += f[j].run)
-                for (uint32_t l = 0; l < f[j].run; l++)
-                    q[i + l] |= (uint8_t)((from[l] >> shift & mask) << f[j].shift);
-    }
-    for (uint32_t i = 0; bits && i < 32; i++) q[i] |= (uint8_t)((block[bits + i / 8] >> i % 8 & 1) << 4);
+    move_quants(q, (uint8_t *)(uintptr_t)block, type, false);
 }
-
 void blocks_join(uint8_t *block, const uint8_t *q, gguf_type type) {
-    const uint32_t n = blocks_form_of(type)->block_n, bits = bits_at(type);
-    field f[2];
-    const uint32_t field_n = fields_of(f, type);
-    for (uint32_t j = 0; j < field_n; j++) {
-        uint8_t *to = block + f[j].at;
-        const uint8_t mask = (uint8_t)((1u << f[j].bits) - 1);
-        memset(to, 0, n * f[j].bits / 8);
-        for (uint32_t i = 0; i < n; to += f[j].run)
-            for (uint32_t shift = 0; shift < 8; shift += f[j].bits, i += f[j].run)
-                for (uint32_t l = 0; l < f[j].run; l++)
-                    to[l] |= (uint8_t)((q[i + l] >> f[j].shift & mask) << shift);
-    }
-    if (!bits) return;
-    memset(block + bits, 0, 4);
-    for (uint32_t i = 0; i < 32; i++) block[bits + i / 8] |= (uint8_t)(q[i] >> 4 << i % 8);
+    move_quants((uint8_t *)(uintptr_t)q, block, type, true);
 }
 
 /* ---- Scales ------------------------------------------------------------------------------------------ */

@@ -105,17 +105,18 @@ static size_t group_n_of(gguf_type type) { return blocks_form_of(type)->block_n 
 /* One block. */
 static void unpack(weight_group *g, const uint8_t *w, gguf_type type) {
     const blocks_form *f = blocks_form_of(type);
-    uint8_t block[BLOCKS_BYTES_MAX], q[BLOCKS_WEIGHTS_MAX];
+    uint8_t q[BLOCKS_WEIGHTS_MAX];
     float d, dmin;
-    memcpy(block, w, f->block_bytes);
-    blocks_split(q, block, type);
-    ref_scales(&d, &dmin, block, type);
+    blocks_split(q, w, type);
+    ref_scales(&d, &dmin, w, type);
     for (uint32_t i = 0; i < f->block_n; i += 16) {
-        const blocks_part part = blocks_part_of(block, type, i / f->part_n);
+        const blocks_part part = blocks_part_of(w, type, i / f->part_n);
         g[i / GROUP].scale[i / 16 % 2] = d * (float)part.scale;
         g[i / GROUP].min[i / 16 % 2] = f->has_min ? dmin * (float)part.min : 0;
     }
-    for (uint32_t i = 0; i < f->block_n; i++) g[i / GROUP].q[i % GROUP] = (int8_t)blocks_value(f, q[i]);
+    for (uint32_t j = 0; j < f->block_n / GROUP; j++)
+        for (uint32_t i = 0; i < GROUP; i++)
+            g[j].q[i] = f->values ? f->values[q[GROUP * j + i]] : (int8_t)(q[GROUP * j + i] - f->offset);
 }
 
 /* ---- Dequantisation ---------------------------------------------------------------------------------- */
