@@ -194,12 +194,17 @@ static void set_part(uint8_t *block, gguf_type type, uint32_t j, blocks_part p) 
     }
 }
 
+void blocks_set_parts(uint8_t *block, gguf_type type, const blocks_part *part) {
+    const blocks_form *f = blocks_form_of(type);
+    for (uint32_t i = 0; i < f->field_n; i++)
+        if (f->field_bytes[i] == 1) block[f->field_at[i]] = 0;
+    for (uint32_t j = 0; j < f->block_n / f->part_n; j++) set_part(block, type, j, part[j]);
+}
+
 void blocks_permute_parts(uint8_t *block, gguf_type type, const uint8_t *part) {
     const blocks_form *f = blocks_form_of(type);
     blocks_part p[BLOCKS_PARTS_MAX];
     if (f->block_n == f->part_n) return;
     for (uint32_t j = 0; j < f->block_n / f->part_n; j++) p[j] = blocks_part_of(block, type, part[j]);
-    for (uint32_t i = 0; i < f->field_n; i++)
-        if (f->field_bytes[i] == 1) block[f->field_at[i]] = 0;
-    for (uint32_t j = 0; j < f->block_n / f->part_n; j++) set_part(block, type, j, p[j]);
+    blocks_set_parts(block, type, p);
 }

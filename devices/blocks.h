@@ -60,6 +60,8 @@ typedef struct blocks_part {
 
 /* The numbers of part j, from the header alone. */
 blocks_part blocks_part_of(const uint8_t *block, gguf_type type, uint32_t j);
+/* Sets those of all parts, of K-quants and IQ4_XS. */
+void blocks_set_parts(uint8_t *block, gguf_type type, const blocks_part *part);
 /* Gives the parts of K-quants and IQ4_XS another order: part j becomes what part[j] was. */
 void blocks_permute_parts(uint8_t *block, gguf_type type, const uint8_t *part);
 
