@@ -393,7 +393,7 @@ Test(convert, refuses_in_one_line_and_leaves_nothing) {
     check_refused(folder, 1, "none", none, out, NULL, NULL);
     check_refused(folder, 1, "cut", cut, out, NULL, NULL);
     check_refused(folder, 2, "unknown type 'Q9'", relu, out, "--type", "Q9");
-    check_refused(folder, 2, "unknown type 'Q5_K'", relu, out, "--type", "Q5_K");
+    check_refused(folder, 2, "unknown type 'IQ4_XS'", relu, out, "--type", "IQ4_XS");
     check_refused(folder, 1, "is Q8_0 already", quantised, out, "--type", "Q4_0");
     check_refused(folder, 1, "never zero", silu, out, NULL, NULL);
     check_refused(folder, 1, "nothing is to be done", relu, out, "--keep-down", NULL);

@@ -142,7 +142,7 @@ Test(synth, experts_belong_to_llama_too) {
 Test(synth, refuses_in_one_line_and_leaves_no_file) {
     const char *const wrong[] = {
         "--shape tiny --type Q9_9",
-        "--shape tiny --type Q5_0",
+        "--shape tiny --type NVFP4",
         "--shape tiny",
         "--shape huge --type F16",
         "--type F16",
