@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/blocks.h"
 #include "devices/cpu/kernels.h"
 #include "engine/tokenizer.h"
 
@@ -445,15 +446,14 @@ static hotset_status check_weight_type(const gguf_tensor *t, hotset_error *err) 
     switch ((int)t->type) {
     case GGUF_F32:
     case GGUF_F16:
-    case GGUF_BF16:
-    case GGUF_Q8_0:
-    case GGUF_Q4_0:
-    case GGUF_Q4_K:
-    case GGUF_Q6_K: return HOTSET_OK;
+    case GGUF_BF16: return HOTSET_OK;
     default:
-        return hotset_fail_at(err, HOTSET_E_UNSUPPORTED, t->offset_bytes,
-                              "tensor %.*s is of type %s (known: F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K)",
-                              (int)min_u64(t->name.bytes, 60), t->name.data, gguf_type_get(t->type)->name);
+        if (blocks_form_of(t->type)) return HOTSET_OK;
+        return hotset_fail_at(
+            err, HOTSET_E_UNSUPPORTED, t->offset_bytes,
+            "tensor %.*s is of type %s (known: F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K "
+            "Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4)",
+            (int)min_u64(t->name.bytes, 60), t->name.data, gguf_type_get(t->type)->name);
     }
 }
 

@@ -11,9 +11,12 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Of the types with one generic form two must do: test_neurons.c and test_rows.c have all. */
+static const gguf_type types[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0,  GGUF_Q4_0,
+                                  GGUF_Q4_K, GGUF_Q6_K, GGUF_Q5_1, GGUF_IQ4_XS};
+
 enum { TOKEN_N = 64 };
 
-static const gguf_type types[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
 static const hotset_sparsity modes[] = {HOTSET_SPARSITY_OFF, HOTSET_SPARSITY_EXACT, HOTSET_SPARSITY_PREDICT};
 
 #define POWERINFER                                                                                           \

@@ -14,7 +14,9 @@
 
 enum { TOKEN_N = 64 };
 
-static const gguf_type types[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
+/* Of the types with one generic form two must do: test_neurons.c and test_rows.c have all. */
+static const gguf_type types[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0,  GGUF_Q4_0,
+                                  GGUF_Q4_K, GGUF_Q6_K, GGUF_Q5_1, GGUF_IQ4_XS};
 
 typedef struct way {
     const char *isa;

@@ -6,7 +6,7 @@ set(HOTSET_GPU_HOST devices/gpu/answers.c devices/gpu/device.c devices/gpu/expor
     devices/gpu/watch.c)
 set(HOTSET_GPU_KERNELS devices/gpu/attend.cu devices/gpu/matmul.cu devices/gpu/matvec.cu devices/gpu/neurons.cu
     devices/gpu/pick.cu devices/gpu/queue.cu devices/gpu/vector.cu)
-set(HOTSET_GPU_SHARED engine/base.c profiles/gguf.c profiles/gguf_value.c devices/device.c devices/neurons.c) # a module stands alone
+set(HOTSET_GPU_SHARED engine/base.c profiles/gguf.c profiles/gguf_value.c devices/device.c devices/blocks.c devices/neurons.c) # a module stands alone
 list(APPEND HOTSET_GPU_SHARED devices/cpu/ref_quant.c) # what known answers are
 
 # Host code in C and what all modules have in common.
