@@ -118,6 +118,8 @@ typedef struct hotset_shape {
 typedef struct hotset_model_options {
     const char *activation; /* FFN activation instead of the file's: silu, gelu, relu, relu2, drelu ...; NULL:
                                the file's */
+    const char
+        *pre; /* pre-tokenizer instead of the file's tokenizer.ggml.pre, by its names; NULL: the file's */
 } hotset_model_options;
 
 /* Opens and checks a GGUF model (all parts of a split one when given the first). Weights stay in the mapped
@@ -140,8 +142,10 @@ enum {
     HOTSET_TOKENIZE_SPECIAL = 2, /* recognise special tokens written out in the text */
 };
 
-/* Opens only the tokenizer of a GGUF file, which may hold no tensors. Errors: as hotset_model_open. */
+/* Opens only the tokenizer of a GGUF file, which may hold no tensors. Errors: as hotset_model_open,
+ * E_ARGUMENT (options->pre names nothing, or the file's tokenizer has no use for it). */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_tokenizer_open(hotset_tokenizer **out, const char *path,
+                                                              const hotset_model_options *options,
                                                               hotset_error *err);
 HOTSET_API void hotset_tokenizer_free(hotset_tokenizer *tokenizer);
 HOTSET_API size_t hotset_tokenizer_vocab_n(const hotset_tokenizer *tokenizer);

@@ -564,7 +564,8 @@ static hotset_status model_read(hotset_model *m, const hotset_model_options *opt
     m->chat_template = chat.data;
     m->chat_template_bytes = (size_t)chat.bytes;
     /* a model without a usable tokenizer still runs on token ids */
-    if (tokenizer_make(&m->tokenizer, m->file, &m->tokenizer_error)) m->tokenizer = NULL;
+    if (tokenizer_make(&m->tokenizer, m->file, options ? options->pre : NULL, &m->tokenizer_error))
+        m->tokenizer = NULL;
     return HOTSET_OK;
 }
 

@@ -95,6 +95,8 @@ check_errors() {
     refuse 1 "token $vocab_n" run "$model" -p x --logit-bias $vocab_n=1
     refuse 1 "MiB" run "$model" -p x --ram 1kB
     refuse 1 "activation" run "$model" -p x --activation nonsense
+    refuse 1 "no pre-tokenizer 'nonsense'" run "$model" -p x --pre nonsense
+    refuse 1 "no pre-tokenizer 'nonsense'" tokenize "$model" --pre nonsense
     expect "failures leave no file" [ -z "$(find "$work" -name 'never*')" ]
 }
 
@@ -134,6 +136,9 @@ check_tokenize() {
     expect "special tokens are recognised with --special" [ "$(cat "$out")" = 0 ]
     run 0 tokenize "$model" --no-bos --ids
     expect "and only with --special" [ "$(wc -w <"$out")" -gt 1 ]
+    printf '12345' >"$text"
+    run 0 tokenize "$model" --no-bos --ids --pre qwen2
+    expect "tokenize --pre: digits one by one" [ "$(wc -w <"$out")" -eq 5 ]
     input=/dev/null
     run 0 tokenize "$model" --json
     expect "the ids as JSON" grep -qxF '{"ids": [0]}' "$out"

@@ -32,6 +32,8 @@ const option_row common_rows[COMMON_ROW_N] = {
     {"kv-type", 0, OPTION_CHOICE, FIELD(state_type), 0, 0, "f16|f32", "number type of the attention state"},
     {"activation", 0, OPTION_TEXT, FIELD(activation), 0, 0, "NAME",
      "FFN activation instead of the file's: silu, gelu, relu, relu2, drelu"},
+    {"pre", 0, OPTION_TEXT, FIELD(pre), 0, 0, "NAME",
+     "pre-tokenizer instead of the file's, e.g. llama-bpe, qwen2, gpt-4o"},
     {"plan", 0, OPTION_TEXT, FIELD(plan), 0, 0, "FILE|auto|new|cpu",
      "open by this plan; auto: by the one kept for this machine, made\nwhere there is none; new: measure and "
      "plan again; cpu: everything\non the CPU, without measuring"},
@@ -102,7 +104,7 @@ bool runtime_open_model(runtime *rt, const char *command, const char *path, cons
                         bool with_tokenizer) {
     *rt = (runtime){.command = command, .path = path, .options = options};
     hotset_error err = {0};
-    hotset_model_options model_options = {.activation = options->activation};
+    hotset_model_options model_options = {.activation = options->activation, .pre = options->pre};
     if (hotset_model_open(&rt->model, path, &model_options, &err)) {
         say_failure(command, path, &err);
         return false;

@@ -14,11 +14,11 @@ typedef struct common_options {
     int state_type; /* hotset_state_type */
     int sparsity;   /* hotset_sparsity */
     bool mapped;    /* --mmap */
-    const char *activation, *trace_path, *plan, *devices;
+    const char *activation, *pre, *trace_path, *plan, *devices;
     bool json, quiet, verbose;
 } common_options;
 
-enum { COMMON_ROW_N = 16 };
+enum { COMMON_ROW_N = 17 };
 extern const option_row common_rows[COMMON_ROW_N];
 #define COMMON_TABLE(offset)                                                                                 \
     { .title = "Common options", .rows = common_rows, .row_n = COMMON_ROW_N, .base = (offset) }

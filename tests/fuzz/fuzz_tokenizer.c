@@ -49,7 +49,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     hotset_tokenizer *t;
     hotset_error err = {0};
     if (gguf_open_memory(&g, data, bytes, &err) != HOTSET_OK) return 0;
-    hotset_status status = tokenizer_make(&t, g, &err);
+    hotset_status status = tokenizer_make(&t, g, NULL, &err);
     gguf_free(g);
     if (status != HOTSET_OK) {
         MUST(!t && err.status == status && err.message[0] && err.offset_bytes <= bytes);
