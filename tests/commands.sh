@@ -197,7 +197,11 @@ check_run() {
     run 0 run "$model" -p "The whale" --ctx 16 --ignore-eos
     expect "run: stops at the end of the context" grep -q "context full" "$err"
     run 0 run "$model" -p "The \"whale\"" -n 5 --json --seed 1
-    expect "run: --json is one object" grep -qE '^\{"prompt": "The \\"whale\\"", "text": ".*"token_n": 5, .*\}$' "$out"
+    expect "run: --json, at the end the whole" \
+        perl -e 'exit !((<>)[-1] =~ /^\{"prompt": "The \\"whale\\"", "text": ".*"token_n": 5, .*\}$/)' "$out"
+    expect "run: --json, before it the pieces" [ "$(lines "$out")" -ge 4 ]
+    expect "run: --json, together the text" [ "$(sed -n 's/^{"piece": "\(.*\)"}$/\1/p' "$out" | tr -d '\n')" = \
+        "$(sed -nE 's/.*"text": "(.*)", "stopped".*/\1/p' "$out")" ]
     local forbidden
     forbidden=$(seq -s, 1 $((vocab_n - 1)) | sed 's/,/=-inf,/g; s/$/=-inf/')
     run 0 run "$model" -p "The whale" -n 5 --logit-bias "$forbidden"

@@ -9,12 +9,9 @@
 #include "tools/options.h"
 #include "tools/output.h"
 
-static const struct {
-    const char *name;
-    int (*run)(int argc, char **argv);
-    const char *summary;
-} commands[] = {
+const command_entry commands[COMMAND_N] = {
     {"run", command_run, "complete a text"},
+    {"models", command_models, "list the models on this disk"},
     {"plan", command_plan, "say what goes where on a machine, and how fast it will be"},
     {"bench", command_bench, "measure prefill and decode speed against the machine's limits"},
     {"eval", command_eval, "perplexity of a text"},
@@ -25,13 +22,14 @@ static const struct {
     {"machine", command_machine, "measure this machine, for plans"},
     {"convert", command_convert, "store a model for skipping: by neuron, quantised, hot neurons first"},
     {"synth", command_synth, "make a model with random weights for tests and measurements"},
+    {"completion", command_completion, "write what completes these commands in a shell, or the manual page"},
 };
-enum { COMMAND_N = sizeof commands / sizeof commands[0] };
 
 static void help(void) {
-    printf("Usage: hotset COMMAND FILE [options]\nRuns language models in GGUF files.\n\nCommands:\n");
+    printf("Usage: hotset COMMAND MODEL [options]\nRuns language models in GGUF files.\n\nCommands:\n");
     for (size_t i = 0; i < COMMAND_N; i++) printf("  %-10s %s\n", commands[i].name, commands[i].summary);
     printf("\nhotset COMMAND --help tells the options of a command, hotset --version the version.\n"
+           "MODEL is a file, or the name of one that hotset models lists.\n"
            "Results go to standard output, all else to standard error.\n"
            "Exit status: 0 done, 1 error, 2 wrong usage.\n");
 }
