@@ -591,6 +591,14 @@ void hotset_model_free(hotset_model *m) {
     free(m);
 }
 
+bool hotset_model_maps(const hotset_model *m, const void *address) {
+    for (uint32_t i = 0; i < gguf_part_n(m->file); i++) {
+        const file_map *map = gguf_part_map(m->file, i);
+        if ((uintptr_t)address - (uintptr_t)map->data < map->bytes) return true;
+    }
+    return false;
+}
+
 const hotset_shape *hotset_model_shape(const hotset_model *m) { return &m->shape; }
 
 const hotset_tokenizer *hotset_model_tokenizer(const hotset_model *m, hotset_error *why) {

@@ -223,6 +223,15 @@ check_stop() {
     wait $pid
     expect "a signal stops the answer" [ $? -eq 1 ]
     expect "and says so in one line" grep -qE "stopped: interrupted$" "$err"
+    cp "$model" "$work/cut.gguf"
+    "$hotset" bench "$work/cut.gguf" --memory mapped -p 64 -n 64 -r 1000 >"$out" 2>"$err" </dev/null &
+    pid=$!
+    sleep 2
+    truncate -s 1M "$work/cut.gguf"
+    wait $pid
+    expect "a file that is cut while it is mapped is an error" [ $? -eq 1 ]
+    expect "of one line that names it" grep -q "cut.gguf.*: .*cut" "$err"
+    expect "and no more" [ "$(lines "$err")" -eq 1 ]
     "$hotset" inspect "$model" --tensors 2>"$err" | head -n 1 >"$out"
     expect "a reader that goes away is no error to tell" [ ! -s "$err" ]
     "$hotset" inspect "$model" >/dev/full 2>"$err"

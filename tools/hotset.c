@@ -8,6 +8,7 @@
 #include "tools/commands.h"
 #include "tools/options.h"
 #include "tools/output.h"
+#include "tools/runtime.h"
 
 const command_entry commands[COMMAND_N] = {
     {"run", command_run, "complete a text"},
@@ -55,6 +56,7 @@ static int finish_output(const char *command, int status) {
 int main(int argc, char **argv) {
     /* whoever started us may have ignored it; a reader that went away ends the command, quietly */
     signal(SIGPIPE, SIG_DFL);
+    lost_file_catch();
     if (argc < 2) return wrong_usage("a command is missing", "", NULL);
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         help();

@@ -134,6 +134,31 @@ void interrupt_release(void) { signals_set(SIG_DFL); }
 
 bool interrupt_seen(void) { return interrupted; }
 
+/* ---- A mapped file that goes away ---- */
+
+/* What the handler can tell; set while a model is open. */
+static struct {
+    const hotset_model *volatile model;
+    char path[RUNTIME_PATH_BYTES];
+} reading;
+
+/* Only calls that are allowed in a handler; the signal comes in whichever thread reads. */
+static void on_lost_page(int signal_number, siginfo_t *info, void *context) {
+    (void)signal_number;
+    (void)context;
+    bool known = reading.model && hotset_model_maps(reading.model, info->si_addr);
+    const char *pieces[] = {"hotset: ", known ? reading.path : "a mapped file",
+                            ": cut, or no longer readable, while in use\n"};
+    for (size_t i = 0; i < sizeof pieces / sizeof pieces[0]; i++)
+        if (write(STDERR_FILENO, pieces[i], strlen(pieces[i])) < 0) break;
+    _exit(1);
+}
+
+void lost_file_catch(void) {
+    struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO | SA_RESETHAND};
+    sigaction(SIGBUS, &action, NULL);
+}
+
 static bool on_cancel(void *cookie) {
     runtime *rt = cookie;
     if (rt->waiting.what) progress_wait(&rt->waiting);
@@ -166,6 +191,8 @@ bool runtime_open_model(runtime *rt, const char *command, const char *path, cons
         say_failure(command, path, &err);
         return false;
     }
+    snprintf(reading.path, sizeof reading.path, "%s", path);
+    reading.model = rt->model;
     rt->shape = hotset_model_shape(rt->model);
     if (!with_tokenizer) return true;
     rt->tokenizer = hotset_model_tokenizer(rt->model, &err);
@@ -307,6 +334,7 @@ void runtime_close(runtime *rt) {
     hotset_session_free(rt->session);
     hotset_engine_free(rt->engine);
     hotset_plan_free(rt->plan);
+    if (reading.model == rt->model) reading.model = NULL;
     hotset_model_free(rt->model);
     *rt = (runtime){0};
 }

@@ -78,5 +78,8 @@ void interrupt_catch(void);
 /* Ctrl-C ends the program again. */
 void interrupt_release(void);
 bool interrupt_seen(void);
+/* From now on a mapped file that is cut or cannot be read any more, in the middle of a step, ends the program
+ * with an error line that names the model, and status 1. */
+void lost_file_catch(void);
 
 #endif
