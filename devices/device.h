@@ -80,7 +80,9 @@ typedef struct device_rows {
 } device_rows;
 
 /* Weights [out_n][in_n] as in GGUF: rows of row_bytes. With unit_n > 0 it is unit_n such matrices (experts)
- * of which number u begins at unit_offset[u] (uint64_t, bytes from data.buffer's start). */
+ * of which number u begins at unit_offset[u] (uint64_t, bytes from data.buffer's start), or is on another
+ * device: DEVICE_ABSENT. */
+#define DEVICE_ABSENT UINT64_MAX
 typedef struct device_matrix {
     device_ref data;
     gguf_type type;
@@ -152,10 +154,12 @@ typedef enum device_op_kind {
     DEVICE_OP_SELECT,   /* lists active neurons and decides whether skipping pays, or narrows the list */
     DEVICE_OP_ACTIVATE, /* h = act(gate) * up */
     DEVICE_OP_ROUTE,    /* expert ids and weights from router logits */
-    DEVICE_OP_EXPERTS,  /* y[r][j] = W_e x + b_e for the j-th expert e chosen for row r */
+    DEVICE_OP_EXPERTS,  /* y[r][j] = W_e x + b_e for the j-th expert e chosen for row r, 0 of absent ones */
     DEVICE_OP_COMBINE,  /* y[r] += sum_j weight[r][j] x[r][j] */
+    DEVICE_OP_COPY,     /* y[r] = x[r], or y[r] += x[r] */
     DEVICE_OP_TALLY,    /* writes down for the host what the FFN of each row uses */
     DEVICE_OP_GATHER,   /* y[i] = x[output[output_from + i]] */
+    DEVICE_OP_PICK,     /* id[r] = the number of x[r]'s largest value */
     DEVICE_OP_WAIT,     /* until *counter >= the epoch of the submission */
     DEVICE_OP_SIGNAL,   /* *counter = epoch */
     DEVICE_OP_COUNT
@@ -257,7 +261,13 @@ typedef struct device_op {
         struct {
             device_rows x, weight, y;
             uint32_t used_n, n;
+            bool anew; /* y = the sum */
         } combine;
+        struct {
+            device_rows x, y; /* any words of 4 bytes, unless they are added up; of x all rows may be one */
+            uint32_t n;
+            bool accumulate;
+        } copy;
         struct {
             device_tally kind;
             device_rows x;      /* BITS, SIZES, JUDGED: [n] before the activation; CHOSEN: ids [n] */
@@ -273,6 +283,12 @@ typedef struct device_op {
             device_rows x, y;
             uint32_t n;
         } gather;
+        struct {
+            device_rows
+                x; /* [n]; the smallest number among equals, NaN is never the largest; 0 of NaNs only */
+            device_rows id; /* int32_t */
+            uint32_t n;
+        } pick;
         struct {
             device_ref counter; /* uint64_t in pinned memory */
         } counter;
@@ -330,11 +346,14 @@ struct device {
     const device_interface *api;
     char name[32];      /* cpu, cuda0 ... */
     uint64_t alignment; /* of tensors in slabs, bytes */
+    char note[200]; /* how it works, where that was found out when it was opened: for people; "" nothing */
 };
 
 typedef struct device_cpu_options {
     uint32_t thread_n;
     const char *isa; /* NULL: the best */
+    uint32_t wait_s; /* lists wait no longer for another device's counter: more than any takes for its share
+                        of a step; 0: 60 */
 } device_cpu_options;
 
 /* Opens the CPU and tests its kernels against the references. Errors: E_UNSUPPORTED (isa), E_MEMORY,

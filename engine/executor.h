@@ -2,35 +2,55 @@
 #ifndef HOTSET_EXECUTOR_H
 #define HOTSET_EXECUTOR_H
 
+#include "devices/module.h"
 #include "engine/schedule.h"
+#include "engine/streamer.h"
+#include "engine/timing.h"
 #include "engine/trace.h"
 #include "planner/planner.h"
+
+/* One device of an engine, and what it holds. */
+typedef struct engine_device {
+    device *device; /* NULL: the plan does not use it */
+    device_queue *queue;
+    placed_device placed;
+    weights weights;
+    state state;
+    device_buffer *scratch;
+    footprint_scratch layout;
+    device_buffer *shared; /* the host's: what devices share, where another device has pinned it */
+    device_ref step, exchange;
+    schedule schedule;
+    timing timing;         /* without room where times are not taken */
+    uint64_t held_bytes;   /* of its memory, all in all */
+    double planned_use;    /* share of what units are expected to do */
+    hotset_engine *engine; /* for traces */
+} engine_device;
 
 struct hotset_engine {
     const hotset_model *model;
     struct hotset_plan plan; /* a copy: the caller may free its own */
     hotset_engine_options options;
-    device *device;
-    device_queue *queue;
-    weights weights;
-    state state;
-    device_buffer *scratch, *tables; /* tables: step table, counters */
-    tally tally;                     /* empty where the plan does not record */
-    device_buffer *record;           /* of that layout; NULL: none */
-    activation_recorder *recorder;   /* counts the rows of every step, if not NULL; borrowed */
-    device_ref step, done, skipped;
-    uint64_t single_n; /* steps of one row */
-    footprint_scratch layout;
-    schedule schedule;
+    uint32_t device_n, head; /* of the plan; device 0 is the CPU */
+    engine_device device[PLAN_DEVICE_MAX];
+    device_buffer *shared; /* in memory that all devices reach: step table, then what they exchange */
+    footprint_exchange handed;
+    streaming stream;              /* of the plan */
+    streamer *streamer;            /* NULL: nothing is streamed */
+    tally tally;                   /* empty where the plan does not record */
+    device_buffer *record;         /* of that layout; NULL: none */
+    activation_recorder *recorder; /* counts the rows of every step, if not NULL; borrowed */
+    uint64_t single_n;             /* steps of one row */
     trace *trace;
-    uint64_t epoch;  /* of the last submission */
-    bool *slot_used; /* [session_n] */
+    uint64_t epoch;       /* of the last submission */
+    bool *slot_used;      /* [session_n] */
+    hotset_error failure; /* sticky: of a step that a device failed in */
     hotset_engine_stats stats;
 };
 
-/* Bytes of `tables`. */
-static inline uint64_t engine_table_slab_bytes(uint32_t batch_n) {
-    return round_up(device_step_bytes(batch_n), FOOTPRINT_ALIGN) + 2 * FOOTPRINT_ALIGN;
+/* Offset of what devices exchange, behind the step table. */
+static inline uint64_t engine_exchange_at(uint32_t batch_n) {
+    return round_up(device_step_bytes(batch_n), FOOTPRINT_ALIGN);
 }
 
 /* A row of a step. Rows of one session must come in the order of their positions, each following what the

@@ -5,6 +5,10 @@
  * or both from the same x at once (Falcon), with rotary positions (Su et al. 2021), grouped query heads
  * (Ainslie et al. 2023), gated or plain FFN, or a softmax router over expert FFNs (Shazeer et al. 2017; Jiang
  * et al. 2024). Which of these a model has is data (arch.h).
+ *
+ * A list is that of one device. Where a layer's units are on several, ffn(n) is a sum of what each device's
+ * units give: the layer's home publishes x, its guests compute their part, and the home adds the parts up in
+ * the order of devices. What the device does in a layer is looked up (placed.h).
  */
 #include "engine/forward.h"
 
@@ -36,6 +40,24 @@ static device_ref vector(const writer *w, arch_role role) {
     return weights_of(w->at->weights, w->layer_i, role)->w.data;
 }
 
+static const placed_layer *here(const writer *w) { return &w->at->placed->layer[w->layer_i]; }
+
+/* Rows, and a counter, of what devices hand to each other. */
+static device_rows handed(const writer *w, uint64_t offset, uint64_t stride) {
+    return (device_rows){device_ref_at(w->at->exchange, offset), (uint32_t)stride};
+}
+static device_rows residual(const writer *w) {
+    return handed(w, w->at->handed.residual, shape_of(w)->embd_n);
+}
+static device_rows hand(const writer *w) { return handed(w, w->at->handed.hand, shape_of(w)->embd_n); }
+static device_rows partial(const writer *w, uint32_t device_i) {
+    const uint64_t embd_n = shape_of(w)->embd_n;
+    return handed(w, w->at->handed.partial + device_i * w->at->layout.row_n * embd_n * sizeof(float), embd_n);
+}
+static device_ref counter(const writer *w, uint32_t layer_i, uint32_t device_i, bool hands_over) {
+    return device_ref_at(w->at->exchange, footprint_counter(&w->at->handed, layer_i, device_i, hands_over));
+}
+
 static device_rows hidden(const writer *w) { return rows_at(w, w->at->layout.hidden, shape_of(w)->embd_n); }
 static device_rows normed(const writer *w) { return rows_at(w, w->at->layout.normed, shape_of(w)->embd_n); }
 
@@ -57,6 +79,20 @@ static void add(writer *w, device_op op) {
     op.row_max = w->row_max;
     op.layer_i = w->layer_i;
     l->op[l->op_n++] = op;
+}
+
+static void wait_for(writer *w, const char *name, device_ref at) {
+    add(w, (device_op){.kind = DEVICE_OP_WAIT, .name = name, .counter = {.counter = at}});
+}
+
+static void signal_to(writer *w, const char *name, device_ref at) {
+    add(w, (device_op){.kind = DEVICE_OP_SIGNAL, .name = name, .counter = {.counter = at}});
+}
+
+static void copy(writer *w, const char *name, device_rows x, device_rows y, uint32_t n, bool accumulate) {
+    add(w, (device_op){.kind = DEVICE_OP_COPY,
+                       .name = name,
+                       .copy = {.x = x, .y = y, .n = n, .accumulate = accumulate}});
 }
 
 static void norm(writer *w, const char *name, device_rows x, device_rows y, arch_role weight,
@@ -122,8 +158,8 @@ static void attention(writer *w, device_rows input) {
                                    .epsilon = w->at->model->norm_epsilon,
                                    .key_state = keys,
                                    .value_state = values,
-                                   .key_slot_bytes = kv->slot_bytes,
-                                   .value_slot_bytes = kv->slot_bytes,
+                                   .key_slot_bytes = kv->slot_bytes[w->layer_i],
+                                   .value_slot_bytes = kv->slot_bytes[w->layer_i],
                                    .context_n = kv->context_n,
                                    .state_f16 = kv->f16}});
     add(w, (device_op){.kind = DEVICE_OP_ATTEND,
@@ -138,8 +174,8 @@ static void attention(writer *w, device_rows input) {
                                   .scale = w->at->model->attention_scale,
                                   .key_state = keys,
                                   .value_state = values,
-                                  .key_slot_bytes = kv->slot_bytes,
-                                  .value_slot_bytes = kv->slot_bytes,
+                                  .key_slot_bytes = kv->slot_bytes[w->layer_i],
+                                  .value_slot_bytes = kv->slot_bytes[w->layer_i],
                                   .context_n = kv->context_n,
                                   .state_f16 = kv->f16}});
     linear(w, "attn out", mixed, product(w, ARCH_ATTN_OUT, ARCH_ATTN_OUT_BIAS, hidden(w), true));
@@ -161,8 +197,8 @@ typedef struct bank {
 } bank;
 
 /* The bank whose products go through h and up to y; down's order says whether neurons can be left out. */
-static bank bank_of(const writer *w, uint32_t ff, uint32_t per_row, arch_role gate) {
-    bank b = {.ff = ff, .per_row = per_row, .first = has(w, gate) ? GATE : UP, .x = normed(w)};
+static bank bank_of(const writer *w, uint32_t ff, uint32_t per_row, bool gated) {
+    bank b = {.ff = ff, .per_row = per_row, .first = gated ? GATE : UP, .x = normed(w)};
     device_rows h = rows_at(w, w->at->layout.gate, (uint64_t)per_row * ff);
     device_rows up = rows_at(w, w->at->layout.up, (uint64_t)per_row * ff);
     b.part[GATE].y = h;
@@ -220,17 +256,20 @@ static bool tells(const writer *w, const bank *b, uint32_t part_i) {
 
 /* Lists active neurons by x, for the matrices from `next` on; or narrows the list. */
 static void select_neurons(writer *w, const bank *b, device_rows x, bool scored, bool narrow, uint32_t next) {
-    device_op op = {.kind = DEVICE_OP_SELECT,
-                    .name = scored ? "ffn predicted" : "ffn select",
-                    .select = {.x = x,
-                               .scored = scored,
-                               .threshold = w->at->model->predictor_threshold,
-                               .narrow = narrow,
-                               .n = b->ff,
-                               .per_row = b->per_row,
-                               .spared_n = 1,
-                               .choice = b->choice,
-                               .skipped = w->at->skipped}};
+    device_op op = {
+        .kind = DEVICE_OP_SELECT,
+        .name = scored ? "ffn predicted" : "ffn select",
+        .select = {.x = x,
+                   .scored = scored,
+                   .threshold = w->at->model->predictor_threshold,
+                   .narrow = narrow,
+                   .n = b->ff,
+                   .per_row = b->per_row,
+                   .spared_n = 1,
+                   .choice = b->choice,
+                   .skipped = device_ref_at(w->at->exchange,
+                                            w->at->handed.skipped +
+                                                (uint64_t)w->at->placed->device_i * FOOTPRINT_ALIGN)}};
     for (uint32_t i = next; i <= DOWN; i++) op.select.part[op.select.part_n++] = b->part[i].w;
     for (uint32_t i = next; i < DOWN && !tells(w, b, i); i++) op.select.spared_n++;
     add(w, op);
@@ -296,9 +335,9 @@ static void apply(writer *w, const bank *b) {
  * zero (Song et al. 2023, PowerInfer). */
 static device_rows predict(writer *w) {
     const model_layer *layer = layer_of(w);
-    if (w->at->sparsity != HOTSET_SPARSITY_PREDICT) return (device_rows){0};
+    if (w->at->sparsity != HOTSET_SPARSITY_PREDICT || !here(w)->units) return (device_rows){0};
     device_rows inner = rows_at(w, w->at->layout.inner, layer->rank_n);
-    device_rows score = rows_at(w, w->at->layout.score, layer->ff_n);
+    device_rows score = rows_at(w, w->at->layout.score, here(w)->ff_n);
     linear(w, "predictor in", hidden(w), (device_linear_part){.w = matrix(w, ARCH_PREDICTOR_IN), .y = inner});
     add(w, (device_op){
                .kind = DEVICE_OP_ACTIVATE,
@@ -309,50 +348,168 @@ static device_rows predict(writer *w) {
     return score;
 }
 
-/* x <- x + ffn(n) */
+/* x <- x + ffn(n) at home, else the part of it that the device's neurons give. */
 static void dense_ffn(writer *w, device_rows score) {
-    bank b = bank_of(w, layer_of(w)->ff_n, 1, ARCH_FFN_GATE);
+    const bool home = here(w)->home;
+    if (!here(w)->units) {
+        const device_rows bias = {vector(w, ARCH_FFN_DOWN_BIAS), 0}; /* the same for every row */
+        if (bias.ref.buffer) copy(w, "ffn bias", bias, hidden(w), shape_of(w)->embd_n, true);
+        return;
+    }
+    bank b = bank_of(w, here(w)->ff_n, 1, has(w, ARCH_FFN_GATE));
     b.score = score;
     b.part[GATE] = product(w, ARCH_FFN_GATE, ARCH_FFN_GATE_BIAS, b.part[GATE].y, false);
     b.part[UP] = product(w, ARCH_FFN_UP, ARCH_FFN_UP_BIAS, b.part[UP].y, false);
-    b.part[DOWN] = product(w, ARCH_FFN_DOWN, ARCH_FFN_DOWN_BIAS, hidden(w), true);
+    b.part[DOWN] = product(w, ARCH_FFN_DOWN, ARCH_FFN_DOWN_BIAS,
+                           home ? hidden(w) : partial(w, w->at->placed->device_i), home);
     set_skipping(w, &b);
     apply(w, &b);
 }
 
-/* x <- x + sum over the chosen experts e of weight_e ffn_e(n) */
-static void expert_ffn(writer *w) {
+static device_rows chosen_id(const writer *w) {
+    return rows_at(w, w->at->layout.expert_id, w->at->model->router.used_n);
+}
+static device_rows chosen_weight(const writer *w) {
+    return rows_at(w, w->at->layout.expert_weight, w->at->model->router.used_n);
+}
+
+/* Which experts each row uses, and with what weight. */
+static void choose_experts(writer *w) {
     const hotset_shape *s = shape_of(w);
     const model_router *router = &w->at->model->router;
-    uint32_t used = router->used_n;
     device_rows scores = rows_at(w, w->at->layout.router, s->expert_n);
-    device_rows id = rows_at(w, w->at->layout.expert_id, used),
-                weight = rows_at(w, w->at->layout.expert_weight, used);
-    device_rows out = rows_at(w, w->at->layout.expert_out, (uint64_t)used * s->embd_n);
-
     linear(w, "router", normed(w), product(w, ARCH_ROUTER, ARCH_ROUTER_BIAS, scores, false));
     add(w, (device_op){.kind = DEVICE_OP_ROUTE,
                        .name = "route",
                        .route = {.logits = scores,
                                  .unit_n = s->expert_n,
-                                 .used_n = used,
+                                 .used_n = router->used_n,
                                  .softmax_after = router->softmax_after,
                                  .normalise = router->normalise,
                                  .scale = router->scale,
-                                 .id = id,
-                                 .weight = weight}});
-    record(w, (device_op){.tally = {.x = id, .weight = weight}});
-    bank b = bank_of(w, s->ff_n, used, ARCH_EXPERT_GATE);
-    b.id = id;
+                                 .id = chosen_id(w),
+                                 .weight = chosen_weight(w)}});
+    record(w, (device_op){.tally = {.x = chosen_id(w), .weight = chosen_weight(w)}});
+}
+
+/* y <- y + sum over the chosen experts e of weight_e out_e, or anew */
+static void add_experts(writer *w, device_rows out, device_rows y, bool anew) {
+    add(w, (device_op){.kind = DEVICE_OP_COMBINE,
+                       .name = "experts sum",
+                       .combine = {.x = out,
+                                   .weight = chosen_weight(w),
+                                   .y = y,
+                                   .used_n = w->at->model->router.used_n,
+                                   .n = shape_of(w)->embd_n,
+                                   .anew = anew}});
+}
+
+/* x <- x + sum over the chosen experts e of weight_e ffn_e(n); a guest's part is that of its experts. */
+static void expert_ffn(writer *w) {
+    const hotset_shape *s = shape_of(w);
+    const uint32_t used = w->at->model->router.used_n;
+    const bool home = here(w)->home;
+    device_rows out = rows_at(w, w->at->layout.expert_out, (uint64_t)used * s->embd_n);
+    if (!here(w)->units) return;
+    bank b = bank_of(w, s->ff_n, used, has(w, ARCH_EXPERT_GATE));
+    b.id = chosen_id(w);
     b.part[GATE].w = matrix(w, ARCH_EXPERT_GATE);
     b.part[UP].w = matrix(w, ARCH_EXPERT_UP);
     b.part[DOWN] = (device_linear_part){.w = matrix(w, ARCH_EXPERT_DOWN), .y = out};
     set_skipping(w, &b);
     apply(w, &b);
-    add(w,
-        (device_op){.kind = DEVICE_OP_COMBINE,
-                    .name = "experts sum",
-                    .combine = {.x = out, .weight = weight, .y = hidden(w), .used_n = used, .n = s->embd_n}});
+    add_experts(w, out, home ? hidden(w) : partial(w, w->at->placed->device_i), !home);
+}
+
+/* ---- Streamed weights ---- */
+
+/* Whether the host's part of the layer is computed by its home, from weights that come piece by piece. */
+static bool streams(const writer *w) { return stream_has(w->at->stream, w->layer_i, w->row_max); }
+
+/* x <- x + ffn(n) of some of the host's neurons. */
+static void streamed_neurons(writer *w, const stream_piece *piece, const stream_layout *l) {
+    bank b = bank_of(w, piece->n, 1, l->matrix[STREAM_GATE].in_n > 0);
+    for (uint32_t i = GATE; i < DOWN; i++)
+        b.part[i] = (device_linear_part){.w = l->matrix[i], .bias = l->bias[i], .y = b.part[i].y};
+    b.part[DOWN] = (device_linear_part){.w = l->matrix[STREAM_DOWN], .y = hidden(w), .accumulate = true};
+    if (l->matrix[STREAM_PREDICTOR].in_n) {
+        b.score = rows_at(w, w->at->layout.score, piece->n);
+        linear(w, "predictor out", rows_at(w, w->at->layout.inner, layer_of(w)->rank_n),
+               (device_linear_part){.w = l->matrix[STREAM_PREDICTOR], .y = b.score});
+    }
+    set_skipping(w, &b);
+    apply(w, &b);
+}
+
+/* x <- x + sum over those chosen experts that came in this round. */
+static void streamed_experts(writer *w, const stream_layout *l) {
+    const hotset_shape *s = shape_of(w);
+    const uint32_t used = w->at->model->router.used_n;
+    bank b = bank_of(w, s->ff_n, used, l->matrix[STREAM_GATE].in_n > 0);
+    b.id = chosen_id(w);
+    b.part[GATE].w = l->matrix[STREAM_GATE];
+    b.part[UP].w = l->matrix[STREAM_UP];
+    b.part[DOWN] = (device_linear_part){
+        .w = l->matrix[STREAM_DOWN], .y = rows_at(w, w->at->layout.expert_out, (uint64_t)used * s->embd_n)};
+    set_skipping(w, &b);
+    apply(w, &b);
+    add_experts(w, b.part[DOWN].y, hidden(w), false);
+}
+
+static void streamed_ffn(writer *w) {
+    const streaming *s = w->at->stream;
+    for (uint32_t i = s->layer_at[w->layer_i]; i < s->layer_at[w->layer_i + 1]; i++) {
+        const stream_piece *piece = &s->piece[i];
+        const stream_layout l =
+            stream_layout_of(s, piece, device_ref_at(w->at->ring, piece->slot_i * s->slot_bytes));
+        const uint64_t line = (uint64_t)i * FOOTPRINT_ALIGN;
+        wait_for(w, "wait for weights", device_ref_at(w->at->exchange, w->at->handed.arrived + line));
+        if (layer_of(w)->experts)
+            streamed_experts(w, &l);
+        else
+            streamed_neurons(w, piece, &l);
+        signal_to(w, "weights used", device_ref_at(w->at->exchange, w->at->handed.consumed + line));
+    }
+}
+
+/* ---- Between devices ---- */
+
+/* A guest of the layer that takes part in the step. */
+static bool takes_part(const writer *w, uint32_t guest) { return guest > 0 || !streams(w); }
+
+/* To the guests of a layer: x, and the choice of experts, which a stream of experts asks for too. */
+static void publish(writer *w) {
+    const uint32_t used = w->at->model->router.used_n;
+    uint32_t guest_n = 0;
+    for (uint32_t i = 0; i < here(w)->guest_n; i++) guest_n += takes_part(w, here(w)->guest[i]);
+    if (!guest_n && !(layer_of(w)->experts && streams(w))) return;
+    if (guest_n) copy(w, "publish", hidden(w), residual(w), shape_of(w)->embd_n, false);
+    if (layer_of(w)->experts) {
+        copy(w, "publish choice", chosen_id(w), handed(w, w->at->handed.expert_id, used), used, false);
+        copy(w, "publish weights", chosen_weight(w), handed(w, w->at->handed.expert_weight, used), used,
+             false);
+    }
+    signal_to(w, "published", counter(w, w->layer_i, w->at->placed->device_i, false));
+}
+
+/* x <- x + what the guests' units give */
+static void collect(writer *w) {
+    for (uint32_t i = 0; i < here(w)->guest_n; i++) {
+        const uint32_t guest = here(w)->guest[i];
+        if (!takes_part(w, guest)) continue;
+        wait_for(w, "wait for sums", counter(w, w->layer_i, guest, false));
+        copy(w, "add sums", partial(w, guest), hidden(w), shape_of(w)->embd_n, true);
+    }
+}
+
+static void hand_on(writer *w, uint32_t layer_i) {
+    copy(w, "hand on", hidden(w), hand(w), shape_of(w)->embd_n, false);
+    signal_to(w, "handed on", counter(w, layer_i, w->at->placed->device_i, true));
+}
+
+static void receive(writer *w, uint32_t layer_i, uint32_t from) {
+    wait_for(w, "wait for the layer before", counter(w, layer_i, from, true));
+    copy(w, "receive", hand(w), hidden(w), shape_of(w)->embd_n, false);
 }
 
 /* ---- Layers ---- */
@@ -361,17 +518,22 @@ static void expert_ffn(writer *w) {
 static void sequential_layer(writer *w) {
     norm(w, "attn norm", hidden(w), normed(w), ARCH_ATTN_NORM, ARCH_ATTN_NORM_BIAS);
     attention(w, normed(w));
+    if (!layer_of(w)->experts) publish(w);
     norm(w, "ffn norm", hidden(w), normed(w), ARCH_FFN_NORM, ARCH_FFN_NORM_BIAS);
-    if (layer_of(w)->experts)
+    if (layer_of(w)->experts) {
+        choose_experts(w);
+        publish(w);
         expert_ffn(w);
-    else
+    } else {
         dense_ffn(w, predict(w));
+    }
 }
 
 /* x <- x + attention(n2) + ffn(n) with n = norm(x), n2 = norm_2(x), or n where there is no second norm
  * (Falcon). The predictor sees x too: it comes before what is added. */
 static void parallel_layer(writer *w) {
     device_rows input = normed(w);
+    publish(w);
     norm(w, "norm", hidden(w), input, ARCH_ATTN_NORM, ARCH_ATTN_NORM_BIAS);
     if (has(w, ARCH_ATTN_NORM_2)) {
         input = rows_at(w, w->at->layout.normed_2, shape_of(w)->embd_n);
@@ -382,43 +544,77 @@ static void parallel_layer(writer *w) {
     dense_ffn(w, score);
 }
 
+static void home_layer(writer *w, bool parallel) {
+    if (here(w)->receives) receive(w, w->layer_i, here(w)->from);
+    if (parallel)
+        parallel_layer(w);
+    else
+        sequential_layer(w);
+    if (streams(w)) streamed_ffn(w);
+    collect(w);
+    if (here(w)->hands_on) hand_on(w, w->layer_i + 1);
+}
+
+/* The part of ffn(norm(x)) that the device's units give, x being the home's. */
+static void guest_layer(writer *w, bool parallel) {
+    const uint32_t used = w->at->model->router.used_n;
+    wait_for(w, "wait for the home", counter(w, w->layer_i, here(w)->home_i, false));
+    copy(w, "fetch", residual(w), hidden(w), shape_of(w)->embd_n, false);
+    if (layer_of(w)->experts) {
+        copy(w, "fetch choice", handed(w, w->at->handed.expert_id, used), chosen_id(w), used, false);
+        copy(w, "fetch weights", handed(w, w->at->handed.expert_weight, used), chosen_weight(w), used, false);
+    }
+    norm(w, "ffn norm", hidden(w), normed(w), parallel ? ARCH_ATTN_NORM : ARCH_FFN_NORM,
+         parallel ? ARCH_ATTN_NORM_BIAS : ARCH_FFN_NORM_BIAS);
+    if (layer_of(w)->experts)
+        expert_ffn(w);
+    else
+        dense_ffn(w, predict(w));
+    signal_to(w, "sums made", counter(w, w->layer_i, w->at->placed->device_i, false));
+}
+
 /* ---- The whole ---- */
 
 static void signal_done(writer *w) {
-    add(w, (device_op){.kind = DEVICE_OP_SIGNAL, .name = "done", .counter = {.counter = w->at->done}});
+    signal_to(w, "done", device_ref_at(w->at->exchange, w->at->handed.done));
 }
 
 void forward_body(forward_list *list, const forward_place *place, uint32_t row_max) {
     writer w = {.list = list, .at = place, .row_max = row_max};
     const model_rotary *rotary = &place->model->rotary;
-    add(&w, (device_op){.kind = DEVICE_OP_EMBED,
-                        .name = "embed",
-                        .embed = {.table = matrix(&w, ARCH_EMBED), .y = hidden(&w), .scale = 1}});
-    add(&w, (device_op){.kind = DEVICE_OP_ROTARY,
-                        .name = "rotary",
-                        .rotary = {.inverse_frequency = place->weights->rotary,
-                                   .pair_n = rotary->pair_n,
-                                   .magnitude = rotary->magnitude,
-                                   .y = rows_at(&w, place->layout.rotary, 2 * rotary->pair_n)}});
-    for (w.layer_i = 0; w.layer_i < place->model->shape.layer_n; w.layer_i++) {
-        if (place->model->arch->rules & ARCH_PARALLEL)
-            parallel_layer(&w);
-        else
-            sequential_layer(&w);
+    const bool parallel = place->model->arch->rules & ARCH_PARALLEL;
+    if (place->placed->embeds)
+        add(&w, (device_op){.kind = DEVICE_OP_EMBED,
+                            .name = "embed",
+                            .embed = {.table = matrix(&w, ARCH_EMBED), .y = hidden(&w), .scale = 1}});
+    if (place->placed->embeds && !here(&w)->home) hand_on(&w, 0);
+    if (place->placed->rotates)
+        add(&w, (device_op){.kind = DEVICE_OP_ROTARY,
+                            .name = "rotary",
+                            .rotary = {.inverse_frequency = place->weights->rotary,
+                                       .pair_n = rotary->pair_n,
+                                       .magnitude = rotary->magnitude,
+                                       .y = rows_at(&w, place->layout.rotary, 2 * rotary->pair_n)}});
+    for (w.layer_i = 0; w.layer_i < place->placed->layer_n; w.layer_i++) {
+        if (here(&w)->home) home_layer(&w, parallel);
+        if (here(&w)->visits && takes_part(&w, place->placed->device_i)) guest_layer(&w, parallel);
     }
-    signal_done(&w);
+    if (place->placed->receives) receive(&w, place->placed->layer_n, place->placed->from);
+    if (place->placed->head) signal_done(&w);
 }
 
 void forward_head(forward_list *list, const forward_place *place, uint32_t output_max) {
     writer w = {.list = list, .at = place, .row_max = output_max, .outputs = true};
     const hotset_shape *s = &place->model->shape;
     device_rows last = rows_at(&w, place->layout.output_hidden, s->embd_n);
+    device_rows logits = place->placed->embeds ? rows_at(&w, place->layout.logits, s->vocab_n)
+                                               : handed(&w, place->handed.logits, s->vocab_n);
+    if (!place->placed->head) return;
     add(&w, (device_op){.kind = DEVICE_OP_GATHER,
                         .name = "outputs",
                         .gather = {.x = hidden(&w), .y = last, .n = s->embd_n}});
     norm(&w, "output norm", last, last, ARCH_OUTPUT_NORM, ARCH_OUTPUT_NORM_BIAS);
-    linear(&w, "head", last,
-           product(&w, ARCH_OUTPUT, ARCH_OUTPUT_BIAS, rows_at(&w, place->layout.logits, s->vocab_n), false));
+    linear(&w, "head", last, product(&w, ARCH_OUTPUT, ARCH_OUTPUT_BIAS, logits, false));
     signal_done(&w);
 }
 
@@ -442,6 +638,7 @@ footprint_widths forward_widths(const hotset_model *m, hotset_sparsity sparsity)
         .choice_n =
             sparsity == HOTSET_SPARSITY_OFF ? 0 : (s->expert_n ? s->expert_used_n : 1) * (s->ff_n + 1),
         .rank_n = rank_n,
+        .head_n = s->head_n,
         .parallel = m->arch->rules & ARCH_PARALLEL,
     };
 }

@@ -31,14 +31,14 @@ static problem_matrix one_of(const model_tensor *t) {
     return (problem_matrix){t->type, t->row_bytes, model_unit_bytes(t), (double)t->in_n * t->out_n};
 }
 
-static bool belongs_to_ffn(uint32_t role) { return role >= ARCH_FFN_NORM; }
-
 /* Vectors and tables of units of a layer, as weights.c allocates them. */
-static void add_vectors(problem_layer *to, const model_layer *layer, hotset_sparsity sparsity) {
+static void add_vectors(problem_layer *to, const hotset_model *m, const model_layer *layer,
+                        hotset_sparsity sparsity) {
     for (uint32_t role = ARCH_LAYER_ROLES; role < ARCH_ROLE_COUNT; role++) {
         const model_tensor *t = &layer->tensor[role];
         if (!weights_is_loaded(t, role, sparsity)) continue;
-        *(belongs_to_ffn(role) ? &to->ffn_vector_bytes : &to->mixer_vector_bytes) += weights_vector_bytes(t);
+        *(weights_is_ffn(m, role) ? &to->ffn_vector_bytes : &to->mixer_vector_bytes) +=
+            weights_vector_bytes(t);
     }
 }
 
@@ -55,7 +55,7 @@ static void make_mixer(problem_layer *to, const placing *what, uint32_t layer_i)
                       o->session_n;
     to->state_row_bytes = (double)layer->head_kv_n * (s->key_n + s->value_n) * item;
     to->attend_op_n = 2.0 * layer->head_n * (s->key_n + s->value_n);
-    add_vectors(to, layer, o->sparsity);
+    add_vectors(to, what->model, layer, o->sparsity);
 }
 
 /* ---- FFN ---- */
@@ -125,8 +125,11 @@ static void make_dense_ffn(problem_layer *to, const placing *what, uint32_t laye
               : what->options->sparsity == HOTSET_SPARSITY_EXACT ? PROBLEM_EXACT
                                                                  : PROBLEM_PREDICTED;
     f->neuron_n = neurons_of_unit(layer->ff_n, wanted, block_n);
-    /* units that share scales must not cut their groups unevenly */
-    if (skips && form.group_n > 1 && f->neuron_n % form.group_n && form.group_n % f->neuron_n)
+    if (what->units && what->units->layer[layer_i].neuron_n)
+        f->neuron_n = what->units->layer[layer_i].neuron_n;
+    /* neurons that share scales stay together: on several devices all of them, on one at least evenly */
+    if (down->order != NEURONS_BY_ROW && skips && form.group_n > 1 && f->neuron_n % form.group_n &&
+        (what->device_n > 1 || form.group_n % f->neuron_n))
         f->neuron_n = form.group_n;
     f->unit_n = layer->ff_n / f->neuron_n;
     f->hot_first = is_sorted(what, layer_i);
@@ -192,12 +195,22 @@ static uint64_t host_table_bytes(const placing *what, const problem *p) {
     return what->facts->table_bytes - layers;
 }
 
+/* Vectors of the whole model, and what is lost by alignment behind them. */
+static uint64_t gpu_table_bytes(const placing *what, const problem *p, uint32_t d) {
+    uint64_t bytes = p->rotary_bytes;
+    for (uint32_t role = 0; role < ARCH_LAYER_ROLES; role++)
+        if (what->model->tensor[role].present && what->model->tensor[role].values && role != ARCH_ROPE_FREQS)
+            bytes += weights_vector_bytes(&what->model->tensor[role]);
+    return round_up(bytes, what->machine->device[what->device[d]].alignment_bytes) - p->rotary_bytes;
+}
+
 static void set_devices(problem *p, const placing *what) {
     p->device_n = what->device_n;
     for (uint32_t d = 0; d < p->device_n; d++) {
         problem_device *to = &p->device[d];
         to->machine_i = what->device[d];
-        to->scratch_bytes = what->facts->scratch_bytes;
+        to->scratch_bytes = d ? what->facts->gpu_scratch_bytes : what->facts->scratch_bytes;
+        if (d) to->table_bytes = gpu_table_bytes(what, p, d);
         to->limit_bytes = d ? what->machine->device[what->device[d]].free_bytes : what->facts->host_bytes;
         if (d && what->options->gpu_bytes_max)
             to->limit_bytes = min_u64(to->limit_bytes, what->options->gpu_bytes_max);

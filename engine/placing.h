@@ -15,6 +15,7 @@ typedef struct placing {
     const activation_profile *profile;   /* serves the model; NULL: assumed as the options say */
     const hotset_plan_options *options;  /* resolved; sparsity is OFF, EXACT or PREDICT */
     const planner_facts *facts;          /* for these options */
+    const plan_data *units;              /* units have its sizes; NULL: as fine as pays */
     bool mapped;                         /* the host's weights */
     bool file_tier;                      /* units may stay in the file */
     uint32_t device_n;                   /* of the machine's, in the order of the problem: */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/by_hand.h"
 #include "engine/executor.h"
 #include "engine/machine.h"
 #include "engine/placing.h"
@@ -22,8 +23,9 @@ static uint64_t session_bytes(const hotset_shape *s, uint32_t context_n) {
 
 /* The ledger's numbers for resolved options. */
 static hotset_status gather(const hotset_model *m, const device *d, const hotset_plan_options *o,
-                            bool skip_by_cost, planner_facts *facts, hotset_error *err) {
+                            bool skip_by_cost, uint32_t device_n, planner_facts *facts, hotset_error *err) {
     weights w = {0};
+    placed_device all;
     state kv = {0};
     tally record = {0};
     forward_place place = {.model = m,
@@ -32,27 +34,38 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
                            .tally = o->record ? &record : NULL,
                            .sparsity = o->sparsity,
                            .skip_by_cost = skip_by_cost};
-    uint64_t workspace_bytes = 0, list_bytes = 0;
-    hotset_status status = weights_describe(&w, m, o->sparsity, err);
+    uint64_t list_bytes = 0;
+    HOTSET_TRY(placed_make(&all, m, NULL, 0, err));
+    place.placed = &all;
+    hotset_status status = weights_describe(&w, m, o->sparsity, &all, err);
     if (!status)
-        status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, err);
+        status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, &all,
+                              FOOTPRINT_ALIGN, err);
     if (!status && o->record) status = tally_layout(&record, m, o->sparsity, o->batch_n, err);
-    if (!status) status = schedule_workspace_bytes(&place, d, o->batch_n, &workspace_bytes, err);
+    if (!status) status = schedule_workspace_bytes(&place, d, o->batch_n, &facts->workspace_bytes, err);
     if (!status) status = schedule_list_bytes(&place, o->batch_n, &list_bytes, err);
     footprint_widths widths = forward_widths(m, o->sparsity);
     facts->shape = &m->shape;
-    facts->weights_bytes = weights_copied_bytes(m, o->sparsity, NULL);
-    facts->state_bytes = kv.slot_bytes;
-    facts->scratch_bytes = footprint_scratch_layout(&widths, o->batch_n, workspace_bytes).bytes;
-    facts->table_bytes = weights_table_bytes(m, o->sparsity) + engine_table_slab_bytes(o->batch_n) +
-                         list_bytes + record.bytes + o->session_n * session_bytes(&m->shape, o->context_n);
+    facts->weights_bytes = weights_copied_bytes(m, o->sparsity, &all, FOOTPRINT_ALIGN);
+    facts->state_bytes = kv.bytes / o->session_n;
+    facts->scratch_bytes = footprint_scratch_layout(&widths, o->batch_n, facts->workspace_bytes).bytes;
+    const uint64_t ring_bytes = FOOTPRINT_STREAM_SLOTS * stream_slot_bytes(m, o->sparsity);
+    const uint32_t piece_n = device_n > 1 ? stream_piece_max(m, o->sparsity) : 0;
+    facts->gpu_scratch_bytes =
+        footprint_gpu_scratch_layout(&widths, o->batch_n, o->context_n).bytes + ring_bytes;
+    facts->table_bytes =
+        weights_table_bytes(m, o->sparsity, &all, FOOTPRINT_ALIGN) + engine_exchange_at(o->batch_n) +
+        footprint_exchange_layout(&widths, o->batch_n, m->shape.layer_n, device_n, piece_n).bytes +
+        (device_n > 1 ? ring_bytes : 0) + list_bytes + record.bytes +
+        o->session_n * session_bytes(&m->shape, o->context_n);
+    placed_free(&all);
     tally_free(&record);
     state_free(&kv);
     weights_free(&w);
     return status;
 }
 
-static bool skips_by_cost(hotset_sparsity asked) {
+bool planning_skips_by_cost(hotset_sparsity asked) {
     return asked == HOTSET_SPARSITY_EXACT || asked == HOTSET_SPARSITY_PREDICT;
 }
 
@@ -74,6 +87,7 @@ static hotset_status name_model(plan_data *data, const hotset_model *m, const ho
     data->context_n = o->context_n;
     data->session_n = o->session_n;
     data->sparsity = sparsity_of(o->sparsity);
+    HOTSET_TRY(model_order_fingerprint(m, &data->order, err));
     return model_fingerprints(m, &data->shape, &data->weights, err);
 }
 
@@ -121,6 +135,41 @@ typedef struct planner_work {
     uint32_t device_n, device[PROBLEM_DEVICE_MAX];
 } planner_work;
 
+/* The splits of a plan: how many units each device has; which they are is the plan's to say. */
+static hotset_status given_splits(cost_split *split, const problem *p, const plan_data *given,
+                                  hotset_error *err) {
+    for (uint32_t l = 0; l < given->layer_n; l++) {
+        const plan_layer *from = &given->layer[l];
+        if (from->unit_n != (p->layer[l].ffn.kind == PROBLEM_NONE ? 0 : p->layer[l].ffn.unit_n))
+            return hotset_fail(err, HOTSET_E_ARGUMENT,
+                               "layers[%" PRIu32 "].neuron_n: %" PRIu32
+                               " neurons of this model's weights share scales, and are not to be parted",
+                               l, from->neuron_n);
+        split[l] = (cost_split){.home = (uint8_t)from->home, .file_n = plan_layer_units(from, PLAN_IN_FILE)};
+        for (uint32_t d = 0; d < given->device_n; d++) {
+            split[l].order[given->device_n - 1 - d] = (uint8_t)d;
+            split[l].n[d] = plan_layer_units(from, d);
+        }
+        split[l].n[0] += split[l].file_n;
+    }
+    return HOTSET_OK;
+}
+
+static hotset_status place_given(outcome *out, const planning *what, hotset_error *err) {
+    by_hand how = {.head = what->given ? what->given->head : 0};
+    HOTSET_TRY(base_calloc(&how.split, out->problem->layer_n, sizeof *how.split, "a placement", err));
+    hotset_status status = what->given ? given_splits(how.split, out->problem, what->given, err)
+                                       : by_hand_read(&how, out->problem, what->place, err);
+    if (!status) status = place_given_make(&out->placed, out->problem, how.split, how.head, err);
+    if (!status && !what->given) {
+        out->placed->stream_row_n = how.stream_row_n;
+        for (uint32_t l = 0; l < out->problem->layer_n; l++)
+            out->placed->layer[l].streamed = how.stream_row_n && how.split[l].home && how.split[l].n[0];
+    }
+    free(how.split);
+    return status;
+}
+
 static hotset_status place_once(outcome *out, const planner_work *w, bool mapped, bool file_tier,
                                 hotset_error *err) {
     placing what = {.model = w->what->model,
@@ -128,13 +177,15 @@ static hotset_status place_once(outcome *out, const planner_work *w, bool mapped
                     .profile = w->what->profile,
                     .options = &out->options,
                     .facts = &out->facts,
+                    .units = w->what->given,
                     .mapped = mapped,
                     .file_tier = file_tier,
                     .device_n = w->device_n};
     memcpy(what.device, w->device, sizeof what.device);
     HOTSET_TRY(placing_problem(&out->problem, &what, err));
-    hotset_status status = w->what->searched ? place_make(&out->placed, out->problem, err)
-                                             : place_host_make(&out->placed, out->problem, err);
+    hotset_status status = w->what->place || w->what->given ? place_given(out, w->what, err)
+                           : w->what->searched              ? place_make(&out->placed, out->problem, err)
+                                               : place_host_make(&out->placed, out->problem, err);
     if (!status) return HOTSET_OK;
     problem_free(out->problem);
     out->problem = NULL;
@@ -177,7 +228,7 @@ static hotset_status place(outcome *out, const planner_work *w, hotset_sparsity 
     hotset_memory_mode memory;
     *out = (outcome){.options = w->options, .facts = {.host_bytes = w->host_bytes}};
     out->options.sparsity = sparsity;
-    HOTSET_TRY(gather(m, w->cpu, &out->options, w->what->prefill_skips, &out->facts, err));
+    HOTSET_TRY(gather(m, w->cpu, &out->options, w->what->prefill_skips, w->device_n, &out->facts, err));
     if (w->device_n > 1) return place_beside_gpus(out, w, err);
     if (w->options.memory != HOTSET_MEMORY_MAPPED && is_short(out, w) && experts_may_stay(out, w))
         return place_once(out, w, false, true, err);
@@ -207,7 +258,6 @@ static hotset_status place_best(outcome *out, const planner_work *w, hotset_erro
 /* Without a machine profile there is nothing to predict. */
 static void forget_seconds(plan_data *data) {
     data->token_s = data->chunk_s = data->head_s = data->submit_s = 0;
-    data->stream_row_n = 0;
     for (uint32_t l = 0; l < data->layer_n; l++) {
         plan_layer *layer = &data->layer[l];
         layer->send_s = layer->mixer_s = layer->merge_s = layer->chunk_s = 0;
@@ -229,16 +279,23 @@ static hotset_status make_data(plan_data **out, const outcome *o, const planner_
     return status;
 }
 
-static hotset_footprint footprint_of(const plan_ledger *host, uint64_t file_bytes,
-                                     const planner_facts *facts) {
-    uint64_t vectors = facts->table_bytes - host->tables; /* which the ledger counts where they are used */
-    return (hotset_footprint){.weights_mapped_bytes = host->mapped + file_bytes,
-                              .weights_copied_bytes = host->dense + host->units + host->head +
-                                                      host->embedding - host->mapped - vectors,
+/* The host's part. */
+static hotset_status footprint_of(hotset_footprint *out, const hotset_model *m, const plan_data *data,
+                                  const outcome *o, hotset_error *err) {
+    const plan_ledger *host = &data->device[0].ledger;
+    placed_device placed;
+    HOTSET_TRY(placed_make(&placed, m, data, 0, err));
+    uint64_t copied_bytes = data->memory == PLAN_COPIED
+                                ? weights_copied_bytes(m, o->options.sparsity, &placed, FOOTPRINT_ALIGN)
+                                : 0;
+    placed_free(&placed);
+    *out = (hotset_footprint){.weights_mapped_bytes = host->mapped + o->placed->file_bytes,
+                              .weights_copied_bytes = copied_bytes,
                               .state_bytes = host->state,
                               .scratch_bytes = host->scratch,
-                              .table_bytes = facts->table_bytes,
+                              .table_bytes = host->total - copied_bytes - host->state - host->scratch,
                               .total_bytes = host->total};
+    return HOTSET_OK;
 }
 
 /* The plan of an outcome, which it takes. */
@@ -246,6 +303,7 @@ static hotset_status keep(hotset_plan **out, outcome *o, const planner_work *w, 
     hotset_plan *p;
     hotset_status status = base_calloc(&p, 1, sizeof *p, "the plan", err);
     if (!status) status = make_data(&p->data, o, w, err);
+    if (!status) status = footprint_of(&p->footprint, w->what->model, p->data, o, err);
     if (!status) {
         p->options = o->options;
         p->options.memory = o->problem->host_mapped ? HOTSET_MEMORY_MAPPED : HOTSET_MEMORY_COPIED;
@@ -254,7 +312,7 @@ static hotset_status keep(hotset_plan **out, outcome *o, const planner_work *w, 
         p->options.isa = p->isa;
         p->shape = *o->facts.shape;
         p->skip_by_cost = w->what->prefill_skips;
-        p->footprint = footprint_of(&p->data->device[0].ledger, o->placed->file_bytes, &o->facts);
+        p->workspace_bytes = o->facts.workspace_bytes;
         assert(w->device_n > 1 || o->placed->file_bytes ||
                p->footprint.weights_copied_bytes + p->footprint.weights_mapped_bytes ==
                    o->facts.weights_bytes);
@@ -264,7 +322,7 @@ static hotset_status keep(hotset_plan **out, outcome *o, const planner_work *w, 
         *out = p;
     }
     outcome_free(o);
-    if (status) free(p);
+    if (status) hotset_plan_free(p);
     return status;
 }
 
@@ -315,7 +373,8 @@ hotset_status planning_make(hotset_plan **out, const planning *what, hotset_spar
     HOTSET_TRY(plan_resolve(&w.options, &what->model->shape, thread_n, here.isa_best, err));
     w.host_bytes =
         w.options.host_bytes_max ? min_u64(w.options.host_bytes_max, PLAN_BYTES_MAX) : host->free_bytes;
-    HOTSET_TRY(device_cpu_open(&w.cpu, &(device_cpu_options){w.options.thread_n, w.options.isa}, err));
+    HOTSET_TRY(device_cpu_open(
+        &w.cpu, &(device_cpu_options){.thread_n = w.options.thread_n, .isa = w.options.isa}, err));
     w.options.isa = device_cpu_isa(w.cpu);
     hotset_status status = w.options.sparsity == HOTSET_SPARSITY_AUTO
                                ? place_best(&o, &w, err)
@@ -351,7 +410,8 @@ hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *m, const ho
     HOTSET_TRY(planning_host(&host, err));
     o.devices = NULL;
     if (o.host_bytes_max) o.host_bytes_max = min_u64(o.host_bytes_max, host->device[0].free_bytes);
-    planning what = {.model = m, .machine = host, .options = &o, .prefill_skips = skips_by_cost(o.sparsity)};
+    planning what = {
+        .model = m, .machine = host, .options = &o, .prefill_skips = planning_skips_by_cost(o.sparsity)};
     hotset_status status = planning_make(out, &what, HOTSET_SPARSITY_AUTO, err);
     machine_free(host);
     return status;
@@ -369,7 +429,7 @@ hotset_status hotset_plan_make(hotset_plan **out, const hotset_model *m, const h
                      .profile = counts,
                      .options = &o,
                      .searched = true,
-                     .prefill_skips = skips_by_cost(o.sparsity)};
+                     .prefill_skips = planning_skips_by_cost(o.sparsity)};
     return planning_make(out, &what, HOTSET_SPARSITY_AUTO, err);
 }
 

@@ -12,7 +12,9 @@ typedef struct planning {
     const machine_profile *machine;
     const activation_profile *profile; /* NULL: none */
     const hotset_plan_options *options;
-    bool searched;      /* else everything goes on the host, whatever the machine */
+    const char *place;      /* by hand (by_hand.h); NULL: not */
+    const plan_data *given; /* as this has it; NULL: not */
+    bool searched; /* else, and without the two above, everything goes on the host, whatever the machine */
     bool prefill_skips; /* see plan_data: what asking for a sparsity by name brings */
 } planning;
 
@@ -26,6 +28,8 @@ HOTSET_CHECKED hotset_status planning_devices(const machine_profile *m, const ch
                                               hotset_error *err);
 /* This machine's memory and cores, without any rates. Errors: E_MEMORY. */
 HOTSET_CHECKED hotset_status planning_host(machine_profile **out, hotset_error *err);
+/* Whether steps of many rows may skip too: where a sparsity is asked for by name. */
+bool planning_skips_by_cost(hotset_sparsity asked);
 /* What a plan's data says as options, without limits. */
 hotset_plan_options planning_options(const plan_data *data);
 /* The counts of a profile that serves the model, borrowed from it (profile.c). Errors: as

@@ -7,10 +7,11 @@
 enum { SCHEDULE_BUCKET_MAX = 16 };
 
 /* Lists for steps of up to row_max rows. A step is one run of body, then one of head per FOOTPRINT_OUTPUT_MAX
- * outputs. Each list ends by signalling the place's `done` counter. */
+ * outputs. */
 typedef struct schedule_bucket {
     uint32_t row_max;
-    device_list *body, *head;
+    device_list *body, *head;                      /* NULL: the device has no part in it */
+    uint64_t body_handed_bytes, head_handed_bytes; /* per row: to and from memory that devices share */
 } schedule_bucket;
 
 typedef struct schedule {

@@ -1,12 +1,13 @@
-/* weights.h - a model's tensors where the plan puts them: views of the mapped file, or copies in a slab. */
+/* weights.h - a model's tensors on one device: views of the mapped file, or copies in a slab. */
 #ifndef HOTSET_WEIGHTS_H
 #define HOTSET_WEIGHTS_H
 
 #include "devices/device.h"
 #include "engine/model.h"
-#include "profiles/plan.h"
+#include "engine/placed.h"
 
-/* A tensor on the device: a matrix, or a vector of floats (then w.data and w.in_n only). */
+/* A tensor on the device: a matrix, or a vector of floats (then w.data and w.in_n only). Of a dense FFN that
+ * is split these are the device's neurons only, side by side. */
 typedef struct weights_tensor {
     bool present;
     device_matrix w;
@@ -14,12 +15,13 @@ typedef struct weights_tensor {
 
 typedef struct weights {
     device *device;
+    uint64_t alignment;          /* of what lies in its memory */
+    const placed_device *placed; /* borrowed */
     device_buffer *copies; /* all matrices in copied mode but for units that stay in the file; else NULL */
-    device_buffer *span;   /* over copies and parts, in copied mode */
+    device_buffer *span;   /* over copies and parts, in copied mode, where units stay in the file */
     device_buffer **part;  /* [part_n] the file's mappings */
     uint32_t part_n;
     device_buffer *tables; /* vectors, rotary frequencies, tables unit -> offset */
-    uint64_t tables_used;
     weights_tensor global[ARCH_LAYER_ROLES];
     weights_tensor *layer;    /* [layer_n][ARCH_ROLE_COUNT] */
     device_ref rotary;        /* [pair_n] doubles */
@@ -27,20 +29,24 @@ typedef struct weights {
     uint64_t reordered_bytes; /* of them */
 } weights;
 
-/* Bytes that the matrices take in copied mode, and that vectors and tables take in either. Pure. `places`,
- * here and in weights_load: experts that a plan leaves in the file are not copied; NULL: all are. */
-uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity, const plan_data *places);
-uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity);
+/* Bytes that the matrices take in copied mode, and that vectors and tables take in either. Pure. `alignment`:
+ * of the device's memory. */
+uint64_t weights_copied_bytes(const hotset_model *m, hotset_sparsity sparsity, const placed_device *placed,
+                              uint64_t alignment);
+uint64_t weights_table_bytes(const hotset_model *m, hotset_sparsity sparsity, const placed_device *placed,
+                             uint64_t alignment);
 /* Whether a layer's tensor is loaded under this role, and what it adds to the tables: all of a vector, the
- * table of a matrix's units. */
+ * table of a matrix's units. Parts of a vector take as much as all of it. */
 bool weights_is_loaded(const model_tensor *t, uint32_t role, hotset_sparsity sparsity);
 uint64_t weights_vector_bytes(const model_tensor *t);
+/* Whether the tensor is the FFN's: held by every device that has units of the layer. */
+bool weights_is_ffn(const hotset_model *m, uint32_t role);
 
 /* Fills in types and widths only, for what is computed before anything is loaded. Free as after loading.
  * `sparsity`, here and in weights_load: unless it is OFF, down matrices that can be are stored by neuron
  * where the file has them otherwise; predictors are loaded where it is PREDICT. */
 HOTSET_CHECKED hotset_status weights_describe(weights *w, const hotset_model *m, hotset_sparsity sparsity,
-                                              hotset_error *err);
+                                              const placed_device *placed, hotset_error *err);
 
 /* Asked between tensors; may be NULL. */
 typedef struct weights_progress {
@@ -48,10 +54,11 @@ typedef struct weights_progress {
     void *cookie;
 } weights_progress;
 
-/* Skipping only with copied, or where the shape says by_neuron. Errors: E_MEMORY, E_CANCELLED. On failure
- * free is still to be called. */
+/* Skipping, and a dense FFN of which the device has a part, only with copied (skipping also where the shape
+ * says by_neuron). Errors: E_UNSUPPORTED (a part of a dense FFN that cannot be taken out), E_MEMORY,
+ * E_CANCELLED, E_DEVICE. On failure free is still to be called. */
 HOTSET_CHECKED hotset_status weights_load(weights *w, device *d, device_queue *copy, const hotset_model *m,
-                                          bool copied, hotset_sparsity sparsity, const plan_data *places,
+                                          bool copied, hotset_sparsity sparsity, const placed_device *placed,
                                           const weights_progress *progress, hotset_error *err);
 void weights_free(weights *w);
 

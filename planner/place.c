@@ -141,10 +141,12 @@ static void settle_ledgers(placement *p, const search *s, const draft *d, const 
     }
 }
 
+enum { STREAM_ROWS_MIN = 4 /* fewer are decoding, where neurons are skipped */ };
+
 /* The least power of two of rows at which copying pays for the time of most layers that have units on both.
  */
 static uint32_t stream_rows(const cost_model *c, const draft *d) {
-    for (uint32_t rows = 1; rows <= c->p->row_n; rows *= 2) {
+    for (uint32_t rows = STREAM_ROWS_MIN; rows <= c->p->row_n; rows *= 2) {
         uint32_t yes = 0, could = 0;
         for (uint32_t l = 0; l < c->p->layer_n; l++) {
             could += d->split[l].home != 0 && d->split[l].n[0] > 0;
@@ -330,6 +332,46 @@ hotset_status place_host_make(placement **out, const problem *p, hotset_error *e
     if (!status) {
         draft_host(&d, &s);
         status = publish(out, &s, &d, device, err);
+    }
+    free(d.split);
+    cost_free(c);
+    return status;
+}
+
+/* Every device has room for what it is given. */
+static hotset_status check_limits(const placement *placed, const problem *p, hotset_error *err) {
+    for (uint32_t d = 0; d < p->device_n; d++) {
+        const uint64_t needed = placed->ledger[d].total, there = p->device[d].limit_bytes;
+        if (needed > there)
+            return hotset_fail(err, HOTSET_E_NOFIT,
+                               "plan: %s: %llu bytes (%.1f MiB) are needed, there are %llu (%.1f MiB)",
+                               p->machine->device[p->device[d].machine_i].name, (unsigned long long)needed,
+                               (double)needed / MIB, (unsigned long long)there, (double)there / MIB);
+    }
+    return HOTSET_OK;
+}
+
+hotset_status place_given_make(placement **out, const problem *p, const cost_split *split, uint32_t head,
+                               hotset_error *err) {
+    uint32_t device[PROBLEM_DEVICE_MAX];
+    cost_model *c;
+    *out = NULL;
+    HOTSET_TRY(problem_check(p, err));
+    HOTSET_TRY(cost_make(&c, p, err));
+    for (uint32_t d = 0; d < PROBLEM_DEVICE_MAX; d++) device[d] = d;
+    search s = search_of(c);
+    draft d;
+    hotset_status status = draft_make(&d, &s, err);
+    if (!status) {
+        memcpy(d.split, split, p->layer_n * sizeof *split);
+        d.head = head;
+        d.objective = INFINITY;
+        status = publish(out, &s, &d, device, err);
+    }
+    if (!status) status = check_limits(*out, p, err);
+    if (status) {
+        placement_free(*out);
+        *out = NULL;
     }
     free(d.split);
     cost_free(c);

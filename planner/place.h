@@ -56,6 +56,10 @@ HOTSET_CHECKED hotset_status place_make(placement **out, const problem *p, hotse
 /* Everything on the host, without a search: needs no rates. Seconds are what the rates give, INFINITY
  * without. Errors: E_ARGUMENT, E_MEMORY. */
 HOTSET_CHECKED hotset_status place_host_make(placement **out, const problem *p, hotset_error *err);
+/* As it is said, without a search or rates. Errors: E_ARGUMENT, E_NOFIT (the device, bytes needed and there),
+ * E_MEMORY. */
+HOTSET_CHECKED hotset_status place_given_make(placement **out, const problem *p, const cost_split *split,
+                                              uint32_t head, hotset_error *err);
 void placement_free(placement *p);
 
 /* What others do, by the same cost model. Where a rule has a parameter, the best value of it that fits. */

@@ -13,6 +13,7 @@ struct hotset_plan {
     char isa[16];
     hotset_shape shape; /* of the model that it was made for */
     hotset_footprint footprint;
+    uint64_t workspace_bytes; /* of the host's scratch */
     bool skip_by_cost;   /* steps of many rows skip too, where a measured crossover says that it pays: only
                             where skipping was asked for by name. What is measured differs from run to run, and
                             with it the last bits of a result */
@@ -24,9 +25,10 @@ struct hotset_plan {
 /* What the planner has to know of a model that is all on the host. */
 typedef struct planner_facts {
     const hotset_shape *shape;
-    uint64_t weights_bytes; /* of all matrices, each rounded up to FOOTPRINT_ALIGN */
-    uint64_t state_bytes;   /* of one session */
-    uint64_t scratch_bytes;
+    uint64_t weights_bytes;                  /* of all matrices, each rounded up to FOOTPRINT_ALIGN */
+    uint64_t state_bytes;                    /* of one session */
+    uint64_t scratch_bytes, workspace_bytes; /* of which the host's own workspace */
+    uint64_t gpu_scratch_bytes;
     uint64_t table_bytes;
     uint64_t host_bytes; /* host memory that may be taken */
 } planner_facts;

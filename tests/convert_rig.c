@@ -278,7 +278,7 @@ float *convert_logits(const char *path, uint32_t rows, hotset_sparsity sparsity,
                   &(rig_options){.batch_n = rows,
                                  .memory = convert_mapped ? HOTSET_MEMORY_MAPPED : HOTSET_MEMORY_COPIED,
                                  .sparsity = sparsity});
-    device_cpu_set_skipping(r.engine->device, DEVICE_CPU_SKIP_ALWAYS);
+    device_cpu_set_skipping(r.engine->device[0].device, DEVICE_CPU_SKIP_ALWAYS);
     tiny_tokens(9, (uint32_t)r.vocab_n, tokens, TOKEN_N);
     float *logits = rig_append(&r, r.session, tokens, TOKEN_N);
     *n = TOKEN_N * r.vocab_n;

@@ -82,7 +82,7 @@ static float *logits_of(const subject *s, const way *w) {
                      .sparsity = w->sparsity};
     rig_open_file(&r, s->path, &o);
     cr_assert_eq(hotset_plan_resolved(r.plan).sparsity, w->sparsity);
-    device_cpu_set_skipping(r.engine->device, w->skipping);
+    device_cpu_set_skipping(r.engine->device[0].device, w->skipping);
     float *logits = rig_append(&r, r.session, s->tokens, s->n);
     rig_close(&r);
     return logits;
@@ -251,7 +251,7 @@ Test(powerinfer, experts_with_drelu_by_row) {
                     model.down = (neurons_order)order;
                     if (model.down == NEURONS_BY_NEURON) continue; /* above */
                     rig_open_tiny(&r, &model, &(rig_options){.batch_n = rows, .sparsity = modes[mode]});
-                    device_cpu_set_skipping(r.engine->device, DEVICE_CPU_SKIP_ALWAYS);
+                    device_cpu_set_skipping(r.engine->device[0].device, DEVICE_CPU_SKIP_ALWAYS);
                     tiny_tokens(5, (uint32_t)r.vocab_n, tokens, 9);
                     double *truth = rig_truth(&r, tokens, 9, true);
                     float *logits = rig_append(&r, r.session, tokens, 9);

@@ -30,7 +30,7 @@ static float *logits_of(const char *path, const way *w, size_t n, size_t *vocab_
     rig_options o = {.isa = w->isa, .batch_n = w->rows, .thread_n = w->thread_n, .sparsity = w->sparsity};
     rig_open_file(&r, path, &o);
     cr_assert_eq(hotset_plan_resolved(r.plan).sparsity, w->sparsity);
-    device_cpu_set_skipping(r.engine->device, w->skipping);
+    device_cpu_set_skipping(r.engine->device[0].device, w->skipping);
     tiny_tokens(5, (uint32_t)r.vocab_n, tokens, n);
     float *logits = rig_append(&r, r.session, tokens, n);
     *vocab_n = r.vocab_n;
@@ -247,11 +247,11 @@ Test(skip, copies_are_counted_exactly) {
                       &(rig_options){.memory = HOTSET_MEMORY_COPIED,
                                      .sparsity = exact ? HOTSET_SPARSITY_EXACT : HOTSET_SPARSITY_OFF});
         copied[exact] = hotset_plan_footprint(r.plan).weights_copied_bytes;
-        cr_expect_eq(r.engine->weights.copies->bytes, copied[exact]);
+        cr_expect_eq(r.engine->device[0].weights.copies->bytes, copied[exact]);
         const hotset_shape *s = hotset_model_shape(r.model);
         uint64_t down_bytes = 2ull * s->layer_n * s->ff_n * s->embd_n; /* F16 */
-        cr_expect_eq(r.engine->weights.reordered_bytes, exact ? down_bytes : 0);
-        cr_expect_eq(r.engine->scratch->bytes, hotset_plan_footprint(r.plan).scratch_bytes);
+        cr_expect_eq(r.engine->device[0].weights.reordered_bytes, exact ? down_bytes : 0);
+        cr_expect_eq(r.engine->device[0].scratch->bytes, hotset_plan_footprint(r.plan).scratch_bytes);
         rig_close(&r);
     }
     cr_expect_eq(copied[0], copied[1]);
@@ -268,7 +268,8 @@ Test(skip, touched_bytes_are_those_of_active_neurons) {
     cr_assert_eq(before.touched_bytes_per_token, before.weight_bytes_per_token);
     free(rig_append(&r, r.session, &token, 1));
     const uint32_t *list =
-        (const uint32_t *)(const void *)((const uint8_t *)r.engine->scratch->host + r.engine->layout.choice);
+        (const uint32_t *)(const void *)((const uint8_t *)r.engine->device[0].scratch->host +
+                                         r.engine->device[0].layout.choice);
     cr_assert(list[0] > 10 && list[0] < 86, "%u of 96 neurons are active", list[0]);
     hotset_engine_stats after = hotset_engine_get_stats(r.engine);
     cr_expect_eq(after.weight_bytes_per_token, before.weight_bytes_per_token);

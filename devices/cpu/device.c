@@ -32,6 +32,7 @@ typedef struct cpu_device {
     device_trace_fn *trace;
     void *trace_cookie;
     device_cpu_skipping skipping;
+    double wait_s;
     uint32_t crossover_n;
     crossover_of crossover[CROSSOVER_MAX];
     hotset_error failure; /* sticky */
@@ -275,10 +276,11 @@ static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t o
 typedef struct list_walk {
     device_list *list;
     uint64_t epoch;
+    bool gave_up;
 } list_walk;
 
 static void walk(void *cookie, uint32_t thread_i) {
-    const list_walk *job = cookie;
+    list_walk *job = cookie;
     device_list *l = job->list;
     cpu_device *cpu = l->cpu;
     device_step *step = cpu_at(l->step);
@@ -293,6 +295,8 @@ static void walk(void *cookie, uint32_t thread_i) {
         .workspace = cpu_at(l->workspace),
         .epoch = job->epoch,
         .skipping = cpu->skipping,
+        .wait_s = cpu->wait_s,
+        .gave_up = &job->gave_up,
     };
     bool trace = cpu->trace && thread_i == 0;
     for (uint32_t i = 0; i < l->op_n; i++) {
@@ -309,9 +313,10 @@ static hotset_status cpu_submit(device_queue *q, device_list *l, uint64_t epoch,
     for (uint32_t i = 0; i < l->op_n; i++)
         for (uint32_t phase = 0; phase < CPU_OP_PHASES; phase++)
             atomic_store_explicit(&l->op[i].next[phase], 0, memory_order_relaxed);
-    list_walk job = {l, epoch};
-    if (team_run(q->cpu->team, walk, &job, &q->cpu->failure)) return cpu_failure(q->cpu, err);
-    return HOTSET_OK;
+    list_walk job = {l, epoch, false};
+    if (!team_run(q->cpu->team, walk, &job, &q->cpu->failure) && job.gave_up)
+        hotset_fail(&q->cpu->failure, HOTSET_E_DEVICE, "cpu: waited too long for a counter");
+    return cpu_failure(q->cpu, err);
 }
 
 static void cpu_set_trace(device *d, device_trace_fn *trace, void *cookie) {
@@ -448,6 +453,8 @@ static hotset_status choose_isa(const char *name, cpu_isa *out, hotset_error *er
     return HOTSET_OK;
 }
 
+enum { WAIT_S_DEFAULT = 60 };
+
 hotset_status device_cpu_open(device **out, const device_cpu_options *options, hotset_error *err) {
     *out = NULL;
     cpu_isa isa;
@@ -455,6 +462,7 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
     cpu_device *cpu;
     HOTSET_TRY(base_calloc(&cpu, 1, sizeof *cpu, "the CPU device", err));
     cpu->base = (device){.api = &cpu_interface, .name = "cpu", .alignment = CPU_ALIGN};
+    cpu->wait_s = options->wait_s ? options->wait_s : WAIT_S_DEFAULT;
     cpu_kernels_init(&cpu->kernels, isa);
     hotset_status status = cpu_topology_open(&cpu->topology, err);
     if (!status) {

@@ -116,8 +116,12 @@ static void walk_piece(const cpu_worker *w, const device_linear_part *part, int3
     const device_matrix *m = &part->w;
     uint32_t per_piece = piece_rows(m), n = m->out_n - from < per_piece ? m->out_n - from : per_piece;
     const float *bias = cpu_unit_bias(part, unit);
-    w->kernels->matmul[m->type].gemv(product, cpu_unit_data(m, unit) + m->row_bytes * from, m->row_bytes, n,
-                                     act, m->in_n);
+    const uint8_t *data = cpu_unit_data(m, unit);
+    if (!data) {
+        memset(y + from, 0, n * sizeof *y);
+        return;
+    }
+    w->kernels->matmul[m->type].gemv(product, data + m->row_bytes * from, m->row_bytes, n, act, m->in_n);
     cpu_finish(y + from, product, bias ? bias + from : NULL, n, part->accumulate);
 }
 
@@ -176,9 +180,15 @@ static void multiply_tile(const tile_job *job, const uint8_t *tile, uint32_t fro
 static void multiply_tiles(const tile_job *job) {
     const device_matrix *m = &job->part->w;
     const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, m);
+    const uint8_t *data = cpu_unit_data(m, job->unit);
     uint32_t tile_rows = (uint32_t)mm->tile_rows;
     uint32_t n = (uint32_t)min_u64(m->out_n - job->from, unpack_rows(job->w->kernels, m, job->w->thread_n));
-    cpu_tiles_make(job->w->kernels, m, cpu_unit_data(m, job->unit), job->from, n, job->tiles);
+    if (!data) {
+        for (uint32_t c = 0; c < job->col_n; c++)
+            memset(column_output(job, c) + job->from, 0, n * sizeof(float));
+        return;
+    }
+    cpu_tiles_make(job->w->kernels, m, data, job->from, n, job->tiles);
     for (uint32_t at = 0; at < n; at += tile_rows)
         multiply_tile(job, job->tiles + cpu_tile_stride(mm, m->in_n) * (at / tile_rows), job->from + at,
                       n - at < tile_rows ? n - at : tile_rows);

@@ -2,11 +2,16 @@
 #include "devices/cpu/ops.h"
 
 #include <math.h>
+#include <sched.h>
 #include <string.h>
 
 #define OP_NONE ((cpu_scratch){0, 0})
 
-enum { ACTIVATE_CHUNK = 1024, COMBINE_CHUNK = 1024 };
+enum {
+    ACTIVATE_CHUNK = 1024,
+    COMBINE_CHUNK = 1024,
+    CPU_POLLS = 1 << 12 /* of a counter between two looks at the clock */
+};
 
 static void embed_run(cpu_op *op, const cpu_worker *w) {
     const device_matrix *table = &op->op.embed.table;
@@ -115,7 +120,22 @@ static void combine_run(cpu_op *op, const cpu_worker *w) {
         uint32_t m = n - from < COMBINE_CHUNK ? n - from : COMBINE_CHUNK;
         const float *x = cpu_row(op->op.combine.x, r) + from, *weight = cpu_row(op->op.combine.weight, r);
         float *y = cpu_row(op->op.combine.y, r) + from;
+        if (op->op.combine.anew) memset(y, 0, m * sizeof *y);
         for (uint32_t j = 0; j < used_n; j++) w->kernels->axpy(y, x + (size_t)j * n, weight[j], m);
+    }
+}
+
+static void copy_run(cpu_op *op, const cpu_worker *w) {
+    uint32_t n = op->op.copy.n, row_n = cpu_row_n(op, w), chunk_n = (n + COMBINE_CHUNK - 1) / COMBINE_CHUNK;
+    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * chunk_n;) {
+        uint32_t r = item / chunk_n, from = item % chunk_n * COMBINE_CHUNK;
+        uint32_t m = n - from < COMBINE_CHUNK ? n - from : COMBINE_CHUNK;
+        const float *x = cpu_row(op->op.copy.x, r) + from;
+        float *y = cpu_row(op->op.copy.y, r) + from;
+        if (op->op.copy.accumulate)
+            for (uint32_t i = 0; i < m; i++) y[i] += x[i];
+        else
+            memcpy(y, x, m * sizeof *y);
     }
 }
 
@@ -126,11 +146,32 @@ static void gather_run(cpu_op *op, const cpu_worker *w) {
                sizeof(float) * op->op.gather.n);
 }
 
+/* NaN is larger than nothing; where the largest so far is NaN, anything else is. */
+static int32_t largest_of(const float *x, uint32_t n) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (x[i] > x[best] || (x[best] != x[best] && x[i] == x[i])) best = i;
+    return (int32_t)best;
+}
+
+static void pick_run(cpu_op *op, const cpu_worker *w) {
+    uint32_t row_n = cpu_row_n(op, w);
+    for (uint32_t r; (r = cpu_take(op, 0)) < row_n;)
+        *(int32_t *)(void *)cpu_row(op->op.pick.id, r) = largest_of(cpu_row(op->op.pick.x, r), op->op.pick.n);
+}
+
 static void wait_run(cpu_op *op, const cpu_worker *w) {
     if (w->thread_i != 0) return;
     _Atomic uint64_t *counter = cpu_at(op->op.counter.counter);
-    while (atomic_load_explicit(counter, memory_order_acquire) < w->epoch)
-        atomic_signal_fence(memory_order_seq_cst);
+    double begin_s = 0;
+    for (uint32_t polls = 0; atomic_load_explicit(counter, memory_order_acquire) < w->epoch; polls++) {
+        if (*w->gave_up) return;
+        if (polls < CPU_POLLS) continue;
+        polls = 0;
+        sched_yield(); /* emulated devices need the same cores */
+        if (begin_s == 0) begin_s = base_now_s();
+        if (base_now_s() - begin_s > w->wait_s) *w->gave_up = true;
+    }
 }
 
 static void signal_run(cpu_op *op, const cpu_worker *w) {
@@ -148,7 +189,8 @@ void cpu_op_run(cpu_op *op, const cpu_worker *w) {
         [DEVICE_OP_EXPERTS] = cpu_experts_run, [DEVICE_OP_COMBINE] = combine_run,
         [DEVICE_OP_GATHER] = gather_run,       [DEVICE_OP_WAIT] = wait_run,
         [DEVICE_OP_SIGNAL] = signal_run,       [DEVICE_OP_SELECT] = cpu_select_run,
-        [DEVICE_OP_TALLY] = cpu_tally_run,
+        [DEVICE_OP_TALLY] = cpu_tally_run,     [DEVICE_OP_COPY] = copy_run,
+        [DEVICE_OP_PICK] = pick_run,
     };
     run[op->op.kind](op, w);
 }

@@ -37,6 +37,8 @@ typedef struct cpu_worker {
     uint8_t *workspace;
     uint64_t epoch;
     device_cpu_skipping skipping;
+    double wait_s; /* at most, for a counter */
+    bool *gave_up; /* set by thread 0, which waited too long for a counter, and waits no more */
 } cpu_worker;
 
 /* Scratch of an operation: `shared` bytes for all threads, then `thread` bytes for each. */
@@ -99,9 +101,11 @@ static inline float *cpu_row(device_rows rows, uint32_t r) {
 static inline bool cpu_skips(const device_choice *c) {
     return c->verdict.buffer && *(const uint32_t *)cpu_at(c->verdict);
 }
+/* NULL: it is absent. */
 static inline const uint8_t *cpu_unit_data(const device_matrix *m, int32_t unit) {
     if (!m->unit_n) return cpu_at(m->data);
     const uint64_t *offset = cpu_at(m->unit_offset);
+    if (offset[unit] == DEVICE_ABSENT) return NULL;
     return (const uint8_t *)m->data.buffer->host + offset[unit];
 }
 static inline const float *cpu_unit_bias(const device_linear_part *part, int32_t unit) {

@@ -233,8 +233,13 @@ static void up_range(const cpu_worker *w, const vectors *v, const uint8_t *acts,
                         .bias = cpu_unit_bias(v->part, unit_of(v, i)),
                         .y = output_of(v, i)};
     for (uint32_t j = first_from(neuron, list[0], from), n; j < list[0] && neuron[j] < to; j += n) {
+        n = 1;
+        if (!job.data) {
+            job.y[neuron[j]] = 0;
+            continue;
+        }
         const uint32_t end = (neuron[j] / RANGE + 1) * RANGE;
-        for (n = 1; j + n < list[0] && neuron[j + n] < end; n++) continue;
+        for (; j + n < list[0] && neuron[j + n] < end; n++) continue;
         if (n >= CROWD)
             up_crowd(&job, neuron + j, n);
         else
@@ -356,7 +361,12 @@ static void down_run(cpu_op *op, const cpu_worker *w, const vectors *v) {
                              .d = (const float *)(const void *)(share + p.d)};
         float product[CPU_NEURON_OUTPUTS_MAX];
         const float *bias = cpu_unit_bias(v->part, unit_of(v, i));
-        sum_neurons(w->kernels, m, cpu_unit_data(m, unit_of(v, i)), from, n, &active, product);
+        const uint8_t *data = cpu_unit_data(m, unit_of(v, i));
+        if (!data) {
+            memset(output_of(v, i) + from, 0, n * sizeof *product);
+            continue;
+        }
+        sum_neurons(w->kernels, m, data, from, n, &active, product);
         cpu_finish(output_of(v, i) + from, product, bias ? bias + from : NULL, n, v->part->accumulate);
     }
 }

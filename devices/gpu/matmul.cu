@@ -103,6 +103,13 @@ GPU_DEVICE uint32_t use_of(const matmul_args &a, const tile &t, uint32_t column)
     return a.g.tiles ? a.g.use[t.from + column] : t.from + column;
 }
 
+/* Zeros for the rows [o, o + row_n) of an absent expert's tile. */
+GPU_DEVICE void put_nothing(const matmul_args &a, const tile &t, uint32_t o, uint32_t row_n) {
+    for (uint32_t c = 0; c < t.n; c++)
+        for (uint32_t r = o + threadIdx.x; r < o + row_n && r < a.part.w.out_n; r += BLOCK)
+            gpu_nothing(a.part, a.u, use_of(a, t, c), r);
+}
+
 /* ---- Block types ---- */
 
 struct alignas(16) byte_tiles {
@@ -231,6 +238,10 @@ template <gguf_type T, bool BY_NEURON> GPU_KERNEL(BLOCK) matmul_bytes(const matm
     const bool there = filled < t.n;
     const uint32_t input = there ? gpu_input_of(a.u, use_of(a, t, filled)) : 0;
     const uint8_t *data = gpu_unit(a.part.w, t.unit);
+    if (!data) {
+        put_nothing(a, t, o, ROWS);
+        return;
+    }
     float sum[ROWS_EACH][COLS_EACH];
     GPU_UNROLL
     for (uint32_t r = 0; r < ROWS_EACH; r++) {
@@ -336,6 +347,10 @@ template <gguf_type T, bool ACROSS> GPU_KERNEL(BLOCK) matmul_floats(const matmul
     const uint32_t o = blockIdx.x * FLOAT_ROWS, filled = threadIdx.x % 64;
     const float *x = filled < t.n ? gpu_input(a.u, gpu_input_of(a.u, use_of(a, t, filled))) : NULL;
     const uint8_t *data = gpu_unit(a.part.w, t.unit);
+    if (!data) {
+        put_nothing(a, t, o, FLOAT_ROWS);
+        return;
+    }
     float sum[FLOAT_ROWS_EACH][COLS_EACH];
     GPU_UNROLL
     for (uint32_t r = 0; r < FLOAT_ROWS_EACH; r++) {

@@ -146,6 +146,10 @@ template <gguf_type T> GPU_KERNEL(BLOCK) matvec_each(const matvec_args a) {
         for (uint32_t j = blockIdx.x * ROWS + threadIdx.x / GPU_WARP; j < n; j += gridDim.x * ROWS) {
             const uint32_t o = list ? list[1 + j] : j;
             float sum[1];
+            if (!data) {
+                if (threadIdx.x % GPU_WARP == 0) gpu_nothing(part, a.in.u, i, o);
+                continue;
+            }
             walk_row<T, 1>(sum, data + part.w.row_bytes * o, a.in, part.wide, gpu_input_of(a.in.u, i), 1);
             const float total = gpu_warp_sum(sum[0]);
             if (threadIdx.x % GPU_WARP == 0) gpu_finish(part, a.in.u, i, unit, o, total);

@@ -297,7 +297,7 @@ template <gguf_type T, bool BYTES> GPU_KERNEL(BLOCK) sum_chunk(const sums_args a
     float sum[8];
     GPU_UNROLL
     for (uint32_t e = 0; e < 8; e++) sum[e] = 0;
-    for (uint32_t p = warp; p < PARTS && chunk * PARTS + p < a.part_n; p += WARPS) {
+    for (uint32_t p = warp; data && p < PARTS && chunk * PARTS + p < a.part_n; p += WARPS) {
         const uint32_t part = chunk * PARTS + p, from = start[part], to = start[part + 1];
         if (from == to) continue;
         if (BYTES)
@@ -321,7 +321,10 @@ GPU_KERNEL(BLOCK) add_chunks(const sums_args a) {
     const float *partial = a.partial + (size_t)i * a.chunk_n * out_n + o;
     float sum = 0;
     for (uint32_t c = 0; c < a.chunk_n; c++) sum += partial[(size_t)c * out_n];
-    gpu_finish(a.part, a.u, i, gpu_unit_of(a.u, i), o, sum);
+    if (gpu_unit(a.part.w, gpu_unit_of(a.u, i)))
+        gpu_finish(a.part, a.u, i, gpu_unit_of(a.u, i), o, sum);
+    else
+        gpu_nothing(a.part, a.u, i, o);
 }
 
 /* ---- Launches ---- */

@@ -78,6 +78,10 @@ static void add_ffn(refs *r, const device_op *op) {
         add_rows(r, op->combine.weight);
         add_rows(r, op->combine.y);
         break;
+    case DEVICE_OP_COPY:
+        add_rows(r, op->copy.x);
+        add_rows(r, op->copy.y);
+        break;
     case DEVICE_OP_TALLY:
         add_rows(r, op->tally.x);
         add_rows(r, op->tally.weight);
@@ -115,6 +119,10 @@ uint32_t gpu_operands(const device_op *op, device_ref list[GPU_REFS_MAX]) {
     case DEVICE_OP_GATHER:
         add_rows(&r, op->gather.x);
         add_rows(&r, op->gather.y);
+        break;
+    case DEVICE_OP_PICK:
+        add_rows(&r, op->pick.x);
+        add_rows(&r, op->pick.id);
         break;
     case DEVICE_OP_WAIT:
     case DEVICE_OP_SIGNAL: add(&r, op->counter.counter); break;

@@ -177,6 +177,11 @@ GPU_DEVICE void gpu_finish(const gpu_part &p, const gpu_uses &u, uint32_t i, uin
     *y = p.accumulate ? *y + product : product;
 }
 
+/* The same of an absent expert. */
+GPU_DEVICE void gpu_nothing(const gpu_part &p, const gpu_uses &u, uint32_t i, uint32_t o) {
+    gpu_row(p.y, i / u.used_n)[(size_t)(i % u.used_n) * p.w.out_n + o] = 0;
+}
+
 /* Calls f<TYPE>(...) for a weight type that the GPU knows. */
 #define GPU_BY_TYPE(type, f, ...)                                                                            \
     switch ((int)(type)) {                                                                                   \

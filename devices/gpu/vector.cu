@@ -474,7 +474,7 @@ struct combine_args {
     const device_step *step;
     gpu_rows x, weight, y;
     uint32_t used_n, n;
-    bool outputs;
+    bool anew, outputs;
 };
 
 GPU_KERNEL(BLOCK) combine(const combine_args a) {
@@ -483,7 +483,7 @@ GPU_KERNEL(BLOCK) combine(const combine_args a) {
     const float *x = gpu_row(a.x, r), *weight = gpu_row(a.weight, r);
     float *y = gpu_row(a.y, r);
     for (uint32_t i = from + threadIdx.x; i < a.n && i < from + CHUNK; i += BLOCK) {
-        float sum = y[i];
+        float sum = a.anew ? 0 : y[i];
         for (uint32_t j = 0; j < a.used_n; j++) sum += weight[j] * x[(size_t)j * a.n + i];
         y[i] = sum;
     }
@@ -496,8 +496,37 @@ static void launch_combine(const gpu_call *c, const device_op *op) {
                             gpu_rows_of(op->combine.y),
                             op->combine.used_n,
                             op->combine.n,
+                            op->combine.anew,
                             op->outputs};
     GPU_LAUNCH(combine, dim3(op->row_max, chunks_of(a.n)), BLOCK, c->stream, a);
+}
+
+/* ---- Rows copied or added up ---- */
+
+struct copy_args {
+    const device_step *step;
+    gpu_rows x, y;
+    uint32_t n;
+    bool accumulate, outputs;
+};
+
+GPU_KERNEL(BLOCK) copy(const copy_args a) {
+    const uint32_t r = blockIdx.x, from = blockIdx.y * CHUNK;
+    if (r >= gpu_row_n(a.step, a.outputs)) return;
+    const float *x = gpu_row(a.x, r);
+    float *y = gpu_row(a.y, r);
+    for (uint32_t i = from + threadIdx.x; i < a.n && i < from + CHUNK; i += BLOCK) {
+        if (a.accumulate)
+            y[i] += x[i];
+        else /* any word, not only floats */
+            ((uint32_t *)(void *)y)[i] = ((const uint32_t *)(const void *)x)[i];
+    }
+}
+
+static void launch_copy(const gpu_call *c, const device_op *op) {
+    const copy_args a = {c->step,    gpu_rows_of(op->copy.x), gpu_rows_of(op->copy.y),
+                         op->copy.n, op->copy.accumulate,     op->outputs};
+    GPU_LAUNCH(copy, dim3(op->row_max, chunks_of(a.n)), BLOCK, c->stream, a);
 }
 
 /* ---- Rows whose logits are wanted ---- */
@@ -625,4 +654,5 @@ GPU_TABLE gpu_family gpu_activate = {NULL, NULL, launch_activate};
 GPU_TABLE gpu_family gpu_route = {check_route, NULL, launch_route};
 GPU_TABLE gpu_family gpu_combine = {NULL, NULL, launch_combine};
 GPU_TABLE gpu_family gpu_tally = {NULL, NULL, launch_tally};
+GPU_TABLE gpu_family gpu_copy = {NULL, NULL, launch_copy};
 GPU_TABLE gpu_family gpu_gather = {NULL, NULL, launch_gather};
