@@ -744,7 +744,8 @@ static hotset_status model_read(hotset_model *m, const hotset_model_options *opt
     m->chat_template = chat.data;
     m->chat_template_bytes = (size_t)chat.bytes;
     /* a model without a usable tokenizer still runs on token ids */
-    if (tokenizer_make(&m->tokenizer, m->file, &m->tokenizer_error)) m->tokenizer = NULL;
+    if (tokenizer_make(&m->tokenizer, m->file, options ? options->pre : NULL, &m->tokenizer_error))
+        m->tokenizer = NULL;
     return HOTSET_OK;
 }
 
@@ -768,6 +769,14 @@ void hotset_model_free(hotset_model *m) {
     gguf_free(m->file);
     arena_free(&m->arena);
     free(m);
+}
+
+bool hotset_model_maps(const hotset_model *m, const void *address) {
+    for (uint32_t i = 0; i < gguf_part_n(m->file); i++) {
+        const file_map *map = gguf_part_map(m->file, i);
+        if ((uintptr_t)address - (uintptr_t)map->data < map->bytes) return true;
+    }
+    return false;
 }
 
 const hotset_shape *hotset_model_shape(const hotset_model *m) { return &m->shape; }

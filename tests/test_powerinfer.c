@@ -300,7 +300,7 @@ Test(powerinfer, plans_say_what_can_be_skipped) {
         hotset_error err = {0};
         rig_temporary(path, sizeof path);
         tiny_model_write(path, &cases[i].model);
-        hotset_model_options mo = {cases[i].activation};
+        hotset_model_options mo = {.activation = cases[i].activation};
         cr_assert_eq(hotset_model_open(&m, path, &mo, &err), HOTSET_OK, "case %zu: %s", i, err.message);
         hotset_plan_options o = {.memory = cases[i].memory, .sparsity = cases[i].asked, .isa = "scalar"};
         hotset_status status = hotset_plan_cpu(&p, m, &o, &err);

@@ -265,7 +265,8 @@ Test(skip, automatic_only_where_it_loses_nothing) {
     hotset_model *m;
     hotset_plan *p;
     hotset_error err = {0};
-    cr_assert_eq(hotset_model_open(&m, DEMO_MODEL, &(hotset_model_options){"silu"}, &err), HOTSET_OK);
+    cr_assert_eq(hotset_model_open(&m, DEMO_MODEL, &(hotset_model_options){.activation = "silu"}, &err),
+                 HOTSET_OK);
     hotset_plan_options o = {.sparsity = HOTSET_SPARSITY_EXACT};
     cr_expect_eq(hotset_plan_cpu(&p, m, &o, &err), HOTSET_E_ARGUMENT);
     cr_expect(strstr(err.message, "silu"), "%s", err.message);

@@ -192,7 +192,7 @@ Test(synth, the_vocabulary_reads_and_writes_text) {
     size_t n, used = 0;
     temporary(path);
     cr_assert_eq(synth(path, "--shape tiny --vocab 20000 --type Q4_0"), 0);
-    cr_assert_eq(hotset_tokenizer_open(&t, path, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_tokenizer_open(&t, path, NULL, &err), HOTSET_OK, "%s", err.message);
     const char *words = "ba dove kolira, \xc3\xa9!";
     cr_assert_eq(hotset_tokenize(t, words, strlen(words), HOTSET_TOKENIZE_BOS, tokens, 32, &n, &err),
                  HOTSET_OK);

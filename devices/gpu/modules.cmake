@@ -21,7 +21,12 @@ function(hotset_gpu_module kind vendor)
   if(NOT HOTSET_SANITIZE) # whose runtime the program has
     target_link_options(${target} PRIVATE -Wl,-z,defs)
   endif()
-  install(TARGETS ${target} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  # of HIP's runtime there is no static library: its module goes into a package of its own
+  set(component hotset)
+  if(kind STREQUAL hip)
+    set(component hip)
+  endif()
+  install(TARGETS ${target} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT ${component})
 endfunction()
 
 # ---- The emulation: kernels by the host's C++ compiler; its fibers are x86-64 code ----
