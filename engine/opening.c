@@ -107,6 +107,7 @@ static hotset_status open_device(hotset_engine *e, const plan_data *places, uint
     } else {
         HOTSET_TRY(find_spec(&spec, e->options.devices, name, err));
         HOTSET_TRY(device_spec_open(&d->device, &spec, e->options.module_folder, err));
+        engine_log(e, HOTSET_LOG_OBJECT, "%s: %s", name, d->device->note);
         HOTSET_TRY(check_room(d->device, name, places->device[i].ledger.total, err));
         for (uint32_t k = 1; k < i; k++)
             if (e->device[k].device && e->device[k].device->api != d->device->api)
