@@ -136,6 +136,10 @@ check_tokenize() {
     expect "special tokens are recognised with --special" [ "$(cat "$out")" = 0 ]
     run 0 tokenize "$model" --no-bos --ids
     expect "and only with --special" [ "$(wc -w <"$out")" -gt 1 ]
+    LC_ALL=C sed 's/gpt-2/gpt-9/' "$model" >"$work/pre.gguf"
+    refuse 1 "pre-tokenizer 'gpt-9' is not supported; see --pre" tokenize "$work/pre.gguf"
+    run 0 tokenize "$work/pre.gguf" --pre gpt-2 --ids
+    expect "tokenize --pre: a file whose own is unknown" [ -s "$out" ]
     printf '12345' >"$text"
     run 0 tokenize "$model" --no-bos --ids --pre qwen2
     expect "tokenize --pre: digits one by one" [ "$(wc -w <"$out")" -eq 5 ]

@@ -38,7 +38,9 @@ void say_failure(const char *command, const char *path, const hotset_error *err)
     snprintf(digits, sizeof digits, "%llu", (unsigned long long)err->offset_bytes);
     if (err->offset_bytes && !strstr(message, digits))
         snprintf(offset, sizeof offset, " (at byte %s)", digits);
-    say(command, "%s%s%s%s", named ? "" : path, named ? "" : ": ", message, offset);
+    bool split = err->status == HOTSET_E_UNSUPPORTED && strstr(message, "'tokenizer.ggml.pre'");
+    say(command, "%s%s%s%s%s", named ? "" : path, named ? "" : ": ", message, offset,
+        split ? "; see --pre" : "");
 }
 
 double now_s(void) {
