@@ -14,7 +14,7 @@
 
 typedef struct bench_options {
     common_options common;
-    const char *path;
+    const char *path, *profile;
     uint64_t prefill_n, decode_n, repeat_n;
 } bench_options;
 
@@ -22,6 +22,8 @@ typedef struct bench_options {
 static const option_row rows[] = {
     {"prefill", 'p', OPTION_UINT, FIELD(prefill_n), 1, 1 << 20, "N", "tokens of the prompt"},
     {"decode", 'n', OPTION_UINT, FIELD(decode_n), 1, 1 << 20, "N", "tokens decoded one by one behind it"},
+    {"profile", 0, OPTION_TEXT, FIELD(profile), 0, 0, "P.gguf",
+     "which units are hot, for a plan that is made (--place, --plan new)"},
     {"repeat", 'r', OPTION_UINT, FIELD(repeat_n), 1, 1000, "N", "repetitions, of which medians are told"},
 };
 
@@ -300,6 +302,7 @@ int command_bench(int argc, char **argv) {
     if (status >= 0) return status;
     status = 1;
     runtime rt = {0};
+    hotset_profile *profile = NULL;
     char machine[128] = "unknown";
     size_t token_n = o.prefill_n + o.decode_n;
     int32_t *tokens = NULL;
@@ -312,6 +315,7 @@ int command_bench(int argc, char **argv) {
         goto done;
     }
     if (!runtime_open_model(&rt, spec.name, o.path, &o.common, false)) goto done;
+    if (!runtime_open_profile(&rt, o.profile, &profile)) goto done;
     tokens = tokens_make(&rt, token_n);
     if (!tokens || !runtime_open_session(&rt, o.common.context_n ? o.common.context_n : token_n)) goto done;
     if (!measure(&rt, &o, tokens, samples)) goto done;
@@ -326,5 +330,6 @@ done:
     free(samples);
     free(scratch);
     runtime_close(&rt);
+    hotset_profile_free(profile);
     return status;
 }

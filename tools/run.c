@@ -480,20 +480,6 @@ static uint64_t seed_choose(const run_options *o) {
     return (mixed ^ mixed >> 32) & UINT32_MAX; /* short enough to be typed again */
 }
 
-/* False after an error line. */
-static bool profile_open(runner *r, hotset_profile **profile) {
-    hotset_error err = {0};
-    unsigned notes = 0;
-    const char *path = r->options->profile;
-    if (!path) return true;
-    if (hotset_profile_open(profile, r->rt.model, path, &notes, &err))
-        return say_failure(spec.name, path, &err), false;
-    if (notes & HOTSET_PROFILE_WEIGHTS_DIFFER && !r->options->common.quiet)
-        say(spec.name, "%s: of other weights of the same shape", path);
-    r->rt.profile = *profile;
-    return true;
-}
-
 static int run_model(runner *r) {
     const run_options *o = r->options;
     r->rt.plans = true;
@@ -538,8 +524,8 @@ int command_run(int argc, char **argv) {
     if (status < 0) {
         interrupt_catch();
         r.seed = seed_choose(&o);
-        bool opened =
-            runtime_open_model(&r.rt, spec.name, o.path, &o.common, true) && profile_open(&r, &profile);
+        bool opened = runtime_open_model(&r.rt, spec.name, o.path, &o.common, true) &&
+                      runtime_open_profile(&r.rt, o.profile, &profile);
         status = opened ? run_model(&r) : 1;
     }
     runtime_close(&r.rt);

@@ -206,6 +206,18 @@ bool runtime_open_model(runtime *rt, const char *command, const char *path, cons
     return false;
 }
 
+bool runtime_open_profile(runtime *rt, const char *path, hotset_profile **profile) {
+    hotset_error err = {0};
+    unsigned notes = 0;
+    if (!path) return true;
+    if (hotset_profile_open(profile, rt->model, path, &notes, &err))
+        return say_failure(rt->command, path, &err), false;
+    if (notes & HOTSET_PROFILE_WEIGHTS_DIFFER && !rt->options->quiet)
+        say(rt->command, "%s: of other weights of the same shape", path);
+    rt->profile = *profile;
+    return true;
+}
+
 hotset_plan_options runtime_plan_options(const common_options *o, uint64_t context_n) {
     hotset_plan_options plan = hotset_plan_default_options();
     plan.context_n = (uint32_t)context_n;

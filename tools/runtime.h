@@ -56,6 +56,8 @@ typedef struct runtime {
 
 bool runtime_open_model(runtime *rt, const char *command, const char *path, const common_options *options,
                         bool with_tokenizer);
+/* How often each unit is used, for a plan: the profile at `path`, which the caller frees; NULL: none. */
+bool runtime_open_profile(runtime *rt, const char *path, hotset_profile **profile);
 /* What the common options ask of a plan for one session of `context_n` tokens; 0: the library's default. */
 hotset_plan_options runtime_plan_options(const common_options *o, uint64_t context_n);
 /* The folder where plans are kept, by the XDG conventions. False, without a word, where there is none. */
