@@ -170,6 +170,7 @@ typedef enum device_op_kind {
     DEVICE_OP_CAP,      /* x[r] = cap * tanh(x[r] / cap) */
     DEVICE_OP_TALLY,    /* writes down for the host what the FFN of each row uses */
     DEVICE_OP_GATHER,   /* y[i] = x[output[output_from + i]] */
+    DEVICE_OP_PICK,     /* id[r] = the number of x[r]'s largest value */
     DEVICE_OP_WAIT,     /* until *counter >= the epoch of the submission */
     DEVICE_OP_SIGNAL,   /* *counter = epoch */
     DEVICE_OP_COUNT
@@ -310,6 +311,12 @@ typedef struct device_op {
             uint32_t n;
         } gather;
         struct {
+            device_rows
+                x; /* [n]; the smallest number among equals, NaN is never the largest; 0 of NaNs only */
+            device_rows id; /* int32_t */
+            uint32_t n;
+        } pick;
+        struct {
             device_ref counter; /* uint64_t in pinned memory */
         } counter;
     };
@@ -366,11 +373,14 @@ struct device {
     const device_interface *api;
     char name[32];      /* cpu, cuda0 ... */
     uint64_t alignment; /* of tensors in slabs, bytes */
+    char note[200]; /* how it works, where that was found out when it was opened: for people; "" nothing */
 };
 
 typedef struct device_cpu_options {
     uint32_t thread_n;
     const char *isa; /* NULL: the best */
+    uint32_t wait_s; /* lists wait no longer for another device's counter: more than any takes for its share
+                        of a step; 0: 60 */
 } device_cpu_options;
 
 /* Opens the CPU and tests its kernels against the references. Errors: E_UNSUPPORTED (isa), E_MEMORY,

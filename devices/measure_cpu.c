@@ -138,7 +138,8 @@ hotset_status measure_cpu(device **cpu, const measure_options *options, const ch
     name_cpu(&facts, out);
     out->processor.thread_n = thread_n;
     if (!thread_n) HOTSET_TRY(measure_scaling(&facts, isa, &out->processor, err));
-    HOTSET_TRY(device_cpu_open(cpu, &(device_cpu_options){out->processor.thread_n, isa}, err));
+    HOTSET_TRY(
+        device_cpu_open(cpu, &(device_cpu_options){.thread_n = out->processor.thread_n, .isa = isa}, err));
     snprintf(out->instructions, sizeof out->instructions, "%s", device_cpu_isa(*cpu));
     measure_options how = *options;
     if (facts.cache_bytes) how.cache_bytes = max_u64(facts.cache_bytes, CACHE_BYTES_MIN);

@@ -134,6 +134,7 @@ static hotset_status measure_open(whole *w, device *d, const device_spec *spec, 
                                   machine_link link[2], hotset_error *err) {
     module_facts facts;
     measure_options how = options_for(w, spec);
+    if (*d->note) tell(w, "%s: %s", spec->name, d->note);
     HOTSET_TRY(device_spec_describe(spec, w->options->modules, &facts, err));
     snprintf(out->model, sizeof out->model, "%s", facts.model);
     snprintf(out->instructions, sizeof out->instructions, "%s", facts.instructions);

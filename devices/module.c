@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { NUMBER_BYTES = 24, INDEX_MAX = 99, NOTE_BYTES = 320 };
+enum { NUMBER_BYTES = 24, INDEX_MAX = 99, NOTE_BYTES = 320, WAIT_MS_MAX = 3600000 };
 _Static_assert((int)MODULE_PATH_BYTES >= PATH_MAX, "realpath writes as much");
 
 /* ---- Loading ---- */
@@ -141,10 +141,37 @@ static bool size(text t, uint64_t *out) {
     return false;
 }
 
+/* How a GPU is to work; false: it is no such property. */
+static bool parse_working(device_spec *out, text property, hotset_error *err, hotset_status *status) {
+    static const char *const waits[MODULE_WAIT_COUNT] = {"best", "stream", "kernel", "host"};
+    static const char *const graphs[] = {
+        [MODULE_GRAPHS_DEFAULT] = "default", [MODULE_GRAPHS_OFF] = "off", [MODULE_GRAPHS_ON] = "on"};
+    module_options *o = &out->options;
+    text rest = property;
+    uint64_t ms;
+    *status = HOTSET_OK;
+    if (begins(&rest, "wait=")) {
+        for (int i = 0; i < MODULE_WAIT_COUNT; i++)
+            if (is(rest, waits[i])) return o->wait = (module_wait)i, true;
+        *status = wrong(err, property, "neither wait=best nor stream, kernel, host");
+    } else if (begins(&rest, "wait-ms=")) {
+        if (number(rest, &ms) && ms > 0 && ms <= WAIT_MS_MAX) return o->wait_limit_ms = (uint32_t)ms, true;
+        *status = wrong(err, property, "no number of milliseconds");
+    } else if (begins(&rest, "graphs=")) {
+        for (size_t i = 0; i < COUNT_OF(graphs); i++)
+            if (is(rest, graphs[i])) return o->graphs = (module_graphs)i, true;
+        *status = wrong(err, property, "neither graphs=on nor graphs=off");
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static hotset_status parse_property(device_spec *out, text property, hotset_error *err) {
     module_options *o = &out->options;
     text rest = property;
     uint64_t *fault = NULL;
+    hotset_status status;
     if (is(property, "reverse") && out->kind == MACHINE_EMULATED) {
         o->reverse = true;
         return HOTSET_OK;
@@ -152,6 +179,8 @@ static hotset_status parse_property(device_spec *out, text property, hotset_erro
     if (begins(&rest, "fail-alloc=")) fault = &o->fail_alloc;
     if (begins(&rest, "fail-copy=")) fault = &o->fail_copy;
     if (begins(&rest, "fail-launch=")) fault = &o->fail_launch;
+    if (begins(&rest, "wrong-copy=")) fault = &o->wrong_copy;
+    if (begins(&rest, "fail-graph=")) fault = &o->fail_graph;
     if (fault) {
         if (out->kind != MACHINE_EMULATED)
             return wrong(err, property, "only emulated devices fail on demand");
@@ -159,6 +188,7 @@ static hotset_status parse_property(device_spec *out, text property, hotset_erro
         return HOTSET_OK;
     }
     if (out->kind == MACHINE_CPU) return wrong(err, property, "the CPU has no properties");
+    if (parse_working(out, property, err, &status)) return status;
     if (!size(property, &o->memory_bytes))
         return wrong(err, property, "neither a size (such as 8GiB) nor a property of a device");
     return HOTSET_OK;

@@ -5,11 +5,14 @@
  * library or program that this code is in, and is never unloaded.
  *
  * A device list: devices separated by commas, each a name and properties separated by colons, e.g.
- *   cpu,cuda0,hip1:8GiB,emu:64MiB:fail-alloc=3:fail-copy=7:fail-launch=11:reverse@rtx4070
- * A size limits the memory that may be taken. `emu` is an emulated device, the n-th one is named emu<n>, and
+ *   cpu,cuda0:wait=kernel,hip1:8GiB:graphs=on,emu:64MiB:fail-alloc=3:fail-copy=7:fail-launch=11@rtx4070
+ * A size limits the memory that may be taken. wait=stream, kernel or host: how queues wait for counters, else
+ * what a test at open finds quickest; wait-ms=n: waits that take longer are failures. graphs=on or off:
+ * whether lists are launched as graphs. `emu` is an emulated device, the n-th one is named emu<n>, and
  * what stands behind @ names the recorded machine that it stands in for. fail-*=k: the k-th call of its kind
- * fails; reverse: lanes run in falling order. The name of a machine may be the path of its profile
- * (devices/stand_in.h). */
+ * fails, once the device is open; wrong-copy=k and fail-graph=k: the k-th copy, from the beginning of its
+ * opening, changes a number, the k-th graph cannot be made; reverse: lanes run in falling order. The name of
+ * a machine may be the path of its profile (devices/stand_in.h). */
 #ifndef HOTSET_MODULE_H
 #define HOTSET_MODULE_H
 
@@ -20,10 +23,24 @@
 
 enum { MODULE_ABI = 2 };
 
-/* What the emulation is told; others refuse what is not 0. */
+/* How a queue waits for a counter. */
+typedef enum module_wait {
+    MODULE_WAIT_BEST,   /* the quickest of those that the device has, by a test when it is opened */
+    MODULE_WAIT_STREAM, /* the vendor's streams look at the counter themselves */
+    MODULE_WAIT_KERNEL, /* a kernel of one thread looks at it */
+    MODULE_WAIT_HOST,   /* a thread of the host looks at it, and submits what comes behind */
+    MODULE_WAIT_COUNT
+} module_wait;
+
+typedef enum module_graphs { MODULE_GRAPHS_DEFAULT, MODULE_GRAPHS_OFF, MODULE_GRAPHS_ON } module_graphs;
+
 typedef struct module_options {
     uint64_t memory_bytes; /* that may be taken; 0: all (the emulation: 1 GiB) */
-    uint64_t fail_alloc, fail_copy, fail_launch;
+    module_wait wait;
+    uint32_t wait_limit_ms; /* of one wait, then the device has failed; 0: 20 s */
+    module_graphs graphs;   /* default: on, but for HIP */
+    /* what the emulation is told; others refuse what is not 0 */
+    uint64_t fail_alloc, fail_copy, fail_launch, wrong_copy, fail_graph;
     bool reverse;
 } module_options;
 

@@ -4,6 +4,8 @@
 
 #include "devices/module.h"
 #include "engine/schedule.h"
+#include "engine/streamer.h"
+#include "engine/timing.h"
 #include "engine/trace.h"
 #include "planner/planner.h"
 
@@ -19,6 +21,10 @@ typedef struct engine_device {
     device_buffer *shared; /* the host's: what devices share, where another device has pinned it */
     device_ref step, exchange;
     schedule schedule;
+    timing timing;         /* without room where times are not taken */
+    uint64_t held_bytes;   /* of its memory, all in all */
+    double planned_use;    /* share of what units are expected to do */
+    hotset_engine *engine; /* for traces */
 } engine_device;
 
 struct hotset_engine {
@@ -29,6 +35,8 @@ struct hotset_engine {
     engine_device device[PLAN_DEVICE_MAX];
     device_buffer *shared; /* in memory that all devices reach: step table, then what they exchange */
     footprint_exchange handed;
+    streaming stream;              /* of the plan */
+    streamer *streamer;            /* NULL: nothing is streamed */
     tally tally;                   /* empty where the plan does not record */
     device_buffer *record;         /* of that layout; NULL: none */
     activation_recorder *recorder; /* counts the rows of every step, if not NULL; borrowed */

@@ -349,8 +349,8 @@ static bool adds(writer *w) {
 }
 
 /* The bank whose products go through h and up to y; down's order says whether neurons can be left out. */
-static bank bank_of(const writer *w, uint32_t ff, uint32_t per_row, arch_role gate) {
-    bank b = {.ff = ff, .per_row = per_row, .first = has(w, gate) ? GATE : UP, .x = normed(w)};
+static bank bank_of(const writer *w, uint32_t ff, uint32_t per_row, bool gated) {
+    bank b = {.ff = ff, .per_row = per_row, .first = gated ? GATE : UP, .x = normed(w)};
     device_rows h = rows_at(w, w->at->layout.gate, (uint64_t)per_row * ff);
     device_rows up = rows_at(w, w->at->layout.up, (uint64_t)per_row * ff);
     b.part[GATE].y = h;
@@ -511,7 +511,7 @@ static void dense_ffn(writer *w, device_rows score) {
         if (bias.ref.buffer) copy(w, "ffn bias", bias, ffn_sum(w), shape_of(w)->embd_n, adds(w));
         return;
     }
-    bank b = bank_of(w, here(w)->ff_n, 1, ARCH_FFN_GATE);
+    bank b = bank_of(w, here(w)->ff_n, 1, has(w, ARCH_FFN_GATE));
     b.score = score;
     b.is_recorded = true;
     b.part[GATE] = product(w, ARCH_FFN_GATE, ARCH_FFN_GATE_BIAS, b.part[GATE].y, false);
@@ -524,7 +524,7 @@ static void dense_ffn(writer *w, device_rows score) {
 /* sum <- sum + ffn(n) of the experts that every token uses. */
 static void shared_ffn(writer *w) {
     if (!layer_of(w)->shared_n) return;
-    bank b = bank_of(w, layer_of(w)->shared_n, 1, ARCH_SHARED_GATE);
+    bank b = bank_of(w, layer_of(w)->shared_n, 1, has(w, ARCH_SHARED_GATE));
     b.part[GATE] = product(w, ARCH_SHARED_GATE, ARCH_ROLE_COUNT, b.part[GATE].y, false);
     b.part[UP] = product(w, ARCH_SHARED_UP, ARCH_ROLE_COUNT, b.part[UP].y, false);
     b.part[DOWN] = product(w, ARCH_SHARED_DOWN, ARCH_ROLE_COUNT, ffn_sum(w), adds(w));
@@ -564,36 +564,97 @@ static void choose_experts(writer *w, device_rows input) {
     record(w, (device_op){.tally = {.x = chosen_id(w), .weight = chosen_weight(w)}});
 }
 
+/* sum <- sum + sum over the chosen experts e of weight_e out_e */
+static void add_experts(writer *w, device_rows out) {
+    add(w, (device_op){.kind = DEVICE_OP_COMBINE,
+                       .name = "experts sum",
+                       .combine = {.x = out,
+                                   .weight = chosen_weight(w),
+                                   .y = ffn_sum(w),
+                                   .used_n = w->at->model->router.used_n,
+                                   .n = shape_of(w)->embd_n,
+                                   .anew = !adds(w)}});
+}
+
 /* sum <- sum + sum over the chosen experts e of weight_e ffn_e(n); a guest's part is that of its experts. */
 static void expert_ffn(writer *w) {
     const hotset_shape *s = shape_of(w);
     const uint32_t used = w->at->model->router.used_n;
     device_rows out = rows_at(w, w->at->layout.expert_out, (uint64_t)used * s->embd_n);
     if (!here(w)->units) return;
-    bank b = bank_of(w, s->ff_n, used, ARCH_EXPERT_GATE);
+    bank b = bank_of(w, s->ff_n, used, has(w, ARCH_EXPERT_GATE));
     b.id = chosen_id(w);
     b.part[GATE] = product(w, ARCH_EXPERT_GATE, ARCH_EXPERT_GATE_BIAS, b.part[GATE].y, false);
     b.part[UP] = product(w, ARCH_EXPERT_UP, ARCH_EXPERT_UP_BIAS, b.part[UP].y, false);
     b.part[DOWN] = product(w, ARCH_EXPERT_DOWN, ARCH_EXPERT_DOWN_BIAS, out, false);
     set_skipping(w, &b);
     apply(w, &b);
-    add(w, (device_op){.kind = DEVICE_OP_COMBINE,
-                       .name = "experts sum",
-                       .combine = {.x = out,
-                                   .weight = chosen_weight(w),
-                                   .y = ffn_sum(w),
-                                   .used_n = used,
-                                   .n = s->embd_n,
-                                   .anew = !adds(w)}});
+    add_experts(w, out);
+}
+
+/* ---- Streamed weights ---- */
+
+/* Whether the host's part of the layer is computed by its home, from weights that come piece by piece. */
+static bool streams(const writer *w) { return stream_has(w->at->stream, w->layer_i, w->row_max); }
+
+/* sum <- sum + ffn(n) of some of the host's neurons. */
+static void streamed_neurons(writer *w, const stream_piece *piece, const stream_layout *l) {
+    bank b = bank_of(w, piece->n, 1, l->matrix[STREAM_GATE].in_n > 0);
+    for (uint32_t i = GATE; i < DOWN; i++)
+        b.part[i] = (device_linear_part){.w = l->matrix[i], .bias = l->bias[i], .y = b.part[i].y};
+    b.part[DOWN] = (device_linear_part){.w = l->matrix[STREAM_DOWN], .y = ffn_sum(w), .accumulate = adds(w)};
+    if (l->matrix[STREAM_PREDICTOR].in_n) {
+        b.score = rows_at(w, w->at->layout.score, piece->n);
+        linear(w, "predictor out", rows_at(w, w->at->layout.inner, layer_of(w)->rank_n),
+               (device_linear_part){.w = l->matrix[STREAM_PREDICTOR], .y = b.score});
+    }
+    set_skipping(w, &b);
+    apply(w, &b);
+}
+
+/* sum <- sum + sum over those chosen experts that came in this round. */
+static void streamed_experts(writer *w, const stream_layout *l) {
+    static const arch_role biases[] = {ARCH_EXPERT_GATE_BIAS, ARCH_EXPERT_UP_BIAS, ARCH_EXPERT_DOWN_BIAS};
+    const hotset_shape *s = shape_of(w);
+    const uint32_t used = w->at->model->router.used_n;
+    bank b = bank_of(w, s->ff_n, used, l->matrix[STREAM_GATE].in_n > 0);
+    b.id = chosen_id(w);
+    b.part[DOWN].y = rows_at(w, w->at->layout.expert_out, (uint64_t)used * s->embd_n);
+    for (uint32_t i = GATE; i <= DOWN; i++)
+        b.part[i] = (device_linear_part){.w = l->matrix[i], .bias = vector(w, biases[i]), .y = b.part[i].y};
+    set_skipping(w, &b);
+    apply(w, &b);
+    add_experts(w, b.part[DOWN].y);
+}
+
+static void streamed_ffn(writer *w) {
+    const streaming *s = w->at->stream;
+    for (uint32_t i = s->layer_at[w->layer_i]; i < s->layer_at[w->layer_i + 1]; i++) {
+        const stream_piece *piece = &s->piece[i];
+        const stream_layout l =
+            stream_layout_of(s, piece, device_ref_at(w->at->ring, piece->slot_i * s->slot_bytes));
+        const uint64_t line = (uint64_t)i * FOOTPRINT_ALIGN;
+        wait_for(w, "wait for weights", device_ref_at(w->at->exchange, w->at->handed.arrived + line));
+        if (layer_of(w)->experts)
+            streamed_experts(w, &l);
+        else
+            streamed_neurons(w, piece, &l);
+        signal_to(w, "weights used", device_ref_at(w->at->exchange, w->at->handed.consumed + line));
+    }
 }
 
 /* ---- Between devices ---- */
 
-/* To the guests of a layer: x, and the choice of experts. */
+/* A guest of the layer that takes part in the step. */
+static bool takes_part(const writer *w, uint32_t guest) { return guest > 0 || !streams(w); }
+
+/* To the guests of a layer: x, and the choice of experts, which a stream of experts asks for too. */
 static void publish(writer *w) {
     const uint32_t used = w->at->model->router.used_n;
-    if (!here(w)->guest_n) return;
-    copy(w, "publish", hidden(w), residual(w), shape_of(w)->embd_n, false);
+    uint32_t guest_n = 0;
+    for (uint32_t i = 0; i < here(w)->guest_n; i++) guest_n += takes_part(w, here(w)->guest[i]);
+    if (!guest_n && !(layer_of(w)->experts && streams(w))) return;
+    if (guest_n) copy(w, "publish", hidden(w), residual(w), shape_of(w)->embd_n, false);
     if (layer_of(w)->experts) {
         copy(w, "publish choice", chosen_id(w), handed(w, w->at->handed.expert_id, used), used, false);
         copy(w, "publish weights", chosen_weight(w), handed(w, w->at->handed.expert_weight, used), used,
@@ -606,6 +667,7 @@ static void publish(writer *w) {
 static void collect(writer *w) {
     for (uint32_t i = 0; i < here(w)->guest_n; i++) {
         const uint32_t guest = here(w)->guest[i];
+        if (!takes_part(w, guest)) continue;
         wait_for(w, "wait for sums", counter(w, w->layer_i, guest, false));
         copy(w, "add sums", partial(w, guest), ffn_sum(w), shape_of(w)->embd_n, adds(w));
     }
@@ -664,6 +726,7 @@ static void home_layer(writer *w, bool parallel) {
         parallel_layer(w);
     else
         sequential_layer(w);
+    if (streams(w)) streamed_ffn(w);
     collect(w);
     if (here(w)->hands_on) hand_on(w, w->layer_i + 1);
 }
@@ -715,7 +778,7 @@ void forward_body(forward_list *list, const forward_place *place, uint32_t row_m
                                        .y = rotation(&w, i)}});
     for (w.layer_i = 0; w.layer_i < place->placed->layer_n; w.layer_i++) {
         if (here(&w)->home) home_layer(&w, parallel);
-        if (here(&w)->visits) guest_layer(&w, parallel);
+        if (here(&w)->visits && takes_part(&w, place->placed->device_i)) guest_layer(&w, parallel);
     }
     if (place->placed->receives) receive(&w, place->placed->layer_n, place->placed->from);
     if (place->placed->head) signal_done(&w);

@@ -5,6 +5,7 @@
 #include "devices/device.h"
 #include "engine/model.h"
 #include "engine/state.h"
+#include "engine/stream.h"
 #include "engine/tally.h"
 #include "engine/weights.h"
 #include "planner/footprint.h"
@@ -24,8 +25,10 @@ typedef struct forward_place {
        there are several devices all the rest. */
     device_ref exchange;
     footprint_exchange handed;
-    const tally *tally; /* what each layer's FFN uses is recorded so; NULL: it is not */
-    device_ref record;  /* of that layout */
+    const streaming *stream; /* prompts: the host's units come to their home; NULL: they do not */
+    device_ref ring;         /* of a home: where they come */
+    const tally *tally;      /* what each layer's FFN uses is recorded so; NULL: it is not */
+    device_ref record;       /* of that layout */
 } forward_place;
 
 /* A list that grows; op_n operations in `op`. */

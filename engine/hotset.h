@@ -257,11 +257,13 @@ HOTSET_API hotset_plan_options hotset_plan_default_options(void);
 HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *model,
                                                         const hotset_plan_options *options,
                                                         hotset_error *err);
-/* A plan by hand. `devices` beside the CPU, e.g. "emu:64MiB,cuda0"; `place` says which has what, e.g.
- * "attn=emu0:24,ffn=emu0:0.3+cuda0:0.2,head=emu0": attention and state of the first 24 layers, the hottest
- * 30 % of each layer's units and the next 20 %, the head; the rest is the CPU's. `profile` (which units are
- * hot) and `module_folder` (see hotset_engine_options) may be NULL. Errors: E_ARGUMENT, E_NOFIT (the device,
- * bytes needed and there), E_UNSUPPORTED (a device that is not there), E_DEVICE, E_MEMORY. */
+/* A plan by hand. `devices` beside the CPU, e.g. "cuda0,emu:64MiB"; NULL: those that are there; `place` says
+ * which has what, e.g. "attn=cuda0:24,ffn=cuda0:0.3+emu0:0.2,head=gpu0": attention and state of the first 24
+ * layers, the hottest 30 % of each layer's units and the next 20 %, the head (gpu0: the first of the list);
+ * the rest is the CPU's. "stream=64" copies the CPU's units to their layer's home for prompts of so many
+ * rows. `profile` (which units are hot), `module_folder` (see hotset_engine_options): or NULL. Errors:
+ * E_ARGUMENT, E_NOFIT (the device, bytes needed and there), E_UNSUPPORTED (a device that is not there),
+ * E_DEVICE, E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_plan_place(hotset_plan **out, const hotset_model *model,
                                                           const char *devices, const char *place,
                                                           const char *module_folder,
@@ -352,6 +354,7 @@ typedef struct hotset_engine_options {
     hotset_cancel_fn *cancel; /* asked while weights are copied and between steps; NULL: never */
     void *cancel_cookie;
     const char *trace_path;    /* write a Chrome trace of every step here; NULL: none */
+    bool timed;                /* take the times of operations: costs a little; a trace does so, too */
     const char *devices;       /* properties of the plan's devices, as for hotset_plan_place; NULL: none */
     const char *module_folder; /* where modules of GPUs are; NULL: beside the library */
 } hotset_engine_options;
@@ -378,6 +381,20 @@ typedef struct hotset_engine_stats {
                                          in steps of one row; 0 of them: all */
 } hotset_engine_stats;
 HOTSET_API hotset_engine_stats hotset_engine_get_stats(const hotset_engine *engine);
+
+/* What one device of the plan does. Times are summed over all steps, 0 unless the engine is `timed`. */
+typedef struct hotset_device_stats {
+    const char *name;             /* borrowed */
+    uint64_t held_bytes;          /* of its memory */
+    double planned_use;           /* share of the FFN's work that the plan expects of it */
+    double busy_s, wait_s;        /* at operations; at waiting for other devices */
+    double overlap_s;             /* of busy_s: while device 0, the CPU, was busy too */
+    uint64_t bus_bytes_per_token; /* through the bus, both ways, for a decoded token and its logits */
+} hotset_device_stats;
+enum { HOTSET_DEVICE_MAX = 9 };
+/* False: the plan has no device of that number, or does not use it. */
+HOTSET_API bool hotset_engine_get_device_stats(const hotset_engine *engine, uint32_t device_i,
+                                               hotset_device_stats *out);
 
 /* Neurons of a layer, summed over all rows evaluated: of plans with `record` and sparsity PREDICT, else 0. */
 typedef struct hotset_prediction {

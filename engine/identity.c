@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "engine/model.h"
 #include "profiles/fingerprint.h"
@@ -156,4 +157,22 @@ hotset_status model_fingerprints(const hotset_model *m, uint64_t *shape, uint64_
                                  hotset_error *err) {
     HOTSET_TRY(shape_fingerprint(m, shape, err));
     return weights_fingerprint(m, weights, err);
+}
+
+hotset_status model_order_fingerprint(const hotset_model *m, uint64_t *out, hotset_error *err) {
+    bool sorted = false;
+    *out = 0;
+    XXH3_state_t *state = XXH3_createState();
+    if (!state) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the order of neurons");
+    XXH3_64bits_reset(state);
+    for (uint32_t i = 0; i < m->shape.layer_n; i++) {
+        const uint32_t *order = m->layer[i].order;
+        const uint32_t unit_n = order ? model_unit_n(m, i) : 0;
+        sorted |= order != NULL;
+        XXH3_64bits_update(state, &unit_n, sizeof unit_n);
+        XXH3_64bits_update(state, order, unit_n * sizeof *order);
+    }
+    if (sorted) *out = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    return HOTSET_OK;
 }

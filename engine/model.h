@@ -129,6 +129,9 @@ HOTSET_CHECKED hotset_status model_renumber_profile(const hotset_model *m, activ
 HOTSET_CHECKED hotset_status model_fingerprints(const hotset_model *m, uint64_t *shape, uint64_t *weights,
                                                 hotset_error *err);
 
+/* Of the numbers that the file's units had in the original; 0: they stand as they stood. Errors: E_MEMORY. */
+HOTSET_CHECKED hotset_status model_order_fingerprint(const hotset_model *m, uint64_t *out, hotset_error *err);
+
 /* rotary.c: fills m->rotary from the file's keys. Linear, YaRN, Llama-3 and LongRoPE scaling. */
 HOTSET_CHECKED hotset_status model_rotary_read(hotset_model *m, uint32_t rotated_n, hotset_error *err);
 /* Frequencies of rotation number i for sessions of so many positions. */

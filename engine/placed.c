@@ -37,8 +37,8 @@ static hotset_status fill_neurons(placed_device *p, placed_layer *to, const plan
     return HOTSET_OK;
 }
 
-static hotset_status fill_layer(placed_device *p, const hotset_model *m, const plan_data *plan, uint32_t layer_i,
-                                hotset_error *err) {
+static hotset_status fill_layer(placed_device *p, const hotset_model *m, const plan_data *plan,
+                                uint32_t layer_i, hotset_error *err) {
     placed_layer *to = &p->layer[layer_i];
     to->home_i = home_of(plan, layer_i);
     to->home = to->home_i == p->device_i;
@@ -62,11 +62,11 @@ static hotset_status fill_layer(placed_device *p, const hotset_model *m, const p
 hotset_status placed_make(placed_device *out, const hotset_model *m, const plan_data *plan, uint32_t device_i,
                           hotset_error *err) {
     *out = (placed_device){.device_i = device_i,
-                    .device_n = plan ? plan->device_n : 1,
-                    .layer_n = m->shape.layer_n,
-                    .used = device_i == 0 || plan_device_used(plan, device_i),
-                    .embeds = device_i == 0,
-                    .head = device_i == (plan ? plan->head : 0)};
+                           .device_n = plan ? plan->device_n : 1,
+                           .layer_n = m->shape.layer_n,
+                           .used = device_i == 0 || plan_device_used(plan, device_i),
+                           .embeds = device_i == 0,
+                           .head = device_i == (plan ? plan->head : 0)};
     out->layer = arena_alloc(&out->arena, out->layer_n, sizeof *out->layer);
     hotset_status status =
         out->layer ? HOTSET_OK : hotset_fail(err, HOTSET_E_MEMORY, "out of memory for what a device does");

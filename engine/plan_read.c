@@ -1,5 +1,6 @@
 /* plan_read.c - plan files: read for a model, which must be the one that they were made for. */
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,46 +57,81 @@ static hotset_status check_fingerprints(const plan_data *data, const hotset_mode
                        data->shape, data->name, shape);
 }
 
-static hotset_status check_bytes(const char *what, uint64_t have, uint64_t want, hotset_error *err) {
-    if (have == want) return HOTSET_OK;
+/* What the model's parts take on a device is what the plan says. */
+static hotset_status check_ledger(const plan_ledger *have, const plan_ledger *want, uint32_t device_i,
+                                  hotset_error *err) {
+    const struct {
+        const char *name;
+        uint64_t have, want;
+    } parts[] = {{"dense", have->dense, want->dense},    {"embedding", have->embedding, want->embedding},
+                 {"head", have->head, want->head},       {"units", have->units, want->units},
+                 {"state", have->state, want->state},    {"scratch", have->scratch, want->scratch},
+                 {"tables", have->tables, want->tables}, {"mapped", have->mapped, want->mapped}};
+    for (size_t i = 0; i < COUNT_OF(parts); i++)
+        if (parts[i].have != parts[i].want)
+            return hotset_fail(err, HOTSET_E_ARGUMENT,
+                               "devices[%" PRIu32 "].ledger.%s_bytes: the plan says %" PRIu64
+                               ", the model takes %" PRIu64
+                               ": it was made for other weight types, or by another version",
+                               device_i, parts[i].name, parts[i].have, parts[i].want);
+    return HOTSET_OK;
+}
+
+/* Units in different places are told apart by the numbers that they have in the file. */
+static bool parts_units(const plan_data *data) {
+    for (uint32_t l = 0; l < data->layer_n; l++)
+        for (uint32_t u = 1; u < data->layer[l].unit_n; u++)
+            if (data->layer[l].place[u] != data->layer[l].place[0]) return true;
+    return false;
+}
+
+static hotset_status check_order(const plan_data *data, const hotset_model *m, hotset_error *err) {
+    uint64_t order;
+    HOTSET_TRY(model_order_fingerprint(m, &order, err));
+    if (order == data->order || !parts_units(data)) return HOTSET_OK;
     return hotset_fail(err, HOTSET_E_ARGUMENT,
-                       "devices[0].ledger.%s_bytes: the plan says %" PRIu64 ", the model takes %" PRIu64
-                       ": it was made for other weight types, or by another version",
-                       what, have, want);
+                       "the plan numbers neurons and experts %s, the model's file has them %s: plan again",
+                       data->order ? "in a sorted order" : "in their original order",
+                       !order        ? "in their original order"
+                       : data->order ? "sorted otherwise"
+                                     : "sorted");
 }
 
-/* What the model takes, all on the host, is what the plan says. */
-static hotset_status check_ledger(const plan_ledger *have, const plan_ledger *want, hotset_error *err) {
-    HOTSET_TRY(check_bytes("dense", have->dense, want->dense, err));
-    HOTSET_TRY(check_bytes("embedding", have->embedding, want->embedding, err));
-    HOTSET_TRY(check_bytes("head", have->head, want->head, err));
-    HOTSET_TRY(check_bytes("units", have->units, want->units, err));
-    HOTSET_TRY(check_bytes("state", have->state, want->state, err));
-    HOTSET_TRY(check_bytes("scratch", have->scratch, want->scratch, err));
-    HOTSET_TRY(check_bytes("tables", have->tables, want->tables, err));
-    return check_bytes("mapped", have->mapped, want->mapped, err);
-}
-
-static bool host_only(const plan_data *data) {
-    for (uint32_t d = 1; d < data->device_n; d++)
-        if (plan_device_used(data, d)) return false;
-    return true;
+/* The devices that a plan was made for, without rates. */
+static hotset_status machine_of_plan(machine_profile **out, const plan_data *data, hotset_error *err) {
+    machine_profile *host;
+    HOTSET_TRY(planning_host(&host, err));
+    hotset_status status = machine_make(out, data->device_n, 0, err);
+    if (!status) (*out)->device[0] = host->device[0];
+    machine_free(host);
+    for (uint32_t d = 1; d < data->device_n && !status; d++) {
+        machine_device *to = &(*out)->device[d];
+        const plan_device *from = &data->device[d];
+        snprintf(to->name, sizeof to->name, "%s", from->name);
+        snprintf(to->model, sizeof to->model, "%s", from->model);
+        to->kind = from->kind;
+        to->alignment_bytes = FOOTPRINT_GPU_ALIGN;
+        to->capacity_bytes = to->free_bytes = from->limit_bytes;
+    }
+    return status;
 }
 
 /* The same plan made anew for the model, with what was read in the place of what was planned. */
 static hotset_status plan_for_model(hotset_plan **out, plan_data *data, const hotset_model *m,
                                     hotset_error *err) {
     hotset_plan_options o = planning_options(data);
-    machine_profile *host;
+    machine_profile *machine;
     bool weights_differ;
     HOTSET_TRY(check_fingerprints(data, m, &weights_differ, err));
     HOTSET_TRY(check_units(data, m, err));
-    HOTSET_TRY(planning_host(&host, err));
-    planning what = {.model = m, .machine = host, .options = &o, .prefill_skips = data->prefill_skips};
+    HOTSET_TRY(check_order(data, m, err));
+    HOTSET_TRY(machine_of_plan(&machine, data, err));
+    planning what = {
+        .model = m, .machine = machine, .options = &o, .given = data, .prefill_skips = data->prefill_skips};
     hotset_status status = planning_make(out, &what, HOTSET_SPARSITY_AUTO, err);
-    if (!status && host_only(data))
-        status = check_ledger(&data->device[0].ledger, &(*out)->data->device[0].ledger, err);
-    machine_free(host);
+    for (uint32_t d = 0; d < data->device_n && !status; d++)
+        status = check_ledger(&data->device[d].ledger, &(*out)->data->device[d].ledger, d, err);
+    machine_free(machine);
     if (status) {
         hotset_plan_free(*out);
         *out = NULL;

@@ -49,11 +49,15 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
     facts->weights_bytes = weights_copied_bytes(m, o->sparsity, &all, FOOTPRINT_ALIGN);
     facts->state_bytes = kv.bytes / o->session_n;
     facts->scratch_bytes = footprint_scratch_layout(&widths, o->batch_n, facts->workspace_bytes).bytes;
-    facts->gpu_scratch_bytes = footprint_gpu_scratch_layout(&widths, o->batch_n, o->context_n).bytes;
-    facts->table_bytes = weights_table_bytes(m, o->sparsity, &all, FOOTPRINT_ALIGN) +
-                         engine_exchange_at(o->batch_n) +
-                         footprint_exchange_layout(&widths, o->batch_n, m->shape.layer_n, device_n).bytes +
-                         list_bytes + record.bytes + o->session_n * session_bytes(&m->shape, o->context_n);
+    const uint64_t ring_bytes = FOOTPRINT_STREAM_SLOTS * stream_slot_bytes(m, o->sparsity);
+    const uint32_t piece_n = device_n > 1 ? stream_piece_max(m, o->sparsity) : 0;
+    facts->gpu_scratch_bytes =
+        footprint_gpu_scratch_layout(&widths, o->batch_n, o->context_n).bytes + ring_bytes;
+    facts->table_bytes =
+        weights_table_bytes(m, o->sparsity, &all, FOOTPRINT_ALIGN) + engine_exchange_at(o->batch_n) +
+        footprint_exchange_layout(&widths, o->batch_n, m->shape.layer_n, device_n, piece_n).bytes +
+        (device_n > 1 ? ring_bytes : 0) + list_bytes + record.bytes +
+        o->session_n * session_bytes(&m->shape, o->context_n);
     placed_free(&all);
     tally_free(&record);
     state_free(&kv);
@@ -61,7 +65,7 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
     return status;
 }
 
-static bool skips_by_cost(hotset_sparsity asked) {
+bool planning_skips_by_cost(hotset_sparsity asked) {
     return asked == HOTSET_SPARSITY_EXACT || asked == HOTSET_SPARSITY_PREDICT;
 }
 
@@ -83,6 +87,7 @@ static hotset_status name_model(plan_data *data, const hotset_model *m, const ho
     data->context_n = o->context_n;
     data->session_n = o->session_n;
     data->sparsity = sparsity_of(o->sparsity);
+    HOTSET_TRY(model_order_fingerprint(m, &data->order, err));
     return model_fingerprints(m, &data->shape, &data->weights, err);
 }
 
@@ -131,9 +136,15 @@ typedef struct planner_work {
 } planner_work;
 
 /* The splits of a plan: how many units each device has; which they are is the plan's to say. */
-static void given_splits(cost_split *split, const plan_data *given) {
+static hotset_status given_splits(cost_split *split, const problem *p, const plan_data *given,
+                                  hotset_error *err) {
     for (uint32_t l = 0; l < given->layer_n; l++) {
         const plan_layer *from = &given->layer[l];
+        if (from->unit_n != (p->layer[l].ffn.kind == PROBLEM_NONE ? 0 : p->layer[l].ffn.unit_n))
+            return hotset_fail(err, HOTSET_E_ARGUMENT,
+                               "layers[%" PRIu32 "].neuron_n: %" PRIu32
+                               " neurons of this model's weights share scales, and are not to be parted",
+                               l, from->neuron_n);
         split[l] = (cost_split){.home = (uint8_t)from->home, .file_n = plan_layer_units(from, PLAN_IN_FILE)};
         for (uint32_t d = 0; d < given->device_n; d++) {
             split[l].order[given->device_n - 1 - d] = (uint8_t)d;
@@ -141,21 +152,21 @@ static void given_splits(cost_split *split, const plan_data *given) {
         }
         split[l].n[0] += split[l].file_n;
     }
+    return HOTSET_OK;
 }
 
 static hotset_status place_given(outcome *out, const planning *what, hotset_error *err) {
-    cost_split *split;
-    uint32_t head = 0;
-    HOTSET_TRY(base_calloc(&split, out->problem->layer_n, sizeof *split, "a placement", err));
-    hotset_status status = HOTSET_OK;
-    if (what->given) {
-        given_splits(split, what->given);
-        head = what->given->head;
-    } else {
-        status = by_hand_read(split, &head, out->problem, what->place, err);
+    by_hand how = {.head = what->given ? what->given->head : 0};
+    HOTSET_TRY(base_calloc(&how.split, out->problem->layer_n, sizeof *how.split, "a placement", err));
+    hotset_status status = what->given ? given_splits(how.split, out->problem, what->given, err)
+                                       : by_hand_read(&how, out->problem, what->place, err);
+    if (!status) status = place_given_make(&out->placed, out->problem, how.split, how.head, err);
+    if (!status && !what->given) {
+        out->placed->stream_row_n = how.stream_row_n;
+        for (uint32_t l = 0; l < out->problem->layer_n; l++)
+            out->placed->layer[l].streamed = how.stream_row_n && how.split[l].home && how.split[l].n[0];
     }
-    if (!status) status = place_given_make(&out->placed, out->problem, split, head, err);
-    free(split);
+    free(how.split);
     return status;
 }
 
@@ -247,7 +258,6 @@ static hotset_status place_best(outcome *out, const planner_work *w, hotset_erro
 /* Without a machine profile there is nothing to predict. */
 static void forget_seconds(plan_data *data) {
     data->token_s = data->chunk_s = data->head_s = data->submit_s = 0;
-    data->stream_row_n = 0;
     for (uint32_t l = 0; l < data->layer_n; l++) {
         plan_layer *layer = &data->layer[l];
         layer->send_s = layer->mixer_s = layer->merge_s = layer->chunk_s = 0;
@@ -363,7 +373,8 @@ hotset_status planning_make(hotset_plan **out, const planning *what, hotset_spar
     HOTSET_TRY(plan_resolve(&w.options, &what->model->shape, thread_n, here.isa_best, err));
     w.host_bytes =
         w.options.host_bytes_max ? min_u64(w.options.host_bytes_max, PLAN_BYTES_MAX) : host->free_bytes;
-    HOTSET_TRY(device_cpu_open(&w.cpu, &(device_cpu_options){w.options.thread_n, w.options.isa}, err));
+    HOTSET_TRY(device_cpu_open(
+        &w.cpu, &(device_cpu_options){.thread_n = w.options.thread_n, .isa = w.options.isa}, err));
     w.options.isa = device_cpu_isa(w.cpu);
     hotset_status status = w.options.sparsity == HOTSET_SPARSITY_AUTO
                                ? place_best(&o, &w, err)
@@ -399,64 +410,10 @@ hotset_status hotset_plan_cpu(hotset_plan **out, const hotset_model *m, const ho
     HOTSET_TRY(planning_host(&host, err));
     o.devices = NULL;
     if (o.host_bytes_max) o.host_bytes_max = min_u64(o.host_bytes_max, host->device[0].free_bytes);
-    planning what = {.model = m, .machine = host, .options = &o, .prefill_skips = skips_by_cost(o.sparsity)};
+    planning what = {
+        .model = m, .machine = host, .options = &o, .prefill_skips = planning_skips_by_cost(o.sparsity)};
     hotset_status status = planning_make(out, &what, HOTSET_SPARSITY_AUTO, err);
     machine_free(host);
-    return status;
-}
-
-/* A device of the list as one of a machine without rates. */
-static hotset_status describe_device(machine_device *to, const device_spec *spec, const char *folder,
-                                     hotset_error *err) {
-    device *d;
-    HOTSET_TRY(device_spec_open(&d, spec, folder, err));
-    snprintf(to->name, sizeof to->name, "%s", spec->name);
-    snprintf(to->model, sizeof to->model, "%s", spec->name);
-    to->kind = spec->kind;
-    to->alignment_bytes = d->alignment;
-    hotset_status status = d->api->memory(d, &to->capacity_bytes, &to->free_bytes, err);
-    d->api->close(d);
-    return status;
-}
-
-/* This machine's host and the devices of the list, without rates. */
-static hotset_status machine_of(machine_profile **out, const char *devices, const char *folder,
-                                hotset_error *err) {
-    device_spec spec[MACHINE_DEVICE_MAX];
-    uint32_t n;
-    machine_profile *host;
-    HOTSET_TRY(device_list_parse(spec, &n, devices, err));
-    HOTSET_TRY(planning_host(&host, err));
-    hotset_status status = machine_make(out, n, 0, err);
-    if (!status) (*out)->device[0] = host->device[0];
-    machine_free(host);
-    for (uint32_t i = 0, at = 1; i < n && !status; i++)
-        if (spec[i].kind != MACHINE_CPU)
-            status = describe_device(&(*out)->device[at++], &spec[i], folder, err);
-    if (!status) return HOTSET_OK;
-    machine_free(*out);
-    *out = NULL;
-    return status;
-}
-
-hotset_status hotset_plan_place(hotset_plan **out, const hotset_model *m, const char *devices,
-                                const char *place, const char *module_folder, const hotset_profile *profile,
-                                const hotset_plan_options *options, hotset_error *err) {
-    hotset_plan_options o = options ? *options : hotset_plan_default_options();
-    const activation_profile *counts = NULL;
-    machine_profile *machine;
-    *out = NULL;
-    if (profile) HOTSET_TRY(profile_counts(&counts, profile, m, err));
-    HOTSET_TRY(machine_of(&machine, devices, module_folder, err));
-    o.devices = NULL;
-    planning what = {.model = m,
-                     .machine = machine,
-                     .profile = counts,
-                     .options = &o,
-                     .place = place,
-                     .prefill_skips = skips_by_cost(o.sparsity)};
-    hotset_status status = planning_make(out, &what, HOTSET_SPARSITY_AUTO, err);
-    machine_free(machine);
     return status;
 }
 
@@ -472,7 +429,7 @@ hotset_status hotset_plan_make(hotset_plan **out, const hotset_model *m, const h
                      .profile = counts,
                      .options = &o,
                      .searched = true,
-                     .prefill_skips = skips_by_cost(o.sparsity)};
+                     .prefill_skips = planning_skips_by_cost(o.sparsity)};
     return planning_make(out, &what, HOTSET_SPARSITY_AUTO, err);
 }
 

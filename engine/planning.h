@@ -28,6 +28,8 @@ HOTSET_CHECKED hotset_status planning_devices(const machine_profile *m, const ch
                                               hotset_error *err);
 /* This machine's memory and cores, without any rates. Errors: E_MEMORY. */
 HOTSET_CHECKED hotset_status planning_host(machine_profile **out, hotset_error *err);
+/* Whether steps of many rows may skip too: where a sparsity is asked for by name. */
+bool planning_skips_by_cost(hotset_sparsity asked);
 /* What a plan's data says as options, without limits. */
 hotset_plan_options planning_options(const plan_data *data);
 /* The counts of a profile that serves the model, borrowed from it (profile.c). Errors: as

@@ -77,8 +77,22 @@ hotset_status schedule_list_bytes(const forward_place *place, uint32_t batch_n, 
     return HOTSET_OK;
 }
 
+/* Bytes of a row that an operation reads or writes where devices hand things to each other. */
+static uint64_t handed_bytes(const device_op *op, const device_buffer *shared) {
+    uint64_t n = 0;
+    if (op->kind == DEVICE_OP_COPY)
+        n = (uint64_t)op->copy.n * ((op->copy.x.ref.buffer == shared) + (op->copy.y.ref.buffer == shared));
+    else if (op->kind == DEVICE_OP_COMBINE && op->combine.y.ref.buffer == shared)
+        n = op->combine.n;
+    else if (op->kind == DEVICE_OP_LINEAR)
+        for (uint32_t i = 0; i < op->linear.part_n; i++)
+            if (op->linear.part[i].y.ref.buffer == shared) n += op->linear.part[i].w.out_n;
+    return n * sizeof(float);
+}
+
 typedef struct recording {
     device *device;
+    const device_buffer *shared;
     device_ref step, workspace;
     uint32_t batch_n;
     schedule_bucket *bucket;
@@ -88,7 +102,9 @@ static hotset_status record(void *cookie, const forward_list *list, uint32_t row
                             hotset_error *err) {
     (void)row_max;
     recording *r = cookie;
+    uint64_t *bytes = head ? &r->bucket->head_handed_bytes : &r->bucket->body_handed_bytes;
     if (!list->op_n) return HOTSET_OK;
+    for (uint32_t i = 0; i < list->op_n; i++) *bytes += handed_bytes(&list->op[i], r->shared);
     return r->device->api->list_record(r->device, list->op, list->op_n, r->step, r->batch_n, r->workspace,
                                        head ? &r->bucket->head : &r->bucket->body, err);
 }
@@ -99,7 +115,9 @@ hotset_status schedule_build(schedule *s, device *d, const forward_place *place,
     for (uint32_t i = 0; i < bucket_count(batch_n); i++) {
         schedule_bucket *bucket = &s->bucket[s->bucket_n++];
         bucket->row_max = bucket_rows(i, batch_n);
-        recording r = {d, step, device_ref_at(place->scratch, place->layout.workspace), batch_n, bucket};
+        recording r = {d,       place->exchange.buffer,
+                       step,    device_ref_at(place->scratch, place->layout.workspace),
+                       batch_n, bucket};
         HOTSET_TRY(each_list(place, bucket->row_max, record, &r, err));
     }
     return HOTSET_OK;

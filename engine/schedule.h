@@ -10,7 +10,8 @@ enum { SCHEDULE_BUCKET_MAX = 16 };
  * outputs. */
 typedef struct schedule_bucket {
     uint32_t row_max;
-    device_list *body, *head; /* NULL: the device has no part in it */
+    device_list *body, *head;                      /* NULL: the device has no part in it */
+    uint64_t body_handed_bytes, head_handed_bytes; /* per row: to and from memory that devices share */
 } schedule_bucket;
 
 typedef struct schedule {

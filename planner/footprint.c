@@ -93,10 +93,15 @@ footprint_scratch footprint_gpu_scratch_layout(const footprint_widths *w, uint32
     return s;
 }
 
+uint64_t footprint_stream_slot_bytes(uint64_t layer_bytes, uint64_t step_bytes) {
+    const uint64_t wanted = min_u64(layer_bytes / 4, FOOTPRINT_STREAM_BYTES);
+    return layer_bytes ? gpu_up(max_u64(wanted, step_bytes)) : 0;
+}
+
 /* ---- What devices hand to each other ---- */
 
 footprint_exchange footprint_exchange_layout(const footprint_widths *w, uint32_t row_n, uint32_t layer_n,
-                                             uint32_t device_n) {
+                                             uint32_t device_n, uint32_t piece_n) {
     footprint_exchange e = {.device_n = device_n};
     const uint32_t output_n = row_n < FOOTPRINT_OUTPUT_MAX ? row_n : FOOTPRINT_OUTPUT_MAX;
     const uint64_t line_n = FOOTPRINT_ALIGN / sizeof(float);
@@ -110,6 +115,8 @@ footprint_exchange footprint_exchange_layout(const footprint_widths *w, uint32_t
     e.hand = reserve(&e.bytes, row_n, w->embd_n);
     e.partial = reserve(&e.bytes, (uint64_t)row_n * device_n, w->embd_n);
     e.logits = reserve(&e.bytes, output_n, w->vocab_n);
+    e.arrived = reserve(&e.bytes, piece_n, line_n);
+    e.consumed = reserve(&e.bytes, piece_n, line_n);
     return e;
 }
 

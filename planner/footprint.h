@@ -61,6 +61,16 @@ enum { FOOTPRINT_GPU_ALIGN = 256 };
 /* The scratch slab of a GPU, whose workspace begins at a multiple of FOOTPRINT_GPU_ALIGN. */
 footprint_scratch footprint_gpu_scratch_layout(const footprint_widths *w, uint32_t row_n, uint32_t context_n);
 
+/* A slot through which a layer's weights go from the host to a GPU, a quarter of the layer at once so that
+ * copying overlaps computing, but not more than FOOTPRINT_STREAM_BYTES, nor less than a step of the stream:
+ * FOOTPRINT_STREAM_NEURONS neurons, or an expert. layer_bytes 0: there is nothing to copy. */
+enum {
+    FOOTPRINT_STREAM_SLOTS = 2, /* of a GPU, and of the host's pinned memory */
+    FOOTPRINT_STREAM_NEURONS = 256,
+    FOOTPRINT_STREAM_BYTES = 16 << 20
+};
+uint64_t footprint_stream_slot_bytes(uint64_t layer_bytes, uint64_t step_bytes);
+
 /* Offsets, in host memory that all devices reach, of what they hand to each other. Counters have a line of
  * FOOTPRINT_ALIGN bytes each. */
 typedef struct footprint_exchange {
@@ -73,12 +83,13 @@ typedef struct footprint_exchange {
     uint64_t hand;    /* [row][embd] what a layer's home gives the next one's, or the head's device */
     uint64_t partial; /* [device][row][embd] what guests give back */
     uint64_t logits;  /* [output][vocab] of a head that is not the host's */
+    uint64_t arrived, consumed; /* [piece] counters of streamed weights */
     uint64_t bytes;
 } footprint_exchange;
 
 /* Nothing of it, but the counters done and skipped, where there is one device only. */
 footprint_exchange footprint_exchange_layout(const footprint_widths *w, uint32_t row_n, uint32_t layer_n,
-                                             uint32_t device_n);
+                                             uint32_t device_n, uint32_t piece_n);
 /* What a device signals of a layer: that its guests have their input, or that its sums are there; hands_over:
  * that the residual stream is there for the home of this layer (layer_n: for the head). */
 static inline uint64_t footprint_counter(const footprint_exchange *e, uint32_t layer_i, uint32_t device_i,

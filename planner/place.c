@@ -141,10 +141,12 @@ static void settle_ledgers(placement *p, const search *s, const draft *d, const 
     }
 }
 
+enum { STREAM_ROWS_MIN = 4 /* fewer are decoding, where neurons are skipped */ };
+
 /* The least power of two of rows at which copying pays for the time of most layers that have units on both.
  */
 static uint32_t stream_rows(const cost_model *c, const draft *d) {
-    for (uint32_t rows = 1; rows <= c->p->row_n; rows *= 2) {
+    for (uint32_t rows = STREAM_ROWS_MIN; rows <= c->p->row_n; rows *= 2) {
         uint32_t yes = 0, could = 0;
         for (uint32_t l = 0; l < c->p->layer_n; l++) {
             could += d->split[l].home != 0 && d->split[l].n[0] > 0;

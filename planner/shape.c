@@ -227,12 +227,25 @@ uint64_t shape_scratch_bytes(const problem_shape *s) {
     return footprint_scratch_layout(&w, s->batch_n, s->batch_n * block_n * BLOCK_BYTES).bytes;
 }
 
+/* Room for weights that are streamed to a GPU. */
+static uint64_t ring_bytes(const problem *p) {
+    uint64_t all = 0, step = 0;
+    for (uint32_t i = 0; i < p->layer_n; i++) {
+        const problem_ffn *f = &p->layer[i].ffn;
+        const uint64_t unit = f->gate.bytes + f->up.bytes + f->down.bytes + f->fc2.bytes;
+        all = max_u64(all, unit * f->unit_n);
+        step = max_u64(step, unit);
+    }
+    return FOOTPRINT_STREAM_SLOTS * footprint_stream_slot_bytes(all, step);
+}
+
 hotset_status shape_problem(problem **out, const shape *s, const machine_profile *machine,
                             const activation_profile *profile, hotset_error *err) {
     HOTSET_TRY(problem_make(out, &s->model, machine, profile, &s->assumed, err));
+    const uint64_t scratch_bytes = shape_scratch_bytes(&s->model);
     for (uint32_t d = 0; d < (*out)->device_n; d++) {
         (*out)->device[d].limit_bytes = machine->device[d].free_bytes;
-        (*out)->device[d].scratch_bytes = shape_scratch_bytes(&s->model);
+        (*out)->device[d].scratch_bytes = scratch_bytes + (d ? ring_bytes(*out) : 0);
     }
     return HOTSET_OK;
 }

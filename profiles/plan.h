@@ -18,7 +18,8 @@
  *
  * What can be absent: a prediction, all or nothing: without `token_s` there are no other seconds either, but
  * measured ones, and no gains. Of a layer of kind "none": `neuron_n`, `unit_n`, `units`, `use`. `busy_s` and
- * `use` of zeros, empty lists, empty `activations`, `isa` and model's `name`, and unknown `weights`.
+ * `use` of zeros, empty lists, empty `activations`, `isa` and model's `name`, unknown `weights`, the
+ * original `order`.
  *
  * In outline:
  *
@@ -31,8 +32,8 @@
  *                          "merge_s", "mixer_s", "neuron_n", "send_s", "streamed", "unit_n",
  *                          "units": { "cpu": "0f..", "cuda0": "f0.." }, "use": { "cpu": 0.2, ... } } ],
  *     "made_by", "measured": [ { "kept", "measured_s", "predicted_s", "spread", "what" } ],
- *     "memory": "copied", "model": { "architecture", "name", "shape": "0x..", "weights": "0x.." },
- *     "prefill_skips", "session_n", "sparsity", "state": "F16", "stream_row_n", "submit_s", "thread_n",
+ *     "memory": "copied", "model": { "architecture", "name", "order": "0x..", "shape": "0x..", "weights":
+ * "0x.." }, "prefill_skips", "session_n", "sparsity", "state": "F16", "stream_row_n", "submit_s", "thread_n",
  *     "token_s", "version": 1 }
  */
 #ifndef HOTSET_PROFILES_PLAN_H
@@ -138,6 +139,8 @@ typedef struct plan_data {
     char made_by[MACHINE_NAME_BYTES];
     char architecture[32], name[64];
     uint64_t shape, weights;           /* fingerprints; weights 0: unknown, planned from a shape alone */
+    uint64_t order;                    /* fingerprint of the order that the file's units stand in, by which
+                                          they are numbered here; 0: the original one */
     char activations[PLAN_TEXT_BYTES]; /* where the use of units comes from, for people */
     uint32_t context_n, session_n, batch_n;
     uint32_t thread_n; /* of the CPU; 0 where it is left to the machine */

@@ -444,6 +444,7 @@ static void walk_model(walk *w, plan_data *p) {
     walk_text(w, "architecture", p->architecture, sizeof p->architecture, true);
     walk_text(w, "name", p->name, sizeof p->name, false);
     walk_fingerprint(w, "shape", &p->shape);
+    if (walk_has(w, "order", p->order != 0)) walk_fingerprint(w, "order", &p->order);
     if (walk_has(w, "weights", p->weights != 0)) walk_fingerprint(w, "weights", &p->weights);
     walk_object_end(w);
 }

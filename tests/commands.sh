@@ -579,7 +579,25 @@ check_plan() {
     run 0 plan "$model" --devices cpu,emu:2GiB@rtx4070 --threads 1
     expect "plan --devices: measures no more" [ "$(grep -c measuring "$err")" -eq 0 ]
     refuse 1 "exclude each other" run "$model" -p x --plan cpu --devices emu
-    refuse 1 "--devices" run "$model" -p x --plan "$plan" --devices emu
+    refuse 1 "the plan has no 'emu0'" run "$model" -p x --plan "$plan" --devices emu
+
+    # by hand, on an emulated device: the same text, and what each device does
+    run 0 run "$model" -p "The whale" -n 6 --temp 0 --plan cpu --quiet
+    local said
+    said=$(cat "$out")
+    run 0 run "$model" -p "The whale" -n 6 --temp 0 --place attn=emu0:3,ffn=emu0:0.5,head=gpu0 --devices emu:64MiB \
+        --stats --trace "$work/trace.json"
+    expect "run --place: the same text" [ "$(cat "$out")" = "$said" ]
+    expect "run --stats: the device's memory and times" grep -q "emu0: .*planned; a step: busy" "$err"
+    expect "run --stats: overlap and bytes through the bus" grep -q "emu0: .* overlap with the CPU.* bytes per token" "$err"
+    expect "run --trace: a lane for each device" grep -q '"tid":"emu0"' "$work/trace.json"
+    expect "run --trace: waits" grep -q '"cat":"wait"' "$work/trace.json"
+    refuse 1 "no such device" run "$model" -p x --place attn=gpu3
+    refuse 1 "there are 6 left of 6" run "$model" -p x --place attn=emu0:7
+    refuse 1 "are needed, there are 1048576" run "$model" -p x --place ffn=emu0 --devices emu:1MiB
+    refuse 1 "exclude each other" run "$model" -p x --place ffn=emu0 --plan cpu
+    refuse 1 "not attn=" run "$model" -p x --place gpu=all
+    refuse 2 "--place" plan "$model" --place ffn=emu0
     local cache=$XDG_CACHE_HOME home=$HOME
     export XDG_CACHE_HOME=/proc/none
     run 0 run "$model" -p "The whale" -n 2 --seed 1

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { ALIGN = 64, GAP = 64, GAP_BYTE = 0xA5 };
 
@@ -51,18 +52,28 @@ void gpu_case_writes(gpu_case *c, device_rows rows, uint32_t row_n, uint32_t n, 
 
 /* ---- Running ---- */
 
+/* Modules beside the program, as in a pack for another machine (tests/gpu/check.sh), or where they were
+ * built.
+ */
+static const char *module_folder(void) {
+    char path[MODULE_PATH_BYTES + 32], own[MODULE_PATH_BYTES];
+    if (!module_own_folder(own)) return HOTSET_MODULE_FOLDER;
+    snprintf(path, sizeof path, "%s/libhotset-emu.so", own);
+    return access(path, R_OK) ? HOTSET_MODULE_FOLDER : NULL;
+}
+
 device *gpu_rig_open(const char *properties) {
     char list[96];
     device_spec spec[MACHINE_DEVICE_MAX];
     uint32_t n;
     hotset_error err = {0};
     const module_interface *module;
-    if (module_load(&module, MACHINE_EMULATED, HOTSET_MODULE_FOLDER, &err) == HOTSET_E_UNSUPPORTED)
+    if (module_load(&module, MACHINE_EMULATED, module_folder(), &err) == HOTSET_E_UNSUPPORTED)
         cr_skip_test("%s", err.message);
     snprintf(list, sizeof list, "cpu,emu%s", properties);
     cr_assert_eq(device_list_parse(spec, &n, list, &err), HOTSET_OK, "%s", err.message);
     device *d;
-    cr_assert_eq(device_spec_open(&d, &spec[1], HOTSET_MODULE_FOLDER, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(device_spec_open(&d, &spec[1], module_folder(), &err), HOTSET_OK, "%s", err.message);
     return d;
 }
 
@@ -181,29 +192,65 @@ static void check_on(const gpu_case *c, device *d, const uint8_t *want, const ch
     check_rest(c, after, what);
 }
 
-/* The first real device of each kind that this machine has, too. */
-static void check_on_real_ones(const gpu_case *c, const uint8_t *want, const char *what, uint8_t *after) {
-    static const struct {
-        machine_kind kind;
-        const char *name;
-    } kinds[] = {{MACHINE_CUDA, "cuda0"}, {MACHINE_HIP, "hip0"}};
-    static enum { UNKNOWN, THERE, MISSING } found[COUNT_OF(kinds)]; /* drivers take their time to say no */
-    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
-        const module_interface *module;
-        hotset_error err = {0};
-        uint32_t n;
-        if (found[i] == UNKNOWN)
-            found[i] =
-                module_load(&module, kinds[i].kind, HOTSET_MODULE_FOLDER, &err) || module->count(&n, &err)
-                    ? MISSING
-                    : THERE;
-        if (found[i] == MISSING) continue;
-        device *d;
-        device_spec named = {.kind = kinds[i].kind};
-        snprintf(named.name, sizeof named.name, "%s", kinds[i].name);
-        cr_assert_eq(device_spec_open(&d, &named, HOTSET_MODULE_FOLDER, &err), HOTSET_OK, "%s", err.message);
-        check_on(c, d, want, what, after);
+/* The first real device of each kind. */
+enum { KINDS = 2 };
+static const struct {
+    machine_kind kind;
+    const char *name;
+} kinds[KINDS] = {{MACHINE_CUDA, "cuda0"}, {MACHINE_HIP, "hip0"}};
+
+static bool is_there(size_t i, hotset_error *why) {
+    static enum { UNKNOWN, THERE, MISSING } found[KINDS]; /* drivers take their time to say no */
+    static hotset_error reason[KINDS];
+    const module_interface *module;
+    uint32_t n;
+    if (found[i] == UNKNOWN)
+        found[i] =
+            module_load(&module, kinds[i].kind, module_folder(), &reason[i]) || module->count(&n, &reason[i])
+                ? MISSING
+                : THERE;
+    *why = reason[i];
+    return found[i] == THERE;
+}
+
+uint32_t gpu_rig_cards(char *names, size_t bytes) {
+    uint32_t n = 0;
+    *names = 0;
+    for (size_t i = 0; i < KINDS; i++) {
+        hotset_error why;
+        const bool there = is_there(i, &why);
+        const size_t at = strlen(names);
+        n += there;
+        snprintf(names + at, bytes - at, "%s%s%s%s", i ? "; " : "", kinds[i].name, there ? " is there" : ": ",
+                 there ? "" : why.message);
     }
+    return n;
+}
+
+static device *open_real(size_t i) {
+    device *d;
+    hotset_error err = {0};
+    device_spec named = {.kind = kinds[i].kind};
+    snprintf(named.name, sizeof named.name, "%s", kinds[i].name);
+    cr_assert_eq(device_spec_open(&d, &named, module_folder(), &err), HOTSET_OK, "%s", err.message);
+    return d;
+}
+
+/* Real devices compute the same bits twice. That they are the emulation's too is usual, but not promised. */
+static void check_on_real_ones(const gpu_case *c, const uint8_t *want, const uint8_t *emulated,
+                               const char *what) {
+    uint8_t *got[2] = {malloc(c->bytes), malloc(c->bytes)};
+    for (size_t i = 0; i < KINDS; i++) {
+        hotset_error why;
+        if (!is_there(i, &why)) continue;
+        for (int again = 0; again < 2; again++) check_on(c, open_real(i), want, what, got[again]);
+        cr_assert_eq(memcmp(got[0], got[1], c->bytes), 0, "%s: %s computes other bits again", what,
+                     kinds[i].name);
+        if (memcmp(got[0], emulated, c->bytes))
+            fprintf(stderr, "OTHER BITS: %s on %s\n", what, kinds[i].name);
+    }
+    free(got[0]);
+    free(got[1]);
 }
 
 void gpu_case_run(const gpu_case *c, const char *what, uint8_t *after) {
@@ -223,7 +270,7 @@ void gpu_case_check(const gpu_case *c, const char *what) {
     cpu->api->close(cpu);
     for (int i = 0; i < 2; i++) check_on(c, gpu_rig_open(orders[i]), want, what, got[i]);
     cr_assert_eq(memcmp(got[0], got[1], c->bytes), 0, "%s: the order of lanes changes bits", what);
-    check_on_real_ones(c, want, what, got[1]);
+    check_on_real_ones(c, want, got[0], what);
     free(want);
     free(got[0]);
     free(got[1]);

@@ -57,6 +57,8 @@ void gpu_case_writes_at(gpu_case *c, device_ref at, uint64_t n, gpu_values value
 /* Opens an emulated device by what stands behind "emu" in a device list; skips the test where the build has
  * no emulation. */
 device *gpu_rig_open(const char *properties);
+/* How many cards there are that cases run on too, and their names, or why there is none of a kind. */
+uint32_t gpu_rig_cards(char *names, size_t bytes);
 /* Runs the case on an emulated device only; `after` has room for c->bytes. */
 void gpu_case_run(const gpu_case *c, const char *what, uint8_t *after);
 /* Runs the case on all and compares; fails the test with `what` where they differ. */

@@ -1,5 +1,5 @@
-/* gpu_threads.c - two emulated devices and the host hand rows to each other by counters: for ThreadSanitizer,
- * which Criterion's tests cannot have. */
+/* gpu_threads.c - two emulated devices and the host hand rows to each other by counters, in every way: for
+ * ThreadSanitizer, which Criterion's tests cannot have. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,22 +70,30 @@ static hotset_status run_step(side *sides, uint64_t epoch, int *wrong_n, hotset_
     return HOTSET_OK;
 }
 
-int main(void) {
+static hotset_status run_all(const char *list, int *wrong_n, hotset_error *err) {
     device_spec spec[MACHINE_DEVICE_MAX];
     side sides[DEVICES] = {{0}};
     uint32_t n;
+    hotset_status status = device_list_parse(spec, &n, list, err);
+    for (int i = 0; i < DEVICES && !status; i++) status = open_side(&sides[i], &spec[1 + i], err);
+    for (uint64_t epoch = 1; epoch <= STEPS && !status; epoch++)
+        status = run_step(sides, epoch, wrong_n, err);
+    for (int i = 0; i < DEVICES; i++) close_side(&sides[i]);
+    return status;
+}
+
+int main(void) {
+    static const char *const lists[] = {"cpu,emu:1MiB:wait=kernel,emu:1MiB:reverse:wait=stream",
+                                        "cpu,emu:1MiB:wait=host,emu:1MiB:reverse:wait=host:graphs=off"};
     int wrong_n = 0;
     hotset_error err = {0};
+    hotset_status status = HOTSET_OK;
     const module_interface *module;
     if (module_load(&module, MACHINE_EMULATED, HOTSET_MODULE_FOLDER, &err)) {
         puts(err.message);
         return SKIPPED;
     }
-    hotset_status status = device_list_parse(spec, &n, "cpu,emu:1MiB,emu:1MiB:reverse", &err);
-    for (int i = 0; i < DEVICES && !status; i++) status = open_side(&sides[i], &spec[1 + i], &err);
-    for (uint64_t epoch = 1; epoch <= STEPS && !status; epoch++)
-        status = run_step(sides, epoch, &wrong_n, &err);
-    for (int i = 0; i < DEVICES; i++) close_side(&sides[i]);
+    for (size_t i = 0; i < COUNT_OF(lists) && !status; i++) status = run_all(lists[i], &wrong_n, &err);
     if (status) puts(err.message);
     if (wrong_n) printf("%d values are wrong\n", wrong_n);
     return status || wrong_n;

@@ -187,7 +187,8 @@ static void run_model(const char *argument, uint32_t round_n, const char *isa) {
     device_cpu_facts here;
     check(device_cpu_get_facts(&here, &err), &err, path);
     check(hotset_model_open(&m, path, NULL, &err), &err, path);
-    check(device_cpu_open(&cpu, &(device_cpu_options){here.thread_n, isa}, &err), &err, path);
+    check(device_cpu_open(&cpu, &(device_cpu_options){.thread_n = here.thread_n, .isa = isa}, &err), &err,
+          path);
     machine_profile *machine = measure(cpu, m);
     for (uint32_t i = 0; i < WAYS; i++) {
         ways[way_n].sparsity = sparsities[i];

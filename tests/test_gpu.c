@@ -2,6 +2,8 @@
  * portable kernels: random shapes, both orders of lanes. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tests/gpu_rig.h"
@@ -28,6 +30,13 @@ static device_op *add_op(gpu_case *c, device_op_kind kind) {
 /* Bytes 0x30 ... 0x3f where scales may stand: ordinary numbers in every type. */
 static void fill_weights(uint8_t *w, uint64_t bytes, random_state *r) {
     for (uint64_t i = 0; i < bytes; i++) w[i] = (uint8_t)(0x30 | (random_u64(r) >> 40 & 15));
+}
+
+/* So that a run without a card says so. */
+Test(gpu, cards_of_this_machine) {
+    char names[512];
+    if (!gpu_rig_cards(names, sizeof names)) cr_skip_test("%s", names);
+    fprintf(stderr, "CARDS: %s\n", names);
 }
 
 Test(gpu, embeds_rows_of_every_type) {
@@ -309,6 +318,60 @@ Test(gpu, gathers_the_rows_that_are_wanted) {
     gpu_case_writes(&c, op->gather.y, 3, n, 0);
     gpu_case_check(&c, "gather");
     gpu_case_close(&c);
+}
+
+/* What the operation says, a second time. */
+static int32_t pick_naively(const float *x, uint32_t n) {
+    int32_t best = -1;
+    for (uint32_t i = 0; i < n; i++)
+        if (!isnan(x[i]) && (best < 0 || x[i] > x[best])) best = (int32_t)i;
+    return best < 0 ? 0 : best;
+}
+
+/* mode 0: random; 1: few different values; 2: with NaN; 3: NaN only; 4: no number above -infinity; 5: zeros
+ * of both signs. */
+static void draw_logits(float *x, uint32_t n, int mode, random_state *r) {
+    for (uint32_t i = 0; i < n; i++) {
+        if (mode == 1) x[i] = (float)random_below(r, 3);
+        if ((mode == 2 && random_below(r, 3) == 0) || mode == 3) x[i] = random_below(r, 2) ? NAN : -NAN;
+        if (mode == 4) x[i] = random_below(r, 2) ? NAN : -INFINITY;
+        if (mode == 5) x[i] = random_below(r, 2) ? 0.0f : -0.0f;
+    }
+    if (mode == 2) x[random_below(r, n)] = INFINITY;
+}
+
+Test(gpu, picks_the_largest_of_a_row) {
+    random_state r = {22};
+    for (int i = 0; i < 24; i++) {
+        gpu_case c;
+        gpu_case_open(&c, ROOM);
+        draw_step(&c, &r, 1 + (uint32_t)random_below(&r, 5), 1, 1);
+        const uint32_t n = i < 6 ? 1 + (uint32_t)random_below(&r, 40) : 1 + (uint32_t)random_below(&r, 40000);
+        const uint32_t id_stride = 1 + (uint32_t)random_below(&r, 3);
+        device_op *op = add_op(&c, DEVICE_OP_PICK);
+        op->outputs = i & 1;
+        if (op->outputs) c.step.output_n = c.step.row_n;
+        op->pick.n = n;
+        op->pick.x = gpu_case_rows(&c, &r, c.row_max, n, n + (uint32_t)random_below(&r, 5));
+        op->pick.id = gpu_case_rows(&c, &r, c.row_max, 1, id_stride);
+        uint8_t *after = malloc(ROOM);
+        for (uint32_t row = 0; row < c.step.row_n; row++) {
+            draw_logits((float *)gpu_case_at(&c, op->pick.x.ref) + (size_t)row * op->pick.x.stride, n, i % 6,
+                        &r);
+            gpu_case_writes_at(&c, device_ref_at(op->pick.id.ref, sizeof(float) * row * id_stride),
+                               sizeof(int32_t), GPU_BYTES, 0);
+        }
+        gpu_case_check(&c, "pick");
+        gpu_case_run(&c, "pick", after);
+        for (uint32_t row = 0; row < c.step.row_n; row++) {
+            const float *x = (const float *)gpu_case_at(&c, op->pick.x.ref) + (size_t)row * op->pick.x.stride;
+            int32_t id;
+            memcpy(&id, after + op->pick.id.ref.offset + sizeof(float) * row * id_stride, sizeof id);
+            cr_assert_eq(id, pick_naively(x, n), "mode %d: %d of %u", i % 6, id, n);
+        }
+        free(after);
+        gpu_case_close(&c);
+    }
 }
 
 static void check_tally(random_state *r, device_tally kind, bool with_also) {

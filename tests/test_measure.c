@@ -406,7 +406,8 @@ Test(whole, an_emulated_device_is_measured_with_its_links, .timeout = 300) {
     o.measure.progress = count_calls;
     o.measure.cookie = &a;
     OK(measure_machine(&p, &o, err));
-    cr_assert(p->device_n == 2 && p->link_n == 2 && !told.line_n && !a.backwards && a.call_n > 50);
+    cr_assert(p->device_n == 2 && p->link_n == 2 && !a.backwards && a.call_n > 50);
+    cr_assert(told.line_n == 1 && strstr(told.text, "emu0: lists are graphs, waits by "), "%s", told.text);
     const machine_device *d = &p->device[1];
     cr_expect(!strcmp(d->name, "emu0") && d->kind == MACHINE_EMULATED && *d->model && !d->declared);
     cr_expect_eq(d->capacity_bytes, 64u << 20);
@@ -507,7 +508,7 @@ Test(whole, measuring_a_machine_stops_when_asked) {
         o.measure.progress = count_calls;
         o.measure.cookie = &a;
         cr_expect_eq(measure_machine(&p, &o, &err), HOTSET_E_CANCELLED, "%s", err.message);
-        cr_expect(a.call_n == stops[i] && !told.line_n);
+        cr_expect(a.call_n == stops[i] && told.line_n <= 1);
     }
 }
 

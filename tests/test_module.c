@@ -13,21 +13,27 @@ Test(devices, lists_are_read) {
     device_spec spec[MACHINE_DEVICE_MAX];
     uint32_t n;
     hotset_error err = {0};
-    cr_assert_eq(device_list_parse(spec, &n,
-                                   "cuda1:1.5GiB,emu:64MiB:fail-alloc=3:fail-copy=7:fail-launch=11:reverse"
-                                   "@rtx4070,hip0,emu",
-                                   &err),
-                 HOTSET_OK, "%s", err.message);
+    cr_assert_eq(
+        device_list_parse(spec, &n,
+                          "cuda1:1.5GiB,emu:64MiB:fail-alloc=3:fail-copy=7:fail-launch=11:wrong-copy=2"
+                          ":reverse@rtx4070,hip0,emu",
+                          &err),
+        HOTSET_OK, "%s", err.message);
     cr_assert_eq(n, 5);
     cr_assert(spec[0].kind == MACHINE_CPU && strcmp(spec[0].name, "cpu") == 0);
     cr_assert(spec[1].kind == MACHINE_CUDA && spec[1].index == 1 && strcmp(spec[1].name, "cuda1") == 0);
     cr_assert_eq(spec[1].options.memory_bytes, (uint64_t)3 << 29);
+    cr_assert(!spec[1].options.wait && !spec[1].options.graphs && !spec[1].options.wait_limit_ms);
     cr_assert(spec[2].kind == MACHINE_EMULATED && strcmp(spec[2].name, "emu0") == 0);
     const module_options *o = &spec[2].options;
     cr_assert(o->memory_bytes == 64 << 20 && o->fail_alloc == 3 && o->fail_copy == 7 && o->fail_launch == 11);
-    cr_assert(o->reverse && strcmp(spec[2].machine, "rtx4070") == 0);
+    cr_assert(o->wrong_copy == 2 && o->reverse && strcmp(spec[2].machine, "rtx4070") == 0);
     cr_assert(spec[3].kind == MACHINE_HIP && strcmp(spec[3].name, "hip0") == 0);
     cr_assert(strcmp(spec[4].name, "emu1") == 0 && spec[4].index == 1 && !spec[4].options.reverse);
+    cr_assert_eq(device_list_parse(spec, &n, "hip0:wait=host:wait-ms=1500:graphs=on", &err), HOTSET_OK, "%s",
+                 err.message);
+    o = &spec[1].options;
+    cr_assert(o->wait == MODULE_WAIT_HOST && o->wait_limit_ms == 1500 && o->graphs == MODULE_GRAPHS_ON);
     cr_assert_eq(device_list_parse(spec, &n, "emu,cpu", &err), HOTSET_OK);
     cr_assert(n == 2 && spec[1].kind == MACHINE_CPU);
 }
@@ -48,6 +54,13 @@ Test(devices, lists_that_are_wrong_are_quoted) {
                  {"emu:fail-alloc=0", "'fail-alloc=0'"},
                  {"emu:fail-copy=x", "'fail-copy=x'"},
                  {"cuda0:fail-copy=1", "'fail-copy=1'"},
+                 {"cuda0:wrong-copy=1", "'wrong-copy=1'"},
+                 {"cuda0:fail-graph=1", "'fail-graph=1'"},
+                 {"cuda0:wait=never", "'wait=never'"},
+                 {"cuda0:wait-ms=0", "'wait-ms=0'"},
+                 {"cuda0:wait-ms=4000000", "'wait-ms=4000000'"},
+                 {"cuda0:graphs=maybe", "'graphs=maybe'"},
+                 {"cpu:wait=host", "'wait=host'"},
                  {"cuda0:reverse", "'reverse'"},
                  {"cuda0@rtx4070", "'cuda0@rtx4070'"},
                  {"emu@", "'emu@'"},
@@ -233,6 +246,33 @@ Test(emulated, every_launch_may_fail) {
     cr_assert_eq(do_work(&w, &err), HOTSET_E_DEVICE);
     cr_assert(strstr(err.message, "ffn norm of layer 7"), "%s", err.message);
     close_work(&w);
+}
+
+/* Every operand that is asked with and every answer in turn: what does not compute right is not opened. */
+Test(emulated, wrong_answers_are_found_at_open) {
+    static const char *const asked[] = {"norm",
+                                        "product of Q8_0 weights with one row",
+                                        "product of Q4_K weights with one row",
+                                        "product of Q8_0 weights with many rows",
+                                        "product of Q4_K weights with many rows",
+                                        "product of F16 weights with one row",
+                                        "product of F16 weights with many rows"};
+    for (size_t k = 1; k <= 2 * COUNT_OF(asked) + 1; k++) {
+        device *d = NULL;
+        char properties[64];
+        hotset_error err = {0};
+        snprintf(properties, sizeof properties, ":wrong-copy=%zu%s", k, k % 2 ? ":reverse" : "");
+        hotset_status status = try_open(&d, properties, &err);
+        if (k > 2 * COUNT_OF(asked)) {
+            cr_assert_eq(status, HOTSET_OK, "%s", err.message);
+            d->api->close(d);
+            continue;
+        }
+        cr_assert_eq(status, HOTSET_E_DEVICE, "copy %zu", k);
+        cr_assert_null(d);
+        cr_assert(strstr(err.message, "emu0 computes wrongly") && strstr(err.message, asked[(k - 1) / 2]),
+                  "%s", err.message);
+    }
 }
 
 static void count_span(void *cookie, const device_op *op, uint32_t row_n, double begin_s, double end_s) {

@@ -317,6 +317,91 @@ Test(placement, every_weight_type) {
     }
 }
 
+/* Of floats, sparse ones and experts; through a file. */
+Test(placement, a_plan_that_was_written_runs_the_same) {
+    const tiny_model models[] = {dense_model(GGUF_Q4_0),
+                                 {.layer_n = 2, .ff_n = 512, .activation = "relu", .type = GGUF_Q8_0},
+                                 {.layer_n = 2, .ff_n = 96, .expert_n = 10, .expert_used_n = 3}};
+    need_emulation();
+    for (size_t i = 0; i < COUNT_OF(models); i++) {
+        hotset_model *m = open_model(&models[i]);
+        placement_case c = {.sparsity = HOTSET_SPARSITY_AUTO,
+                            .devices = "emu,emu",
+                            .place = "attn=emu0:1,ffn=emu0:0.5+emu1:0.25,head=emu1"};
+        hotset_error err = {0};
+        hotset_plan *plan, *read, *other;
+        char path[256];
+        size_t n;
+        rig_temporary(path, sizeof path);
+        cr_assert_eq(make_plan(&plan, m, &c, &err), HOTSET_OK, "%s", err.message);
+        cr_assert_eq(hotset_plan_write(plan, path, &err), HOTSET_OK, "%s", err.message);
+        cr_assert_eq(hotset_plan_read(&read, path, m, &err), HOTSET_OK, "%s", err.message);
+        float *want = run_plan(m, plan, c.devices, &n), *have = run_plan(m, read, NULL, &n);
+        cr_expect_arr_eq(have, want, n * sizeof *have, "model %zu", i);
+        plan->data->order = 1; /* a file that was sorted */
+        cr_assert_eq(hotset_plan_write(plan, path, &err), HOTSET_OK, "%s", err.message);
+        cr_expect_eq(hotset_plan_read(&other, path, m, &err), HOTSET_E_ARGUMENT);
+        cr_expect(strstr(err.message, "in a sorted order") != NULL, "%s", err.message);
+        plan->data->order = 0;
+        plan->data->device[1].ledger.units += 256;
+        plan->data->device[1].ledger.total += 256;
+        cr_assert_eq(hotset_plan_write(plan, path, &err), HOTSET_OK, "%s", err.message);
+        cr_expect_eq(hotset_plan_read(&other, path, m, &err), HOTSET_E_ARGUMENT);
+        cr_expect(strstr(err.message, "devices[1].ledger.units_bytes") != NULL, "%s", err.message);
+        unlink(path);
+        free(want);
+        free(have);
+        hotset_plan_free(read);
+        hotset_plan_free(plan);
+        hotset_model_free(m);
+    }
+}
+
+/* Prompts with the host's units copied to their homes, in four pieces a layer. */
+Test(placement, prompts_by_streamed_weights) {
+    static const char *const places[] = {"attn=emu0,ffn=emu0:0.25,stream=8", "attn=emu0:2,stream=4",
+                                         "attn=emu0:1+emu1:2,ffn=emu0:0.3+emu1:0.3,head=emu1,stream=16",
+                                         NULL};
+    static const gguf_type types[] = {GGUF_F16, GGUF_Q4_0, GGUF_Q4_K};
+    need_emulation();
+    placement_case c = {.model = dense_model(GGUF_F32), .sparsity = HOTSET_SPARSITY_OFF};
+    check_places(c, places, EXACT);
+    c.model.ffn_bias = true;
+    c.model.activation = "relu";
+    c.sparsity = HOTSET_SPARSITY_EXACT;
+    check_places(c, places, EXACT);
+    for (size_t i = 0; i < COUNT_OF(types); i++)
+        for (int exact = 0; exact < 2; exact++) {
+            c = (placement_case){.model = dense_model(types[i]),
+                                 .sparsity = exact ? HOTSET_SPARSITY_EXACT : HOTSET_SPARSITY_OFF};
+            c.model.activation = "relu";
+            check_places(c, places, CLOSE);
+        }
+    c = (placement_case){.model = dense_model(GGUF_F32), .sparsity = HOTSET_SPARSITY_PREDICT};
+    c.model.activation = "relu";
+    c.model.predictor_rank = 24;
+    c.model.down = NEURONS_BY_ROW;
+    c.model.powerinfer = true;
+    check_places(c, places, EXACT);
+}
+
+Test(placement, prompts_by_streamed_experts) {
+    static const char *const places[] = {"attn=emu0,ffn=emu0:0.25,stream=8", "attn=emu0:2,stream=4",
+                                         "attn=emu0:1+emu1:2,ffn=emu0:0.3+emu1:0.3,head=emu1,stream=16",
+                                         NULL};
+    need_emulation();
+    placement_case c = {
+        .model = {.layer_n = 3, .embd_n = 64, .head_n = 4, .ff_n = 96, .expert_n = 10, .expert_used_n = 3},
+        .sparsity = HOTSET_SPARSITY_OFF};
+    check_places(c, places, EXACT);
+    c.model.type = GGUF_Q8_0;
+    check_places(c, places, CLOSE);
+    c.model.type = GGUF_F32;
+    c.model.activation = "relu";
+    c.sparsity = HOTSET_SPARSITY_EXACT;
+    check_places(c, places, EXACT);
+}
+
 /* One byte less than the ledger says is refused, the ledger is what does. */
 Test(placement, device_memory_is_the_ledger) {
     static const char *const places[] = {"attn=emu0,ffn=emu0:0.4,head=emu0", "ffn=emu0:0.5", "head=emu0"};
@@ -389,5 +474,167 @@ Test(placement, faults) {
     size_t n;
     free(run_plan(m, plan, NULL, &n));
     hotset_plan_free(plan);
+    hotset_model_free(m);
+}
+
+/* ---- What devices do at the same time ---- */
+
+static const float *last_logits(hotset_session *s) {
+    size_t n;
+    return hotset_session_logits(s, &n);
+}
+
+/* Bytes through the bus for a token: an exchange per layer each way, the residual stream to the first home,
+ * and the logits or the stream back. */
+static uint64_t bus_limit(const hotset_model *m, bool head) {
+    const hotset_shape *s = &m->shape;
+    const uint64_t experts = s->expert_n ? 2ull * s->layer_n * s->expert_used_n * 8 : 0;
+    return (2ull * s->layer_n + 1) * s->embd_n * 4 + experts + 4ull * (head ? s->vocab_n : s->embd_n);
+}
+
+Test(placement, devices_work_at_once_and_exchange_little) {
+    static const char *const places[] = {"ffn=emu0:0.5", "attn=emu0,ffn=emu0:0.5",
+                                         "attn=emu0,ffn=emu0:0.5,head=emu0"};
+    const tiny_model models[] = {dense_model(GGUF_F16),
+                                 {.layer_n = 3, .ff_n = 256, .expert_n = 8, .expert_used_n = 4}};
+    need_emulation();
+    for (size_t i = 0; i < COUNT_OF(models) * COUNT_OF(places); i++) {
+        hotset_model *m = open_model(&models[i % COUNT_OF(models)]);
+        placement_case c = {.devices = "emu", .place = places[i / COUNT_OF(models)]};
+        hotset_engine_options o = {.timed = true, .devices = "emu", .module_folder = HOTSET_MODULE_FOLDER};
+        hotset_engine *engine;
+        hotset_session *session;
+        hotset_plan *plan;
+        hotset_device_stats host, gpu;
+        hotset_error err = {0};
+        int32_t token[8];
+        tiny_tokens(5, m->shape.vocab_n, token, COUNT_OF(token));
+        cr_assert_eq(make_plan(&plan, m, &c, &err), HOTSET_OK, "%s", err.message);
+        cr_assert_eq(hotset_engine_open(&engine, m, plan, &o, &err), HOTSET_OK, "%s", err.message);
+        cr_assert_eq(hotset_session_open(&session, engine, &err), HOTSET_OK, "%s", err.message);
+        for (size_t k = 0; k < COUNT_OF(token); k++)
+            cr_assert_eq(hotset_session_append(session, token + k, 1, NULL, NULL), HOTSET_OK);
+        cr_assert(last_logits(session) != NULL);
+        cr_assert(hotset_engine_get_device_stats(engine, 0, &host));
+        cr_assert(hotset_engine_get_device_stats(engine, 1, &gpu));
+        cr_expect_not(hotset_engine_get_device_stats(engine, 2, &gpu) && gpu.name);
+        cr_assert(hotset_engine_get_device_stats(engine, 1, &gpu));
+        cr_expect_str_eq(gpu.name, "emu0");
+        cr_expect_eq(gpu.held_bytes, plan->data->device[1].ledger.total);
+        cr_expect(host.busy_s > 0 && gpu.busy_s > 0 && gpu.overlap_s > 0, "%g %g %g", host.busy_s, gpu.busy_s,
+                  gpu.overlap_s);
+        cr_expect(gpu.overlap_s <= host.busy_s && gpu.overlap_s <= gpu.busy_s);
+        cr_expect_leq(gpu.bus_bytes_per_token, bus_limit(m, plan->data->head == 1), "%s", c.place);
+        cr_expect_geq(gpu.bus_bytes_per_token, 2ull * m->shape.layer_n * m->shape.embd_n * 4);
+        hotset_session_free(session);
+        hotset_engine_free(engine);
+        hotset_plan_free(plan);
+        hotset_model_free(m);
+    }
+}
+
+/* Lanes of both devices, waits as spans of their own. */
+/* Runs tokens of a text by a plan by hand, and looks for all of `wanted` in the trace. */
+static void check_trace(const char *place, size_t token_n, const char *const *wanted) {
+    tiny_model t = dense_model(GGUF_F32);
+    hotset_model *m = open_model(&t);
+    placement_case c = {.devices = "emu", .place = place};
+    hotset_plan *plan;
+    hotset_engine *engine;
+    hotset_session *session;
+    hotset_error err = {0};
+    char path[256];
+    int32_t token[BATCH];
+    rig_temporary(path, sizeof path);
+    hotset_engine_options o = {.trace_path = path, .module_folder = HOTSET_MODULE_FOLDER};
+    tiny_tokens(5, m->shape.vocab_n, token, token_n);
+    cr_assert_eq(make_plan(&plan, m, &c, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_engine_open(&engine, m, plan, &o, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_session_open(&session, engine, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_session_append(session, token, token_n, NULL, NULL), HOTSET_OK);
+    hotset_session_free(session);
+    hotset_engine_free(engine);
+    FILE *file = fopen(path, "re");
+    char *text = calloc(1, 1 << 20);
+    cr_assert(file && fread(text, 1, (1 << 20) - 1, file) > 0);
+    for (; *wanted; wanted++)
+        cr_expect_eq(strstr(text, *wanted + (**wanted == '!')) != NULL, **wanted != '!', "%s: %s", place,
+                     *wanted);
+    free(text);
+    fclose(file);
+    unlink(path);
+    hotset_plan_free(plan);
+    hotset_model_free(m);
+}
+
+/* Lanes of both devices, waits as spans of their own; of streamed weights (three quarters of a layer, in
+ * three pieces) the copies, and no work of the host in the FFN. */
+Test(placement, traces_have_a_lane_for_each_device) {
+    static const char *const lanes[] = {"\"tid\":\"cpu\"", "\"tid\":\"emu0\"",
+                                        "\"name\":\"wait for sums\",\"cat\":\"wait\"",
+                                        "\"name\":\"wait for the home\",\"cat\":\"wait\"", NULL};
+    static const char *const streams[] = {"\"name\":\"stream weights\"",   "\"tid\":\"emu0 copies\"",
+                                          "\"name\":\"wait for weights\"", "!\"name\":\"wait for the home\"",
+                                          "!\"name\":\"wait for sums\"",   NULL};
+    static const char *const few[] = {"!\"name\":\"stream weights\"", "\"name\":\"wait for the home\"", NULL};
+    need_emulation();
+    check_trace("ffn=emu0:0.5", 1, lanes);
+    check_trace("attn=emu0,ffn=emu0:0.25,stream=8", 8, streams);
+    check_trace("attn=emu0,ffn=emu0:0.25,stream=8", 4, few);
+}
+
+/* ---- The bundled model ---- */
+
+static void greedy_text(const hotset_model *m, const hotset_plan *plan, int32_t *out, size_t n) {
+    hotset_engine_options o = {.module_folder = HOTSET_MODULE_FOLDER};
+    hotset_sampler *sampler;
+    hotset_engine *engine;
+    hotset_session *session;
+    hotset_error err = {0};
+    int32_t token[64];
+    size_t token_n;
+    const hotset_tokenizer *tokenizer = hotset_model_tokenizer(m, &err);
+    static const char text[] = "The whale";
+    cr_assert_eq(hotset_tokenize(tokenizer, text, strlen(text), HOTSET_TOKENIZE_BOS, token, COUNT_OF(token),
+                                 &token_n, &err),
+                 HOTSET_OK);
+    cr_assert_eq(hotset_sampler_open(&sampler, NULL, m->shape.vocab_n, &err), HOTSET_OK);
+    cr_assert_eq(hotset_engine_open(&engine, m, plan, &o, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_session_open(&session, engine, &err), HOTSET_OK, "%s", err.message);
+    for (size_t i = 0; i < n; i++) {
+        cr_assert_eq(hotset_session_append(session, token, token_n, NULL, NULL), HOTSET_OK, "%s",
+                     hotset_session_error(session)->message);
+        out[i] = *token = hotset_sampler_pick(sampler, last_logits(session));
+        token_n = 1;
+    }
+    hotset_session_free(session);
+    hotset_engine_free(engine);
+    hotset_sampler_free(sampler);
+}
+
+Test(placement, the_bundled_model_writes_the_same_text, .timeout = 300) {
+    enum { N = 12 };
+    static const char *const places[] = {"ffn=emu0:0.1", "ffn=emu0:0.9", "attn=emu0,ffn=emu0,head=emu0",
+                                         "attn=emu0:3,ffn=emu0:0.5", "ffn=emu0:0.3+emu1:0.4,head=emu1"};
+    static const hotset_sparsity ways[] = {HOTSET_SPARSITY_OFF, HOTSET_SPARSITY_EXACT};
+    hotset_model *m;
+    hotset_error err = {0};
+    int32_t want[N], have[N];
+    need_emulation();
+    cr_assert_eq(
+        hotset_model_open(&m, HOTSET_SOURCE_DIR "/tools/demo/Gutenberg-7M-ReGLU-F16.gguf", NULL, &err),
+        HOTSET_OK, "%s", err.message);
+    for (size_t way = 0; way < COUNT_OF(ways); way++)
+        for (size_t i = 0; i <= COUNT_OF(places); i++) {
+            hotset_plan_options o = {.context_n = 32, .batch_n = 8, .sparsity = ways[way]};
+            hotset_plan *plan;
+            hotset_status status = i ? hotset_plan_place(&plan, m, "emu,emu", places[i - 1],
+                                                         HOTSET_MODULE_FOLDER, NULL, &o, &err)
+                                     : hotset_plan_cpu(&plan, m, &o, &err);
+            cr_assert_eq(status, HOTSET_OK, "%s", err.message);
+            greedy_text(m, plan, i ? have : want, N);
+            if (i) cr_expect_arr_eq(have, want, sizeof want, "%s", places[i - 1]);
+            hotset_plan_free(plan);
+        }
     hotset_model_free(m);
 }

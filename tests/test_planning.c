@@ -216,9 +216,9 @@ Test(planning, cold_experts_stay_in_the_file) {
     machine_free(machine.profile);
 }
 
-/* ---- GPUs, which are planned for but not yet computed on ---- */
+/* ---- GPUs; see test_placement.c for plans that run on them ---- */
 
-Test(planning, plans_with_gpus_are_made_and_not_opened) {
+Test(planning, plans_for_gpus_that_are_not_here_are_made_and_not_opened) {
     const planning_device devices[] = {planning_cpu, planning_gpu};
     hotset_machine machine = {planning_machine(devices, 2)};
     hotset_model *model = open_demo();
@@ -229,7 +229,8 @@ Test(planning, plans_with_gpus_are_made_and_not_opened) {
     hotset_error err = {0};
     cr_assert(plan_device_used(p->data, 1));
     cr_expect_geq(p->data->gain_n, 3u);
-    cr_expect_eq(hotset_engine_open(&e, model, p, NULL, &err), HOTSET_E_UNSUPPORTED);
+    hotset_engine_options o = {.module_folder = "/nonexistent"};
+    cr_expect_eq(hotset_engine_open(&e, model, p, &o, &err), HOTSET_E_UNSUPPORTED);
     cr_expect(strstr(err.message, "cuda0"), "%s", err.message);
     hotset_plan_free(p);
     p = make(model, &machine, (hotset_plan_options){.devices = "cpu"});

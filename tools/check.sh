@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.." || exit 1
 # Limits that only ever go down, but for the header's, which is the manual: it grows with what there is to call.
 function_lines_max=120
 file_lines_max=800
-public_header_lines_max=580
+public_header_lines_max=640
 
 # Workshop commands may include these internal headers besides engine/hotset.h and tools/.
 workshop_headers() {

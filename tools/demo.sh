@@ -35,6 +35,22 @@ show hotset machine --no-file -o build/demo.machine.json
 show hotset plan $model --machine build/demo.machine.json --profile build/demo.activation.gguf --verify \
     -o build/demo.plan.json --html build/demo.plan.html
 show hotset run $model --plan build/demo.plan.json -p "The whale" -n 80 --seed 1
+
+if grep -qE '"name": "(cuda|hip)0"' build/demo.machine.json; then
+    gpu=()
+    printf '\nA model of 28 million random weights on the GPU and the CPU of this machine:\n'
+else
+    gpu=(--devices emu:64MiB@rtx3060-ddr4)
+    printf '\nNo GPU here: a model of 28 million random weights, planned for a recorded card with 64 MiB of free\n'
+    printf 'memory, whose kernels run on the CPU thread by thread (slowly: seconds for a few tokens):\n'
+fi
+model=build/demo.relu.gguf
+show hotset synth $model --layers 2 --embd 768 --heads 12 --ff 4096 --vocab 3000 --type F32 --activation relu \
+    --active 0.1 --skew 0.8 --seed 1
+show hotset plan $model "${gpu[@]}" --active 0.1 --skew 0.8 --ctx 128 -b 16 -o build/demo.gpu.json
+show hotset run $model --plan build/demo.gpu.json ${gpu[@]+"${gpu[0]}" "${gpu[1]%@*}"} -p "1 2 3" -n 8 --seed 1 --stats
+show hotset run $model --plan cpu --ctx 128 -b 16 -p "1 2 3" -n 8 --seed 1
+
 echo
 echo "What would a machine bring that is not here, for a model that is not here?"
 show hotset plan --shape tests/shapes/qwen3-30b-a3b.json --machine profiles/machines/rtx3060-ddr4.json

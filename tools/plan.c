@@ -208,6 +208,7 @@ static const char *contradiction(const plan_options *o) {
     if (o->profile && (o->active > 0 || o->skew > 0))
         return "--profile knows what --active and --skew assume";
     if (o->machine && o->measure) return "--machine and --measure exclude each other";
+    if (o->common.place) return "--place is for the commands that run one";
     if (o->common.plan) return "--plan is for the commands that open one; -o writes one";
     return NULL;
 }

@@ -276,6 +276,24 @@ static double rate(size_t n, double seconds) { return seconds > 0 ? (double)n / 
 
 static double decode_rate(const answer *a) { return a->token_n > 1 ? rate(a->token_n - 1, a->decode_s) : 0; }
 
+/* A line for each device: all of its steps, prompts included. */
+static void devices_print(const runner *r, const hotset_engine_stats *stats) {
+    const double steps = stats->step_n ? (double)stats->step_n : 1, ms = 1e3 / steps;
+    hotset_device_stats host, d;
+    if (!hotset_engine_get_device_stats(r->rt.engine, 0, &host)) return;
+    for (uint32_t i = 0; i < HOTSET_DEVICE_MAX; i++) {
+        if (!hotset_engine_get_device_stats(r->rt.engine, i, &d)) continue;
+        say(spec.name, "%s: %.1f MiB, %.0f %% of the FFN's work planned; a step: busy %.3f ms, waits %.3f ms",
+            d.name, (double)d.held_bytes / (1 << 20), 100 * d.planned_use, d.busy_s * ms, d.wait_s * ms);
+        if (!i) continue;
+        const double least = d.busy_s < host.busy_s ? d.busy_s : host.busy_s;
+        say(spec.name,
+            "%s: %.0f %% overlap with the CPU (of the smaller one's time); %llu bytes per token through the "
+            "bus",
+            d.name, least > 0 ? 100 * d.overlap_s / least : 0, (unsigned long long)d.bus_bytes_per_token);
+    }
+}
+
 static void stats_print(const runner *r) {
     const double mib = 1 << 20;
     hotset_engine_stats stats = hotset_engine_get_stats(r->rt.engine);
@@ -290,6 +308,7 @@ static void stats_print(const runner *r) {
         (double)bytes.scratch_bytes / mib, (double)bytes.table_bytes / mib);
     say(spec.name, "weights per token: %.1f of %.1f MB touched", (double)stats.touched_bytes_per_token / 1e6,
         (double)stats.weight_bytes_per_token / 1e6);
+    devices_print(r, &stats);
 }
 
 static void answer_tell(const runner *r, const answer *a) {
@@ -459,6 +478,7 @@ static bool profile_open(runner *r, hotset_profile **profile) {
 static int run_model(runner *r) {
     const run_options *o = r->options;
     r->rt.plans = true;
+    r->rt.timed = o->stats;
     if (o->ignore_eos && !end_tokens_forbid(r)) return 1;
     /* a bias that this vocabulary refuses should not first load gigabytes */
     hotset_sampler *trial = sampler_make(r);

@@ -38,6 +38,10 @@ const option_row common_rows[COMMON_ROW_N] = {
     {"devices", 0, OPTION_TEXT, FIELD(devices), 0, 0, "LIST",
      "plan for these devices: cpu,cuda0,hip1:8GiB,emu:64MiB (an emulated\nGPU), emu:8GiB@rtx4070 (with the "
      "rates of a recorded one);\nwithout it for all that are there, none of them emulated"},
+    {"place", 0, OPTION_TEXT, FIELD(place), 0, 0, "LIST",
+     "a plan by hand: attn=cuda0:24,ffn=cuda0:0.4,head=cuda0 puts attention\nand state of 24 layers, the "
+     "hottest "
+     "40 % of each layer's units and the\nhead on that GPU; several are joined by +, gpu0 is the first one"},
     {"trace", 0, OPTION_TEXT, FIELD(trace_path), 0, 0, "FILE", "write a Chrome trace of every step"},
     {"json", 0, OPTION_FLAG, FIELD(json), 0, 0, NULL, "results as one JSON object per line"},
     {"quiet", 'q', OPTION_FLAG, FIELD(quiet), 0, 0, NULL, "only errors on standard error"},
@@ -183,11 +187,15 @@ static const char *asked_beside_plan(const common_options *o) {
     const struct {
         const char *name;
         bool asked;
-    } options[] = {{"--threads", o->thread_n > 0},  {"--isa", o->isa > 0},
-                   {"--memory", o->memory > 0},     {"--mmap", o->mapped},
-                   {"--sparsity", o->sparsity > 0}, {"--ram", o->ram_bytes > 0},
-                   {"--batch", o->batch_n > 0},     {"--kv-type", o->state_type > 0},
-                   {"--devices", o->devices}};
+    } options[] = {{"--threads", o->thread_n > 0},
+                   {"--isa", o->isa > 0},
+                   {"--memory", o->memory > 0},
+                   {"--mmap", o->mapped},
+                   {"--sparsity", o->sparsity > 0},
+                   {"--ram", o->ram_bytes > 0},
+                   {"--batch", o->batch_n > 0},
+                   {"--kv-type", o->state_type > 0},
+                   {"--place", o->place}};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         if (options[i].asked) return options[i].name;
     return NULL;
@@ -208,6 +216,15 @@ static bool read_plan(runtime *rt, uint64_t context_n) {
     return false;
 }
 
+static bool place_by_hand(runtime *rt, const hotset_plan_options *wanted) {
+    const common_options *o = rt->options;
+    hotset_error err = {0};
+    if (o->plan) return say(rt->command, "--place and --plan %s exclude each other", o->plan), false;
+    if (!hotset_plan_place(&rt->plan, rt->model, o->devices, o->place, NULL, rt->profile, wanted, &err))
+        return true;
+    return say_failure(rt->command, rt->path, &err), false;
+}
+
 /* By the plan that is named, or found, or made. */
 static bool open_plan(runtime *rt, uint64_t context_n) {
     hotset_plan_options wanted = runtime_plan_options(rt->options, context_n);
@@ -219,6 +236,7 @@ static bool open_plan(runtime *rt, uint64_t context_n) {
     wanted.record = rt->record;
     if (cpu && gpus)
         return say(rt->command, "--devices %s and --plan cpu exclude each other", devices), false;
+    if (rt->options->place) return place_by_hand(rt, &wanted);
     if (plan && !cpu && !anew && strcmp(plan, "auto") != 0) return read_plan(rt, context_n);
     hotset_status status = anew || automatic || (rt->plans && !cpu)
                                ? find_plan(rt, &wanted, anew, &err)
@@ -234,6 +252,8 @@ bool runtime_open_session(runtime *rt, uint64_t context_n) {
     engine_options.log_cookie = rt;
     engine_options.cancel = on_cancel;
     engine_options.trace_path = rt->options->trace_path;
+    engine_options.devices = rt->options->devices;
+    engine_options.timed = rt->timed;
     if (!open_plan(rt, context_n)) return false;
     if (hotset_engine_open(&rt->engine, rt->model, rt->plan, &engine_options, &err) == HOTSET_OK &&
         hotset_session_open(&rt->session, rt->engine, &err) == HOTSET_OK)

@@ -14,11 +14,11 @@ typedef struct common_options {
     int state_type; /* hotset_state_type */
     int sparsity;   /* hotset_sparsity */
     bool mapped;    /* --mmap */
-    const char *activation, *trace_path, *plan, *devices;
+    const char *activation, *trace_path, *plan, *devices, *place;
     bool json, quiet, verbose;
 } common_options;
 
-enum { COMMON_ROW_N = 16 };
+enum { COMMON_ROW_N = 17 };
 extern const option_row common_rows[COMMON_ROW_N];
 #define COMMON_TABLE(offset)                                                                                 \
     { .title = "Common options", .rows = common_rows, .row_n = COMMON_ROW_N, .base = (offset) }
@@ -40,6 +40,7 @@ typedef struct runtime {
     hotset_session *session;
     /* To be set before the session is opened: */
     bool record;                   /* the plan's `record` */
+    bool timed;                    /* the engine takes times of operations */
     bool plans;                    /* find or make a plan for this machine where none is named */
     const hotset_profile *profile; /* for that; borrowed, NULL: none */
 } runtime;

@@ -10,7 +10,8 @@ Usage: tools/test.sh [--quick | --all]
   (none)   gcc and clang builds with all tests (they replay the fuzz corpus), sanitizers,
            checks of the source: what CI runs
   --quick  gcc build and its tests only
-  --all    also 10 minutes of fuzzing, and valgrind on the portable kernels
+  --all    also the GPU modules for every architecture that the toolkits here know,
+           10 minutes of fuzzing, and valgrind on the portable kernels
 Builds in build/; the output of every step is kept in build/logs/.
 EOF
 }
@@ -76,6 +77,12 @@ if [ "$level" -ge 1 ]; then
 fi
 if [ "$level" -ge 2 ]; then
     step "packages for --all" packages_install "${packages_long[@]}"
+    step "gpu modules: configure" cmake -S . -B build/gpu -G Ninja -DHOTSET_WERROR=ON -DHOTSET_GPU_ARCHITECTURES_ALL=ON
+    mapfile -t modules < <(ninja -C build/gpu -t targets all | sed -nE 's/^(libhotset-(emu|cuda|hip)\.so): .*/\1/p')
+    step "gpu modules: build" ninja -C build/gpu "${modules[@]}"
+    for kind in cuda:nvcc hip:hipcc; do # what is left out is said
+        [[ " ${modules[*]} " == *" libhotset-${kind%:*}.so "* ]] || printf '%-28sleft out: %s is not there\n' "gpu modules: ${kind%:*}" "${kind#*:}"
+    done
     step "fuzzing, 600 s" tools/fuzz.sh 600
     step "valgrind, scalar kernels" valgrind --quiet --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \
         --error-exitcode=9 build/hotset run tools/demo/Gutenberg-7M-ReGLU-F16.gguf \

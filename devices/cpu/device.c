@@ -32,6 +32,7 @@ typedef struct cpu_device {
     device_trace_fn *trace;
     void *trace_cookie;
     device_cpu_skipping skipping;
+    double wait_s;
     uint32_t crossover_n;
     crossover_of crossover[CROSSOVER_MAX];
     hotset_error failure; /* sticky */
@@ -294,6 +295,7 @@ static void walk(void *cookie, uint32_t thread_i) {
         .workspace = cpu_at(l->workspace),
         .epoch = job->epoch,
         .skipping = cpu->skipping,
+        .wait_s = cpu->wait_s,
         .gave_up = &job->gave_up,
     };
     bool trace = cpu->trace && thread_i == 0;
@@ -451,6 +453,8 @@ static hotset_status choose_isa(const char *name, cpu_isa *out, hotset_error *er
     return HOTSET_OK;
 }
 
+enum { WAIT_S_DEFAULT = 60 };
+
 hotset_status device_cpu_open(device **out, const device_cpu_options *options, hotset_error *err) {
     *out = NULL;
     cpu_isa isa;
@@ -458,6 +462,7 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
     cpu_device *cpu;
     HOTSET_TRY(base_calloc(&cpu, 1, sizeof *cpu, "the CPU device", err));
     cpu->base = (device){.api = &cpu_interface, .name = "cpu", .alignment = CPU_ALIGN};
+    cpu->wait_s = options->wait_s ? options->wait_s : WAIT_S_DEFAULT;
     cpu_kernels_init(&cpu->kernels, isa);
     hotset_status status = cpu_topology_open(&cpu->topology, err);
     if (!status) {

@@ -12,7 +12,6 @@ enum {
     COMBINE_CHUNK = 1024,
     CPU_POLLS = 1 << 12 /* of a counter between two looks at the clock */
 };
-#define CPU_WAIT_S_MAX 60 /* more than any device takes for its share of a step */
 
 /* y += row row_i of a table, a few blocks at a time. */
 static void add_table_row(const cpu_kernels *k, const device_matrix *table, uint64_t row_i, float *y) {
@@ -218,6 +217,20 @@ static void gather_run(cpu_op *op, const cpu_worker *w) {
                sizeof(float) * op->op.gather.n);
 }
 
+/* NaN is larger than nothing; where the largest so far is NaN, anything else is. */
+static int32_t largest_of(const float *x, uint32_t n) {
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        if (x[i] > x[best] || (x[best] != x[best] && x[i] == x[i])) best = i;
+    return (int32_t)best;
+}
+
+static void pick_run(cpu_op *op, const cpu_worker *w) {
+    uint32_t row_n = cpu_row_n(op, w);
+    for (uint32_t r; (r = cpu_take(op, 0)) < row_n;)
+        *(int32_t *)(void *)cpu_row(op->op.pick.id, r) = largest_of(cpu_row(op->op.pick.x, r), op->op.pick.n);
+}
+
 static void wait_run(cpu_op *op, const cpu_worker *w) {
     if (w->thread_i != 0) return;
     _Atomic uint64_t *counter = cpu_at(op->op.counter.counter);
@@ -228,7 +241,7 @@ static void wait_run(cpu_op *op, const cpu_worker *w) {
         polls = 0;
         sched_yield(); /* emulated devices need the same cores */
         if (begin_s == 0) begin_s = base_now_s();
-        if (base_now_s() - begin_s > CPU_WAIT_S_MAX) *w->gave_up = true;
+        if (base_now_s() - begin_s > w->wait_s) *w->gave_up = true;
     }
 }
 
@@ -257,6 +270,7 @@ void cpu_op_run(cpu_op *op, const cpu_worker *w) {
         [DEVICE_OP_TALLY] = cpu_tally_run,
         [DEVICE_OP_COPY] = copy_run,
         [DEVICE_OP_CAP] = cap_run,
+        [DEVICE_OP_PICK] = pick_run,
     };
     run[op->op.kind](op, w);
 }

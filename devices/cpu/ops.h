@@ -37,6 +37,7 @@ typedef struct cpu_worker {
     uint8_t *workspace;
     uint64_t epoch;
     device_cpu_skipping skipping;
+    double wait_s; /* at most, for a counter */
     bool *gave_up; /* set by thread 0, which waited too long for a counter, and waits no more */
 } cpu_worker;
 

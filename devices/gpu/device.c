@@ -20,11 +20,10 @@ hotset_status gpu_begin(gpu_device *g, hotset_error *err) {
     return status;
 }
 
-static void remember(gpu_device *g, const hotset_error *failure) {
+void gpu_remember(gpu_device *g, const hotset_error *failure) {
     pthread_mutex_lock(&g->lock);
     if (!g->failure.status) g->failure = *failure;
-    /* kernels that wait for somebody need not any more */
-    if (g->words) __atomic_store_n(g->words + GPU_ABANDON, 1, __ATOMIC_RELEASE);
+    gpu_abandon(g); /* what waits for somebody need not any more */
     pthread_mutex_unlock(&g->lock);
 }
 
@@ -37,7 +36,7 @@ hotset_status gpu_fail(gpu_device *g, gpuError code, hotset_error *err, const ch
     va_end(args);
     hotset_fail(&failure, HOTSET_E_DEVICE, "%s: %s failed: %s", g->base.name, doing, gpuGetErrorString(code));
     (void)gpuGetLastError(); /* cleared: it would be taken for that of the next launch */
-    remember(g, &failure);
+    gpu_remember(g, &failure);
     return hotset_fail(err, HOTSET_E_DEVICE, "%s", failure.message);
 }
 
@@ -156,7 +155,7 @@ static hotset_status check_waits(gpu_device *g, hotset_error *err) {
     hotset_fail(&failure, HOTSET_E_DEVICE, "%s: %s", g->base.name,
                 why == GPU_GAVE_UP_LATE ? "waited too long for a counter"
                                         : "a queue was closed while it waited");
-    remember(g, &failure);
+    gpu_remember(g, &failure);
     return gpu_begin(g, err);
 }
 
@@ -166,8 +165,8 @@ static void gpu_queue_close(device_queue *q) {
     gpu_device *g = q->gpu;
     (void)gpuSetDevice(g->number);
     if (q->stream) {
-        if (GPU(StreamQuery)(q->stream) != gpuSuccess)
-            __atomic_store_n(g->words + GPU_ABANDON, 1, __ATOMIC_RELEASE);
+        if ((q->pump && !gpu_pump_idle(q->pump)) || GPU(StreamQuery)(q->stream) != gpuSuccess) gpu_abandon(g);
+        gpu_pump_close(q->pump);
         (void)gpuStreamSynchronize(q->stream);
         (void)gpuGetLastError();
         (void)check_waits(g, NULL);
@@ -176,6 +175,7 @@ static void gpu_queue_close(device_queue *q) {
         pthread_mutex_unlock(&g->lock);
         (void)gpuStreamDestroy(q->stream);
     }
+    gpu_mark_give(g, q->mark);
     gpu_trace_free(q);
     free(q);
 }
@@ -190,23 +190,61 @@ static hotset_status gpu_queue_open(device *d, device_queue_kind kind, device_qu
     HOTSET_TRY(base_calloc(&q, 1, sizeof *q, "a queue", err));
     q->gpu = g;
     gpuError code = gpuStreamCreate(&q->stream);
+    hotset_status status = HOTSET_OK;
     if (code) {
         q->stream = NULL;
-        gpu_queue_close(q);
-        return gpu_fail(g, code, err, "opening a queue");
+        status = gpu_fail(g, code, err, "opening a queue");
     }
-    *out = q;
-    return HOTSET_OK;
+    if (!status) status = gpu_mark_take(g, &q->mark, err);
+    if (!status && g->wait == MODULE_WAIT_HOST) status = gpu_pump_open(q, err);
+    if (status)
+        gpu_queue_close(q);
+    else
+        *out = q;
+    return status;
 }
 
 static hotset_status gpu_queue_drain(device_queue *q, hotset_error *err) {
     gpu_device *g = q->gpu;
+    if (q->pump) gpu_pump_drain(q->pump);
     hotset_status before = gpu_begin(g, err);
     gpuError code = gpuStreamSynchronize(q->stream);
     if (before) return before;
     if (code) return gpu_fail(g, code, err, "work that was submitted");
     HOTSET_TRY(check_waits(g, err));
     return q->span_n ? gpu_trace_flush(q, err) : HOTSET_OK;
+}
+
+/* To the stream, or to the thread that feeds it. */
+static hotset_status give(device_queue *q, const gpu_command *c, hotset_error *err) {
+    HOTSET_TRY(gpu_begin(q->gpu, err));
+    if (!q->pump) return gpu_do(q, c, err);
+    gpu_pump_put(q->pump, c);
+    return HOTSET_OK;
+}
+
+/* After a failure too: others wait for the signals of what was taken before. */
+hotset_status gpu_do(device_queue *q, const gpu_command *c, hotset_error *err) {
+    gpuError code = gpuSetDevice(q->gpu->number);
+    if (code) return gpu_fail(q->gpu, code, err, "choosing the device");
+    switch (c->kind) {
+    case GPU_LIST: return gpu_list_run(q, c->list, c->value, err);
+    case GPU_WAIT: return gpu_wait_in(q, &c->wait, c->value, err);
+    case GPU_COPY:
+        code = gpuMemcpyAsync(c->to, c->from, c->bytes, q->stream);
+        if (!code) return HOTSET_OK;
+        return gpu_fail(q->gpu, code, err, "copying %llu bytes", (unsigned long long)c->bytes);
+    case GPU_SIGNAL:
+        gpu_launch_signal(q->stream, c->counter, c->value);
+        code = gpuGetLastError();
+        return code ? gpu_fail(q->gpu, code, err, "launching a signal") : HOTSET_OK;
+    }
+    return HOTSET_OK;
+}
+
+static hotset_status gpu_submit(device_queue *q, device_list *l, uint64_t epoch, hotset_error *err) {
+    const gpu_command c = {.kind = GPU_LIST, .list = l, .value = epoch};
+    return give(q, &c, err);
 }
 
 /* Where copies find memory: the device's own, or the host's, whoever has it. */
@@ -234,9 +272,8 @@ static hotset_status gpu_copy_async(device_queue *q, device_ref to, device_ref f
     HOTSET_TRY(address_of(q->gpu, to, bytes, &to_at, err));
     HOTSET_TRY(address_of(q->gpu, from, bytes, &from_at, err));
     if (!bytes) return HOTSET_OK;
-    gpuError code = gpuMemcpyAsync(to_at, from_at, bytes, q->stream);
-    if (!code) return HOTSET_OK;
-    return gpu_fail(q->gpu, code, err, "copying %llu bytes", (unsigned long long)bytes);
+    const gpu_command c = {.kind = GPU_COPY, .to = to_at, .from = from_at, .bytes = bytes};
+    return give(q, &c, err);
 }
 
 /* The host moves the bytes, by way of memory of its own; models are loaded once. */
@@ -280,22 +317,22 @@ static hotset_status counter_at(const gpu_device *g, device_ref counter, uint64_
 }
 
 static hotset_status gpu_queue_wait(device_queue *q, device_ref counter, uint64_t value, hotset_error *err) {
-    uint64_t *at;
+    gpu_command c = {.kind = GPU_WAIT, .value = value};
     HOTSET_TRY(gpu_begin(q->gpu, err));
-    HOTSET_TRY(counter_at(q->gpu, counter, &at, err));
-    gpu_launch_wait(q->stream, at, value, q->gpu->words + GPU_ABANDON, q->gpu->words + GPU_GAVE_UP);
-    gpuError code = gpuGetLastError();
-    return code ? gpu_fail(q->gpu, code, err, "launching a wait") : HOTSET_OK;
+    HOTSET_TRY(counter_at(q->gpu, counter, &c.wait.counter, err));
+    c.wait.mark_at = q->mark;
+    c.wait.mark.at = (uint64_t)(uintptr_t)((uint8_t *)counter.buffer->host + counter.offset);
+    c.wait.mark.value = value;
+    c.wait.mark.offset = counter.offset;
+    return give(q, &c, err);
 }
 
 static hotset_status gpu_queue_signal(device_queue *q, device_ref counter, uint64_t value,
                                       hotset_error *err) {
-    uint64_t *at;
+    gpu_command c = {.kind = GPU_SIGNAL, .value = value};
     HOTSET_TRY(gpu_begin(q->gpu, err));
-    HOTSET_TRY(counter_at(q->gpu, counter, &at, err));
-    gpu_launch_signal(q->stream, at, value);
-    gpuError code = gpuGetLastError();
-    return code ? gpu_fail(q->gpu, code, err, "launching a signal") : HOTSET_OK;
+    HOTSET_TRY(counter_at(q->gpu, counter, &c.counter, err));
+    return give(q, &c, err);
 }
 
 static void gpu_set_trace(device *d, device_trace_fn *trace, void *cookie) {
@@ -310,6 +347,7 @@ static void gpu_close(device *d) {
     gpu_device *g = gpu_of(d);
     (void)gpuSetDevice(g->number);
     if (g->captures) (void)gpuStreamDestroy(g->capture);
+    gpu_watch_close(g);
     if (g->words) (void)gpuHostFree(g->words);
     pthread_mutex_destroy(&g->lock);
     gpu_release(g->number);
@@ -338,7 +376,7 @@ static const device_interface gpu_interface = {
 };
 
 hotset_status gpu_open(device **out, int number, const char *name, uint32_t multiprocessor_n,
-                       uint64_t capacity_bytes, bool graphs, hotset_error *err) {
+                       uint64_t capacity_bytes, double wait_limit_s, bool captures, hotset_error *err) {
     *out = NULL;
     gpu_device *g;
     hotset_status status = base_calloc(&g, 1, sizeof *g, "a GPU", err);
@@ -351,6 +389,8 @@ hotset_status gpu_open(device **out, int number, const char *name, uint32_t mult
     g->number = number;
     g->multiprocessor_n = multiprocessor_n;
     g->capacity_bytes = capacity_bytes;
+    g->wait = MODULE_WAIT_KERNEL; /* which all have */
+    g->wait_limit_s = wait_limit_s;
     pthread_mutex_init(&g->lock, NULL);
     status = gpu_begin(g, err);
     if (!status) {
@@ -362,7 +402,8 @@ hotset_status gpu_open(device **out, int number, const char *name, uint32_t mult
             memset(g->words, 0, GPU_WORDS * sizeof *g->words);
         }
     }
-    if (!status && graphs) {
+    if (!status) status = gpu_watch_open(g, err);
+    if (!status && captures) {
         gpuError code = gpuStreamCreate(&g->capture);
         g->captures = !code;
         if (code) status = gpu_fail(g, code, err, "opening a queue");

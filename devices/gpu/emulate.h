@@ -40,6 +40,8 @@ enum { emuStreamNonBlocking = 1, emuMemcpyDefault = 4, emuStreamCaptureModeThrea
 typedef struct emu_options {
     uint64_t memory_bytes; /* of device memory, > 0 */
     uint64_t fail_alloc, fail_copy, fail_launch;
+    /* counted from the device's making on: a copy changes its first number, a graph cannot be made */
+    uint64_t wrong_copy, fail_graph;
     bool reverse; /* lanes run in falling order */
 } emu_options;
 
@@ -73,6 +75,9 @@ emuError_t emuGraphDestroy(emuGraph_t g);
 emuError_t emuGraphInstantiateWithFlags(emuGraphExec_t *out, emuGraph_t g, uint64_t flags);
 emuError_t emuGraphExecDestroy(emuGraphExec_t g);
 emuError_t emuGraphLaunch(emuGraphExec_t g, emuStream_t s);
+/* The stream itself waits until *at >= value, or stores a value. */
+emuError_t emuStreamWaitValue64(emuStream_t s, void *at, uint64_t value);
+emuError_t emuStreamWriteValue64(emuStream_t s, void *at, uint64_t value);
 emuError_t emuMemcpyAsync(void *to, const void *from, size_t bytes, int kind, emuStream_t s);
 emuError_t emuEventCreate(emuEvent_t *out);
 emuError_t emuEventDestroy(emuEvent_t e);

@@ -1,12 +1,13 @@
 /* emulate_runtime.c - the emulated devices: their memory, their streams, the faults that they were told to
  * have. The table of devices is the module's, as a driver's is the driver's. */
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <time.h>
 
 #include "devices/gpu/emulate_block.h"
 
-enum { MEMORY_ALIGN = 256, POISON = 0xFF };
+enum { MEMORY_ALIGN = 256, POISON = 0xFF, LOOKS_WITHOUT_SLEEP = 100 };
 
 /* Device memory or pinned memory that is in use. */
 typedef struct memory_piece {
@@ -21,12 +22,18 @@ typedef struct emu_device {
     emu_options options;
     memory_piece *pieces;
     uint64_t used_bytes; /* of device memory */
-    uint64_t alloc_n, copy_n, launch_n;
+    uint64_t alloc_n, copy_n, launch_n, any_copy_n, graph_n;
     emuError_t failure; /* sticky: of a kernel */
     char message[EMU_MESSAGE_BYTES];
 } emu_device;
 
-typedef enum command_kind { COMMAND_KERNEL, COMMAND_COPY, COMMAND_EVENT } command_kind;
+typedef enum command_kind {
+    COMMAND_KERNEL,
+    COMMAND_COPY,
+    COMMAND_EVENT,
+    COMMAND_WAIT,
+    COMMAND_WRITE
+} command_kind;
 
 typedef struct command {
     struct command *next;
@@ -34,7 +41,9 @@ typedef struct command {
     emu_kernel kernel;
     void *to;
     const void *from;
-    size_t bytes; /* of a copy, or of a kernel's arguments */
+    size_t bytes;   /* of a copy, or of a kernel's arguments */
+    bool wrong;     /* a copy that is to change its first number */
+    uint64_t value; /* waited for, or written to `to` */
     emuEvent_t event;
     _Alignas(16) uint8_t args[]; /* of a kernel */
 } command;
@@ -205,6 +214,15 @@ static emuError_t failure_of(emu_device *d) {
     return e;
 }
 
+static void wait_for(const emu_device *d, const uint64_t *at, uint64_t value) {
+    uint32_t look_n = 0;
+    while (__atomic_load_n(at, __ATOMIC_ACQUIRE) < value && !failure_of((emu_device *)(uintptr_t)d))
+        if (look_n++ < LOOKS_WITHOUT_SLEEP)
+            sched_yield();
+        else
+            nanosleep(&(struct timespec){.tv_nsec = 5000}, NULL);
+}
+
 /* After a failure kernels and copies are left out. */
 static void obey(emuStream_t s, command *c) {
     emu_device *d = s->device;
@@ -213,7 +231,10 @@ static void obey(emuStream_t s, command *c) {
     switch (c->kind) {
     case COMMAND_COPY:
         if (!dead) memmove(c->to, c->from, c->bytes);
+        if (!dead && c->wrong && c->bytes >= sizeof(float)) ((uint8_t *)c->to)[sizeof(float) - 1] ^= 0x40;
         return;
+    case COMMAND_WAIT: wait_for(d, c->to, c->value); return;
+    case COMMAND_WRITE: __atomic_store_n((uint64_t *)c->to, c->value, __ATOMIC_SEQ_CST); return;
     case COMMAND_EVENT: clock_gettime(CLOCK_MONOTONIC, &c->event->at); return;
     case COMMAND_KERNEL:
         if (dead || emu_machine_run(s->machine, &c->kernel, c->args, message)) return;
@@ -320,8 +341,27 @@ emuError_t emuMemcpyAsync(void *to, const void *from, size_t bytes, int kind, em
     c->to = to;
     c->from = from;
     c->bytes = bytes;
+    c->wrong = injected(&s->device->any_copy_n, s->device->options.wrong_copy);
     put(s, c);
     return emuSuccess;
+}
+
+static emuError_t put_word(emuStream_t s, command_kind kind, void *at, uint64_t value) {
+    command *c = calloc(1, sizeof *c);
+    if (!c) return emuErrorMemoryAllocation;
+    c->kind = kind;
+    c->to = at;
+    c->value = value;
+    put(s, c);
+    return emuSuccess;
+}
+
+emuError_t emuStreamWaitValue64(emuStream_t s, void *at, uint64_t value) {
+    return put_word(s, COMMAND_WAIT, at, value);
+}
+
+emuError_t emuStreamWriteValue64(emuStream_t s, void *at, uint64_t value) {
+    return put_word(s, COMMAND_WRITE, at, value);
 }
 
 void emu_launch(emuStream_t s, const char *name, emu_dim grid, uint32_t threads,
@@ -372,6 +412,9 @@ emuError_t emuGraphDestroy(emuGraph_t g) {
 /* Takes the graph's commands: a graph becomes executable once. */
 emuError_t emuGraphInstantiateWithFlags(emuGraphExec_t *out, emuGraph_t g, uint64_t flags) {
     (void)flags;
+    emu_device *d = &table[chosen];
+    *out = NULL;
+    if (injected(&d->graph_n, d->options.fail_graph)) return emuErrorInjected;
     emuGraphExec_t exec = calloc(1, sizeof *exec);
     *out = exec;
     if (!exec) return emuErrorMemoryAllocation;

@@ -1,5 +1,4 @@
 /* export.c - the one function that a module of GPUs exports, and opening its devices. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -34,7 +33,10 @@ static hotset_status acquire(uint32_t i, const char *name, const module_options 
     (void)i;
     *capacity_bytes = o->memory_bytes ? o->memory_bytes : EMULATED_BYTES;
     *multiprocessor_n = EMULATED_MULTIPROCESSORS;
-    const emu_options options = {.memory_bytes = *capacity_bytes, .reverse = o->reverse};
+    const emu_options options = {.memory_bytes = *capacity_bytes,
+                                 .wrong_copy = o->wrong_copy,
+                                 .fail_graph = o->fail_graph,
+                                 .reverse = o->reverse};
     if (emu_device_create(number, &options) == emuSuccess) return HOTSET_OK;
     return hotset_fail(err, HOTSET_E_DEVICE, "%s: there can be %d emulated devices", name, EMU_DEVICE_MAX);
 }
@@ -81,7 +83,7 @@ void gpu_release(int number) { (void)number; }
 static hotset_status acquire(uint32_t i, const char *name, const module_options *o, int *number,
                              uint32_t *multiprocessor_n, uint64_t *capacity_bytes, hotset_error *err) {
     gpuDeviceProperties p;
-    if (o->fail_alloc || o->fail_copy || o->fail_launch || o->reverse)
+    if (o->fail_alloc || o->fail_copy || o->fail_launch || o->wrong_copy || o->fail_graph || o->reverse)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "%s: only emulated devices fail on demand", name);
     HOTSET_TRY(properties_of(i, &p, err));
     *number = (int)i;
@@ -97,75 +99,42 @@ static void arm(int number, const module_options *o) {
 
 #endif
 
-/* ---- A known answer ---- */
-
-enum { TEST_N = 96, TEST_ROWS = 2, TEST_BYTES = TEST_ROWS * TEST_N * sizeof(float) };
-
-typedef struct self_test {
-    device *d;
-    device_queue *queue;
-    device_buffer *pinned, *memory, *workspace;
-    device_list *list;
-} self_test;
-
-/* Layout of `pinned`: the step's table, a counter, rows there and back. */
-enum { STEP_AT = 0, COUNTER_AT = 256, THERE_AT = 512, BACK_AT = THERE_AT + TEST_BYTES };
-
-/* Rows to the device, normed there, back; then the counter. */
-static hotset_status run_test(self_test *t, hotset_error *err) {
-    const device_interface *api = t->d->api;
-    device_op op[2] = {{.kind = DEVICE_OP_NORM, .name = "self-test", .row_max = TEST_ROWS},
-                       {.kind = DEVICE_OP_SIGNAL, .name = "self-test", .row_max = TEST_ROWS}};
-    HOTSET_TRY(api->queue_open(t->d, DEVICE_QUEUE_COMPUTE, &t->queue, err));
-    HOTSET_TRY(api->buffer_alloc(t->d, DEVICE_MEMORY_PINNED, BACK_AT + TEST_BYTES, &t->pinned, err));
-    HOTSET_TRY(api->buffer_alloc(t->d, DEVICE_MEMORY_DEVICE, TEST_BYTES, &t->memory, err));
-    HOTSET_TRY(
-        api->buffer_alloc(t->d, DEVICE_MEMORY_DEVICE, api->workspace_bytes(t->d, op), &t->workspace, err));
-    uint8_t *host = t->pinned->host;
-    memset(host, 0, BACK_AT + TEST_BYTES);
-    ((device_step *)(void *)(host + STEP_AT))->row_n = TEST_ROWS;
-    for (int i = 0; i < TEST_ROWS * TEST_N; i++)
-        ((float *)(void *)(host + THERE_AT))[i] = (float)(i % 7) - 2.5f;
-    const device_ref memory = {t->memory, 0};
-    op[0].norm.x = op[0].norm.y = (device_rows){memory, TEST_N};
-    op[0].norm.n = TEST_N;
-    op[1].counter.counter = (device_ref){t->pinned, COUNTER_AT};
-    HOTSET_TRY(api->list_record(t->d, op, COUNT_OF(op), (device_ref){t->pinned, STEP_AT}, TEST_ROWS,
-                                (device_ref){t->workspace, 0}, &t->list, err));
-    HOTSET_TRY(api->copy_async(t->queue, memory, (device_ref){t->pinned, THERE_AT}, TEST_BYTES, err));
-    HOTSET_TRY(api->submit(t->queue, t->list, 1, err));
-    HOTSET_TRY(api->copy_async(t->queue, (device_ref){t->pinned, BACK_AT}, memory, TEST_BYTES, err));
-    return api->queue_drain(t->queue, err);
-}
-
-static hotset_status check_answer(const self_test *t, hotset_error *err) {
-    const uint8_t *host = t->pinned->host;
-    const float *there = (const float *)(const void *)(host + THERE_AT);
-    const float *back = (const float *)(const void *)(host + BACK_AT);
-    double worst = 0;
-    for (int r = 0; r < TEST_ROWS; r++) {
-        double square = 0;
-        for (int i = 0; i < TEST_N; i++) square += (double)there[r * TEST_N + i] * there[r * TEST_N + i];
-        for (int i = r * TEST_N; i < (r + 1) * TEST_N; i++)
-            worst = fmax(worst, fabs(back[i] - there[i] / sqrt(square / TEST_N)));
-    }
-    if (worst < 1e-5 && *(const uint64_t *)(const void *)(host + COUNTER_AT) == 1) return HOTSET_OK;
-    return hotset_fail(err, HOTSET_E_DEVICE, "%s: the self-test gave a wrong answer", t->d->name);
-}
-
-static hotset_status ask_known_answer(device *d, hotset_error *err) {
-    self_test t = {.d = d};
-    hotset_status status = run_test(&t, err);
-    if (!status) status = check_answer(&t, err);
-    d->api->queue_close(t.queue);
-    d->api->list_free(t.list);
-    d->api->buffer_free(t.pinned);
-    d->api->buffer_free(t.memory);
-    d->api->buffer_free(t.workspace);
-    return status;
-}
-
 /* ---- The module ---- */
+
+#define WAIT_LIMIT_S 20 /* more than any work of others in a step takes, less than people's patience */
+
+/* Launched one by one, operations are named by the fault that hits them. */
+static bool has_faults(const module_options *o) { return o->fail_alloc || o->fail_copy || o->fail_launch; }
+
+/* Whether lists are launched as graphs: what is asked for, or else as they are known to do well, if they
+ * work.
+ */
+static hotset_status choose_graphs(device *d, const module_options *o, hotset_error *err) {
+    gpu_device *g = gpu_of(d);
+    char why[96] = "";
+    const bool wanted = o->graphs == MODULE_GRAPHS_DEFAULT ? GPU_GRAPHS : o->graphs == MODULE_GRAPHS_ON;
+    const bool can = g->captures && gpu_try_graphs(g, why, sizeof why);
+    if (g->captures && !can) {
+        (void)gpuStreamDestroy(g->capture);
+        g->captures = false;
+    }
+    g->graphs = wanted && can;
+    if (!can && o->graphs == MODULE_GRAPHS_ON)
+        return hotset_fail(err, HOTSET_E_UNSUPPORTED, "%s: graphs do not work: %s", d->name,
+                           *why ? why : "not with faults");
+    snprintf(d->note, sizeof d->note, "%s%s%s%s",
+             g->graphs ? "lists are graphs" : "lists are launched one by one",
+             *why ? " (graphs do not work: " : "", why, *why ? ")" : "");
+    return HOTSET_OK;
+}
+
+static hotset_status prepare(device *d, const module_options *o, hotset_error *err) {
+    /* so that the number of a launch is the same every time */
+    const module_wait wait = has_faults(o) && !o->wait ? MODULE_WAIT_KERNEL : o->wait;
+    HOTSET_TRY(choose_graphs(d, o, err));
+    HOTSET_TRY(gpu_ask_answers(d, err));
+    return gpu_choose_wait(d, wait, err);
+}
 
 static hotset_status module_open(device **out, uint32_t i, const char *name, const module_options *options,
                                  hotset_error *err) {
@@ -178,10 +147,10 @@ static hotset_status module_open(device **out, uint32_t i, const char *name, con
     if (module_count(&n, &reason)) return hotset_fail(err, HOTSET_E_DEVICE, "%s: %s", name, reason.message);
     if (i >= n) return hotset_fail(err, HOTSET_E_DEVICE, "%s: there are %u devices of this kind", name, n);
     HOTSET_TRY(acquire(i, name, options, &number, &multiprocessor_n, &capacity_bytes, err));
-    /* launched one by one, operations are named by the fault that hits them */
-    const bool faults = options->fail_alloc || options->fail_copy || options->fail_launch;
-    HOTSET_TRY(gpu_open(&d, number, name, multiprocessor_n, capacity_bytes, GPU_GRAPHS && !faults, err));
-    hotset_status status = ask_known_answer(d, err);
+    const double wait_limit_s = options->wait_limit_ms ? options->wait_limit_ms * 1e-3 : WAIT_LIMIT_S;
+    const bool captures = !has_faults(options) && (GPU_GRAPHS || options->graphs == MODULE_GRAPHS_ON);
+    HOTSET_TRY(gpu_open(&d, number, name, multiprocessor_n, capacity_bytes, wait_limit_s, captures, err));
+    hotset_status status = prepare(d, options, err);
     if (status) {
         d->api->close(d);
         return status;

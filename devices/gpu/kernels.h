@@ -39,6 +39,7 @@ typedef struct gpu_call {
     const uint64_t *epoch;   /* of this submission */
     const uint64_t *abandon; /* pinned; not 0: kernels that wait for something give up */
     uint64_t *gave_up;       /* pinned; a kernel that gives up waiting sets it */
+    struct gpu_mark *mark;   /* pinned; the list's */
     uint8_t *workspace;      /* aligned to GPU_ALIGN; workspace_bytes of the operation */
     uint32_t multiprocessor_n;
 } gpu_call;
@@ -63,6 +64,7 @@ extern GPU_TABLE gpu_family gpu_embed, gpu_rotary, gpu_norm, gpu_prepare, gpu_ac
 extern GPU_TABLE gpu_family gpu_linear, gpu_experts; /* matvec.cu and matmul.cu */
 extern GPU_TABLE gpu_family gpu_attend;              /* attend.cu */
 extern GPU_TABLE gpu_family gpu_select;              /* neurons.cu */
+extern GPU_TABLE gpu_family gpu_pick;                /* pick.cu */
 
 /* "rope of layer 3: the GPU has no kernel for weights of type Q5_0" and the like; returns E_UNSUPPORTED. */
 hotset_status gpu_unsupported(hotset_error *err, const device_op *op, const char *what, const char *value);
@@ -74,9 +76,27 @@ void gpu_launch_step(gpuStream stream, const device_step *from, uint32_t from_ro
                      uint32_t row_max, uint64_t epoch, uint64_t *epoch_at);
 /* Why *gave_up is not 0. */
 enum { GPU_GAVE_UP_LATE = 1, GPU_GAVE_UP_ABANDONED = 2 };
-/* Waits until *counter >= value; sets it. */
-void gpu_launch_wait(gpuStream stream, const uint64_t *counter, uint64_t value, const uint64_t *abandon,
-                     uint64_t *gave_up);
+/* What a device writes into pinned memory while it waits, so that the host can tell what for: `at` last, and
+ * 0 again when it goes on. */
+typedef struct gpu_mark {
+    uint64_t at;     /* the host's address of the counter; 0: it does not wait */
+    uint64_t value;  /* that the counter is to reach */
+    uint64_t op;     /* the host's address of the operation that waits, of a list; 0: the queue does */
+    uint64_t offset; /* of the counter in its buffer */
+    uint64_t unused[4];
+} gpu_mark;
+
+/* A wait for a counter, in words that are known when it is recorded. */
+typedef struct gpu_wait_for {
+    uint64_t *counter;     /* as the device sees it */
+    const uint64_t *epoch; /* NULL, or a word of device memory that stands for mark.value */
+    gpu_mark *mark_at;     /* pinned */
+    gpu_mark mark;         /* what is written there */
+} gpu_wait_for;
+
+/* Waits until *counter >= value. */
+void gpu_launch_wait(gpuStream stream, const gpu_wait_for *w, const uint64_t *abandon, uint64_t *gave_up);
+/* Sets it. */
 void gpu_launch_signal(gpuStream stream, uint64_t *counter, uint64_t value);
 
 /* For measuring: reads bytes (a multiple of 4096) and adds them up; multiplies and adds in registers, with
@@ -90,6 +110,17 @@ void gpu_launch_peak(gpuStream stream, bool int8, uint32_t iteration_n, uint32_t
 
 static inline uint8_t *gpu_at(device_ref r) {
     return r.buffer ? ((const gpu_buffer *)(const void *)r.buffer)->device + r.offset : NULL;
+}
+
+/* The wait of an operation for its counter. */
+static inline gpu_wait_for gpu_wait_of(const gpu_call *call, const device_op *op) {
+    const device_ref counter = op->counter.counter;
+    const uint8_t *host = (const uint8_t *)counter.buffer->host + counter.offset;
+    gpu_wait_for w = {(uint64_t *)(void *)gpu_at(counter), call->epoch, call->mark, {0, 0, 0, 0, {0}}};
+    w.mark.at = (uint64_t)(uintptr_t)host;
+    w.mark.op = (uint64_t)(uintptr_t)op;
+    w.mark.offset = counter.offset;
+    return w;
 }
 
 /* Row r at `at + r * stride`; at NULL: absent. */

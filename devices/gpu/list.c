@@ -2,10 +2,21 @@
  *
  * The head of the workspace belongs to the list: the epoch of the submission, then a copy of the step's table
  * in device memory, with as many rows as the list's operations have at most. Behind it is the operations' own
- * workspace. */
+ * workspace.
+ *
+ * Where a wait is no kernel, it cuts the list: each piece between two waits is launched as a graph, or
+ * operation by operation. */
 #include "devices/gpu/gpu.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+
+/* Operations [from, from + n), behind a wait (operation from - 1) or not. */
+typedef struct piece {
+    uint32_t from, n;
+    bool waits, captured;
+    gpuGraphExec graph;
+} piece;
 
 struct device_list {
     gpu_device *gpu;
@@ -16,8 +27,9 @@ struct device_list {
     gpu_call call;             /* all but the stream */
     uint64_t *epoch_at;
     device_op *op; /* [op_n] */
-    bool captured;
-    gpuGraphExec graph; /* of all operations */
+    uint32_t piece_n;
+    piece *piece;
+    gpu_mark *mark;
 };
 
 static uint64_t head_bytes(uint32_t row_max) {
@@ -43,7 +55,10 @@ uint64_t gpu_workspace_bytes(const device *d, const device_op *op) {
 void gpu_list_free(device_list *l) {
     if (!l) return;
     (void)gpuSetDevice(l->gpu->number);
-    if (l->captured) (void)GPU(GraphExecDestroy)(l->graph);
+    for (uint32_t i = 0; i < l->piece_n; i++)
+        if (l->piece[i].captured) (void)GPU(GraphExecDestroy)(l->piece[i].graph);
+    gpu_mark_give(l->gpu, l->mark);
+    free(l->piece);
     free(l->op);
     free(l);
 }
@@ -70,6 +85,10 @@ static hotset_status check_operands(const gpu_device *g, const device_op *op, ho
     const bool counter = op->kind == DEVICE_OP_WAIT || op->kind == DEVICE_OP_SIGNAL;
     for (uint32_t i = 0; i < n; i++)
         HOTSET_TRY(check_ref(g, op->name, op->layer_i, refs[i], counter ? 8 : 4, err));
+    if (counter && refs[0].buffer->memory != DEVICE_MEMORY_PINNED)
+        return hotset_fail(err, HOTSET_E_ARGUMENT,
+                           "%s of layer %u: %s: a counter has to stand in pinned memory", op->name,
+                           op->layer_i, g->base.name);
     return HOTSET_OK;
 }
 
@@ -79,27 +98,109 @@ static hotset_status launch(gpu_device *g, const gpu_call *call, const device_op
     return code ? gpu_fail(g, code, err, "launching %s of layer %u", op->name, op->layer_i) : HOTSET_OK;
 }
 
-/* The operations as a graph: launched as one, and its kernels are on the device before anything waits there,
- * which loading them then would stand in the way of. */
-static hotset_status capture(gpu_device *g, device_list *l, hotset_error *err) {
-    gpu_call call = l->call;
-    gpuGraph graph;
-    call.stream = g->capture;
+/* A stream's commands from here to end_capture go into a graph. */
+static hotset_status begin_capture(gpu_device *g, const char *name, hotset_error *err) {
     gpuError code = gpuStreamBeginCapture(g->capture);
-    if (code) return gpu_fail(g, code, err, "recording the list from '%s' on", l->op[0].name);
+    return code ? gpu_fail(g, code, err, "recording the list from '%s' on", name) : HOTSET_OK;
+}
+
+/* Ends it in any case; `*out` is made where the status was and is fine. */
+static gpuError end_capture(gpu_device *g, hotset_status status, gpuGraphExec *out) {
+    gpuGraph graph;
+    gpuError code = GPU(StreamEndCapture)(g->capture, &graph);
+    if (code) return code;
+    if (!status) code = gpuGraphInstantiate(out, graph);
+    (void)GPU(GraphDestroy)(graph);
+    return code;
+}
+
+/* The piece as a graph: launched as one, and its kernels are on the device before anything waits there, which
+ * loading them then would stand in the way of. Where graphs are not wanted they are made for the latter. */
+static hotset_status capture(gpu_device *g, device_list *l, piece *p, hotset_error *err) {
+    gpu_call call = l->call;
+    const char *name = l->op[p->from].name;
+    call.stream = g->capture;
+    HOTSET_TRY(begin_capture(g, name, err));
     hotset_status status = HOTSET_OK;
-    for (uint32_t i = 0; i < l->op_n && !status; i++) status = launch(g, &call, &l->op[i], err);
-    code = GPU(StreamEndCapture)(g->capture, &graph);
-    if (status) {
-        if (!code) (void)GPU(GraphDestroy)(graph);
-        return status;
+    for (uint32_t i = 0; i < p->n && !status; i++) status = launch(g, &call, &l->op[p->from + i], err);
+    gpuError code = end_capture(g, status, &p->graph);
+    if (status) return status;
+    if (code) return gpu_fail(g, code, err, "recording the list from '%s' on", name);
+    if (g->graphs)
+        p->captured = true;
+    else
+        (void)GPU(GraphExecDestroy)(p->graph);
+    return HOTSET_OK;
+}
+
+static gpuError launch_trial(gpu_device *g, gpuGraphExec *exec, bool *made) {
+    const uint64_t value = 1;
+    gpuError code = gpuStreamBeginCapture(g->capture);
+    if (code) return code;
+    for (uint64_t i = 0; i <= value; i++) gpu_launch_signal(g->capture, g->words + GPU_NOTHING, i);
+    code = gpuGetLastError();
+    gpuError ended = end_capture(g, code ? HOTSET_E_DEVICE : HOTSET_OK, exec);
+    if (!code) code = ended;
+    *made = !code;
+    for (int i = 0; i < 2 && !code; i++) {
+        __atomic_store_n(g->words + GPU_NOTHING, 0, __ATOMIC_RELEASE);
+        code = GPU(GraphLaunch)(*exec, g->capture);
+        if (!code) code = gpuStreamSynchronize(g->capture);
+        if (!code && __atomic_load_n(g->words + GPU_NOTHING, __ATOMIC_ACQUIRE) != value)
+            return GPU(ErrorInvalidValue);
     }
-    if (!code) {
-        code = gpuGraphInstantiate(&l->graph, graph);
-        l->captured = !code;
-        (void)GPU(GraphDestroy)(graph);
+    return code;
+}
+
+/* Kernels that are launched without a list are on the device from now on. */
+static gpuError load_kernels(gpu_device *g) {
+    const gpu_wait_for nothing = {0};
+    gpuGraphExec exec;
+    gpuError code = gpuStreamBeginCapture(g->capture);
+    if (code) return code;
+    gpu_launch_step(g->capture, NULL, 1, NULL, 1, 0, NULL);
+    gpu_launch_wait(g->capture, &nothing, NULL, NULL);
+    gpu_launch_read(g->capture, NULL, 0, 1, NULL);
+    gpu_launch_peak(g->capture, false, 0, 1, NULL);
+    code = gpuGetLastError();
+    gpuError ended = end_capture(g, code ? HOTSET_E_DEVICE : HOTSET_OK, &exec);
+    if (code || ended) return code ? code : ended;
+    return GPU(GraphExecDestroy)(exec);
+}
+
+bool gpu_try_graphs(gpu_device *g, char *why, size_t why_bytes) {
+    gpuGraphExec exec;
+    bool made = false;
+    (void)gpuSetDevice(g->number);
+    gpuError code = launch_trial(g, &exec, &made);
+    if (!code) code = load_kernels(g);
+    if (code) snprintf(why, why_bytes, "%s", gpuGetErrorString(code));
+    (void)gpuGetLastError();
+    if (made) (void)GPU(GraphExecDestroy)(exec);
+    return !code;
+}
+
+static bool cuts(const gpu_device *g, const device_op *op) {
+    return op->kind == DEVICE_OP_WAIT && g->wait != MODULE_WAIT_KERNEL;
+}
+
+static hotset_status cut(device_list *l, hotset_error *err) {
+    uint32_t n = 1, wait_n = 0;
+    for (uint32_t i = 0; i < l->op_n; i++) {
+        n += cuts(l->gpu, &l->op[i]);
+        wait_n += l->op[i].kind == DEVICE_OP_WAIT;
     }
-    return code ? gpu_fail(g, code, err, "recording the list from '%s' on", l->op[0].name) : HOTSET_OK;
+    if (wait_n) HOTSET_TRY(gpu_mark_take(l->gpu, &l->mark, err));
+    l->call.mark = l->mark;
+    HOTSET_TRY(base_calloc(&l->piece, n, sizeof *l->piece, "operations", err));
+    l->piece_n = n;
+    piece *p = l->piece;
+    for (uint32_t i = 0; i < l->op_n; i++)
+        if (cuts(l->gpu, &l->op[i]))
+            *++p = (piece){.from = i + 1, .waits = true};
+        else
+            p->n++;
+    return HOTSET_OK;
 }
 
 hotset_status gpu_list_record(device *d, const device_op *ops, uint32_t op_n, device_ref step,
@@ -149,7 +250,9 @@ hotset_status gpu_list_record(device *d, const device_op *ops, uint32_t op_n, de
                          .gave_up = g->words + GPU_GAVE_UP,
                          .workspace = head + head_bytes(copy_row_max),
                          .multiprocessor_n = g->multiprocessor_n};
-    if (g->captures && op_n) status = capture(g, l, err);
+    status = cut(l, err);
+    for (uint32_t i = 0; i < l->piece_n && g->captures && !status; i++)
+        if (l->piece[i].n) status = capture(g, l, &l->piece[i], err);
     if (status)
         gpu_list_free(l);
     else
@@ -201,8 +304,37 @@ static hotset_status begin_span(device_queue *q, const device_op *op, uint32_t r
 
 /* ---- Submission ---- */
 
-hotset_status gpu_submit(device_queue *q, device_list *l, uint64_t epoch, hotset_error *err) {
-    HOTSET_TRY(gpu_begin(q->gpu, err));
+/* Each operation by itself; `tells`: with its time. */
+static hotset_status run_each(device_queue *q, device_list *l, const gpu_call *call, const piece *p,
+                              bool tells, hotset_error *err) {
+    for (uint32_t i = p->from; i < p->from + p->n; i++) {
+        const device_op *op = &l->op[i];
+        bool spans = tells && q->span_n + 2 < GPU_SPANS_MAX; /* a longer time without a drain is cut off */
+        if (spans) HOTSET_TRY(begin_span(q, op, op->outputs ? l->pinned->output_n : l->pinned->row_n, err));
+        HOTSET_TRY(launch(q->gpu, call, op, err));
+        if (spans && i + 1 == p->from + p->n) HOTSET_TRY(begin_span(q, NULL, 0, err));
+    }
+    return HOTSET_OK;
+}
+
+static hotset_status run_piece(device_queue *q, device_list *l, const gpu_call *call, const piece *p,
+                               uint64_t epoch, hotset_error *err) {
+    const bool tells = q->gpu->trace && l->pinned;
+    if (p->waits) {
+        const device_op *op = &l->op[p->from - 1];
+        const gpu_wait_for w = gpu_wait_of(call, op);
+        bool spans = tells && q->span_n + 2 < GPU_SPANS_MAX;
+        if (spans) HOTSET_TRY(begin_span(q, op, l->pinned->row_n, err));
+        HOTSET_TRY(gpu_wait_in(q, &w, epoch, err));
+        if (spans) HOTSET_TRY(begin_span(q, NULL, 0, err));
+    }
+    if (!p->captured || tells) return run_each(q, l, call, p, tells, err);
+    gpuError code = GPU(GraphLaunch)(p->graph, q->stream);
+    if (!code) return HOTSET_OK;
+    return gpu_fail(q->gpu, code, err, "launching the list from '%s' on", l->op[p->from].name);
+}
+
+hotset_status gpu_list_run(device_queue *q, device_list *l, uint64_t epoch, hotset_error *err) {
     gpu_call call = l->call;
     call.stream = q->stream;
     if (!l->op_n) /* goes the way to the device all the same, as what is measured by it does */
@@ -212,18 +344,6 @@ hotset_status gpu_submit(device_queue *q, device_list *l, uint64_t epoch, hotset
                         epoch, l->epoch_at);
     gpuError code = gpuGetLastError();
     if (code) return gpu_fail(q->gpu, code, err, "launching the step's table");
-    bool trace = q->gpu->trace && l->pinned;
-    if (l->captured && !trace) {
-        code = GPU(GraphLaunch)(l->graph, q->stream);
-        if (!code) return HOTSET_OK;
-        return gpu_fail(q->gpu, code, err, "launching the list from '%s' on", l->op[0].name);
-    }
-    for (uint32_t i = 0; i < l->op_n; i++) {
-        const device_op *op = &l->op[i];
-        bool spans = trace && q->span_n + 2 < GPU_SPANS_MAX; /* a longer time without a drain is cut off */
-        if (spans) HOTSET_TRY(begin_span(q, op, op->outputs ? l->pinned->output_n : l->pinned->row_n, err));
-        HOTSET_TRY(launch(q->gpu, &call, op, err));
-        if (spans && i + 1 == l->op_n) HOTSET_TRY(begin_span(q, NULL, 0, err));
-    }
+    for (uint32_t i = 0; i < l->piece_n; i++) HOTSET_TRY(run_piece(q, l, &call, &l->piece[i], epoch, err));
     return HOTSET_OK;
 }

@@ -1,11 +1,13 @@
 # modules.cmake - the modules of GPUs: the same source built once for each kind that this machine has a compiler for. What
 # is missing is said in one line and left out.
 
-set(HOTSET_GPU_HOST devices/gpu/device.c devices/gpu/export.c devices/gpu/families.c devices/gpu/limits.c devices/gpu/list.c
-    devices/gpu/operands.c)
+set(HOTSET_GPU_HOST devices/gpu/answers.c devices/gpu/device.c devices/gpu/export.c devices/gpu/families.c devices/gpu/handshake.c
+    devices/gpu/limits.c devices/gpu/list.c devices/gpu/operands.c devices/gpu/pump.c devices/gpu/stream_words.c
+    devices/gpu/watch.c)
 set(HOTSET_GPU_KERNELS devices/gpu/attend.cu devices/gpu/matmul.cu devices/gpu/matvec.cu devices/gpu/neurons.cu
-    devices/gpu/queue.cu devices/gpu/vector.cu)
+    devices/gpu/pick.cu devices/gpu/queue.cu devices/gpu/vector.cu)
 set(HOTSET_GPU_SHARED engine/base.c profiles/gguf.c profiles/gguf_value.c devices/device.c devices/neurons.c) # a module stands alone
+list(APPEND HOTSET_GPU_SHARED devices/cpu/ref_quant.c) # what known answers are
 
 # Host code in C and what all modules have in common.
 function(hotset_gpu_module kind vendor)

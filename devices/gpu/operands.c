@@ -123,6 +123,10 @@ uint32_t gpu_operands(const device_op *op, device_ref list[GPU_REFS_MAX]) {
         add_rows(&r, op->gather.x);
         add_rows(&r, op->gather.y);
         break;
+    case DEVICE_OP_PICK:
+        add_rows(&r, op->pick.x);
+        add_rows(&r, op->pick.id);
+        break;
     case DEVICE_OP_WAIT:
     case DEVICE_OP_SIGNAL: add(&r, op->counter.counter); break;
     default: add_ffn(&r, op); break;

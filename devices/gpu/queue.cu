@@ -5,8 +5,9 @@
 
 enum { BLOCK = 256 };
 
-/* A kernel waits so long at most: more than any work of the host takes, less than for ever. */
-#define POLLS_MAX (20 * GPU_POLLS_PER_S)
+/* About an hour: the host's watch (watch.c) ends waits long before, as long as there is a host. */
+#define POLLS_MAX (3600 * GPU_POLLS_PER_S)
+enum { POLLS_PER_LOOK = 16 }; /* at the word that ends all waits: each look costs as much as a poll */
 
 struct step_args {
     const device_step *from; /* pinned */
@@ -38,52 +39,62 @@ void gpu_launch_step(gpuStream stream, const device_step *from, uint32_t from_ro
     GPU_LAUNCH(load_step, dim3(1), BLOCK, stream, a);
 }
 
-struct counter_args {
-    uint64_t *counter;
-    uint64_t value;
-    const uint64_t *epoch; /* not NULL: stands for the value */
+struct wait_args {
+    gpu_wait_for w;
     const uint64_t *abandon;
     uint64_t *gave_up;
 };
 
-GPU_KERNEL(1) wait_for(const counter_args a) {
-    const uint64_t value = a.epoch ? *a.epoch : a.value;
+GPU_KERNEL(1) wait_for(const wait_args a) {
+    const uint64_t value = a.w.epoch ? *a.w.epoch : a.w.mark.value;
     uint64_t polls = 0;
-    while (GPU_LOAD_SYSTEM(a.counter) < value) {
-        const bool abandoned = GPU_LOAD_SYSTEM(a.abandon) != 0;
-        if (abandoned || ++polls == POLLS_MAX) {
-            GPU_STORE_SYSTEM(a.gave_up, abandoned ? GPU_GAVE_UP_ABANDONED : GPU_GAVE_UP_LATE);
-            break;
+    if (GPU_LOAD_SYSTEM(a.w.counter) < value) {
+        GPU_STORE_SYSTEM(&a.w.mark_at->value, value);
+        GPU_STORE_SYSTEM(&a.w.mark_at->op, a.w.mark.op);
+        GPU_STORE_SYSTEM(&a.w.mark_at->offset, a.w.mark.offset);
+        GPU_FENCE_SYSTEM();
+        GPU_STORE_SYSTEM(&a.w.mark_at->at, a.w.mark.at);
+        while (GPU_LOAD_SYSTEM(a.w.counter) < value) {
+            const bool abandoned = ++polls % POLLS_PER_LOOK == 0 && GPU_LOAD_SYSTEM(a.abandon) != 0;
+            if (abandoned || polls == POLLS_MAX) {
+                GPU_STORE_SYSTEM(a.gave_up, abandoned ? GPU_GAVE_UP_ABANDONED : GPU_GAVE_UP_LATE);
+                break;
+            }
+            GPU_BACKOFF();
         }
-        GPU_BACKOFF();
+        GPU_STORE_SYSTEM(&a.w.mark_at->at, 0);
     }
     GPU_FENCE_SYSTEM();
 }
 
-GPU_KERNEL(1) signal_to(const counter_args a) {
+void gpu_launch_wait(gpuStream stream, const gpu_wait_for *w, const uint64_t *abandon, uint64_t *gave_up) {
+    const wait_args a = {*w, abandon, gave_up};
+    GPU_LAUNCH(wait_for, dim3(1), 1, stream, a);
+}
+
+static void launch_wait(const gpu_call *c, const device_op *op) {
+    const gpu_wait_for w = gpu_wait_of(c, op);
+    gpu_launch_wait(c->stream, &w, c->abandon, c->gave_up);
+}
+
+struct signal_args {
+    uint64_t *counter;
+    uint64_t value;
+    const uint64_t *epoch; /* not NULL: stands for the value */
+};
+
+GPU_KERNEL(1) signal_to(const signal_args a) {
     GPU_FENCE_SYSTEM();
     GPU_STORE_SYSTEM(a.counter, a.epoch ? *a.epoch : a.value);
 }
 
-void gpu_launch_wait(gpuStream stream, const uint64_t *counter, uint64_t value, const uint64_t *abandon,
-                     uint64_t *gave_up) {
-    const counter_args a = {const_cast<uint64_t *>(counter), value, NULL, abandon, gave_up};
-    GPU_LAUNCH(wait_for, dim3(1), 1, stream, a);
-}
-
 void gpu_launch_signal(gpuStream stream, uint64_t *counter, uint64_t value) {
-    const counter_args a = {counter, value, NULL, NULL, NULL};
+    const signal_args a = {counter, value, NULL};
     GPU_LAUNCH(signal_to, dim3(1), 1, stream, a);
 }
 
-static void launch_wait(const gpu_call *c, const device_op *op) {
-    const counter_args a = {(uint64_t *)(void *)gpu_at(op->counter.counter), 0, c->epoch, c->abandon,
-                            c->gave_up};
-    GPU_LAUNCH(wait_for, dim3(1), 1, c->stream, a);
-}
-
 static void launch_signal(const gpu_call *c, const device_op *op) {
-    const counter_args a = {(uint64_t *)(void *)gpu_at(op->counter.counter), 0, c->epoch, NULL, NULL};
+    const signal_args a = {(uint64_t *)(void *)gpu_at(op->counter.counter), 0, c->epoch};
     GPU_LAUNCH(signal_to, dim3(1), 1, c->stream, a);
 }
 

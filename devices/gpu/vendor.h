@@ -30,7 +30,7 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define gpuDeviceProperties              struct cudaDeviceProp
 #define GPU_INSTRUCTIONS(text, bytes, p) snprintf((text), (bytes), "sm_%d%d", (p).major, (p).minor)
 #define GPU_TABLE                        const
-#define GPU_GRAPHS                       1 /* lists become graphs, which load all their kernels at once and are launched as one */
+#define GPU_GRAPHS                       1 /* lists are launched as graphs unless told otherwise */
 #elif defined(HOTSET_GPU_HIP)
 #ifndef __HIP_PLATFORM_AMD__
 #define __HIP_PLATFORM_AMD__ 1
