@@ -65,8 +65,9 @@ hotset_status plan_resolve(hotset_plan_options *o, const hotset_shape *shape, ui
     if (!o->isa) o->isa = isa_best;
     HOTSET_TRY(check_range("a context", o->context_n, CONTEXT_MAX, err));
     if (shape->context_max_n && o->context_n > shape->context_max_n)
-        return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: a context of %u, of which the model knows %u positions",
-                           o->context_n, shape->context_max_n);
+        return hotset_fail(err, HOTSET_E_ARGUMENT,
+                           "plan: a context of %u, of which the model knows %u positions", o->context_n,
+                           shape->context_max_n);
     HOTSET_TRY(check_range("a number of sessions", o->session_n, SESSION_MAX, err));
     HOTSET_TRY(check_range("a batch", o->batch_n, BATCH_MAX, err));
     HOTSET_TRY(check_range("a number of threads", o->thread_n, THREAD_MAX, err));

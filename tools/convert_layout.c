@@ -88,7 +88,8 @@ static gguf_type fitting_type(gguf_type wanted, uint64_t item_n) {
 
 static bool may_quantise(const layouting *l, const tensor_place *place, const gguf_tensor *t) {
     if (!l->job->quantise || t->dim_n < 2) return false;
-    return place->row && place->row->matrix && place->row->role != ARCH_ROUTER && place->row->role != ARCH_POSITIONS;
+    return place->row && place->row->matrix && place->row->role != ARCH_ROUTER &&
+           place->row->role != ARCH_POSITIONS;
 }
 
 /* The head decides between tokens: small types leave it 6 bits, as usual quantisers do. */
