@@ -148,9 +148,34 @@ static device_rows rotation(const writer *w, uint32_t rotary_i) {
 
 /* Queries and keys normed over all heads at once (OLMoE). */
 static void norm_wide(writer *w, device_rows q, device_rows k) {
-    if (!follows(w, ARCH_QK_NORM_WIDE)) return;
     norm_of(w, "query norm", q, q, q.stride, ARCH_ATTN_Q_NORM, ARCH_ROLE_COUNT, false);
     norm_of(w, "key norm", k, k, k.stride, ARCH_ATTN_K_NORM, ARCH_ROLE_COUNT, false);
+}
+
+/* The rows' heads over what is kept. */
+static void attend(writer *w, device_rows q, device_rows y, device_ref keys, device_ref values) {
+    const hotset_model *m = w->at->model;
+    const model_kept kept = model_kept_of(m, w->layer_i);
+    const state *kv = w->at->state;
+    add(w, (device_op){.kind = DEVICE_OP_ATTEND,
+                       .name = "attention",
+                       .attend = {.q = q,
+                                  .y = y,
+                                  .head_n = layer_of(w)->head_n,
+                                  .head_kv_n = kept.head_n,
+                                  .key_n = kept.key_n,
+                                  .value_n = kept.value_n,
+                                  .value_step = kept.joined ? kept.key_n : 0,
+                                  .window_n = layer_of(w)->window_n,
+                                  .scale = m->attention_scale,
+                                  .softcap = m->attention_cap,
+                                  .sinks = vector(w, ARCH_ATTN_SINKS),
+                                  .key_state = keys,
+                                  .value_state = values,
+                                  .key_slot_bytes = kv->slot_bytes[w->layer_i],
+                                  .value_slot_bytes = kv->slot_bytes[w->layer_i],
+                                  .context_n = kv->context_n,
+                                  .state_f16 = kv->f16}});
 }
 
 /* Rows of heads side by side, cut or joined: `part_n` parts of n. */
@@ -226,24 +251,7 @@ static device_rows latent_attention(writer *w, device_rows input) {
                                    .value_slot_bytes = kv->slot_bytes[w->layer_i],
                                    .context_n = kv->context_n,
                                    .state_f16 = kv->f16}});
-    add(w, (device_op){.kind = DEVICE_OP_ATTEND,
-                       .name = "attention",
-                       .attend = {.q = q,
-                                  .y = mixed,
-                                  .head_n = head_n,
-                                  .head_kv_n = 1,
-                                  .key_n = kept_n,
-                                  .value_n = latent_n,
-                                  .value_step = kept_n,
-                                  .window_n = layer_of(w)->window_n,
-                                  .scale = m->attention_scale,
-                                  .softcap = m->attention_cap,
-                                  .key_state = keys,
-                                  .value_state = keys,
-                                  .key_slot_bytes = kv->slot_bytes[w->layer_i],
-                                  .value_slot_bytes = kv->slot_bytes[w->layer_i],
-                                  .context_n = kv->context_n,
-                                  .state_f16 = kv->f16}});
+    attend(w, q, mixed, keys, keys);
     each_head(w, "attn values", mixed, out, ARCH_ATTN_V_B);
     return out;
 }
@@ -267,7 +275,7 @@ static device_rows plain_attention(writer *w, device_rows input) {
                                   .part = {product(w, ARCH_ATTN_Q, ARCH_ATTN_Q_BIAS, q, false),
                                            product(w, ARCH_ATTN_K, ARCH_ATTN_K_BIAS, k, false),
                                            product(w, ARCH_ATTN_V, ARCH_ATTN_V_BIAS, v, false)}}});
-    norm_wide(w, q, k);
+    if (wide) norm_wide(w, q, k);
     add(w, (device_op){.kind = DEVICE_OP_PREPARE,
                        .name = "attn rope, store",
                        .prepare = {.q = q,
@@ -289,24 +297,7 @@ static device_rows plain_attention(writer *w, device_rows input) {
                                    .value_slot_bytes = kv->slot_bytes[w->layer_i],
                                    .context_n = kv->context_n,
                                    .state_f16 = kv->f16}});
-    add(w, (device_op){.kind = DEVICE_OP_ATTEND,
-                       .name = "attention",
-                       .attend = {.q = q,
-                                  .y = mixed,
-                                  .head_n = layer->head_n,
-                                  .head_kv_n = layer->head_kv_n,
-                                  .key_n = s->key_n,
-                                  .value_n = s->value_n,
-                                  .window_n = layer->window_n,
-                                  .scale = w->at->model->attention_scale,
-                                  .softcap = w->at->model->attention_cap,
-                                  .sinks = vector(w, ARCH_ATTN_SINKS),
-                                  .key_state = keys,
-                                  .value_state = values,
-                                  .key_slot_bytes = kv->slot_bytes[w->layer_i],
-                                  .value_slot_bytes = kv->slot_bytes[w->layer_i],
-                                  .context_n = kv->context_n,
-                                  .state_f16 = kv->f16}});
+    attend(w, q, mixed, keys, values);
     return mixed;
 }
 
@@ -524,7 +515,7 @@ static void dense_ffn(writer *w, device_rows score) {
 /* sum <- sum + ffn(n) of the experts that every token uses. */
 static void shared_ffn(writer *w) {
     if (!layer_of(w)->shared_n) return;
-    bank b = bank_of(w, layer_of(w)->shared_n, 1, ARCH_SHARED_GATE);
+    bank b = bank_of(w, layer_of(w)->shared_n, 1, has(w, ARCH_SHARED_GATE));
     b.part[GATE] = product(w, ARCH_SHARED_GATE, ARCH_ROLE_COUNT, b.part[GATE].y, false);
     b.part[UP] = product(w, ARCH_SHARED_UP, ARCH_ROLE_COUNT, b.part[UP].y, false);
     b.part[DOWN] = product(w, ARCH_SHARED_DOWN, ARCH_ROLE_COUNT, ffn_sum(w), adds(w));
@@ -620,10 +611,8 @@ static void streamed_experts(writer *w, const stream_layout *l) {
     bank b = bank_of(w, s->ff_n, used, l->matrix[STREAM_GATE].in_n > 0);
     b.id = chosen_id(w);
     b.part[DOWN].y = rows_at(w, w->at->layout.expert_out, (uint64_t)used * s->embd_n);
-    for (uint32_t i = GATE; i <= DOWN; i++) {
-        b.part[i].w = l->matrix[i];
-        b.part[i].bias = vector(w, biases[i]);
-    }
+    for (uint32_t i = GATE; i <= DOWN; i++)
+        b.part[i] = (device_linear_part){.w = l->matrix[i], .bias = vector(w, biases[i]), .y = b.part[i].y};
     set_skipping(w, &b);
     apply(w, &b);
     add_experts(w, b.part[DOWN].y);
@@ -803,48 +792,6 @@ void forward_head(forward_list *list, const forward_place *place, uint32_t outpu
                             .name = "logit cap",
                             .cap = {.x = logits, .n = s->vocab_n, .cap = place->model->logit_cap}});
     signal_done(&w);
-}
-
-/* Numbers per row of the longest list of active neurons. */
-static uint32_t choice_n(const hotset_model *m, uint32_t dense_n) {
-    const uint32_t dense = dense_n ? dense_n + 1 : 0;
-    const uint32_t experts = m->shape.expert_n ? m->shape.expert_used_n * (m->shape.ff_n + 1) : 0;
-    return dense > experts ? dense : experts;
-}
-
-footprint_widths forward_widths(const hotset_model *m, hotset_sparsity sparsity) {
-    const hotset_shape *s = &m->shape;
-    uint32_t rank_n = 0, dense_n = m->ff_dense_n;
-    for (uint32_t i = 0; i < s->layer_n; i++) {
-        const model_layer *l = &m->layer[i];
-        if (sparsity == HOTSET_SPARSITY_PREDICT && l->rank_n > rank_n) rank_n = l->rank_n;
-        if (l->shared_n > dense_n) dense_n = l->shared_n;
-    }
-    const uint32_t kept_n = m->latent_n + m->rotated_n, head_n = s->head_n;
-    footprint_widths widths = {
-        .embd_n = s->embd_n,
-        .query_n = s->head_n * s->key_n,
-        .key_n = s->head_kv_n * s->key_n,
-        .value_n = s->head_kv_n * s->value_n,
-        .mixed_n = s->head_n * s->value_n,
-        .ff_n = dense_n,
-        .ff_expert_n = model_expert_ff_n(m),
-        .expert_n = s->expert_n,
-        .expert_used_n = s->expert_used_n,
-        .vocab_n = s->vocab_n,
-        .rotary_n = 2 * m->pair_n * m->rotary_n,
-        .choice_n = sparsity == HOTSET_SPARSITY_OFF ? 0 : choice_n(m, dense_n),
-        .rank_n = rank_n,
-        .head_n = s->head_n,
-        .second = m->arch->rules & (ARCH_PARALLEL | ARCH_POST_NORM),
-    };
-    if (!m->latent_n) return widths;
-    widths.query_n = head_n * (s->key_n > kept_n ? s->key_n : kept_n);
-    widths.key_n = kept_n;
-    widths.value_n = m->query_rank;
-    widths.mixed_n = head_n * (s->key_n > m->latent_n ? s->key_n : m->latent_n);
-    widths.latent_n = head_n * (s->value_n > m->latent_n ? s->value_n : m->latent_n);
-    return widths;
 }
 
 void forward_list_free(forward_list *list) {

@@ -200,6 +200,63 @@ Test(convert, experts_of_silu_models) {
     unlink(profile);
 }
 
+/* Biases of experts and of their choice, and gate and up that stand in one matrix. */
+Test(convert, what_belongs_to_units_moves_with_them) {
+    static const tiny_model own[] = {
+        {.arch = "gpt-oss", .expert_n = 6, .expert_used_n = 2, .qkv_bias = true, .router_bias = true},
+        {.arch = "glm4moe",
+         .layer_n = 3,
+         .expert_n = 6,
+         .expert_used_n = 2,
+         .dense_n = 1,
+         .shared_n = 32,
+         .qkv_bias = true,
+         .choice_bias = true},
+        {.arch = "phi3", .ff_n = 160},
+    };
+    for (size_t i = 0; i < COUNT_OF(own); i++)
+        for (int silu = 0; silu < 2; silu++) {
+            char in[PATH_BYTES], out[PATH_BYTES], profile[PATH_BYTES];
+            tiny_model model = own[i];
+            model.activation = silu ? "silu" : "relu";
+            if (silu && !model.expert_n) continue; /* nothing to sort */
+            convert_write_tiny(in, &model, GGUF_F32);
+            convert_path(out);
+            convert_path(profile);
+            convert_write_profile(in, profile, 5);
+            CONVERT(in, out, "--profile", profile);
+            convert_check_logits(in, out, silu ? HOTSET_SPARSITY_OFF : HOTSET_SPARSITY_EXACT, 1e-5, true,
+                                 own[i].arch);
+            unlink(in);
+            unlink(out);
+            unlink(profile);
+        }
+}
+
+/* Groups of experts are told by their numbers. */
+Test(convert, experts_in_groups_stay_where_they_are) {
+    static const tiny_model grouped = {.arch = "glm4moe",
+                                       .expert_n = 8,
+                                       .expert_used_n = 2,
+                                       .group_n = 4,
+                                       .group_used_n = 2,
+                                       .qkv_bias = true,
+                                       .activation = "relu"};
+    char in[PATH_BYTES], out[PATH_BYTES], profile[PATH_BYTES];
+    convert_write_tiny(in, &grouped, GGUF_F32);
+    convert_path(out);
+    convert_path(profile);
+    convert_write_profile(in, profile, 5);
+    CONVERT(in, out, "--profile", profile);
+    convert_check_logits(in, out, HOTSET_SPARSITY_EXACT, 1e-5, true, "groups");
+    hotset_model *m = convert_open(out);
+    for (uint32_t i = 0; i < m->shape.layer_n; i++) cr_expect_null(m->layer[i].order);
+    hotset_model_free(m);
+    unlink(in);
+    unlink(out);
+    unlink(profile);
+}
+
 /* A profile of the original sorts an already sorted file; one recorded on the sorted file says the same of
  * the original. */
 Test(convert, orders_compose) {

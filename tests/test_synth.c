@@ -15,8 +15,8 @@
 
 static const gguf_type TYPES[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K,
                                   GGUF_Q6_K, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1, GGUF_Q5_K, GGUF_IQ4_NL};
-static const char *const ARCHITECTURES[] = {"llama", "qwen2",  "qwen3", "qwen3moe",
-                                            "arcee", "bamboo", "falcon"};
+static const char *const ARCHITECTURES[] = {"llama",  "qwen2",  "qwen3", "qwen3moe", "arcee",
+                                            "bamboo", "falcon", "olmoe", "nemotron"};
 
 /* ---- The command ------------------------------------------------------------------------------------ */
 
@@ -75,7 +75,8 @@ Test(synth, same_seed_same_bytes_with_any_threads) {
 
 Test(synth, every_architecture_and_type_opens_as_a_model) {
     for (size_t a = 0; a < COUNT_OF(ARCHITECTURES); a++) {
-        bool moe = strcmp(ARCHITECTURES[a], "qwen3moe") == 0, falcon = !strcmp(ARCHITECTURES[a], "falcon");
+        bool moe = strcmp(ARCHITECTURES[a], "qwen3moe") == 0 || !strcmp(ARCHITECTURES[a], "olmoe"),
+             falcon = !strcmp(ARCHITECTURES[a], "falcon");
         for (size_t t = 0; t < COUNT_OF(TYPES); t++) {
             const char *type = gguf_type_get(TYPES[t])->name;
             char words[160], path[32];
@@ -544,5 +545,7 @@ Test(behaviour, logits_are_neither_flat_nor_degenerate) {
     check_logits("--shape tiny --type Q4_0 --arch arcee --active 0.1 --skew 1");
     check_logits("--shape tiny-moe --type Q6_K --skew 1");
     check_logits("--shape tiny --type F16 --arch bamboo --active 0.2");
+    check_logits("--shape tiny --type F16 --arch nemotron --active 0.2");
+    check_logits("--shape tiny-moe --type F16 --arch olmoe");
     check_logits("--shape tiny --type F16 --arch falcon --active 0.2 --activation relu");
 }

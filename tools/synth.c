@@ -20,7 +20,7 @@ typedef struct synth_options {
 #define FIELD(name) .offset = offsetof(synth_options, name)
 static const option_row rows[] = {
     {"arch", 0, OPTION_TEXT, FIELD(architecture), 0, 0, "NAME",
-     "llama, qwen2, qwen3, qwen3moe, arcee, bamboo or falcon\n(the shape's; llama)"},
+     "llama, qwen2, qwen3, qwen3moe, olmoe, nemotron, arcee,\nbamboo or falcon (the shape's; llama)"},
     {"shape", 0, OPTION_TEXT, FIELD(shape), 0, 0, "NAME",
      "tiny, tiny-moe, 1.1b, 7b or 30b-a3b; the options below replace parts"},
     {"type", 0, OPTION_TEXT, FIELD(type), 0, 0, "TYPE",

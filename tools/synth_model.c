@@ -22,7 +22,9 @@ enum {
     HAS_EXPERTS = 8,
     HAS_OWN_HEAD = 16,
     HAS_PREDICTOR = 32,
-    IS_PARALLEL = 64, /* Falcon: LayerNorms, one for attention and one for the FFN; q, k, v in one matrix */
+    IS_PARALLEL = 64, /* Falcon: a norm for attention and one for the FFN; q, k, v in one matrix */
+    HAS_LAYER_NORM = 128,
+    IS_WIDE = 256 /* OLMoE: norms of q and k over all heads */
 };
 
 typedef struct arch_row {
@@ -38,12 +40,16 @@ static const arch_row ARCHITECTURES[] = {
     {"qwen2", "silu", NULL, HAS_GATE | HAS_QKV_BIAS, false, false, 1e6f, 1e-6f},
     {"qwen3", "silu", NULL, HAS_GATE | HAS_QK_NORM, false, false, 1e6f, 1e-6f},
     {"qwen3moe", "silu", NULL, HAS_GATE | HAS_QK_NORM, true, true, 1e6f, 1e-6f},
+    {"olmoe", "silu", NULL, HAS_GATE | HAS_QK_NORM | IS_WIDE, true, true, 10000, 1e-5f},
+    {"nemotron", "relu2", NULL, HAS_LAYER_NORM, false, false, 10000, 1e-5f},
     {"arcee", "relu2", NULL, 0, false, false, 10000, 1e-5f},
     {"bamboo", "drelu", "drelu", HAS_GATE, false, false, 10000, 1e-5f},
-    {"falcon", "gelu", "relu", IS_PARALLEL, false, false, 10000, 1e-5f},
+    {"falcon", "gelu", "relu", IS_PARALLEL | HAS_LAYER_NORM, false, false, 10000, 1e-5f},
 };
 
-const char *synth_architectures(void) { return "llama qwen2 qwen3 qwen3moe arcee bamboo falcon"; }
+const char *synth_architectures(void) {
+    return "llama qwen2 qwen3 qwen3moe olmoe nemotron arcee bamboo falcon";
+}
 
 static const struct named_shape {
     const char *name, *architecture;
@@ -113,11 +119,11 @@ typedef struct tensor_rule {
 static const tensor_rule RULES[] = {
     {"token_embd.weight", false, ROLE_EMBEDDING, {DIM_EMBD, DIM_VOCAB}, 0, 0},
     {"output_norm.weight", false, ROLE_NORM_OUTPUT, {DIM_EMBD}, 0, 0},
-    {"output_norm.bias", false, ROLE_NORM_BIAS, {DIM_EMBD}, IS_PARALLEL, 0},
+    {"output_norm.bias", false, ROLE_NORM_BIAS, {DIM_EMBD}, HAS_LAYER_NORM, 0},
     {"output.weight", false, ROLE_OUTPUT, {DIM_EMBD, DIM_VOCAB}, HAS_OWN_HEAD, 0},
     {"attn_norm.weight", true, ROLE_NORM_ATTENTION, {DIM_EMBD}, 0, IS_PARALLEL},
     {"attn_norm.weight", true, ROLE_NORM_FFN, {DIM_EMBD}, IS_PARALLEL, 0},
-    {"attn_norm.bias", true, ROLE_NORM_BIAS, {DIM_EMBD}, IS_PARALLEL, 0},
+    {"attn_norm.bias", true, ROLE_NORM_BIAS, {DIM_EMBD}, HAS_LAYER_NORM, 0},
     {"attn_norm_2.weight", true, ROLE_NORM_ATTENTION, {DIM_EMBD}, IS_PARALLEL, 0},
     {"attn_norm_2.bias", true, ROLE_NORM_BIAS, {DIM_EMBD}, IS_PARALLEL, 0},
     {"attn_qkv.weight", true, ROLE_VALUE, {DIM_EMBD, DIM_QKV}, IS_PARALLEL, 0},
@@ -127,10 +133,13 @@ static const tensor_rule RULES[] = {
     {"attn_k.bias", true, ROLE_BIAS, {DIM_KEY}, HAS_QKV_BIAS, 0},
     {"attn_v.weight", true, ROLE_VALUE, {DIM_EMBD, DIM_KEY}, 0, IS_PARALLEL},
     {"attn_v.bias", true, ROLE_BIAS, {DIM_KEY}, HAS_QKV_BIAS, 0},
-    {"attn_q_norm.weight", true, ROLE_NORM_HEAD, {DIM_HEAD}, HAS_QK_NORM, 0},
-    {"attn_k_norm.weight", true, ROLE_NORM_HEAD, {DIM_HEAD}, HAS_QK_NORM, 0},
+    {"attn_q_norm.weight", true, ROLE_NORM_HEAD, {DIM_HEAD}, HAS_QK_NORM, IS_WIDE},
+    {"attn_k_norm.weight", true, ROLE_NORM_HEAD, {DIM_HEAD}, HAS_QK_NORM, IS_WIDE},
+    {"attn_q_norm.weight", true, ROLE_NORM_HEAD, {DIM_QUERY}, HAS_QK_NORM | IS_WIDE, 0},
+    {"attn_k_norm.weight", true, ROLE_NORM_HEAD, {DIM_KEY}, HAS_QK_NORM | IS_WIDE, 0},
     {"attn_output.weight", true, ROLE_MIX, {DIM_QUERY, DIM_EMBD}, 0, 0},
     {"ffn_norm.weight", true, ROLE_NORM_FFN, {DIM_EMBD}, 0, IS_PARALLEL},
+    {"ffn_norm.bias", true, ROLE_NORM_BIAS, {DIM_EMBD}, HAS_LAYER_NORM, IS_PARALLEL},
     {"ffn_gate.weight", true, ROLE_SELECTOR, {DIM_EMBD, DIM_FF}, HAS_GATE, HAS_EXPERTS},
     {"ffn_up.weight", true, ROLE_UP, {DIM_EMBD, DIM_FF}, HAS_GATE, HAS_EXPERTS},
     {"ffn_up.weight", true, ROLE_SELECTOR, {DIM_EMBD, DIM_FF}, 0, HAS_GATE | HAS_EXPERTS},
@@ -381,7 +390,7 @@ static hotset_status put_shape(const synth_model *m, gguf_writer *w, hotset_erro
         HOTSET_TRY(put_key_u32(w, a, keys[i].name, keys[i].value, err));
     HOTSET_TRY(put_key_f32(w, a, "rope.freq_base", m->architecture->rope_base, err));
     const char *epsilon =
-        m->has & IS_PARALLEL ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
+        m->has & HAS_LAYER_NORM ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
     HOTSET_TRY(put_key_f32(w, a, epsilon, m->architecture->norm_epsilon, err));
     if (!s->shape.expert_n) return HOTSET_OK;
     HOTSET_TRY(put_key_u32(w, a, "expert_count", s->shape.expert_n, err));

@@ -19,7 +19,7 @@ typedef struct synth_shape {
 } synth_shape;
 
 typedef struct synth_spec {
-    const char *architecture; /* llama, qwen2, qwen3, qwen3moe, arcee */
+    const char *architecture; /* one of synth_architectures */
     const char *activation;   /* silu, gelu, relu, relu2, drelu; NULL: the architecture's */
     gguf_type type;           /* of the matrices; vectors and routers are F32 */
     synth_shape shape;        /* no number but the experts' is 0 */

@@ -1,0 +1,258 @@
+/* float64_attention.c - positions and attention of the float64 forward pass; sources: float64_forward.c. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/float64_model.h"
+
+static const double pi = 3.14159265358979323846;
+
+/* ---- Rotary embedding ------------------------------------------------------------------------------- */
+
+/* YaRN, section 3.2 and its published code: the pair (as a real number) that turns `turns` times in the
+ * original context. */
+static double yarn_pair(const model *m, double turns, double original_n, double base) {
+    return (double)m->rotated_n * log(original_n / (turns * 2 * pi)) / (2 * log(base));
+}
+
+/* The share of pair i that YaRN leaves as it was (1: turns often, position is fine-grained; 0: interpolated).
+ * gpt-oss (its config's "truncate": false) does not round to whole pairs. */
+static double yarn_kept(const model *m, size_t pair_i, double base) {
+    double context_n = float64_number(m, "context_length", 0, 0);
+    double original_n = float64_number(m, "rope.scaling.original_context_length", 0, context_n);
+    double low = yarn_pair(m, float64_number(m, "rope.scaling.yarn_beta_fast", 0, 32), original_n, base);
+    double high = yarn_pair(m, float64_number(m, "rope.scaling.yarn_beta_slow", 0, 1), original_n, base);
+    low = fmax(float64_is(m, "gpt-oss") ? low : floor(low), 0);
+    high = fmin(float64_is(m, "gpt-oss") ? high : ceil(high), (double)m->rotated_n - 1);
+    double ramp = ((double)pair_i - low) / fmax(high - low, 0.001);
+    return 1 - fmin(fmax(ramp, 0), 1);
+}
+
+/* GGUF: kind "none" ignores the factor, as does "longrope"; a factor without a kind, and the old key
+ * scale_linear, mean "linear". */
+double float64_rope_factor(const model *m) {
+    if (float64_text_is(m, "rope.scaling.type", "none") ||
+        float64_text_is(m, "rope.scaling.type", "longrope"))
+        return 1;
+    double factor = float64_number(m, "rope.scaling.factor", 0, float64_number(m, "rope.scale_linear", 0, 1));
+    return factor == 0 ? 1 : factor;
+}
+
+/* rope_freqs.weight holds one divisor a pair (the factors of Llama 3.1, computed by the converter); LongRoPE
+ * has two such vectors, one for contexts longer than the original. */
+static const gguf_tensor *divisors(const model *m) {
+    const gguf_tensor *freqs = gguf_find_tensor(m->file, "rope_freqs.weight");
+    if (freqs) return freqs;
+    double original_n = float64_number(m, "rope.scaling.original_context_length", 0,
+                                       float64_number(m, "context_length", 0, 0));
+    return gguf_find_tensor(m->file, (double)m->context_n > original_n ? "rope_factors_long.weight"
+                                                                       : "rope_factors_short.weight");
+}
+
+/* Rotations of positions 0 to n-1. GGUF: attn_factor multiplies YaRN's own 1 + 0.1 ln(factor); both scale cos
+ * and sin. Plain: without any scaling, Gemma 3's layers that have a window. */
+static double *make_rotation(const model *m, size_t n, double base, bool plain) {
+    size_t pair_n = m->rotated_n / 2;
+    double factor = plain ? 1 : float64_rope_factor(m);
+    double magnitude = plain ? 1 : float64_number(m, "rope.scaling.attn_factor", 0, 1);
+    bool yarn = !plain && float64_text_is(m, "rope.scaling.type", "yarn");
+    if (yarn && !float64_is(m, "deepseek2"))
+        magnitude *= 1 + 0.1 * log(factor); /* there mscale and mscale_all_dim are one */
+    const gguf_tensor *freqs = plain ? NULL : divisors(m);
+    double *divisor = float64_doubles(freqs ? freqs->dim[0] : pair_n);
+    for (size_t i = 0; i < pair_n; i++) divisor[i] = 1;
+    if (freqs) float64_row(freqs, 0, divisor);
+
+    double *rotation = float64_doubles(n * pair_n * 2);
+    for (size_t i = 0; i < pair_n; i++) {
+        double frequency = pow(base, -2.0 * (double)i / (double)m->rotated_n) / divisor[i];
+        double kept = yarn ? yarn_kept(m, i, base) : 0;
+        frequency = kept * frequency + (1 - kept) * frequency / factor;
+        for (size_t position = 0; position < n; position++) {
+            double *cs = rotation + 2 * (position * pair_n + i);
+            cs[0] = magnitude * cos((double)position * frequency);
+            cs[1] = magnitude * sin((double)position * frequency);
+        }
+    }
+    free(divisor);
+    return rotation;
+}
+
+void float64_make_rotations(model *m, size_t n) {
+    if (float64_is(m, "opt")) return;
+    m->global_rotation = make_rotation(m, n, float64_number(m, "rope.freq_base", 0, 10000), false);
+    if (float64_is(m, "gemma3"))
+        m->local_rotation = make_rotation(m, n, float64_number(m, "rope.freq_base_swa", 0, 10000), true);
+}
+
+/* Which layers see a window only. gpt-oss and Gemma 2: every other one, from the first on; Gemma 3: five of
+ * six; SmallThinker: all but the first of four, and only those are rotated. GGUF: the key
+ * sliding_window_pattern may give the period, or say it of each layer. */
+void float64_enter_layer(model *m, size_t l) {
+    size_t period = float64_is(m, "gpt-oss") || float64_is(m, "gemma2") ? 2
+                    : float64_is(m, "gemma3")                           ? 6
+                    : float64_is(m, "smallthinker")                     ? 4
+                                                                        : 0;
+    char full[128];
+    snprintf(full, sizeof full, "%s.attention.sliding_window_pattern", m->architecture);
+    const gguf_key *key = gguf_find_key(m->file, full);
+    size_t window_n = float64_count(m, "attention.sliding_window", l, float64_is(m, "gemma2") ? 4096 : 0);
+    if (key && key->kind != GGUF_KIND_ARRAY) period = (size_t)gguf_item_f64(key, 0);
+    bool windowed = !period || l % period != (float64_is(m, "smallthinker") ? 0 : period - 1);
+    if (key && key->kind == GGUF_KIND_ARRAY) windowed = gguf_item_f64(key, l) != 0;
+    m->window_n = windowed ? window_n : 0;
+    m->rotation = window_n && windowed && m->local_rotation ? m->local_rotation : m->global_rotation;
+    if (float64_is(m, "smallthinker") && window_n && !windowed) m->rotation = NULL;
+}
+
+static void rotate(const model *m, double *head, size_t position) {
+    size_t pair_n = m->rotation ? m->rotated_n / 2 : 0;
+    for (size_t i = 0; i < pair_n; i++) {
+        const double *cs = m->rotation + 2 * (position * pair_n + i);
+        size_t a = m->adjacent ? 2 * i : i, b = m->adjacent ? 2 * i + 1 : i + pair_n;
+        double xa = head[a], xb = head[b];
+        head[a] = xa * cs[0] - xb * cs[1];
+        head[b] = xa * cs[1] + xb * cs[0];
+    }
+}
+
+/* ---- Attention -------------------------------------------------------------------------------------- */
+
+/* Rows [first, first + row_n) of q, k and v stacked: the matrix `name` of its own, or that part of attn_qkv.
+ */
+static double *project(const model *m, size_t layer_i, const char *name, size_t first, size_t row_n,
+                       const double *x, size_t n) {
+    char own[32], own_bias[32];
+    snprintf(own, sizeof own, "%s.weight", name);
+    snprintf(own_bias, sizeof own_bias, "%s.bias", name);
+    double *y = float64_doubles(n * row_n);
+    const gguf_tensor *fused = float64_maybe(m, layer_i, "attn_qkv.weight");
+    if (fused) {
+        float64_product(m, fused, first, row_n, x, n, y);
+        float64_add_bias(float64_maybe(m, layer_i, "attn_qkv.bias"), first, row_n, y, n);
+    } else {
+        float64_product(m, float64_tensor(m, layer_i, own), 0, row_n, x, n, y);
+        float64_add_bias(float64_maybe(m, layer_i, own_bias), 0, row_n, y, n);
+    }
+    return y;
+}
+
+static void norm_and_rotate(const model *m, const gguf_tensor *norm, double *heads, size_t head_n, size_t n) {
+    /* OLMoE norms all heads at once: its weights are as wide */
+    if (norm) float64_rms_norm(norm, m->eps, heads, m->wide_qk_norm ? n : n * head_n, heads);
+    for (size_t t = 0; t < n; t++) {
+        for (size_t h = 0; h < head_n; h++) rotate(m, heads + (t * head_n + h) * m->key_n, t);
+    }
+}
+
+double float64_capped(double x, double cap) { return cap == 0 ? x : cap * tanh(x / cap); }
+
+/* One query head: out [value_n] = sum_j softmax_j(scale q . k_j) v_j over the positions j that `position`
+ * sees: j <= position and, with a window, position - j < window. `sink` takes part in the softmax and adds
+ * nothing
+ * (-INFINITY: none). Strides are in doubles. */
+static void attend(const model *m, const double *q, const double *k, size_t k_stride, const double *v,
+                   size_t v_stride, size_t position, double sink, double *out) {
+    size_t first = m->window_n && position + 1 > m->window_n ? position + 1 - m->window_n : 0;
+    double *score = float64_doubles(position + 1), max = sink, sum = 0;
+    for (size_t j = first; j <= position; j++) {
+        for (size_t i = 0; i < m->key_n; i++) score[j] += q[i] * k[j * k_stride + i];
+        score[j] = float64_capped(score[j] * m->scale, m->attention_cap);
+        max = fmax(max, score[j]);
+    }
+    for (size_t j = first; j <= position; j++) sum += score[j] = exp(score[j] - max);
+    sum += exp(sink - max);
+    for (size_t j = first; j <= position; j++) {
+        for (size_t i = 0; i < m->value_n; i++) out[i] += score[j] / sum * v[j * v_stride + i];
+    }
+    free(score);
+}
+
+/* DeepSeek-V2 (modeling_deepseek.py, DeepseekV2Attention): keys and values of all heads are made of one
+ * latent vector; a key ends with a rotated part, which is the same for all heads. GGUF: attn_kv_b has of each
+ * head first the rows of keys, then those of values; newer files have attn_k_b, transposed, and attn_v_b
+ * instead. */
+void float64_latent_attention(const model *m, size_t layer_i, const double *x, size_t n, double *out) {
+    size_t head_n = float64_count(m, "attention.head_count", layer_i, 0),
+           latent_n = float64_count(m, "attention.kv_lora_rank", 0, 0);
+    size_t still_n = m->key_n - m->rotated_n, kept_n = latent_n + m->rotated_n, q_rows = head_n * m->key_n;
+    const gguf_tensor *first = float64_maybe(m, layer_i, "attn_q_a.weight");
+    const gguf_tensor *k_b = float64_maybe(m, layer_i, "attn_k_b.weight"),
+                      *v_b = float64_maybe(m, layer_i, "attn_v_b.weight");
+    const gguf_tensor *kv_b = k_b ? NULL : float64_tensor(m, layer_i, "attn_kv_b.weight");
+    double *q = float64_doubles(n * q_rows), *kept = float64_doubles(n * kept_n),
+           *latent = float64_doubles(n * latent_n);
+    if (first) {
+        size_t rank = first->dim[1];
+        double *inner = float64_doubles(n * rank);
+        float64_product(m, first, 0, rank, x, n, inner);
+        float64_rms_norm(float64_tensor(m, layer_i, "attn_q_a_norm.weight"), m->eps, inner, n, inner);
+        float64_product(m, float64_tensor(m, layer_i, "attn_q_b.weight"), 0, q_rows, inner, n, q);
+        free(inner);
+    } else {
+        float64_product(m, float64_tensor(m, layer_i, "attn_q.weight"), 0, q_rows, x, n, q);
+    }
+    float64_product(m, float64_tensor(m, layer_i, "attn_kv_a_mqa.weight"), 0, kept_n, x, n, kept);
+    for (size_t t = 0; t < n; t++)
+        memcpy(latent + t * latent_n, kept + t * kept_n, latent_n * sizeof *latent);
+    float64_rms_norm(float64_tensor(m, layer_i, "attn_kv_a_norm.weight"), m->eps, latent, n, latent);
+
+    double *mixed = float64_doubles(n * head_n * m->value_n), *k = float64_doubles(n * m->key_n),
+           *v = float64_doubles(n * m->value_n);
+    double *row = float64_doubles(latent_n > still_n ? latent_n : still_n);
+    for (size_t h = 0; h < head_n; h++) {
+        memset(k, 0, n * m->key_n * sizeof *k);
+        memset(v, 0, n * m->value_n * sizeof *v);
+        for (size_t i = 0; i < (k_b ? latent_n : still_n); i++) {
+            float64_row(k_b ? k_b : kv_b, k_b ? h * latent_n + i : h * (still_n + m->value_n) + i, row);
+            for (size_t t = 0; t < n; t++)
+                for (size_t j = 0; j < (k_b ? still_n : latent_n); j++)
+                    k[t * m->key_n + (k_b ? j : i)] += row[j] * latent[t * latent_n + (k_b ? i : j)];
+        }
+        for (size_t i = 0; i < m->value_n; i++) {
+            float64_row(v_b ? v_b : kv_b, v_b ? h * m->value_n + i : h * (still_n + m->value_n) + still_n + i,
+                        row);
+            for (size_t t = 0; t < n; t++)
+                for (size_t j = 0; j < latent_n; j++)
+                    v[t * m->value_n + i] += row[j] * latent[t * latent_n + j];
+        }
+        for (size_t t = 0; t < n; t++) {
+            memcpy(k + t * m->key_n + still_n, kept + t * kept_n + latent_n, m->rotated_n * sizeof *k);
+            rotate(m, k + t * m->key_n + still_n, t);
+            rotate(m, q + t * q_rows + h * m->key_n + still_n, t);
+        }
+        for (size_t t = 0; t < n; t++)
+            attend(m, q + t * q_rows + h * m->key_n, k, m->key_n, v, m->value_n, t, -INFINITY,
+                   mixed + (t * head_n + h) * m->value_n);
+    }
+    float64_product(m, float64_tensor(m, layer_i, "attn_output.weight"), 0, m->embd_n, mixed, n, out);
+    free(q), free(kept), free(latent), free(mixed), free(k), free(v), free(row);
+}
+
+/* out [n][embd_n] from the normed residual x [n][embd_n]. */
+void float64_attention(const model *m, size_t layer_i, const double *x, size_t n, double *out) {
+    size_t head_n = float64_count(m, "attention.head_count", layer_i, 0);
+    size_t kv_n = float64_count(m, "attention.head_count_kv", layer_i, head_n);
+    size_t q_rows = head_n * m->key_n, k_rows = kv_n * m->key_n, v_rows = kv_n * m->value_n;
+    double *q = project(m, layer_i, "attn_q", 0, q_rows, x, n);
+    double *k = project(m, layer_i, "attn_k", q_rows, k_rows, x, n);
+    double *v = project(m, layer_i, "attn_v", q_rows + k_rows, v_rows, x, n);
+    norm_and_rotate(m, float64_maybe(m, layer_i, "attn_q_norm.weight"), q, head_n, n);
+    norm_and_rotate(m, float64_maybe(m, layer_i, "attn_k_norm.weight"), k, kv_n, n);
+
+    const gguf_tensor *sinks = float64_maybe(m, layer_i, "attn_sinks.weight");
+    double *mixed = float64_doubles(n * head_n * m->value_n), *sink = float64_doubles(head_n);
+    for (size_t h = 0; h < head_n; h++) sink[h] = -INFINITY;
+    if (sinks) float64_row(sinks, 0, sink);
+    for (size_t t = 0; t < n; t++) {
+        for (size_t h = 0; h < head_n; h++) {
+            size_t kv = h / (head_n / kv_n); /* consecutive query heads share a key/value head */
+            attend(m, q + t * q_rows + h * m->key_n, k + kv * m->key_n, k_rows, v + kv * m->value_n, v_rows,
+                   t, sink[h], mixed + (t * head_n + h) * m->value_n);
+        }
+    }
+    float64_product(m, float64_tensor(m, layer_i, "attn_output.weight"), 0, m->embd_n, mixed, n, out);
+    float64_add_bias(float64_maybe(m, layer_i, "attn_output.bias"), 0, m->embd_n, out, n);
+    free(q), free(k), free(v), free(mixed), free(sink);
+}
