@@ -145,6 +145,8 @@ void blocks_join(uint8_t *block, const uint8_t *q, gguf_type type) {
 
 /* ---- Scales ------------------------------------------------------------------------------------------ */
 
+_Static_assert(offsetof(quant_q4_k, scales) == offsetof(quant_q5_k, scales), "the same header");
+
 blocks_part blocks_part_of(const uint8_t *block, gguf_type type, uint32_t j) {
     uint8_t scale, min;
     const uint8_t *s;
@@ -155,7 +157,6 @@ blocks_part blocks_part_of(const uint8_t *block, gguf_type type, uint32_t j) {
         return (blocks_part){((s[j % 8] >> j / 8 * 4 & 15) | (s[8 + j % 4] >> j / 4 * 2 & 3) << 4) - 32, 0};
     case GGUF_Q4_K:
     case GGUF_Q5_K:
-        _Static_assert(offsetof(quant_q4_k, scales) == offsetof(quant_q5_k, scales), "the same header");
         quant_q4_k_scale(block + offsetof(quant_q4_k, scales), (int)j, &scale, &min);
         return (blocks_part){scale, min};
     case GGUF_Q6_K: return (blocks_part){(int8_t)block[offsetof(quant_q6_k, scales) + j], 0};

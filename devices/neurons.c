@@ -83,6 +83,10 @@ void neurons_header(uint8_t *block, const uint8_t *planes, gguf_type type, uint3
     move_header((uint8_t *)(uintptr_t)planes, block, blocks_form_of(type), out_n, o, false);
 }
 
+void neurons_header_store(uint8_t *planes, const uint8_t *block, gguf_type type, uint32_t out_n, uint32_t o) {
+    move_header(planes, (uint8_t *)(uintptr_t)block, blocks_form_of(type), out_n, o, true);
+}
+
 static void store_group(uint8_t *group, const uint8_t *rows, uint64_t row_bytes, gguf_type type,
                         neurons_form f, uint32_t out_n, uint32_t from) {
     const blocks_form *b = blocks_form_of(type);

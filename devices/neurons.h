@@ -60,5 +60,7 @@ void neurons_restore(uint8_t *rows, const uint8_t *stored, uint64_t row_bytes, g
  * without offset or scale; and the header of output o's block from the planes of its group. */
 void neurons_run_unpack(uint8_t *q, const uint8_t *neuron, gguf_type type, uint32_t out_n, uint32_t run_i);
 void neurons_header(uint8_t *block, const uint8_t *planes, gguf_type type, uint32_t out_n, uint32_t o);
+/* The inverse of the latter. */
+void neurons_header_store(uint8_t *planes, const uint8_t *block, gguf_type type, uint32_t out_n, uint32_t o);
 
 #endif

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "devices/blocks.h"
 #include "devices/module.h"
 #include "devices/stand_in.h"
 #include "engine/executor.h"
@@ -114,6 +115,8 @@ static hotset_status machine_key(const finding *f, uint64_t *out, hotset_error *
     HOTSET_TRY(device_list_find(spec, &spec_n, f->how.devices, NULL, NULL, NULL, err));
     HOTSET_TRY(key_begin(&k, err));
     for (uint32_t i = 1; i < spec_n; i++) add_device(&k, &spec[i]);
+    for (uint32_t type = 0; type < GGUF_TYPE_MAX; type++) /* an older Hotset measured fewer */
+        if (blocks_form_of((gguf_type)type)) add_u64(&k, type);
     add_text(&k, f->here.model);
     add_text(&k, f->options.isa ? f->options.isa : f->here.isa_best);
     add_u64(&k, f->here.thread_n);

@@ -99,13 +99,14 @@ static double relative_error(gguf_type type, bool uniform, uint64_t seed) {
 
 /* Bounds: what these quantisers reach (0.0053, 0.0848, 0.0702 and 0.0171 of normal weights), and a margin: 3
  * to 14 percent of normal weights, 15 to 25 of uniform ones. For comparison: of normal weights the Python
- * package gguf 0.18 leaves 0.00536 with Q8_0 and 0.0861 with Q4_0. */
+ * package gguf 0.18 leaves 0.00536 with Q8_0, 0.0861 with Q4_0, 0.0784 with Q4_1, 0.0428 with Q5_0, 0.0379
+ * with Q5_1 and 0.1139 with MXFP4. */
 Test(quantise, searches_leave_no_more_error_than_usual) {
     static const struct {
         gguf_type type;
         double normal, uniform;
     } most[] = {{GGUF_Q8_0, 0.0060, 0.0046}, {GGUF_Q4_0, 0.0875, 0.076},  {GGUF_Q4_1, 0.0800, 0.068},
-                {GGUF_Q5_0, 0.0440, 0.040},  {GGUF_Q5_1, 0.0400, 0.034},  {GGUF_MXFP4, 0.123, 0.123},
+                {GGUF_Q5_0, 0.0440, 0.040},  {GGUF_Q5_1, 0.0400, 0.034},  {GGUF_MXFP4, 0.114, 0.123},
                 {GGUF_IQ4_NL, 0.085, 0.085}, {GGUF_IQ4_XS, 0.085, 0.085}, {GGUF_Q3_K, 0.19, 0.18},
                 {GGUF_Q2_K, 0.35, 0.32},     {GGUF_Q5_K, 0.0365, 0.034},  {GGUF_Q4_K, 0.0730, 0.067},
                 {GGUF_Q6_K, 0.0178, 0.0160}};

@@ -1,11 +1,7 @@
 /* avx2_neuron_store.c - AVX2: from rows to neurons while a model is loaded. devices/neurons.c says what goes
  * where; here 32 rows of 16 bytes at a time are transposed in registers.
  */
-#include "devices/cpu/avx2.h"
-#include "devices/neurons.h"
-#include "devices/quant.h"
-
-#include <stddef.h>
+#include "devices/cpu/avx2_blocks.h"
 
 /* ---- Blocks ---- */
 
@@ -125,6 +121,49 @@ AVX2_INLINE void store_block(uint8_t *group, const uint8_t *p, uint64_t row_byte
     }
 }
 
+/* ---- Other blocks: by the forms of avx2_blocks.h ---- */
+
+/* Bit number `bit` of 32 outputs as 4 bytes. */
+AVX2_INLINE void store_bit(place to, uint64_t i, __m256i v, const int bit) {
+    const int32_t bits = _mm256_movemask_epi8(_mm256_slli_epi16(v, 7 - bit));
+    memcpy(to.at + i * to.row_bytes, &bits, sizeof bits);
+}
+
+/* Run number j of the weights of 32 rows, whose blocks begin at p. */
+AVX2_INLINE void store_run(place low, place high, const uint8_t *p, uint64_t row_bytes, uint64_t j,
+                           const fast_form f) {
+    uint8_t q[NEURONS_RUN][RUN];
+    for (uint64_t r = 0; r < NEURONS_RUN; r++)
+        _mm256_storeu_si256((__m256i *)(void *)q[r], f.quants(p + r * row_bytes, j));
+    for (uint64_t half = 0; half < 2; half++) {
+        __m256i v[16];
+        transpose_run(v, q[0] + 16 * half, RUN);
+        for (uint64_t i = 0; i < 16; i++) {
+            const uint64_t neuron = RUN * j + 16 * half + i;
+            if (f.low_bits == 4)
+                store_nibbles(low, neuron, v[i]);
+            else
+                store_bits(low, neuron, v[i], 0);
+            if (f.high_bits) store_bit(high, neuron, v[i], (int)f.low_bits);
+        }
+    }
+}
+
+AVX2_INLINE void store_others(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, uint32_t in_n,
+                              uint32_t out_n, uint32_t from, uint32_t n, gguf_type type, const fast_form f) {
+    const uint64_t group_n = RUN * f.run_n, low_bytes = out_n / 8 * f.low_bits;
+    const uint64_t neuron_bytes = low_bytes + out_n / 8 * f.high_bits;
+    for (uint64_t g = 0; g < in_n / group_n; g++, to += f.block_bytes * out_n, rows += f.block_bytes)
+        for (uint32_t o = from; o < from + n; o += NEURONS_RUN) {
+            const uint8_t *p = rows + row_bytes * o;
+            const place low = {to + o / 8 * f.low_bits, neuron_bytes};
+            const place high = {to + low_bytes + o / 8 * f.high_bits, neuron_bytes};
+            for (uint64_t j = 0; j < f.run_n; j++) store_run(low, high, p, row_bytes, j, f);
+            for (uint32_t r = 0; r < NEURONS_RUN; r++)
+                neurons_header_store(to + group_n * neuron_bytes, p + r * row_bytes, type, out_n, o + r);
+        }
+}
+
 /* ---- Floats ---- */
 
 /* Eight rows of eight 16-bit numbers: element j of row i becomes element i of row j. */
@@ -219,7 +258,19 @@ static void neuron_store(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, g
     case GGUF_BF16:
         store_floats(to + (uint64_t)from * 2, stride, rows + row_bytes * from, row_bytes, in_n, n, 2);
         break;
-    default: neurons_store(to, rows, row_bytes, type, in_n, out_n, from, n);
+#define OTHER(TYPE)                                                                                          \
+    case GGUF_##TYPE:                                                                                        \
+        store_others(to, rows, row_bytes, in_n, out_n, from, n, GGUF_##TYPE, FAST_##TYPE);                   \
+        break;
+        OTHER(Q4_1)
+        OTHER(Q5_0)
+        OTHER(Q5_1)
+        OTHER(IQ4_NL)
+        OTHER(MXFP4)
+        OTHER(Q2_K)
+        OTHER(Q3_K)
+        OTHER(Q5_K)
+        OTHER(IQ4_XS)
     }
 }
 

@@ -249,11 +249,14 @@ INLINE float dot_pairs(const uint8_t *w, const act_k *x, size_t block_n, const f
         if (f.offset) /* 4 */
             start = _mm512_zextsi256_si512(_mm256_slli_epi32(_mm256_madd_epi16(scales, sums), 2));
         const __m512i scaled = apply_scales(start, s, scales, natural_order);
-        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), _mm512_set1_ps(read_half(w + f.d_at) * x->d), sum);
+        const __m128i halves = f.has_min ? _mm_cvtsi32_si128(read_i32(w + f.d_at)) /* d, dmin */
+                                         : _mm_set1_epi16(read_i16(w + f.d_at));
+        const __m128 d = _mm_mul_ps(_mm_cvtph_ps(halves), _mm_set1_ps(x->d));
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), _mm512_broadcastss_ps(d), sum);
         if (!f.has_min) continue;
         const __m256i mins = _mm256_madd_epi16(_mm256_cvtepi8_epi16(min), sums);
-        min_sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(mins), _mm256_set1_ps(read_half(w + f.dmin_at) * x->d),
-                                  min_sum);
+        min_sum =
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(mins), _mm256_broadcastss_ps(_mm_movehdup_ps(d)), min_sum);
     }
     return _mm512_reduce_add_ps(_mm512_add_ps(sum, _mm512_zextps256_ps512(min_sum)));
 }
