@@ -8,7 +8,7 @@ const char *device_op_kind_name(device_op_kind kind) {
         [DEVICE_OP_SELECT] = "select",   [DEVICE_OP_ACTIVATE] = "activate", [DEVICE_OP_ROUTE] = "route",
         [DEVICE_OP_EXPERTS] = "experts", [DEVICE_OP_COMBINE] = "combine",   [DEVICE_OP_GATHER] = "gather",
         [DEVICE_OP_WAIT] = "wait",       [DEVICE_OP_SIGNAL] = "signal",     [DEVICE_OP_TALLY] = "tally",
-        [DEVICE_OP_COPY] = "copy",       [DEVICE_OP_CAP] = "cap",           [DEVICE_OP_PICK] = "pick",
+        [DEVICE_OP_COPY] = "copy",       [DEVICE_OP_PICK] = "pick",         [DEVICE_OP_CAP] = "cap",
     };
     return names[kind];
 }

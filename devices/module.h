@@ -37,7 +37,7 @@ typedef enum module_graphs { MODULE_GRAPHS_DEFAULT, MODULE_GRAPHS_OFF, MODULE_GR
 typedef struct module_options {
     uint64_t memory_bytes; /* that may be taken; 0: all (the emulation: 1 GiB) */
     module_wait wait;
-    uint32_t wait_limit_ms; /* of one wait, then the device has failed; 0: 20 s */
+    uint32_t wait_limit_ms; /* of one wait, then the device has failed; 0: 20 s, emulated 30 minutes */
     module_graphs graphs;   /* default: on, but for HIP */
     /* what the emulation is told; others refuse what is not 0 */
     uint64_t fail_alloc, fail_copy, fail_launch, wrong_copy, fail_graph;

@@ -4,11 +4,11 @@
  * in another order, nothing is requantised:
  *   floats   [in_n][out_n] of the same type;
  *   blocks   per group of neurons (one block of the type: 32, or 256 for K-quants) the group's neurons,
- *            each its quants for all out_n outputs, then the group's scales in planes: each field of the
- * block header for all outputs. Quants of a neuron stand in runs of 32 outputs: Q8_0 32 bytes; Q4_0 and Q4_K
- * 16 bytes, low nibble j for output j, high nibble for j + 16; Q6_K all runs' low 4 bits so, then 8 bytes a
- * run with bits 4-5: byte j holds those of outputs j, j + 8, j + 16, j + 24 from its low bits up. Planes:
- * Q8_0, Q4_0 {d}; Q4_K {d, dmin, 12 bytes of 6-bit numbers}; Q6_K {16 scales, d}.
+ * each its quants for all out_n outputs, then the group's scales in planes: each field of the block header
+ * (devices/blocks.h), in the order of the block, for all outputs. Quants of a neuron stand in runs of 32
+ * outputs, first all runs' lower bits, then all runs' upper ones: 8 bits 32 bytes; 4 bits 16 bytes, low
+ * nibble j for output j, high nibble for j + 16; 2 bits 8 bytes, byte j holds those of outputs j, j + 8, j +
+ * 16, j + 24 from its low bits up; 1 bit 4 bytes, bit j % 8 of byte j / 8 for output j.
  */
 #ifndef HOTSET_NEURONS_H
 #define HOTSET_NEURONS_H
@@ -56,9 +56,9 @@ void neurons_store(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, gguf_ty
 void neurons_restore(uint8_t *rows, const uint8_t *stored, uint64_t row_bytes, gguf_type type, uint32_t in_n,
                      uint32_t out_n, uint32_t from, uint32_t n);
 
-/* The quants of one block of a block type as bytes 0 .. 255, without offset or scale, in the order of its
- * weights; and back into the block, whose scales stay as they are. */
-void neurons_block_split(uint8_t *q, const uint8_t *block, gguf_type type);
-void neurons_block_join(uint8_t *block, const uint8_t *q, gguf_type type);
+/* Parts of a matrix of a block type by neuron: the quants of one neuron for a run of outputs as bytes,
+ * without offset or scale; and the header of output o's block from the planes of its group. */
+void neurons_run_unpack(uint8_t *q, const uint8_t *neuron, gguf_type type, uint32_t out_n, uint32_t run_i);
+void neurons_header(uint8_t *block, const uint8_t *planes, gguf_type type, uint32_t out_n, uint32_t o);
 
 #endif

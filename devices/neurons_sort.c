@@ -4,17 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "devices/quant.h"
+#include "devices/blocks.h"
 
 neurons_sharing neurons_sharing_of(gguf_type type, neurons_order stands) {
-    if (stands == NEURONS_BY_ROW) return (neurons_sharing){1, 1};
-    switch ((int)type) {
-    case GGUF_Q4_0:
-    case GGUF_Q8_0: return (neurons_sharing){32, 32};
-    case GGUF_Q4_K: return (neurons_sharing){256, 32};
-    case GGUF_Q6_K: return (neurons_sharing){256, 16};
-    default: return (neurons_sharing){1, 1};
-    }
+    const blocks_form *f = blocks_form_of(type);
+    if (stands == NEURONS_BY_ROW || !f) return (neurons_sharing){1, 1};
+    return (neurons_sharing){f->block_n, f->part_n};
 }
 
 /* ---- Sorting ---- */
@@ -68,41 +63,21 @@ bool neurons_sort_keeps(const uint32_t *order, uint32_t n, neurons_sharing s) {
 
 /* ---- Blocks ---- */
 
-static void permute_q4_k_scales(quant_q4_k *block, const uint8_t part[8]) {
-    const quant_q4_k old = *block;
-    uint8_t scale[8], min[8], *s = block->scales;
-    for (int j = 0; j < 8; j++) quant_q4_k_scale(&old, part[j], &scale[j], &min[j]);
-    memset(s, 0, sizeof block->scales);
-    for (int j = 0; j < 8; j++) quant_q4_k_set_scale(block, j, scale[j], min[j]);
-}
-
-static void permute_scales(uint8_t *block, gguf_type type, const uint8_t *part) {
-    if (type == GGUF_Q4_K) {
-        quant_q4_k b;
-        memcpy(&b, block, sizeof b);
-        permute_q4_k_scales(&b, part);
-        memcpy(block, &b, sizeof b);
-    } else if (type == GGUF_Q6_K) {
-        int8_t old[16], *scales = (int8_t *)block + offsetof(quant_q6_k, scales);
-        memcpy(old, scales, sizeof old);
-        for (int j = 0; j < 16; j++) scales[j] = old[part[j]];
-    }
-}
-
 void neurons_permute_row(uint8_t *to, const uint8_t *row, gguf_type type, uint32_t in_n,
                          const uint32_t *order) {
     const uint32_t block_bytes = gguf_type_get(type)->block_bytes;
     const neurons_sharing s = neurons_sharing_of(type, NEURONS_BY_OUTPUT);
     for (uint32_t from = 0; from < in_n; from += s.group_n, order += s.group_n, to += block_bytes) {
-        uint8_t block[sizeof(quant_q6_k)], q[NEURONS_GROUP_MAX], moved[NEURONS_GROUP_MAX], part[16];
+        uint8_t block[BLOCKS_BYTES_MAX], q[NEURONS_GROUP_MAX], moved[NEURONS_GROUP_MAX],
+            part[BLOCKS_PARTS_MAX];
         const uint32_t first = order[0] / s.group_n * s.group_n;
         memcpy(block, row + (uint64_t)block_bytes * (first / s.group_n), block_bytes);
-        neurons_block_split(q, block, type);
+        blocks_split(q, block, type);
         for (uint32_t i = 0; i < s.group_n; i++) moved[i] = q[order[i] - first];
         for (uint32_t j = 0; j < s.group_n / s.part_n; j++)
             part[j] = (uint8_t)((order[j * s.part_n] - first) / s.part_n);
-        permute_scales(block, type, part);
-        neurons_block_join(block, moved, type);
+        blocks_permute_parts(block, type, part);
+        blocks_join(block, moved, type);
         memcpy(to, block, block_bytes);
     }
 }

@@ -2,8 +2,8 @@
  *
  * Floats, and blocks along the outputs, let every neuron move alone. In blocks along the neurons a group of
  * neurons (32, or 256 for K-quants) shares scales: the group moves as a whole, its neurons stay together.
- * Inside a group of a K-quant the parts that have a scale of their own (Q4_K 32 neurons, Q6_K 16) move with
- * it, and inside a part (of Q4_0 and Q8_0 the group itself) neurons move alone.
+ * Inside a group of a K-quant the parts that have a scale of their own (32 neurons, or 16) move with
+ * it, and inside a part (of blocks of 32 the group itself) neurons move alone.
  */
 #ifndef HOTSET_NEURONS_SORT_H
 #define HOTSET_NEURONS_SORT_H
@@ -15,7 +15,7 @@ typedef struct neurons_sharing {
     uint32_t group_n, part_n;
 } neurons_sharing;
 
-/* Of a down matrix whose type is F32, F16, BF16, Q8_0, Q4_0, Q4_K or Q6_K. */
+/* Of a down matrix of floats or of a type of devices/blocks.h. */
 neurons_sharing neurons_sharing_of(gguf_type type, neurons_order stands);
 
 /* order[i] becomes the neuron that is to be number i: those with the highest counts first, as far as sharing

@@ -110,7 +110,15 @@ void arena_free(arena *a) {
 }
 
 hotset_status file_map_open(file_map *out, const char *path, hotset_error *err) {
+    int fd;
+    HOTSET_TRY(file_map_open_kept(out, &fd, path, err));
+    close(fd);
+    return HOTSET_OK;
+}
+
+hotset_status file_map_open_kept(file_map *out, int *kept, const char *path, hotset_error *err) {
     *out = (file_map){0};
+    *kept = -1;
     hotset_status status = HOTSET_OK;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return hotset_fail(err, HOTSET_E_IO, "%s: %s", path, strerror(errno));
@@ -126,7 +134,10 @@ hotset_status file_map_open(file_map *out, const char *path, hotset_error *err) 
         else
             *out = (file_map){data, (uint64_t)info.st_size};
     }
-    close(fd);
+    if (status)
+        close(fd);
+    else
+        *kept = fd;
     return status;
 }
 

@@ -54,6 +54,8 @@ typedef struct file_map {
     uint64_t bytes;
 } file_map;
 HOTSET_CHECKED hotset_status file_map_open(file_map *out, const char *path, hotset_error *err);
+/* The same, and the descriptor stays open: close it after the mapping. -1 on failure. */
+HOTSET_CHECKED hotset_status file_map_open_kept(file_map *out, int *fd, const char *path, hotset_error *err);
 void file_map_close(file_map *map);
 /* Tells the system that [offset, offset + bytes) will not be read again soon: its pages may go. */
 void file_map_release(const file_map *map, uint64_t offset, uint64_t bytes);

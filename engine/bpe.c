@@ -112,11 +112,12 @@ static hotset_status load_merges(const hotset_tokenizer *t, bpe_model *model, co
     return HOTSET_OK;
 }
 
-hotset_status bpe_load(hotset_tokenizer *t, const gguf *g, hotset_error *err) {
+hotset_status bpe_load(hotset_tokenizer *t, const gguf *g, const char *asked, hotset_error *err) {
     gguf_string pre = {"default", sizeof "default" - 1};
     HOTSET_TRY(base_calloc(&t->bpe, 1, sizeof *t->bpe, "merges", err));
     HOTSET_TRY(gguf_get_string(g, "tokenizer.ggml.pre", &pre, NULL, err));
-    HOTSET_TRY(bpe_pre_open(&t->bpe->pre, pre, err));
+    if (asked) pre = (gguf_string){asked, strlen(asked)};
+    HOTSET_TRY(bpe_pre_open(&t->bpe->pre, pre, asked, err));
     t->add_bos = bpe_pre_adds_bos(t->bpe->pre);
     return load_merges(t, t->bpe, g, err);
 }

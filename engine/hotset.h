@@ -120,6 +120,8 @@ typedef struct hotset_shape {
 typedef struct hotset_model_options {
     const char *activation; /* FFN activation instead of the file's: silu, gelu, relu, relu2, drelu ...; NULL:
                                the file's */
+    const char
+        *pre; /* pre-tokenizer instead of the file's tokenizer.ggml.pre, by its names; NULL: the file's */
 } hotset_model_options;
 
 /* Opens and checks a GGUF model (all parts of a split one when given the first). Weights stay in the mapped
@@ -128,6 +130,10 @@ HOTSET_API HOTSET_CHECKED hotset_status hotset_model_open(hotset_model **out, co
                                                           const hotset_model_options *options,
                                                           hotset_error *err);
 HOTSET_API void hotset_model_free(hotset_model *model);
+/* Whether an address lies in the mapped file. For handlers of SIGBUS (async-signal-safe): between steps a
+ * file that was cut is E_IO, but one that is cut, or whose disk goes away, within a step raises that signal
+ * in any thread. */
+HOTSET_API bool hotset_model_maps(const hotset_model *model, const void *address);
 /* Borrowed from the model. */
 HOTSET_API const hotset_shape *hotset_model_shape(const hotset_model *model);
 /* The model's tokenizer, borrowed; NULL when the file has none (then `why`, if not NULL, says why). */
@@ -142,8 +148,10 @@ enum {
     HOTSET_TOKENIZE_SPECIAL = 2, /* recognise special tokens written out in the text */
 };
 
-/* Opens only the tokenizer of a GGUF file, which may hold no tensors. Errors: as hotset_model_open. */
+/* Opens only the tokenizer of a GGUF file, which may hold no tensors. Errors: as hotset_model_open,
+ * E_ARGUMENT (options->pre names nothing, or the file's tokenizer has no use for it). */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_tokenizer_open(hotset_tokenizer **out, const char *path,
+                                                              const hotset_model_options *options,
                                                               hotset_error *err);
 HOTSET_API void hotset_tokenizer_free(hotset_tokenizer *tokenizer);
 HOTSET_API size_t hotset_tokenizer_vocab_n(const hotset_tokenizer *tokenizer);
@@ -326,6 +334,7 @@ typedef struct hotset_verify_options {
     uint32_t candidate_n; /* so many plans at most are timed, controls included; 0: 4 */
     uint32_t token_n;     /* tokens of each timing; 0: as many as take half a second, at least 8 */
     uint32_t round_n;     /* timings of each, in turns; 0: 5 */
+    const char *devices, *module_folder; /* as for hotset_engine_options */
     hotset_cancel_fn *cancel;
     hotset_progress_fn *progress;
     void *cookie;
@@ -427,7 +436,7 @@ HOTSET_API void hotset_session_free(hotset_session *session);
 /* Makes the session's text equal `tokens`, evaluating only what follows the longest common prefix: nothing
  * when the text and its logits are there already, else the last token at least. Errors: E_ARGUMENT (no
  * tokens, token id out of range), E_FULL (more tokens than the context holds; nothing was evaluated),
- * E_CANCELLED and E_DEVICE (the tokens evaluated so far stay). */
+ * E_CANCELLED, E_IO (a mapped file was cut) and E_DEVICE (the tokens evaluated so far stay). */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_session_sync(hotset_session *session, const int32_t *tokens,
                                                             size_t token_n);
 /* Appends tokens; `each`, if not NULL, receives the logits of every one of them in order. Errors: as sync. */

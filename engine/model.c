@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/blocks.h"
 #include "devices/cpu/kernels.h"
 #include "engine/tokenizer.h"
 
@@ -445,15 +446,14 @@ static hotset_status check_weight_type(const gguf_tensor *t, hotset_error *err) 
     switch ((int)t->type) {
     case GGUF_F32:
     case GGUF_F16:
-    case GGUF_BF16:
-    case GGUF_Q8_0:
-    case GGUF_Q4_0:
-    case GGUF_Q4_K:
-    case GGUF_Q6_K: return HOTSET_OK;
+    case GGUF_BF16: return HOTSET_OK;
     default:
-        return hotset_fail_at(err, HOTSET_E_UNSUPPORTED, t->offset_bytes,
-                              "tensor %.*s is of type %s (known: F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K)",
-                              (int)min_u64(t->name.bytes, 60), t->name.data, gguf_type_get(t->type)->name);
+        if (blocks_form_of(t->type)) return HOTSET_OK;
+        return hotset_fail_at(
+            err, HOTSET_E_UNSUPPORTED, t->offset_bytes,
+            "tensor %.*s is of type %s (known: F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K "
+            "Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4)",
+            (int)min_u64(t->name.bytes, 60), t->name.data, gguf_type_get(t->type)->name);
     }
 }
 
@@ -744,7 +744,8 @@ static hotset_status model_read(hotset_model *m, const hotset_model_options *opt
     m->chat_template = chat.data;
     m->chat_template_bytes = (size_t)chat.bytes;
     /* a model without a usable tokenizer still runs on token ids */
-    if (tokenizer_make(&m->tokenizer, m->file, &m->tokenizer_error)) m->tokenizer = NULL;
+    if (tokenizer_make(&m->tokenizer, m->file, options ? options->pre : NULL, &m->tokenizer_error))
+        m->tokenizer = NULL;
     return HOTSET_OK;
 }
 
@@ -768,6 +769,14 @@ void hotset_model_free(hotset_model *m) {
     gguf_free(m->file);
     arena_free(&m->arena);
     free(m);
+}
+
+bool hotset_model_maps(const hotset_model *m, const void *address) {
+    for (uint32_t i = 0; i < gguf_part_n(m->file); i++) {
+        const file_map *map = gguf_part_map(m->file, i);
+        if ((uintptr_t)address - (uintptr_t)map->data < map->bytes) return true;
+    }
+    return false;
 }
 
 const hotset_shape *hotset_model_shape(const hotset_model *m) { return &m->shape; }

@@ -300,6 +300,7 @@ hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *m, con
     e->options = options ? *options : hotset_engine_default_options();
     hotset_status status =
         base_calloc(&e->slot_used, p->options.session_n, sizeof *e->slot_used, "the sessions", err);
+    if (!status) status = gguf_check_files(m->file, err);
     if (!status) status = open_all(e, p->data, err);
     if (status) {
         hotset_engine_free(e);

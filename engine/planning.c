@@ -170,6 +170,24 @@ static hotset_status place_given(outcome *out, const planning *what, hotset_erro
     return status;
 }
 
+hotset_status planning_predict(double *out, const hotset_plan *p, const machine_profile *machine,
+                               uint32_t seen_n, hotset_error *err) {
+    problem then = *p->problem;
+    cost_split *split;
+    placement *placed;
+    then.machine = machine;
+    then.seen_n = seen_n;
+    HOTSET_TRY(base_calloc(&split, then.layer_n, sizeof *split, "a placement", err));
+    hotset_status status = given_splits(split, &then, p->data, err);
+    if (!status) status = place_given_make(&placed, &then, split, p->data->head, err);
+    if (!status) {
+        *out = placed->token_s;
+        placement_free(placed);
+    }
+    free(split);
+    return status;
+}
+
 static hotset_status place_once(outcome *out, const planner_work *w, bool mapped, bool file_tier,
                                 hotset_error *err) {
     placing what = {.model = w->what->model,

@@ -22,6 +22,12 @@ typedef struct planning {
 HOTSET_CHECKED hotset_status planning_make(hotset_plan **out, const planning *what, hotset_sparsity sparsity,
                                            hotset_error *err);
 
+/* Seconds that a token should take which sees so many positions, by the rates of the machine that the plan
+ * was made for. Errors: E_MEMORY. */
+HOTSET_CHECKED hotset_status planning_predict(double *out, const hotset_plan *p,
+                                              const machine_profile *machine, uint32_t seen_n,
+                                              hotset_error *err);
+
 /* The machine's devices that the list names, the CPU whether named or not; NULL: all. Errors: E_ARGUMENT. */
 HOTSET_CHECKED hotset_status planning_devices(const machine_profile *m, const char *list,
                                               uint32_t device[PROBLEM_DEVICE_MAX], uint32_t *device_n,

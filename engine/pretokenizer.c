@@ -9,7 +9,7 @@
 #include <pcre2.h>
 #include <stdlib.h>
 
-enum { PATTERN_MAX = 4, ALIAS_MAX = 16, JIT_STACK_BYTES = 32 << 10, JIT_STACK_BYTES_MAX = 1 << 20 };
+enum { PATTERN_MAX = 6, ALIAS_MAX = 20, JIT_STACK_BYTES = 32 << 10, JIT_STACK_BYTES_MAX = 1 << 20 };
 
 #define SPACE     "\\p{White_Space}"
 #define NOT_SPACE "\\P{White_Space}"
@@ -19,13 +19,41 @@ enum { PATTERN_MAX = 4, ALIAS_MAX = 16, JIT_STACK_BYTES = 32 << 10, JIT_STACK_BY
 #define LOWER     "\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}"
 
 #define GPT_2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" SPACE "\\p{L}\\p{N}]+" TAIL
-/* llama-bpe and qwen2 differ only in how many digits make a word. */
-#define WITH_DIGITS(digits)                                                                                  \
-    SUFFIX "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^" SPACE "\\p{L}\\p{N}]+[\\r\\n]*|" SPACE           \
+/* llama-bpe, qwen2 and qwen35 differ only in what belongs to a word and in how many digits make one. */
+#define WITH_DIGITS(letters, digits)                                                                         \
+    SUFFIX "|[^\\r\\n\\p{L}\\p{N}]?[" letters "]+|" digits "| ?[^" SPACE letters "\\p{N}]+[\\r\\n]*|" SPACE  \
            "*[\\r\\n]+" TAIL
-#define GPT_4O                                                                                               \
-    "[^\\r\\n\\p{L}\\p{N}]?[" UPPER "]*[" LOWER "]+" SUFFIX "?|[^\\r\\n\\p{L}\\p{N}]?[" UPPER "]+[" LOWER    \
-    "]*" SUFFIX "?|\\p{N}{1,3}| ?[^" SPACE "\\p{L}\\p{N}]+[\\r\\n/]*|" SPACE "*[\\r\\n]+" TAIL
+/* gpt-4o and tekken: likewise, and in whether "'s" belongs to the word before it. Published engines that have
+ * no classes of letters take every letter beyond ASCII for both upper and lower case; these are the classes
+ * that the vocabularies were made with. */
+#define BY_CASE(suffix, digits)                                                                              \
+    "[^\\r\\n\\p{L}\\p{N}]?[" UPPER "]*[" LOWER "]+" suffix "|[^\\r\\n\\p{L}\\p{N}]?[" UPPER "]+[" LOWER     \
+    "]*" suffix "|" digits "| ?[^" SPACE "\\p{L}\\p{N}]+[\\r\\n/]*|" SPACE "*[\\r\\n]+" TAIL
+
+/* DeepSeek's: letters that have a case, as of some version of Unicode, and ranges of signs. ":-~" spans
+ * ASCII's letters too: a word with other letters is cut around them. */
+#define CASED                                                                                                \
+    "A-Za-z\\x{B5}\\x{C0}-\\x{D6}\\x{D8}-\\x{F6}\\x{F8}-\\x{1BA}\\x{1BC}-\\x{1BF}\\x{1C4}-\\x{293}"          \
+    "\\x{295}-\\x{2AF}\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}"                    \
+    "\\x{388}-\\x{38A}\\x{38C}\\x{38E}-\\x{3A1}\\x{3A3}-\\x{3F5}\\x{3F7}-\\x{481}\\x{48A}-\\x{52F}"          \
+    "\\x{531}-\\x{556}\\x{10A0}-\\x{10C5}\\x{13A0}-\\x{13F5}\\x{13F8}-\\x{13FD}\\x{1C90}-\\x{1CBA}"          \
+    "\\x{1CBD}-\\x{1CBF}\\x{1D00}-\\x{1D2B}\\x{1D6B}-\\x{1D77}\\x{1D79}-\\x{1D9A}\\x{1E00}-\\x{1F15}"        \
+    "\\x{1F18}-\\x{1F1D}\\x{1F20}-\\x{1F45}\\x{1F48}-\\x{1F4D}\\x{1F50}-\\x{1F57}\\x{1F59}\\x{1F5B}"         \
+    "\\x{1F5D}\\x{1F5F}-\\x{1F7D}\\x{1F80}-\\x{1FB4}\\x{1FB6}-\\x{1FBC}\\x{1FBE}\\x{1FC2}-\\x{1FC4}"         \
+    "\\x{1FC6}-\\x{1FCC}\\x{1FD0}-\\x{1FD3}\\x{1FD6}-\\x{1FDB}\\x{1FE0}-\\x{1FEC}\\x{1FF2}-\\x{1FF4}"        \
+    "\\x{1FF6}-\\x{1FFC}\\x{2102}\\x{2107}\\x{210A}-\\x{2113}\\x{2115}\\x{2119}-\\x{211D}\\x{2124}"          \
+    "\\x{2126}\\x{2128}\\x{212A}-\\x{212D}\\x{212F}-\\x{2134}\\x{2139}\\x{213C}-\\x{213F}"                   \
+    "\\x{2145}-\\x{2149}\\x{214E}\\x{2183}\\x{2184}\\x{2C00}-\\x{2C7B}\\x{2C7E}-\\x{2CE4}"                   \
+    "\\x{2CEB}-\\x{2CEE}\\x{2CF2}\\x{2CF3}\\x{A640}-\\x{A66D}\\x{A680}-\\x{A69B}\\x{A722}-\\x{A76F}"         \
+    "\\x{A771}-\\x{A787}\\x{A78B}-\\x{A78E}\\x{AB70}-\\x{ABBF}\\x{FB00}-\\x{FB06}\\x{FB13}-\\x{FB17}"        \
+    "\\x{FF21}-\\x{FF3A}\\x{FF41}-\\x{FF5A}\\x{10400}-\\x{1044F}\\x{104B0}-\\x{104D3}"                       \
+    "\\x{104D8}-\\x{104FB}\\x{10C80}-\\x{10CB2}\\x{10CC0}-\\x{10CF2}\\x{118A0}-\\x{118DF}"                   \
+    "\\x{1E900}-\\x{1E943}"
+#define SIGNS      "!-/:-~\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF5E}\\x{2018}-\\x{201F}\\x{3000}-\\x{3002}"
+#define EAST_ASIAN "[\\x{4E00}-\\x{9FA5}\\x{800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+"
+#define DEEPSEEK_V3                                                                                          \
+    "[!-/:-@\\[-`{-~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "                                \
+    "?[\\p{P}\\p{S}]+[\\r\\n]*|" SPACE "*[\\r\\n]+" TAIL
 
 typedef struct pre_info {
     const char *names[ALIAS_MAX];      /* of tokenizer.ggml.pre; all of them mean exactly the same */
@@ -38,15 +66,30 @@ static const pre_info PRES[] = {
     {.names = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "exaone4", "trillion", "granite-docling", "gigachat",
                "mellum", "a.x-4.0", "modern-bert", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de"},
      .patterns = {GPT_2}},
-    {.names = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"},
-     .patterns = {WITH_DIGITS("\\p{N}{1,3}")},
+    {.names = {"starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"},
+     .patterns = {"\\p{N}", GPT_2}},
+    {.names = {"falcon"}, .patterns = {"[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT_2, "[0-9][0-9][0-9]"}},
+    {.names = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+               "jina-v5-nano"},
+     .patterns = {WITH_DIGITS("\\p{L}", "\\p{N}{1,3}")},
      .whole_words = true,
      .add_bos = true},
-    {.names = {"smaug-bpe", "dbrx", "glm4", "chatglm-bpe"}, .patterns = {WITH_DIGITS("\\p{N}{1,3}")}},
-    {.names = {"qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "kormo", "hunyuan", "solar-open",
-               "grok-2"},
-     .patterns = {WITH_DIGITS("\\p{N}")}},
-    {.names = {"gpt-4o", "llama4", "kanana2"}, .patterns = {GPT_4O}},
+    {.names = {"smaug-bpe", "dbrx", "glm4", "chatglm-bpe"},
+     .patterns = {WITH_DIGITS("\\p{L}", "\\p{N}{1,3}")}},
+    {.names = {"qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "kormo", "f2llmv2", "hunyuan",
+               "solar-open", "grok-2"},
+     .patterns = {WITH_DIGITS("\\p{L}", "\\p{N}")}},
+    {.names = {"qwen35"}, .patterns = {WITH_DIGITS("\\p{L}\\p{M}", "\\p{N}")}},
+    {.names = {"gpt-4o", "llama4", "kanana2", "minimax-m2"},
+     .patterns = {BY_CASE(SUFFIX "?", "\\p{N}{1,3}")}},
+    {.names = {"tekken"}, .patterns = {BY_CASE("", "\\p{N}")}, .whole_words = true, .add_bos = true},
+    {.names = {"deepseek-llm"},
+     .patterns = {"[\\r\\n]", SPACE "?[" CASED "]+", SPACE "?[" SIGNS "]+", SPACE "+\\z", EAST_ASIAN,
+                  "\\p{N}+"}},
+    {.names = {"deepseek-coder"},
+     .patterns = {"[\\r\\n]", SPACE "?\\p{L}+", SPACE "?\\p{P}+", EAST_ASIAN, "\\p{N}"}},
+    {.names = {"deepseek-v3", "hunyuan-dense", "joyai-llm"},
+     .patterns = {"\\p{N}{1,3}", "[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{30FF}]+", DEEPSEEK_V3}},
 };
 
 struct bpe_pre {
@@ -61,11 +104,14 @@ static const pre_info *find_info(gguf_string name) {
     return NULL;
 }
 
-hotset_status bpe_pre_open(bpe_pre **out, gguf_string name, hotset_error *err) {
+hotset_status bpe_pre_open(bpe_pre **out, gguf_string name, bool asked, hotset_error *err) {
     bpe_pre *pre;
     hotset_status status;
     *out = NULL;
     const pre_info *info = find_info(name);
+    if (!info && asked)
+        return hotset_fail(err, HOTSET_E_ARGUMENT, "there is no pre-tokenizer '%.*s'", gguf_shown_bytes(name),
+                           name.data);
     if (!info)
         return hotset_fail(err, HOTSET_E_UNSUPPORTED,
                            "key 'tokenizer.ggml.pre': pre-tokenizer '%.*s' is not supported",

@@ -79,6 +79,7 @@ static hotset_status evaluate(hotset_session *s, const int32_t *tokens, uint32_t
         if (e->options.cancel && e->options.cancel(e->options.cancel_cookie))
             return hotset_fail(&s->error, HOTSET_E_CANCELLED, "cancelled after %u of %u tokens", done,
                                token_n);
+        if (e->plan.footprint.weights_mapped_bytes) HOTSET_TRY(gguf_check_files(e->model->file, &s->error));
         uint32_t n = (uint32_t)min_u64(token_n - done, e->plan.options.batch_n);
         bool last_chunk = done + n == token_n;
         for (uint32_t i = 0; i < n; i++)

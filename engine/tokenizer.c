@@ -304,7 +304,7 @@ static hotset_status load_flags(hotset_tokenizer *t, const gguf *g, hotset_error
     return HOTSET_OK;
 }
 
-static hotset_status load(hotset_tokenizer *t, const gguf *g, hotset_error *err) {
+static hotset_status load(hotset_tokenizer *t, const gguf *g, const char *pre, hotset_error *err) {
     gguf_string model;
     bool found;
     HOTSET_TRY(gguf_get_string(g, "tokenizer.ggml.model", &model, &found, err));
@@ -316,11 +316,14 @@ static hotset_status load(hotset_tokenizer *t, const gguf *g, hotset_error *err)
             err, HOTSET_E_UNSUPPORTED,
             "key 'tokenizer.ggml.model': tokenizer '%.*s' is not supported (llama and gpt2 are)",
             gguf_shown_bytes(model), model.data);
+    if (pre && !is_bpe)
+        return hotset_fail(err, HOTSET_E_ARGUMENT,
+                           "pre-tokenizer '%s': the file's tokenizer is SentencePiece, which has none", pre);
     HOTSET_TRY(load_tokens(t, g, is_bpe, err));
     HOTSET_TRY(build_table(t, is_bpe, err));
     HOTSET_TRY(build_specials(t, err));
     if (is_bpe) {
-        HOTSET_TRY(bpe_load(t, g, err));
+        HOTSET_TRY(bpe_load(t, g, pre, err));
     } else {
         t->add_bos = t->add_space_prefix =
             true; /* SentencePiece models expect both unless the file says no */
@@ -329,11 +332,11 @@ static hotset_status load(hotset_tokenizer *t, const gguf *g, hotset_error *err)
     return load_flags(t, g, err);
 }
 
-hotset_status tokenizer_make(hotset_tokenizer **out, const gguf *g, hotset_error *err) {
+hotset_status tokenizer_make(hotset_tokenizer **out, const gguf *g, const char *pre, hotset_error *err) {
     hotset_tokenizer *t;
     *out = NULL;
     HOTSET_TRY(base_calloc(&t, 1, sizeof *t, "tokenizer", err));
-    hotset_status status = load(t, g, err);
+    hotset_status status = load(t, g, pre, err);
     if (status == HOTSET_OK)
         *out = t;
     else
@@ -341,13 +344,14 @@ hotset_status tokenizer_make(hotset_tokenizer **out, const gguf *g, hotset_error
     return status;
 }
 
-hotset_status hotset_tokenizer_open(hotset_tokenizer **out, const char *path, hotset_error *err) {
+hotset_status hotset_tokenizer_open(hotset_tokenizer **out, const char *path,
+                                    const hotset_model_options *options, hotset_error *err) {
     gguf *g;
     if (!out) return hotset_fail(err, HOTSET_E_ARGUMENT, "no place for the tokenizer");
     *out = NULL;
     if (!path) return hotset_fail(err, HOTSET_E_ARGUMENT, "no path");
     HOTSET_TRY(gguf_open(&g, path, err));
-    hotset_status status = tokenizer_make(out, g, err);
+    hotset_status status = tokenizer_make(out, g, options ? options->pre : NULL, err);
     gguf_free(g);
     return status;
 }

@@ -82,8 +82,10 @@ struct hotset_tokenizer {
 
 /* Makes a tokenizer from the keys tokenizer.ggml.*. All that it needs is copied: `g` may be freed afterwards.
  * Of tokens with equal text the smallest id wins. Errors: E_FORMAT (no tokenizer, or a bad one: key and index
- * in the message), E_UNSUPPORTED (kind of tokenizer or pre-tokenizer), E_MEMORY. */
-HOTSET_CHECKED hotset_status tokenizer_make(hotset_tokenizer **out, const gguf *g, hotset_error *err);
+ * in the message), E_UNSUPPORTED (kind of tokenizer or pre-tokenizer), E_ARGUMENT (`pre`, which counts
+ * instead of the file's pre-tokenizer, names none, or the tokenizer has none; NULL: the file's), E_MEMORY. */
+HOTSET_CHECKED hotset_status tokenizer_make(hotset_tokenizer **out, const gguf *g, const char *pre,
+                                            hotset_error *err);
 
 /* The token with this text that text may be joined to, or -1. */
 int32_t tokenizer_find(const hotset_tokenizer *t, const char *text, size_t bytes);
@@ -163,15 +165,15 @@ HOTSET_CHECKED hotset_status spm_tokenize(tokenizer_work *w, const char *text, s
 /* ---- Byte-level BPE (bpe.c, pretokenizer.c) --------------------------------------------------------- */
 
 /* After the vocabulary: merges and pre-tokenizer. */
-HOTSET_CHECKED hotset_status bpe_load(hotset_tokenizer *t, const gguf *g, hotset_error *err);
+HOTSET_CHECKED hotset_status bpe_load(hotset_tokenizer *t, const gguf *g, const char *pre, hotset_error *err);
 void bpe_free(bpe_model *model);
 /* As spm_unescape; false when the text has a character that stands for no byte. */
 bool bpe_unescape(gguf_string text, char *out, size_t *out_bytes);
 HOTSET_CHECKED hotset_status bpe_tokenize(tokenizer_work *w, const char *text, size_t bytes);
 
 /* A pre-tokenizer: splits text into the words that merges never cross. `name` as in tokenizer.ggml.pre.
- * Errors: E_UNSUPPORTED, naming it. */
-HOTSET_CHECKED hotset_status bpe_pre_open(bpe_pre **out, gguf_string name, hotset_error *err);
+ * Errors: E_UNSUPPORTED, or with `asked` (by the caller, not by a file) E_ARGUMENT, naming it. */
+HOTSET_CHECKED hotset_status bpe_pre_open(bpe_pre **out, gguf_string name, bool asked, hotset_error *err);
 void bpe_pre_free(bpe_pre *pre);
 bool bpe_pre_whole_words(
     const bpe_pre *pre); /* a word that is a token is taken whole, whatever the merges say */

@@ -61,16 +61,28 @@ typedef struct verifying {
     size_t done_n, all_n;
 } verifying;
 
+static bool uses(const plan_data *p, uint32_t d) { return d < p->device_n && plan_device_used(p, d); }
+
+static bool uses_gpus(const plan_data *p) {
+    for (uint32_t d = 1; d < p->device_n; d++)
+        if (uses(p, d)) return true;
+    return false;
+}
+
 static void name_plan(char name[PLAN_WHAT_BYTES], const candidate *c) {
     const plan_data *p = c->plan->data;
-    snprintf(name, PLAN_WHAT_BYTES, "%s%s, %s, %" PRIu32 " thread%s", c->control ? "control: " : "",
-             p->sparsity == PLAN_DENSE ? "dense" : plan_sparsity_name(p->sparsity),
-             plan_memory_name(p->memory), p->thread_n, p->thread_n == 1 ? "" : "s");
+    int n = snprintf(name, PLAN_WHAT_BYTES, "%s%s, %s, %" PRIu32 " thread%s", c->control ? "control: " : "",
+                     p->sparsity == PLAN_DENSE ? "dense" : plan_sparsity_name(p->sparsity),
+                     plan_memory_name(p->memory), p->thread_n, p->thread_n == 1 ? "" : "s");
+    for (uint32_t d = 1; d < p->device_n && n < PLAN_WHAT_BYTES; d++)
+        if (uses(p, d)) n += snprintf(name + n, PLAN_WHAT_BYTES - (size_t)n, ", %s", p->device[d].name);
 }
 
 static bool same_way(const hotset_plan *a, const hotset_plan *b) {
-    return a->data->sparsity == b->data->sparsity && a->data->memory == b->data->memory &&
-           a->data->thread_n == b->data->thread_n;
+    bool same = a->data->sparsity == b->data->sparsity && a->data->memory == b->data->memory &&
+                a->data->thread_n == b->data->thread_n;
+    for (uint32_t d = 1; d < PLAN_DEVICE_MAX; d++) same = same && uses(a->data, d) == uses(b->data, d);
+    return same;
 }
 
 /* Takes the plan, unless the same way is there already. */
@@ -106,6 +118,11 @@ static hotset_status find_candidates(verifying *v, const hotset_plan *plan, hots
     base.memory = plan->options.memory;
     base.thread_n = plan->options.thread_n;
     HOTSET_TRY(try_options(v, &base, false, err));
+    if (uses_gpus(plan->data)) { /* whether they are worth it at all */
+        hotset_plan_options o = base;
+        o.devices = "cpu";
+        HOTSET_TRY(try_options(v, &o, true, err));
+    }
     for (size_t i = 0; i < COUNT_OF(sparsities); i++) {
         hotset_plan_options o = base;
         o.sparsity = sparsities[i];
@@ -189,7 +206,10 @@ static hotset_status time_tokens(verifying *v, candidate *c, uint32_t n, double 
 }
 
 static hotset_status open_candidate(verifying *v, candidate *c, hotset_error *err) {
-    hotset_engine_options o = {.cancel = v->how.cancel, .cancel_cookie = v->how.cookie};
+    hotset_engine_options o = {.cancel = v->how.cancel,
+                               .cancel_cookie = v->how.cookie,
+                               .devices = uses_gpus(c->plan->data) ? v->how.devices : NULL,
+                               .module_folder = v->how.module_folder};
     double warm_s;
     HOTSET_TRY(hotset_engine_open(&c->engine, v->model, c->plan, &o, err));
     HOTSET_TRY(hotset_session_open(&c->session, c->engine, err));
@@ -206,25 +226,20 @@ static void close_candidate(candidate *c) {
 
 /* The prediction for as many tokens of context as the timing has, on average. */
 static hotset_status predict(verifying *v, candidate *c, hotset_error *err) {
-    problem *p = c->plan->problem;
-    placement *placed;
-    uint32_t seen_n = p->seen_n;
-    p->machine = v->what.machine;
-    p->seen_n = PROMPT_TOKENS + (v->each_n + 1) / 2;
-    hotset_status status = place_host_make(&placed, p, err);
-    if (!status) c->predicted_s = placed->token_s;
-    if (!status) placement_free(placed);
-    p->machine = NULL;
-    p->seen_n = seen_n;
-    return status;
+    const uint32_t seen_n = PROMPT_TOKENS + (v->each_n + 1) / 2;
+    return planning_predict(&c->predicted_s, c->plan, v->what.machine, seen_n, err);
 }
 
-/* Whether all engines may be open at the same time. */
+/* Whether all engines may be open at the same time; GPUs are filled by one. */
 static bool fit_together(const verifying *v) {
     uint64_t all = 0;
+    uint32_t on_gpus_n = 0;
     device_cpu_facts here;
-    for (uint32_t i = 0; i < v->candidate_n; i++) all += v->candidate[i].plan->footprint.total_bytes;
-    return device_cpu_get_facts(&here, NULL) == HOTSET_OK &&
+    for (uint32_t i = 0; i < v->candidate_n; i++) {
+        all += v->candidate[i].plan->footprint.total_bytes;
+        on_gpus_n += uses_gpus(v->candidate[i].plan->data);
+    }
+    return on_gpus_n <= 1 && device_cpu_get_facts(&here, NULL) == HOTSET_OK &&
            all <= here.memory_free_bytes / 100 * OPEN_PERCENT;
 }
 

@@ -45,10 +45,19 @@ static uint32_t block_n(gguf_type type) { return gguf_type_get(type)->block_n; }
  * 0: no such form. */
 static uint32_t shared_block_bytes(gguf_type type) {
     switch (type) {
+    case GGUF_MXFP4: return 1;
     case GGUF_Q4_0:
-    case GGUF_Q8_0: return 2;
-    case GGUF_Q4_K: return 16;
+    case GGUF_Q5_0:
+    case GGUF_Q8_0:
+    case GGUF_IQ4_NL: return 2;
+    case GGUF_Q4_1:
+    case GGUF_Q5_1: return 4;
+    case GGUF_IQ4_XS: return 8;
+    case GGUF_Q3_K: return 14;
+    case GGUF_Q4_K:
+    case GGUF_Q5_K: return 16;
     case GGUF_Q6_K: return 18;
+    case GGUF_Q2_K: return 20;
     default: return 0;
     }
 }

@@ -3,11 +3,14 @@
 #include "profiles/gguf.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "values are read from the mapping as they stand");
@@ -107,7 +110,9 @@ static const void *name_find(const name_table *t, const char *name) {
 
 typedef struct part {
     file_map map;
-    bool mapped; /* by us: false for the caller's memory */
+    bool mapped;    /* by us: false for the caller's memory */
+    int fd;         /* of what is mapped */
+    char name[104]; /* of the file, for messages; cut to fit */
     bool powerinfer;
     uint32_t version;
     uint64_t alignment;
@@ -122,7 +127,10 @@ static void part_close(part *p) {
     free(p->keys);
     free(p->key_table.slots);
     free(p->tensors);
-    if (p->mapped) file_map_close(&p->map);
+    if (p->mapped) {
+        file_map_close(&p->map);
+        if (p->fd >= 0) close(p->fd);
+    }
     *p = (part){0};
 }
 
@@ -414,8 +422,9 @@ static hotset_status add_part(gguf *g, const char *path, hotset_error *err) {
     g->parts = parts;
     part *p = &parts[g->part_n];
     *p = (part){.mapped = true};
-    HOTSET_TRY(file_map_open(&p->map, path, err));
+    HOTSET_TRY(file_map_open_kept(&p->map, &p->fd, path, err));
     g->part_n++;
+    snprintf(p->name, sizeof p->name, "%s", file_name(path));
     hotset_error inner;
     if (part_read(p, &inner) != HOTSET_OK) return blame_file(err, path, &inner);
     return HOTSET_OK;
@@ -565,6 +574,19 @@ uint64_t gguf_file_bytes(const gguf *g) {
 const file_map *gguf_part_map(const gguf *g, uint32_t part_i) {
     assert(part_i < g->part_n);
     return &g->parts[part_i].map;
+}
+
+hotset_status gguf_check_files(const gguf *g, hotset_error *err) {
+    for (uint32_t i = 0; i < g->part_n; i++) {
+        const part *p = &g->parts[i];
+        struct stat info;
+        if (!p->mapped) continue;
+        if (fstat(p->fd, &info)) return hotset_fail(err, HOTSET_E_IO, "%s: %s", p->name, strerror(errno));
+        if ((uint64_t)info.st_size < p->map.bytes)
+            return hotset_fail(err, HOTSET_E_IO, "%s: it was cut while in use, from %llu bytes to %llu",
+                               p->name, (unsigned long long)p->map.bytes, (unsigned long long)info.st_size);
+    }
+    return HOTSET_OK;
 }
 
 uint64_t gguf_key_n(const gguf *g) { return g->parts[0].key_n; }

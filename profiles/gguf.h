@@ -143,6 +143,10 @@ uint64_t gguf_file_bytes(const gguf *g); /* of all parts */
 uint32_t gguf_part_n(const gguf *g);
 /* The mapping of one part, for prefetching and releasing pages. */
 const file_map *gguf_part_map(const gguf *g, uint32_t part_i);
+/* Whether all files are still as long as when they were mapped: reading a page that is no longer there would
+ * end the program (SIGBUS). A file that is deleted stays readable. Errors: E_IO, naming the file and both
+ * lengths. */
+HOTSET_CHECKED hotset_status gguf_check_files(const gguf *g, hotset_error *err);
 
 uint64_t gguf_key_n(const gguf *g);
 const gguf_key *gguf_key_at(const gguf *g, uint64_t i);

@@ -95,6 +95,8 @@ check_errors() {
     refuse 1 "token $vocab_n" run "$model" -p x --logit-bias $vocab_n=1
     refuse 1 "MiB" run "$model" -p x --ram 1kB
     refuse 1 "activation" run "$model" -p x --activation nonsense
+    refuse 1 "no pre-tokenizer 'nonsense'" run "$model" -p x --pre nonsense
+    refuse 1 "no pre-tokenizer 'nonsense'" tokenize "$model" --pre nonsense
     expect "failures leave no file" [ -z "$(find "$work" -name 'never*')" ]
 }
 
@@ -134,6 +136,9 @@ check_tokenize() {
     expect "special tokens are recognised with --special" [ "$(cat "$out")" = 0 ]
     run 0 tokenize "$model" --no-bos --ids
     expect "and only with --special" [ "$(wc -w <"$out")" -gt 1 ]
+    printf '12345' >"$text"
+    run 0 tokenize "$model" --no-bos --ids --pre qwen2
+    expect "tokenize --pre: digits one by one" [ "$(wc -w <"$out")" -eq 5 ]
     input=/dev/null
     run 0 tokenize "$model" --json
     expect "the ids as JSON" grep -qxF '{"ids": [0]}' "$out"
@@ -192,7 +197,11 @@ check_run() {
     run 0 run "$model" -p "The whale" --ctx 16 --ignore-eos
     expect "run: stops at the end of the context" grep -q "context full" "$err"
     run 0 run "$model" -p "The \"whale\"" -n 5 --json --seed 1
-    expect "run: --json is one object" grep -qE '^\{"prompt": "The \\"whale\\"", "text": ".*"token_n": 5, .*\}$' "$out"
+    expect "run: --json, at the end the whole" \
+        perl -e 'exit !((<>)[-1] =~ /^\{"prompt": "The \\"whale\\"", "text": ".*"token_n": 5, .*\}$/)' "$out"
+    expect "run: --json, before it the pieces" [ "$(lines "$out")" -ge 4 ]
+    expect "run: --json, together the text" [ "$(sed -n 's/^{"piece": "\(.*\)"}$/\1/p' "$out" | tr -d '\n')" = \
+        "$(sed -nE 's/.*"text": "(.*)", "stopped".*/\1/p' "$out")" ]
     local forbidden
     forbidden=$(seq -s, 1 $((vocab_n - 1)) | sed 's/,/=-inf,/g; s/$/=-inf/')
     run 0 run "$model" -p "The whale" -n 5 --logit-bias "$forbidden"
@@ -214,6 +223,15 @@ check_stop() {
     wait $pid
     expect "a signal stops the answer" [ $? -eq 1 ]
     expect "and says so in one line" grep -qE "stopped: interrupted$" "$err"
+    cp "$model" "$work/cut.gguf"
+    "$hotset" bench "$work/cut.gguf" --memory mapped -p 64 -n 64 -r 1000 >"$out" 2>"$err" </dev/null &
+    pid=$!
+    sleep 2
+    truncate -s 1M "$work/cut.gguf"
+    wait $pid
+    expect "a file that is cut while it is mapped is an error" [ $? -eq 1 ]
+    expect "of one line that names it" grep -q "cut.gguf.*: .*cut" "$err"
+    expect "and no more" [ "$(lines "$err")" -eq 1 ]
     "$hotset" inspect "$model" --tensors 2>"$err" | head -n 1 >"$out"
     expect "a reader that goes away is no error to tell" [ ! -s "$err" ]
     "$hotset" inspect "$model" >/dev/full 2>"$err"

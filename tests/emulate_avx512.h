@@ -17,10 +17,12 @@
 
 /* The sources' own external names, so that both versions can stand in one program. */
 #define cpu_kernels_avx512 cpu_kernels_avx512_emulated
+#define avx512_blocks      avx512_blocks_emulated
 #define avx512_gemv        avx512_gemv_emulated
 #define avx512_gemm        avx512_gemm_emulated
 #define avx512_attend      avx512_attend_emulated
 #define avx512_neurons     avx512_neurons_emulated
+#define avx512_sgemm       avx512_sgemm_emulated
 #define avx512_rows        avx512_rows_emulated
 
 /* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */
@@ -195,6 +197,18 @@ static inline __m512i emu_mm512_permutexvar_epi8(__m512i index, __m512i a) {
     EMU_EACH(i, 64) r.u8[i] = x.u8[n.u8[i] & 63];
     return r.i;
 }
+static inline __m512i emu_mm512_permutexvar_epi32(__m512i index, __m512i a) {
+    const emu n = {.i = index}, x = {.i = a};
+    emu r;
+    EMU_EACH(i, 16) r.u32[i] = x.u32[n.u32[i] & 15];
+    return r.i;
+}
+static inline __m512i emu_mm512_permutex2var_epi16(__m512i a, __m512i index, __m512i b) {
+    const emu x = {.i = a}, n = {.i = index}, y = {.i = b};
+    emu r;
+    EMU_EACH(i, 32) r.u16[i] = n.u16[i] & 32 ? y.u16[n.u16[i] & 31] : x.u16[n.u16[i] & 31];
+    return r.i;
+}
 static inline __m512i emu_mm512_permutex2var_epi8(__m512i a, __m512i index, __m512i b) {
     const emu x = {.i = a}, n = {.i = index}, y = {.i = b};
     emu r;
@@ -229,6 +243,21 @@ EMU_TWICE(mm512_packs_epi32, _mm256_packs_epi32)
 
 EMU_TWICE(mm512_add_epi32, _mm256_add_epi32)
 EMU_TWICE(mm512_add_epi64, _mm256_add_epi64)
+EMU_TWICE(mm512_max_epi32, _mm256_max_epi32)
+EMU_TWICE(mm512_mullo_epi32, _mm256_mullo_epi32)
+EMU_TWICE(mm512_shuffle_epi8, _mm256_shuffle_epi8)
+static inline __mmask64 emu_mm512_test_epi8_mask(__m512i a, __m512i b) {
+    const emu x = {.i = a}, y = {.i = b};
+    __mmask64 m = 0;
+    EMU_EACH(i, 64) if (x.u8[i] & y.u8[i]) m |= (__mmask64)1 << i;
+    return m;
+}
+static inline __m512i emu_mm512_mask_add_epi8(__m512i kept, __mmask64 m, __m512i a, __m512i b) {
+    emu r = {.i = kept};
+    const emu x = {.i = a}, y = {.i = b};
+    EMU_EACH(i, 64) if (m >> i & 1) r.u8[i] = (uint8_t)(x.u8[i] + y.u8[i]);
+    return r.i;
+}
 EMU_TWICE(mm512_sub_epi32, _mm256_sub_epi32)
 EMU_TWICE(mm512_srlv_epi64, _mm256_srlv_epi64)
 EMU_TWICE(mm512_and_si512, _mm256_and_si256)
@@ -489,6 +518,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_loadu_ps emu_mm512_loadu_ps
 #undef _mm512_loadu_si512
 #define _mm512_loadu_si512 emu_mm512_loadu_si512
+#undef _mm512_mask_add_epi8
+#define _mm512_mask_add_epi8 emu_mm512_mask_add_epi8
 #undef _mm512_mask_add_ps
 #define _mm512_mask_add_ps emu_mm512_mask_add_ps
 #undef _mm512_mask_blend_ps
@@ -503,20 +534,28 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_maskz_loadu_epi8 emu_mm512_maskz_loadu_epi8
 #undef _mm512_maskz_loadu_ps
 #define _mm512_maskz_loadu_ps emu_mm512_maskz_loadu_ps
+#undef _mm512_max_epi32
+#define _mm512_max_epi32 emu_mm512_max_epi32
 #undef _mm512_max_ps
 #define _mm512_max_ps emu_mm512_max_ps
 #undef _mm512_min_ps
 #define _mm512_min_ps emu_mm512_min_ps
 #undef _mm512_mul_ps
 #define _mm512_mul_ps emu_mm512_mul_ps
+#undef _mm512_mullo_epi32
+#define _mm512_mullo_epi32 emu_mm512_mullo_epi32
 #undef _mm512_or_si512
 #define _mm512_or_si512 emu_mm512_or_si512
 #undef _mm512_packs_epi32
 #define _mm512_packs_epi32 emu_mm512_packs_epi32
+#undef _mm512_permutex2var_epi16
+#define _mm512_permutex2var_epi16 emu_mm512_permutex2var_epi16
 #undef _mm512_permutex2var_epi8
 #define _mm512_permutex2var_epi8 emu_mm512_permutex2var_epi8
 #undef _mm512_permutexvar_epi16
 #define _mm512_permutexvar_epi16 emu_mm512_permutexvar_epi16
+#undef _mm512_permutexvar_epi32
+#define _mm512_permutexvar_epi32 emu_mm512_permutexvar_epi32
 #undef _mm512_permutexvar_epi64
 #define _mm512_permutexvar_epi64 emu_mm512_permutexvar_epi64
 #undef _mm512_permutexvar_epi8
@@ -547,6 +586,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_setzero_ps emu_mm512_setzero_ps
 #undef _mm512_setzero_si512
 #define _mm512_setzero_si512 emu_mm512_setzero_si512
+#undef _mm512_shuffle_epi8
+#define _mm512_shuffle_epi8 emu_mm512_shuffle_epi8
 #undef _mm512_shuffle_f32x4
 #define _mm512_shuffle_f32x4 emu_mm512_shuffle_f32x4
 #undef _mm512_slli_epi16
@@ -577,6 +618,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_sub_ps emu_mm512_sub_ps
 #undef _mm512_ternarylogic_epi64
 #define _mm512_ternarylogic_epi64 emu_mm512_ternarylogic_epi64
+#undef _mm512_test_epi8_mask
+#define _mm512_test_epi8_mask emu_mm512_test_epi8_mask
 #undef _mm512_unpackhi_epi16
 #define _mm512_unpackhi_epi16 emu_mm512_unpackhi_epi16
 #undef _mm512_unpackhi_epi32

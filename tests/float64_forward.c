@@ -10,6 +10,7 @@
  * Qwen2, Qwen3, Qwen3-MoE, OLMoE, Arcee, Nemotron, Falcon, Phi-3, Gemma 2, Gemma 3, GLM-4-MoE and gpt-oss,
  * and that of SmallThinker's repository. Where GGUF adds a convention of its own, the comment says so.
  */
+#include "tests/block_values.h"
 #include "tests/float64_model.h"
 
 #include <math.h>
@@ -38,80 +39,11 @@ double *float64_doubles(size_t n) {
 
 /* ---- Weights, from the definitions of the blocks ---------------------------------------------------- */
 
-static unsigned u16_at(const uint8_t *p) { return (unsigned)p[0] | (unsigned)p[1] << 8; }
-
-/* IEEE 754 binary16: sign, 5 bits of exponent (bias 15), 10 of fraction. */
-static double half_at(const uint8_t *p) {
-    unsigned bits = u16_at(p), exponent = bits >> 10 & 31, fraction = bits & 1023;
-    double sign = bits & 0x8000 ? -1 : 1;
-    if (exponent == 31) return fraction ? (double)NAN : sign * (double)INFINITY;
-    if (exponent == 0) return sign * ldexp(fraction, -24);
-    return sign * ldexp(1024 + fraction, (int)exponent - 25);
-}
-
-static double single_from(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-static void q4_0_block(const uint8_t *b, double *x) {
-    double d = half_at(b);
-    for (size_t i = 0; i < 16; i++) {
-        x[i] = d * ((b[2 + i] & 15) - 8);
-        x[i + 16] = d * ((b[2 + i] >> 4) - 8);
-    }
-}
-
-static void q8_0_block(const uint8_t *b, double *x) {
-    double d = half_at(b);
-    for (size_t i = 0; i < 32; i++) x[i] = d * (int8_t)b[2 + i];
-}
-
-static void q4_k_block(const uint8_t *b, double *x) {
-    double d = half_at(b), d_min = half_at(b + 2);
-    const uint8_t *s = b + 4, *q = b + 16;
-    for (size_t group = 0; group < 8; group++) {
-        int scale, minimum;
-        if (group < 4) {
-            scale = s[group] & 63;
-            minimum = s[group + 4] & 63;
-        } else {
-            scale = (s[group + 4] & 15) | (s[group - 4] >> 6) << 4;
-            minimum = s[group + 4] >> 4 | (s[group] >> 6) << 4;
-        }
-        for (size_t i = 0; i < 32; i++) {
-            int byte = q[group / 2 * 32 + i];
-            x[group * 32 + i] = d * scale * (group % 2 ? byte >> 4 : byte & 15) - d_min * minimum;
-        }
-    }
-}
-
-static void q6_k_block(const uint8_t *b, double *x) {
-    const int8_t *scale = (const int8_t *)(b + 192);
-    double d = half_at(b + 208);
-    for (size_t i = 0; i < 256; i++) {
-        size_t half = i / 128, run = i % 128 / 32, l = i % 32; /* run: which quarter of the half */
-        int low = b[64 * half + 32 * (run % 2) + l] >> (run < 2 ? 0 : 4) & 15;
-        int high = b[128 + 32 * half + l] >> (2 * run) & 3;
-        x[i] = d * scale[i / 16] * ((low | high << 4) - 32);
-    }
-}
-
 void float64_row(const gguf_tensor *t, uint64_t row_i, double *out) {
     const uint8_t *p = t->data + row_i * t->row_bytes;
     const gguf_type_info *info = gguf_type_get(t->type);
     for (uint64_t i = 0; i < t->dim[0]; i += info->block_n, p += info->block_bytes) {
-        switch ((int)t->type) {
-        case GGUF_F32: out[i] = single_from(u16_at(p) | (uint32_t)u16_at(p + 2) << 16); break;
-        case GGUF_F16: out[i] = half_at(p); break;
-        case GGUF_BF16: out[i] = single_from((uint32_t)u16_at(p) << 16); break;
-        case GGUF_Q8_0: q8_0_block(p, out + i); break;
-        case GGUF_Q4_0: q4_0_block(p, out + i); break;
-        case GGUF_Q4_K: q4_k_block(p, out + i); break;
-        case GGUF_Q6_K: q6_k_block(p, out + i); break;
-        default: float64_give_up("no definition of %s", info->name);
-        }
+        for (uint64_t j = 0; j < info->block_n; j++) out[i + j] = block_value(p, t->type, j);
     }
 }
 

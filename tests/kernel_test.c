@@ -2,6 +2,7 @@
 #include "tests/kernel_test.h"
 
 #include <criterion/criterion.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,6 +18,29 @@ size_t kernel_tables(cpu_kernels *tables) {
         tables[n++].isa = "avx512 emulated";
     }
     return n;
+}
+
+static void put_half(uint8_t *p, float x) {
+    const uint16_t h = ref_f32_to_f16(x);
+    memcpy(p, &h, sizeof h);
+}
+
+void kernel_set_scales(uint8_t *block, gguf_type type, float d) {
+    int exponent;
+    switch ((int)type) {
+    case GGUF_MXFP4: /* 0: the smallest there is */
+        frexpf(d, &exponent);
+        block[0] = (uint8_t)(d != 0 ? 127 + exponent : 0);
+        break;
+    case GGUF_Q2_K: put_half(block + 80, d), put_half(block + 82, -0.5f * d); break;
+    case GGUF_Q3_K: put_half(block + 108, d); break;
+    case GGUF_Q6_K: put_half(block + 208, d); break;
+    case GGUF_Q4_1:
+    case GGUF_Q5_1: put_half(block + 2, 1.5f * d), put_half(block, d); break;
+    case GGUF_Q4_K:
+    case GGUF_Q5_K: put_half(block + 2, -0.5f * d), put_half(block, d); break;
+    default: put_half(block, d);
+    }
 }
 
 uint64_t random_u64(random_state *r) {

@@ -4,6 +4,7 @@
 #define HOTSET_TESTS_KERNEL_TEST_H
 
 #include "devices/cpu/kernels.h"
+#include "tests/block_values.h"
 
 /* Every instruction set of this machine, and AVX-512 emulated where it has AVX2: at most KERNEL_TABLES_MAX
  * tables; returns their number. */
@@ -18,6 +19,10 @@ uint64_t random_u64(random_state *r);
 size_t random_below(random_state *r, size_t n);
 float random_float(random_state *r); /* in [-1, 1) */
 void random_floats(random_state *r, float *x, size_t n);
+
+/* Gives a block of random bytes scales that keep its weights finite: d, dmin minus half of it, m more of it.
+ * MXFP4: a power of two near |d|. */
+void kernel_set_scales(uint8_t *block, gguf_type type, float d);
 
 /* `bytes` of memory, filled with 0xff, whose end (or, with at_start, whose beginning) touches a page without
  * access: reading or writing past it traps. */

@@ -88,20 +88,21 @@ static void check_by_row_runs(const char *path, bool experts, const char *label)
 
 Test(convert, quantises_every_matrix) {
     static const gguf_type sources[] = {GGUF_F32, GGUF_F16, GGUF_BF16};
+    static const gguf_type types[] = {GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1,
+                                      GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K, GGUF_MXFP4};
     static const size_t which[] = {0, 1, 3, 5};
-    for (size_t t = 3; t < CONVERT_TYPE_N; t++)
+    for (size_t t = 0; t < COUNT_OF(types); t++)
         for (size_t s = 0; s < COUNT_OF(sources); s++) {
             char in[PATH_BYTES], out[PATH_BYTES];
-            const char *name = gguf_type_get(convert_types[t])->name;
+            const char *name = gguf_type_get(types[t])->name;
             const tiny_model *model = &convert_models[which[(s + t) % COUNT_OF(which)]];
             convert_write_tiny(in, model, sources[s]);
             convert_path(out);
             CONVERT(in, out, "--type", name, "--threads", s == 1 ? "1" : "3");
             hotset_model *a = convert_open(in), *b = convert_open(out);
-            bool small = convert_types[t] == GGUF_Q4_0 || convert_types[t] == GGUF_Q4_K,
-                 experts = model->expert_n > 0;
-            cr_expect_eq(type_of(b, "token_embd.weight"), convert_types[t]);
-            cr_expect_eq(type_of(b, "output.weight"), small ? GGUF_Q6_K : convert_types[t]);
+            bool small = types[t] != GGUF_Q8_0 && types[t] != GGUF_Q6_K, experts = model->expert_n > 0;
+            cr_expect_eq(type_of(b, "token_embd.weight"), types[t]);
+            cr_expect_eq(type_of(b, "output.weight"), small ? GGUF_Q6_K : types[t]);
             cr_expect_eq(type_of(b, "blk.0.attn_norm.weight"), GGUF_F32);
             if (experts) cr_expect_eq(type_of(b, "blk.0.ffn_gate_inp.weight"), GGUF_F32);
             cr_expect_eq(convert_down(b, 0)->order, NEURONS_BY_ROW);
@@ -115,6 +116,37 @@ Test(convert, quantises_every_matrix) {
             unlink(in);
             unlink(out);
         }
+}
+
+/* --keep: the first pattern that fits a matrix decides. */
+Test(convert, keeps_matrices_in_other_types) {
+    char in[PATH_BYTES], out[PATH_BYTES];
+    convert_write_tiny(in, &convert_models[0], GGUF_F32);
+    convert_path(out);
+    CONVERT(in, out, "--type", "MXFP4", "--keep", "blk.1.ffn_up*=Q8_0,blk.?.ffn_up*=BF16", "--keep",
+            "output.weight=Q4_1");
+    hotset_model *m = convert_open(out);
+    cr_expect_eq(type_of(m, "blk.0.ffn_up.weight"), GGUF_BF16);
+    cr_expect_eq(type_of(m, "blk.1.ffn_up.weight"), GGUF_Q8_0);
+    cr_expect_eq(type_of(m, "blk.1.ffn_gate.weight"), GGUF_MXFP4);
+    cr_expect_eq(type_of(m, "output.weight"), GGUF_Q4_1);
+    cr_expect_eq(type_of(m, "output_norm.weight"), GGUF_F32);
+    hotset_model_free(m);
+    unlink(out);
+    static const struct {
+        const char *keep, *message;
+        int status;
+    } wrong[] = {{"nothing=Q8_0", "no matrix has that name", 1},
+                 {"output.weight", "must be NAME=TYPE", 2},
+                 {"output.weight=Q9", "unknown type 'Q9'", 2},
+                 {"output_norm*=F16", "no matrix has that name", 1},
+                 {"*=IQ4_XS", "unknown type 'IQ4_XS'", 2}};
+    for (size_t i = 0; i < COUNT_OF(wrong); i++) {
+        convert_outcome done = convert_run(in, out, "--type", "Q8_0", "--keep", wrong[i].keep, NULL);
+        cr_expect_eq(done.status, wrong[i].status, "%s", wrong[i].keep);
+        cr_expect(strstr(done.message, wrong[i].message), "%s: %s", wrong[i].keep, done.message);
+    }
+    unlink(in);
 }
 
 /* --keep-down, and models without zeros: blocks along the neurons, the stock layout. */
@@ -361,7 +393,7 @@ Test(convert, refuses_in_one_line_and_leaves_nothing) {
     check_refused(folder, 1, "none", none, out, NULL, NULL);
     check_refused(folder, 1, "cut", cut, out, NULL, NULL);
     check_refused(folder, 2, "unknown type 'Q9'", relu, out, "--type", "Q9");
-    check_refused(folder, 2, "unknown type 'Q5_K'", relu, out, "--type", "Q5_K");
+    check_refused(folder, 2, "unknown type 'IQ4_XS'", relu, out, "--type", "IQ4_XS");
     check_refused(folder, 1, "is Q8_0 already", quantised, out, "--type", "Q4_0");
     check_refused(folder, 1, "never zero", silu, out, NULL, NULL);
     check_refused(folder, 1, "nothing is to be done", relu, out, "--keep-down", NULL);

@@ -235,7 +235,7 @@ Test(cost, impossible_shapes_are_refused) {
     s.unit_neuron_n = 3;
     refused(s, "no multiple of 3");
     s = tiny_shape();
-    s.ffn_type = GGUF_Q5_1;
+    s.ffn_type = GGUF_Q8_1;
     refused(s, "cannot be stored by neuron");
     s = tiny_shape();
     s.ffn_type = GGUF_Q8_0;

@@ -132,12 +132,12 @@ Test(device, lists_that_cannot_run_are_refused_by_name) {
     device_ref step = {tables, 0}, short_workspace = {tables, (1 << 16) - 64};
     device_op op = {.kind = DEVICE_OP_LINEAR, .name = "attn qkv", .layer_i = 3, .row_max = 1};
     op.linear.part_n = 1;
-    op.linear.part[0].w = (device_matrix){.type = GGUF_Q5_0, .in_n = 2048, .out_n = 32, .row_bytes = 1408};
+    op.linear.part[0].w = (device_matrix){.type = GGUF_NVFP4, .in_n = 2048, .out_n = 32, .row_bytes = 1152};
     device_list *list = (device_list *)&list;
     hotset_error err = {0};
     cr_assert_eq(s.cpu->api->list_record(s.cpu, &op, 1, step, 1, short_workspace, &list, &err),
                  HOTSET_E_UNSUPPORTED);
-    cr_assert(strstr(err.message, "attn qkv of layer 3") && strstr(err.message, "Q5_0"), "%s", err.message);
+    cr_assert(strstr(err.message, "attn qkv of layer 3") && strstr(err.message, "NVFP4"), "%s", err.message);
     cr_assert_null(list);
     op.linear.part[0].w.type = GGUF_F32;
     op.linear.part[0].w.row_bytes = 8192;

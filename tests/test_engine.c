@@ -124,7 +124,8 @@ Test(plan, belongs_to_its_model) {
     hotset_model *other;
     hotset_engine *e;
     hotset_error err = {0};
-    cr_assert_eq(hotset_model_open(&other, DEMO_MODEL, &(hotset_model_options){"silu"}, &err), HOTSET_OK);
+    cr_assert_eq(hotset_model_open(&other, DEMO_MODEL, &(hotset_model_options){.activation = "silu"}, &err),
+                 HOTSET_OK);
     cr_assert_eq(hotset_engine_open(&e, other, s.plan, NULL, &err), HOTSET_E_ARGUMENT);
     cr_assert_null(e);
     hotset_model_free(other);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/quantise.h"
 #include "tests/kernel_test.h"
 
 /* ---- Norms, activations and small vector work ---- */
@@ -156,21 +157,24 @@ Test(kernel_vectors, axpy_and_rope_follow_their_formulas) {
 typedef struct attend_case {
     const cpu_kernels *kernels;
     size_t head_n, key_n, value_n, row_n;
-    bool f16;
+    gguf_type state;
     float scale, softcap;
 } attend_case;
 
 /* State rows with gaps between them, the last touching the guard page; `x` gets their values as doubles. */
-static guarded state_rows(double *x, size_t *stride, size_t row_n, size_t n, bool f16, random_state *r) {
-    const size_t item_bytes = f16 ? 2 : 4;
-    *stride = (n + random_below(r, 3)) * item_bytes;
-    guarded g = guarded_alloc((row_n - 1) * *stride + n * item_bytes, item_bytes, false);
-    for (size_t i = 0; i < row_n * n; i++) {
-        const float v = random_float(r);
-        const uint16_t h = ref_f32_to_f16(v);
-        memcpy(g.data + i / n * *stride + i % n * item_bytes, f16 ? (const void *)&h : (const void *)&v,
-               item_bytes);
-        x[i] = (double)(f16 ? ref_f16_to_f32(h) : v);
+static guarded state_rows(double *x, size_t *stride, size_t row_n, size_t n, gguf_type type,
+                          random_state *r) {
+    const size_t row_bytes = gguf_row_bytes(type, n), align = type == GGUF_F32 ? 4 : 2;
+    const size_t block_n = gguf_type_get(type)->block_n, block_bytes = gguf_type_get(type)->block_bytes;
+    *stride = row_bytes + random_below(r, 3) * align;
+    guarded g = guarded_alloc((row_n - 1) * *stride + row_bytes, align, false);
+    float row[VECTOR_MAX];
+    for (size_t i = 0; i < row_n; i++) {
+        uint8_t *to = g.data + i * *stride;
+        random_floats(r, row, n);
+        cr_assert(quantise_row(to, row, n, type));
+        for (size_t j = 0; j < n; j++)
+            x[i * n + j] = block_value(to + j / block_n * block_bytes, type, j % block_n);
     }
     return g;
 }
@@ -210,11 +214,11 @@ static void check_attend(const attend_case *c, random_state *r) {
                          .key_n = c->key_n,
                          .value_n = c->value_n,
                          .row_n = c->row_n,
-                         .f16 = c->f16,
+                         .state = c->state,
                          .scale = c->scale,
                          .softcap = c->softcap};
-    guarded keys = state_rows(key, &a.key_stride, c->row_n, c->key_n, c->f16, r);
-    guarded values = state_rows(value, &a.value_stride, c->row_n, c->value_n, c->f16, r);
+    guarded keys = state_rows(key, &a.key_stride, c->row_n, c->key_n, c->state, r);
+    guarded values = state_rows(value, &a.value_stride, c->row_n, c->value_n, c->state, r);
     guarded q = guarded_alloc(c->head_n * c->key_n * sizeof(float), sizeof(float), false);
     random_floats(r, (float *)(void *)q.data, c->head_n * c->key_n);
     a.key = keys.data;
@@ -241,6 +245,7 @@ Test(kernel_vectors, attend_is_softmax_of_scaled_products) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {8};
+    static const gguf_type states[] = {GGUF_F16, GGUF_F32, GGUF_Q8_0};
     static const size_t widths[] = {1, 5, 8, 12, 16, 64, 80, 96, 100, 128, 256};
     for (size_t i = 0; i < 300 * table_n; i++) {
         attend_case c = {.kernels = &tables[i % table_n]};
@@ -248,13 +253,14 @@ Test(kernel_vectors, attend_is_softmax_of_scaled_products) {
         c.key_n = widths[random_below(&r, COUNT_OF(widths))];
         c.value_n = widths[random_below(&r, COUNT_OF(widths))];
         c.row_n = 1 + random_below(&r, i % 3 ? 70 : 8);
-        c.f16 = random_below(&r, 2);
+        c.state = states[random_below(&r, COUNT_OF(states))];
+        if (c.state == GGUF_Q8_0) c.key_n = (c.key_n + 31) / 32 * 32, c.value_n = (c.value_n + 31) / 32 * 32;
         c.scale = random_below(&r, 4) ? 1 / sqrtf((float)c.key_n) : 20; /* 20: scores far below the maximum */
         c.softcap = random_below(&r, 3) ? 0 : 5 + 45 * (float)random_below(&r, 2);
         check_attend(&c, &r);
     }
     for (size_t t = 0; t < table_n; t++)
-        check_attend(&(attend_case){&tables[t], 4, 128, 128, 1025, true, 0.0883883f, 0}, &r);
+        check_attend(&(attend_case){&tables[t], 4, 128, 128, 1025, GGUF_F16, 0.0883883f, 0}, &r);
 }
 
 /* ---- Limits ---- */

@@ -6,11 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "devices/quant.h"
 #include "tests/kernel_test.h"
-
-static const gguf_type all_types[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0,
-                                      GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
 
 typedef struct type_facts {
     const char *name;
@@ -18,16 +14,8 @@ typedef struct type_facts {
 } type_facts;
 
 static type_facts facts_of(gguf_type type) {
-    switch (type) {
-    case GGUF_F32: return (type_facts){"F32", 1, 4, 0};
-    case GGUF_F16: return (type_facts){"F16", 1, 2, 0};
-    case GGUF_BF16: return (type_facts){"BF16", 1, 2, 0};
-    case GGUF_Q8_0: return (type_facts){"Q8_0", 32, 34, 32};
-    case GGUF_Q4_0: return (type_facts){"Q4_0", 32, 18, 32};
-    case GGUF_Q4_K: return (type_facts){"Q4_K", 256, 144, 256};
-    case GGUF_Q6_K: return (type_facts){"Q6_K", 256, 210, 256};
-    default: abort();
-    }
+    const gguf_type_info *info = gguf_type_get(type);
+    return (type_facts){info->name, info->block_n, info->block_bytes, info->block_n == 1 ? 0 : info->block_n};
 }
 
 /* ---- Weights ---- */
@@ -62,13 +50,11 @@ static void fill_block(uint8_t *w, gguf_type type, weight_mode mode, random_stat
         memcpy(w, &h, sizeof h);
         break;
     }
-    case GGUF_Q4_K: put_half(w, d), put_half(w + 2, 0.5f * d); break;
     case GGUF_Q6_K:
-        put_half(w + 208, d);
         if (mode == WEIGHTS_LOW || mode == WEIGHTS_HIGH)
             memset(w + 192, mode == WEIGHTS_LOW ? 0x80 : 0x7f, 16);
-        break;
-    default: put_half(w, d);
+        /* fall through */
+    default: kernel_set_scales(w, type, d);
     }
 }
 
@@ -81,45 +67,9 @@ static void fill_rows(uint8_t *w, gguf_type type, size_t row_bytes, size_t row_n
     }
 }
 
-/* The value of weight i of a block, written down from the descriptions in devices/quant.h one weight at a
- * time. */
-static double weight_of_block(const uint8_t *w, gguf_type type, size_t i) {
-    uint16_t h;
-    memcpy(&h, type == GGUF_Q6_K ? w + 208 : w, sizeof h);
-    const double d = (double)ref_f16_to_f32(h);
-    switch (type) {
-    case GGUF_F32: {
-        float x;
-        memcpy(&x, w, sizeof x);
-        return (double)x;
-    }
-    case GGUF_F16: return d;
-    case GGUF_BF16: return (double)ref_bf16_to_f32(h);
-    case GGUF_Q8_0: return d * (int8_t)w[2 + i];
-    case GGUF_Q4_0: return d * ((i < 16 ? w[2 + i] & 15 : w[2 + i - 16] >> 4) - 8);
-    case GGUF_Q4_K: {
-        uint16_t h_min;
-        memcpy(&h_min, w + 2, sizeof h_min);
-        const uint8_t *s = w + 4;
-        const size_t j = i / 32;
-        const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | (s[j - 4] >> 6) << 4;
-        const int min = j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | (s[j] >> 6) << 4;
-        const uint8_t q = w[16 + j / 2 * 32 + i % 32];
-        return d * scale * (j % 2 ? q >> 4 : q & 15) - (double)ref_f16_to_f32(h_min) * min;
-    }
-    case GGUF_Q6_K: {
-        const size_t half = i / 128, l = i % 32, run = i % 128 / 32;
-        const uint8_t ql = w[64 * half + l + (run % 2) * 32], qh = w[128 + 32 * half + l];
-        const int q = ((run < 2 ? ql & 15 : ql >> 4) | (qh >> (2 * run) & 3) << 4) - 32;
-        return d * (int8_t)w[192 + i / 16] * q;
-    }
-    default: abort();
-    }
-}
-
 static double weight_at(const uint8_t *row, gguf_type type, size_t i) {
     const type_facts f = facts_of(type);
-    return weight_of_block(row + i / f.block_n * f.block_bytes, type, i % f.block_n);
+    return block_value(row + i / f.block_n * f.block_bytes, type, i % f.block_n);
 }
 
 /* Sum of |w x|: what errors of a product are measured against. */
@@ -143,13 +93,13 @@ Test(kernels, dequantised_rows_follow_the_block_layouts) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {1};
-    for (size_t t = 0; t < COUNT_OF(all_types) * table_n * WEIGHTS_MODES; t++) {
-        const gguf_type type = all_types[t % COUNT_OF(all_types)];
-        const cpu_kernels *kernels = &tables[t / COUNT_OF(all_types) % table_n];
+    for (size_t t = 0; t < ALL_TYPES * table_n * WEIGHTS_MODES; t++) {
+        const gguf_type type = all_types[t % ALL_TYPES];
+        const cpu_kernels *kernels = &tables[t / ALL_TYPES % table_n];
         const type_facts f = facts_of(type);
         const size_t k = f.block_n * (f.block_n == 1 ? 77 : 3), bytes = k / f.block_n * f.block_bytes;
         guarded w = guarded_alloc(bytes, 1, false);
-        fill_rows(w.data, type, bytes, 1, k, (weight_mode)(t / COUNT_OF(all_types) / table_n), &r);
+        fill_rows(w.data, type, bytes, 1, k, (weight_mode)(t / ALL_TYPES / table_n), &r);
         float *x = canary_alloc(k);
         kernels->dequant[type](x, w.data, k);
         for (size_t i = 0; i < k; i++)
@@ -175,7 +125,7 @@ static void quantised_values(double *out, const float *x, size_t k, size_t act_n
 
 Test(kernels, references_are_sums_of_products) {
     random_state r = {2};
-    for (size_t t = 0; t < COUNT_OF(all_types); t++) {
+    for (size_t t = 0; t < ALL_TYPES; t++) {
         const gguf_type type = all_types[t];
         const type_facts f = facts_of(type);
         const size_t k = 512, row_n = 5, row_bytes = k / f.block_n * f.block_bytes;
@@ -285,9 +235,8 @@ static void for_each_product(check_fn *check) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {3};
-    for (size_t t = 0; t < table_n * COUNT_OF(all_types); t++) {
-        product_case c = {.kernels = &tables[t / COUNT_OF(all_types)],
-                          .type = all_types[t % COUNT_OF(all_types)]};
+    for (size_t t = 0; t < table_n * ALL_TYPES; t++) {
+        product_case c = {.kernels = &tables[t / ALL_TYPES], .type = all_types[t % ALL_TYPES]};
         const size_t block_n = facts_of(c.type).block_n, short_n = block_n == 1 ? 70 : block_n == 32 ? 18 : 5;
         for (size_t i = 1; i <= short_n; i++) {
             c.k = i * block_n;

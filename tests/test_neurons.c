@@ -7,11 +7,7 @@
 
 #include "devices/cpu/selftest.h"
 #include "devices/neurons.h"
-#include "devices/quant.h"
 #include "tests/kernel_test.h"
-
-static const gguf_type all_types[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0,
-                                      GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
 
 /* A matrix by row in random bytes (scales stay small numbers), and the same by neuron. */
 typedef struct matrix {
@@ -37,9 +33,7 @@ static void fill(uint8_t *w, gguf_type type, uint64_t bytes, random_state *r) {
         case GGUF_F32: d = random_float(r), memcpy(b, &d, 4); break;
         case GGUF_F16: put_half(b, random_float(r)); break;
         case GGUF_BF16: memcpy(b, &brain, 2); break;
-        case GGUF_Q6_K: put_half(b + offsetof(quant_q6_k, d), -d); break;
-        case GGUF_Q4_K: put_half(b + offsetof(quant_q4_k, dmin), 0.5f * d); /* fall through */
-        default: put_half(b, d);
+        default: kernel_set_scales(b, type, type == GGUF_Q6_K || type == GGUF_Q3_K ? -d : d);
         }
     }
 }
@@ -68,7 +62,7 @@ static void matrix_free(matrix *m) {
 Test(neurons, rows_come_back_bit_for_bit) {
     static const uint32_t ranges[][2] = {{0, 96}, {0, 16}, {16, 16}, {5, 1}, {30, 7}, {40, 56}};
     random_state r = {7};
-    for (size_t t = 0; t < COUNT_OF(all_types); t++) {
+    for (size_t t = 0; t < ALL_TYPES; t++) {
         matrix m = matrix_make(all_types[t], 512, 96, &r);
         for (size_t i = 0; i < COUNT_OF(ranges); i++) {
             uint32_t from = ranges[i][0], n = ranges[i][1];
@@ -118,7 +112,7 @@ Test(neurons, tiles_are_those_of_rows) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {13};
-    for (size_t t = 0; t < COUNT_OF(all_types); t++)
+    for (size_t t = 0; t < ALL_TYPES; t++)
         for (size_t i = 0; i < COUNT_OF(outs) * COUNT_OF(ins); i++) {
             uint32_t out_n = outs[i / COUNT_OF(ins)], in_n = ins[i % COUNT_OF(ins)];
             bool floats = gguf_type_get(all_types[t])->block_n == 1;
@@ -138,7 +132,7 @@ Test(neurons, fast_stores_move_the_same_bytes) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {17};
-    for (size_t t = 0; t < COUNT_OF(all_types); t++)
+    for (size_t t = 0; t < ALL_TYPES; t++)
         for (int i = 0; i < 6; i++) {
             bool floats = gguf_type_get(all_types[t])->block_n == 1;
             uint32_t in_n = 256 * (1 + (uint32_t)random_below(&r, 3));
@@ -230,7 +224,7 @@ Test(neurons, sums_are_the_products_of_rows) {
     const size_t table_n = kernel_tables(tables);
     static const unsigned shares[] = {0, 1, 9, 60, 256};
     random_state r = {11};
-    for (size_t t = 0; t < COUNT_OF(all_types); t++) {
+    for (size_t t = 0; t < ALL_TYPES; t++) {
         for (size_t s = 0; s < COUNT_OF(shares); s++) {
             matrix m = matrix_make(all_types[t], s % 2 ? 256 : 1024, s % 2 ? 192 : 96, &r);
             for (size_t k = 0; k < table_n; k++) check_sum(&tables[k], &m, shares[s], &r);

@@ -4,10 +4,7 @@
 #include <string.h>
 
 #include "devices/neurons_sort.h"
-#include "devices/quant.h"
 #include "tests/kernel_test.h"
-
-static const gguf_type block_types[] = {GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
 
 static void check_permutation(const uint32_t *order, uint32_t n) {
     uint8_t *seen = calloc(n, 1);
@@ -58,9 +55,9 @@ static int64_t sum(const int64_t *count, const uint32_t *order, uint32_t n) {
 
 Test(neurons_sort, groups_parts_and_neurons_stand_by_count) {
     random_state r = {78};
-    for (size_t t = 0; t < COUNT_OF(block_types); t++) {
+    for (size_t t = ALL_FLOATS; t < ALL_TYPES; t++) {
         enum { N = 1024 };
-        neurons_sharing s = neurons_sharing_of(block_types[t], NEURONS_BY_OUTPUT);
+        neurons_sharing s = neurons_sharing_of(all_types[t], NEURONS_BY_OUTPUT);
         int64_t count[N];
         uint32_t order[N];
         for (uint32_t i = 0; i < N; i++) count[i] = (int64_t)random_below(&r, 1000);
@@ -86,22 +83,17 @@ Test(neurons_sort, values_move_with_their_neurons) {
     cpu_kernels k;
     random_state r = {79};
     cpu_kernels_ref(&k);
-    for (size_t t = 0; t < COUNT_OF(block_types); t++)
+    for (size_t t = ALL_FLOATS; t < ALL_TYPES; t++)
         for (int round = 0; round < 10; round++) {
-            gguf_type type = block_types[t];
+            gguf_type type = all_types[t];
             uint32_t n = 256 * (1 + (uint32_t)random_below(&r, 4)), order[1024];
             size_t bytes = gguf_row_bytes(type, n);
             guarded old = guarded_alloc(bytes, 1, round % 2), moved = guarded_alloc(bytes, 1, round % 2);
             int64_t count[1024];
             float before[1024], after[1024];
             for (size_t i = 0; i < bytes; i++) old.data[i] = (uint8_t)random_u64(&r);
-            for (size_t b = 0; b < bytes; b += gguf_type_get(type)->block_bytes) { /* finite scales */
-                size_t at = type == GGUF_Q6_K ? offsetof(quant_q6_k, d) : 0;
-                for (size_t field = 0; field <= (type == GGUF_Q4_K); field++) {
-                    uint16_t d = ref_f32_to_f16(random_float(&r));
-                    memcpy(old.data + b + at + 2 * field, &d, 2);
-                }
-            }
+            for (size_t b = 0; b < bytes; b += gguf_type_get(type)->block_bytes) /* finite scales */
+                kernel_set_scales(old.data + b, type, random_float(&r));
             for (uint32_t i = 0; i < n; i++) count[i] = (int64_t)random_below(&r, 50);
             cr_assert_eq(neurons_sort(order, count, n, neurons_sharing_of(type, NEURONS_BY_OUTPUT), NULL),
                          HOTSET_OK);

@@ -11,9 +11,12 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Of the types with one generic form two must do: test_neurons.c and test_rows.c have all. */
+static const gguf_type types[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0,  GGUF_Q4_0,
+                                  GGUF_Q4_K, GGUF_Q6_K, GGUF_Q5_1, GGUF_IQ4_XS};
+
 enum { TOKEN_N = 64 };
 
-static const gguf_type types[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
 static const hotset_sparsity modes[] = {HOTSET_SPARSITY_OFF, HOTSET_SPARSITY_EXACT, HOTSET_SPARSITY_PREDICT};
 
 #define POWERINFER                                                                                           \
@@ -297,7 +300,7 @@ Test(powerinfer, plans_say_what_can_be_skipped) {
         hotset_error err = {0};
         rig_temporary(path, sizeof path);
         tiny_model_write(path, &cases[i].model);
-        hotset_model_options mo = {cases[i].activation};
+        hotset_model_options mo = {.activation = cases[i].activation};
         cr_assert_eq(hotset_model_open(&m, path, &mo, &err), HOTSET_OK, "case %zu: %s", i, err.message);
         hotset_plan_options o = {.memory = cases[i].memory, .sparsity = cases[i].asked, .isa = "scalar"};
         hotset_status status = hotset_plan_cpu(&p, m, &o, &err);

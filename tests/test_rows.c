@@ -5,16 +5,16 @@
 #include <string.h>
 
 #include "devices/cpu/ref.h"
-#include "devices/quant.h"
 #include "tests/kernel_test.h"
 
 static const struct {
     gguf_type type;
     void (*dequant)(float *x, const uint8_t *w, size_t k);
-} types[] = {{GGUF_Q8_0, ref_dequant_q8_0},
-             {GGUF_Q4_0, ref_dequant_q4_0},
-             {GGUF_Q4_K, ref_dequant_q4_k},
-             {GGUF_Q6_K, ref_dequant_q6_k}};
+} types[] = {
+#define TYPE(type, TYPE) {GGUF_##TYPE, ref_dequant_##type},
+    BLOCK_TYPES(TYPE)
+#undef TYPE
+};
 
 /* in_n rows of out_n random weights, and the same as floats. */
 typedef struct matrix {
@@ -23,11 +23,6 @@ typedef struct matrix {
     guarded data;
     float *weight; /* [in_n][out_n] */
 } matrix;
-
-static void put_half(uint8_t *p, float x) {
-    uint16_t h = ref_f32_to_f16(x);
-    memcpy(p, &h, sizeof h);
-}
 
 static matrix matrix_make(size_t type_i, size_t in_n, size_t out_n, bool at_start, random_state *r) {
     const gguf_type type = types[type_i].type;
@@ -39,8 +34,7 @@ static matrix matrix_make(size_t type_i, size_t in_n, size_t out_n, bool at_star
     for (size_t i = 0; i < in_n * m.row_bytes; i += gguf_type_get(type)->block_bytes) {
         uint8_t *block = m.data.data + i;
         const float d = 0.01f * (1.5f + random_float(r));
-        put_half(type == GGUF_Q6_K ? block + offsetof(quant_q6_k, d) : block, d);
-        if (type == GGUF_Q4_K) put_half(block + offsetof(quant_q4_k, dmin), -0.5f * d);
+        kernel_set_scales(block, type, d);
     }
     for (size_t i = 0; i < in_n; i++)
         types[type_i].dequant(m.weight + i * out_n, m.data.data + i * m.row_bytes, out_n);

@@ -13,7 +13,8 @@
 #include "tools/synth_model.h"
 #include "tools/synth_weights.h"
 
-static const gguf_type TYPES[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
+static const gguf_type TYPES[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K,
+                                  GGUF_Q6_K, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1, GGUF_Q5_K, GGUF_IQ4_NL};
 static const char *const ARCHITECTURES[] = {"llama",  "qwen2",  "qwen3", "qwen3moe", "arcee",
                                             "bamboo", "falcon", "olmoe", "nemotron"};
 
@@ -142,7 +143,7 @@ Test(synth, experts_belong_to_llama_too) {
 Test(synth, refuses_in_one_line_and_leaves_no_file) {
     const char *const wrong[] = {
         "--shape tiny --type Q9_9",
-        "--shape tiny --type Q5_0",
+        "--shape tiny --type NVFP4",
         "--shape tiny",
         "--shape huge --type F16",
         "--type F16",
@@ -192,7 +193,7 @@ Test(synth, the_vocabulary_reads_and_writes_text) {
     size_t n, used = 0;
     temporary(path);
     cr_assert_eq(synth(path, "--shape tiny --vocab 20000 --type Q4_0"), 0);
-    cr_assert_eq(hotset_tokenizer_open(&t, path, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_tokenizer_open(&t, path, NULL, &err), HOTSET_OK, "%s", err.message);
     const char *words = "ba dove kolira, \xc3\xa9!";
     cr_assert_eq(hotset_tokenize(t, words, strlen(words), HOTSET_TOKENIZE_BOS, tokens, 32, &n, &err),
                  HOTSET_OK);
@@ -223,7 +224,7 @@ static void draw(gguf_type type, weights_pattern pattern, const double *head, ui
     kernels.dequant[type](out, row, ROW_N);
 }
 
-static bool is_k_quant(gguf_type type) { return type == GGUF_Q4_K || type == GGUF_Q6_K; }
+static bool is_k_quant(gguf_type type) { return gguf_type_get(type)->block_n == 256; }
 
 Test(rows, have_the_deviation_asked_for_and_no_mean) {
     for (size_t t = 0; t < COUNT_OF(TYPES); t++) {

@@ -115,7 +115,7 @@ static hotset_tokenizer *open_data(const char *path) {
     hotset_tokenizer *t;
     hotset_error err = {0};
     if (access(path, R_OK)) cr_skip_test("%s is not there", path);
-    cr_assert_eq(hotset_tokenizer_open(&t, path, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(hotset_tokenizer_open(&t, path, NULL, &err), HOTSET_OK, "%s", err.message);
     return t;
 }
 
@@ -232,6 +232,32 @@ Test(tokenizer, bpe_takes_whole_words_where_the_pre_tokenizer_says_so) {
     EXPECT(t, "xyz", HOTSET_TOKENIZE_BOS, 7, xyz); /* and BOS is the default there */
     EXPECT(t, "xyzx", 0, 'x', 'y', 'z', 'x');
     hotset_tokenizer_free(t);
+}
+
+/* By "default" three digits at a time are a word; by "gpt-2" all of them; by "qwen2" each. */
+Test(tokenizer, a_pre_tokenizer_can_be_asked_for) {
+    vocab v;
+    hotset_tokenizer *t;
+    hotset_error err = {0};
+    vocab_bpe(&v);
+    vocab_add(&v, "11", TOKEN_NORMAL, 0);
+    vocab_merge(&v, "1 1");
+    v.pre = "nobody-has-this";
+    v.asked_pre = "gpt-2";
+    cr_assert_eq(vocab_open(&v, &t, &err), HOTSET_OK, "%s", err.message);
+    EXPECT(t, "11", 0, BPE_NEXT);
+    hotset_tokenizer_free(t);
+    v.asked_pre = "qwen2";
+    cr_assert_eq(vocab_open(&v, &t, &err), HOTSET_OK, "%s", err.message);
+    EXPECT(t, "11", 0, '1', '1');
+    hotset_tokenizer_free(t);
+    v.asked_pre = "nor-this";
+    cr_assert_eq(vocab_open(&v, &t, &err), HOTSET_E_ARGUMENT);
+    cr_assert(strstr(err.message, "'nor-this'"), "%s", err.message);
+    small_spm(&v);
+    v.asked_pre = "qwen2";
+    cr_assert_eq(vocab_open(&v, &t, &err), HOTSET_E_ARGUMENT);
+    cr_assert(strstr(err.message, "SentencePiece"), "%s", err.message);
 }
 
 Test(tokenizer, bpe_without_a_named_pre_tokenizer_uses_the_default) {
@@ -434,7 +460,9 @@ Test(tokenizer, any_text_comes_back) {
     any_text(t, 1);
     hotset_tokenizer_free(t);
     bpe_of_letters(&v);
-    static const char *const pres[] = {"default", "gpt-2", "llama-bpe", "qwen2", "gpt-4o"};
+    static const char *const pres[] = {"default", "gpt-2",        "llama-bpe",      "qwen2",
+                                       "gpt-4o",  "tekken",       "qwen35",         "starcoder",
+                                       "falcon",  "deepseek-llm", "deepseek-coder", "deepseek-v3"};
     for (size_t i = 0; i < COUNT_OF(pres); i++) {
         v.pre = pres[i];
         t = open_vocab(&v);
@@ -488,8 +516,8 @@ Test(tokenizer, wrong_arguments_are_refused) {
     cr_assert_eq(hotset_tokenize(t, "", (size_t)2 << 30, 0, NULL, 0, &n, &err), HOTSET_E_ARGUMENT);
     hotset_tokenizer_free(t);
     hotset_tokenizer_free(NULL);
-    cr_assert_eq(hotset_tokenizer_open(&t, NULL, &err), HOTSET_E_ARGUMENT);
-    cr_assert_eq(hotset_tokenizer_open(&t, "/no/such/file", &err), HOTSET_E_IO);
+    cr_assert_eq(hotset_tokenizer_open(&t, NULL, NULL, &err), HOTSET_E_ARGUMENT);
+    cr_assert_eq(hotset_tokenizer_open(&t, "/no/such/file", NULL, &err), HOTSET_E_IO);
     cr_assert_null(t);
 }
 

@@ -61,10 +61,11 @@ static void random_bytes(uint64_t *state, uint8_t *p, size_t n) {
     for (size_t i = 0; i < n; i++) p[i] = (uint8_t)next_random(state);
 }
 
-/* Scales and minima of the 8 groups: minimum close to 7.5 steps of the group, so that weights have mean 0. */
-static void q4_k_block(uint64_t *state, uint8_t *p, double d) {
+/* Q4_K and Q5_K. Scales and minima of the 8 groups: minimum close to the `middle` steps of the group, so that
+ * weights have mean 0. */
+static void q4_k_block(uint64_t *state, uint8_t *p, double d, double middle, size_t quant_bytes) {
     put_half(p, d);
-    put_half(p + 2, 7.5 * d);
+    put_half(p + 2, middle * d);
     uint8_t *s = p + 4;
     memset(s, 0, 12);
     for (size_t group = 0; group < 8; group++) {
@@ -78,7 +79,7 @@ static void q4_k_block(uint64_t *state, uint8_t *p, double d) {
             s[group] |= (uint8_t)(minimum >> 4 << 6);
         }
     }
-    random_bytes(state, p + 16, 128);
+    random_bytes(state, p + 16, quant_bytes);
 }
 
 static void q6_k_block(uint64_t *state, uint8_t *p, double d) {
@@ -88,6 +89,24 @@ static void q6_k_block(uint64_t *state, uint8_t *p, double d) {
         p[192 + i] = (uint8_t)(int8_t)(below(state, 2) ? scale : -scale);
     }
     put_half(p + 208, d);
+}
+
+static void random_other_block(uint64_t *state, uint8_t *p, gguf_type type, double d) {
+    random_bytes(state, p, gguf_type_get(type)->block_bytes);
+    switch ((int)type) {
+    case GGUF_Q4_1: put_half(p, d / 4.6), put_half(p + 2, -7.5 * d / 4.6); break;
+    case GGUF_Q5_0: put_half(p, d / 9.2); break;
+    case GGUF_Q5_1: put_half(p, d / 9.2), put_half(p + 2, -15.5 * d / 9.2); break;
+    case GGUF_IQ4_NL: put_half(p, d / 70); break;
+    case GGUF_MXFP4: p[0] = (uint8_t)(127 + (int)lrint(log2(fabs(d) / 2.9))); break;
+    case GGUF_Q2_K: /* minimum and scale alike: middle 1.5 steps */
+        for (size_t i = 0; i < 16; i++) p[i] = (uint8_t)(0x88 | (p[i] & 7) * 0x11);
+        put_half(p + 80, d / 12.9), put_half(p + 82, 1.5 * d / 12.9);
+        break;
+    case GGUF_Q3_K: put_half(p + 108, d / 42.4); break;
+    case GGUF_IQ4_XS: put_half(p, d / (18.5 * 70)); break;
+    default: memset(p, 0, gguf_type_get(type)->block_bytes); /* a type to be refused */
+    }
 }
 
 /* One block with weights of standard deviation `deviation`. The numbers that divide it are the deviation of
@@ -103,12 +122,13 @@ static void random_block(uint64_t *state, uint8_t *p, gguf_type type, double dev
         put_half(p, d / 73.9);
         random_bytes(state, p + 2, 32);
         break;
-    case GGUF_Q4_K: q4_k_block(state, p, d / (4.6 * 47.5)); break;
+    case GGUF_Q4_K: q4_k_block(state, p, d / (4.6 * 47.5), 7.5, 128); break;
+    case GGUF_Q5_K: q4_k_block(state, p, d / (9.2 * 47.5), 15.5, 160); break;
     case GGUF_Q6_K: q6_k_block(state, p, d / (18.5 * 63.5)); break;
     case GGUF_F32:
     case GGUF_F16:
     case GGUF_BF16: put_float(p, type, deviation * spread(state)); break;
-    default: memset(p, 0, gguf_type_get(type)->block_bytes); /* a type to be refused */
+    default: random_other_block(state, p, type, d);
     }
 }
 

@@ -100,7 +100,7 @@ hotset_status vocab_open(const vocab *v, hotset_tokenizer **out, hotset_error *e
     cr_assert_eq(base_calloc(&b, 1, sizeof *b, "blob", NULL), HOTSET_OK);
     put_vocab(b, v);
     gguf *g = open_blob(b);
-    hotset_status status = tokenizer_make(out, g, err);
+    hotset_status status = tokenizer_make(out, g, v->asked_pre, err);
     gguf_free(g);
     memset(b, 0xEE, sizeof *b); /* the tokenizer must not look at the file any more */
     free(b);

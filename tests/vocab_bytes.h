@@ -10,6 +10,7 @@ enum { VOCAB_TOKEN_MAX = 320, VOCAB_MERGE_MAX = 16, VOCAB_KEY_MAX = 8 };
 /* Counts may be changed apart from the arrays that they count: that is what tests of malformed files do. */
 typedef struct vocab {
     const char *model, *pre; /* NULL: no such key */
+    const char *asked_pre;   /* instead of the file's, when it is opened */
     const char *tokens[VOCAB_TOKEN_MAX];
     int32_t types[VOCAB_TOKEN_MAX];
     float scores[VOCAB_TOKEN_MAX];

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "devices/cpu/kernels.h"
 #include "devices/neurons.h"
@@ -26,22 +27,14 @@ typedef struct bench_options {
     const char *type; /* NULL: all */
 } bench_options;
 
-typedef struct bench_type {
-    gguf_type type;
-    const char *name;
-    size_t block_n, block_bytes;
-} bench_type;
-
-static const bench_type bench_types[] = {
-    {GGUF_F32, "F32", 1, 4},       {GGUF_F16, "F16", 1, 2},     {GGUF_BF16, "BF16", 1, 2},
-    {GGUF_Q8_0, "Q8_0", 32, 34},   {GGUF_Q4_0, "Q4_0", 32, 18}, {GGUF_Q4_K, "Q4_K", 256, 144},
-    {GGUF_Q6_K, "Q6_K", 256, 210},
-};
+static const gguf_type bench_types[] = {GGUF_F32,  GGUF_F16,    GGUF_BF16,   GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1,
+                                        GGUF_Q5_0, GGUF_Q5_1,   GGUF_Q2_K,   GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K,
+                                        GGUF_Q6_K, GGUF_IQ4_NL, GGUF_IQ4_XS, GGUF_MXFP4};
 
 typedef struct bench_case {
     const bench_options *options;
     const cpu_kernels *kernels;
-    const bench_type *type;
+    gguf_type type;
     uint8_t *weights;
     size_t row_bytes, row_n;
     void *act, *panels;
@@ -84,7 +77,7 @@ static double read_s(bench_case *c) {
 }
 
 static double gemv_s(bench_case *c) {
-    const cpu_matmul *m = &c->kernels->matmul[c->type->type];
+    const cpu_matmul *m = &c->kernels->matmul[c->type];
     const double start = base_now_s();
 #pragma omp parallel num_threads(c->options->thread_n)
     {
@@ -99,7 +92,7 @@ static double gemv_s(bench_case *c) {
 }
 
 static double gemm_s(bench_case *c) {
-    const cpu_matmul *m = &c->kernels->matmul[c->type->type];
+    const cpu_matmul *m = &c->kernels->matmul[c->type];
     const size_t k = c->options->k, col_n = c->options->col_n;
     const size_t panel_n = (col_n + m->panel_cols - 1) / m->panel_cols;
     const size_t panel_bytes = (size_t)round_up(m->panel_bytes(k), CPU_ALIGN);
@@ -134,7 +127,7 @@ static void choose(bench_case *c, double share) {
 
 /* Dot products of the chosen rows. */
 static double listed_s(bench_case *c) {
-    const cpu_matmul *m = &c->kernels->matmul[c->type->type];
+    const cpu_matmul *m = &c->kernels->matmul[c->type];
     const double start = base_now_s();
 #pragma omp parallel num_threads(c->options->thread_n)
     {
@@ -167,8 +160,7 @@ static double neurons_s(bench_case *c) {
             const cpu_active active = {n, neuron, c->ones, c->q, c->ones};
             for (size_t o = first, outputs; o < last; o += outputs) {
                 outputs = (size_t)min_u64(last - o, CPU_NEURON_OUTPUTS_MAX);
-                c->kernels->neuron_sum[c->type->type](y, c->weights + c->row_bytes * layer, k, o, outputs,
-                                                      &active);
+                c->kernels->neuron_sum[c->type](y, c->weights + c->row_bytes * layer, k, o, outputs, &active);
             }
         }
     }
@@ -179,7 +171,7 @@ static double neurons_s(bench_case *c) {
 static double neurons_bytes(const bench_case *c) {
     neurons_form f;
     const uint32_t k = (uint32_t)c->options->k;
-    if (!neurons_form_of(c->type->type, k, &f)) return 0;
+    if (!neurons_form_of(c->type, k, &f)) return 0;
     double bytes = 0;
     for (size_t i = 0; i < c->active_n; i++) {
         const bool first = i == 0 || c->active[i] / f.group_n != c->active[i - 1] / f.group_n;
@@ -217,11 +209,11 @@ static void case_free(bench_case *c) {
 
 /* Weights of `row_n` rows with finite scales; panels where col_n is not 0. */
 static bool case_make(bench_case *c, size_t row_n, size_t col_n) {
-    const cpu_matmul *m = &c->kernels->matmul[c->type->type];
+    const cpu_matmul *m = &c->kernels->matmul[c->type];
     const size_t k = c->options->k, panel_n = (col_n + m->panel_cols - 1) / m->panel_cols;
     const size_t panel_bytes = (size_t)round_up(m->panel_bytes(k), CPU_ALIGN);
     c->row_n = row_n;
-    c->row_bytes = k / c->type->block_n * c->type->block_bytes;
+    c->row_bytes = gguf_row_bytes(c->type, k);
     c->weights = pages_alloc(c->row_bytes * row_n + 4096);
     c->x = aligned(k * (col_n + 1) * sizeof(float));
     c->y = aligned((panel_n * m->panel_cols + 1) * (row_n + 64) * sizeof(float));
@@ -230,9 +222,11 @@ static bool case_make(bench_case *c, size_t row_n, size_t col_n) {
     c->active = aligned(row_n * sizeof *c->active);
     if (!c->weights || !c->x || !c->y || !c->act || !c->panels || !c->active) return false;
     for (size_t i = 0; i < LAYER_NEURONS; i++) c->ones[i] = 1, c->q[i] = 1;
-    /* bytes from 1 to 0x37 make halves and floats below one, and no subnormal float, which would be slow */
+    /* bytes from 1 to 0x37 make halves and floats below one, and no subnormal float, which would be slow;
+     * powers of two as one byte do so from 0x41 on */
+    const uint8_t least = c->type == GGUF_MXFP4 ? 0x41 : 1;
     for (size_t i = 0; i < c->row_bytes * row_n; i++)
-        c->weights[i] = (uint8_t)(1 + (i * 2654435761u >> 16) % 0x37);
+        c->weights[i] = (uint8_t)(least + (i * 2654435761u >> 16) % 0x37);
     for (size_t i = 0; i < k * (col_n + 1); i++) c->x[i] = sinf((float)i);
     m->act_pack(c->act, c->x, k);
     for (size_t p = 0; p < panel_n; p++)
@@ -275,7 +269,7 @@ static void bench_sparse(bench_case *c, double *gb_per_s, double *ratio) {
 static void bench_gemm(bench_case *c, double *gop_per_s, double *ratio) {
     double peak = 0, best = INFINITY;
     for (int i = 0; i < PREFILL_REPEATS; i++) {
-        peak = fmax(peak, peak_per_s(c, c->type->block_n == 1));
+        peak = fmax(peak, peak_per_s(c, gguf_type_get(c->type)->block_n == 1));
         best = fmin(best, gemm_s(c));
     }
     const double operations = 2.0 * (double)(c->row_n * c->options->k * c->options->col_n);
@@ -309,9 +303,9 @@ static bool bench_prefill(bench_case *c, size_t row_n, double *gop_per_s, double
     return ok;
 }
 
-static bool bench_one(const bench_options *o, const cpu_kernels *kernels, const bench_type *type) {
+static bool bench_one(const bench_options *o, const cpu_kernels *kernels, gguf_type type) {
     enum { CACHED_BYTES = 256 * 1024, PREFILL_ROWS = 256 };
-    const size_t row_bytes = o->k / type->block_n * type->block_bytes;
+    const size_t row_bytes = gguf_row_bytes(type, o->k);
     const size_t cached_rows = o->weight_bytes ? (size_t)max_u64(1, CACHED_BYTES / row_bytes) : 0;
     double rate[3] = {0}, ratio[3] = {0}, sparse[2 * DENSITIES] = {0}, sparse_ratio[2 * DENSITIES] = {0};
     bench_case c = {.options = o, .kernels = kernels, .type = type, .random = 1};
@@ -320,7 +314,8 @@ static bool bench_one(const bench_options *o, const cpu_kernels *kernels, const 
     ok = ok && bench_prefill(&c, PREFILL_ROWS, &rate[2], &ratio[2]);
     ok = ok && bench_skipping(&c, o->weight_bytes / row_bytes, sparse, sparse_ratio);
     if (!ok) return false;
-    printf("%-5s %8.1f %8.2f %10.1f %12.1f %8.2f", type->name, rate[0], ratio[0], rate[1], rate[2], ratio[2]);
+    printf("%-6s %7.1f %8.2f %10.1f %12.1f %8.2f", gguf_type_get(type)->name, rate[0], ratio[0], rate[1],
+           rate[2], ratio[2]);
     for (size_t i = 0; i < 2 * DENSITIES; i++)
         printf("%s%6.1f %4.2f", i ? " " : "   ", sparse[i], sparse_ratio[i]);
     printf("\n");
@@ -373,8 +368,8 @@ int bench_kernels(int argc, char **argv) {
            "    "
            "sum 30%%     sum 90%%\n");
     for (size_t i = 0; i < COUNT_OF(bench_types); i++) {
-        if (o.type && strcmp(o.type, bench_types[i].name) != 0) continue;
-        if (!bench_one(&o, &kernels, &bench_types[i])) {
+        if (o.type && strcasecmp(o.type, gguf_type_get(bench_types[i])->name) != 0) continue;
+        if (!bench_one(&o, &kernels, bench_types[i])) {
             fputs("out of memory\n", stderr);
             return 1;
         }

@@ -13,7 +13,7 @@ public_header_lines_max=640
 # Workshop commands may include these internal headers besides engine/hotset.h and tools/.
 workshop_headers() {
     case $1 in
-        tools/synth*) echo "engine/base.h engine/arch.h profiles/gguf.h devices/quant.h devices/cpu/kernels.h" ;;
+        tools/synth*) echo "engine/base.h engine/arch.h profiles/gguf.h devices/quant.h devices/quantise.h devices/cpu/kernels.h" ;;
         tools/convert*) echo "engine/base.h engine/model.h profiles/gguf.h profiles/activation.h devices/neurons.h devices/neurons_sort.h devices/quantise.h devices/cpu/kernels.h" ;;
         tools/predictor*) echo "engine/base.h engine/arch.h profiles/gguf.h" ;;
         tools/bench_kernels*) echo "engine/base.h profiles/gguf.h devices/quant.h devices/neurons.h devices/cpu/kernels.h" ;;

@@ -4,7 +4,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "devices/quantise.h"
 #include "tools/commands.h"
 #include "tools/convert_layout.h"
 #include "tools/output.h"
@@ -14,12 +13,20 @@ typedef struct convert_options {
     const char *in, *out, *type, *profile, *activation;
     bool keep_down, verbose, quiet;
     uint64_t thread_n;
+    option_list keep;
 } convert_options;
+
+#define TYPES "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K MXFP4"
 
 #define FIELD(name) .offset = offsetof(convert_options, name)
 static const option_row rows[] = {
     {"type", 0, OPTION_TEXT, FIELD(type), 0, 0, "TYPE",
-     "quantise the matrices of a float model: F16 BF16 Q8_0 Q4_0 Q4_K Q6_K or F32"},
+     "quantise the matrices of a float model: F16 BF16 Q4_0 Q4_1 Q5_0\nQ5_1 Q8_0 Q4_K Q5_K Q6_K MXFP4 or "
+     "F32"},
+    {"keep", 0, OPTION_LIST, FIELD(keep), 0, 0, "NAME=TYPE,...",
+     "with --type: give matrices of this name another type; * and ? stand\nfor any letters and any one, the "
+     "first "
+     "name that fits counts"},
     {"profile", 0, OPTION_TEXT, FIELD(profile), 0, 0, "FILE",
      "sort the neurons (or experts) of every layer by this activation\nprofile, hot ones first"},
     {"keep-down", 0, OPTION_FLAG, FIELD(keep_down), 0, 0, NULL,
@@ -45,8 +52,9 @@ static const command_spec spec = {
         "else is carried over byte by byte, the parts of a split file become one. PowerInfer's files stay\n"
         "such, with their predictors.\n"
         "\n"
-        "--type quantises F32, F16 and BF16 matrices; vectors and routers stay as they are. With Q4_0 and\n"
-        "Q4_K the output head is Q6_K. Where rows are no whole blocks of a type they become Q8_0, or F16 (a\n"
+        "--type quantises F32, F16 and BF16 matrices; vectors and routers stay as they are. With types of\n"
+        "fewer than 6 bits the output head is Q6_K. Where rows are no whole blocks of a type they become "
+        "Q8_0, or F16 (a\n"
         "line says so). Down gets blocks along the outputs, so that each neuron stands alone, unless\n"
         "--keep-down is given or no neuron can be zero. A quantised model is never quantised again.\n"
         "\n"
@@ -55,9 +63,11 @@ static const command_spec spec = {
         "the original serve the sorted file too. Neurons of a down matrix that is quantised along the "
         "neurons\n"
         "share scales: they are sorted in groups (32 neurons, K-quants 256) and inside these.\n",
-    .examples = "  hotset convert relu-llama.Q4_0.gguf relu-llama.neuron.gguf --activation relu\n"
-                "  hotset convert model.F16.gguf model.Q4_0.gguf --type Q4_0 --profile model.profile.gguf\n"
-                "  hotset convert moe.Q4_K.gguf moe.sorted.gguf --profile moe.profile.gguf --keep-down\n",
+    .examples =
+        "  hotset convert relu-llama.Q4_0.gguf relu-llama.neuron.gguf --activation relu\n"
+        "  hotset convert model.F16.gguf model.Q4_0.gguf --type Q4_0 --profile model.profile.gguf\n"
+        "  hotset convert model.F16.gguf model.Q4_K.gguf --type Q4_K --keep 'blk.0.*=Q8_0,*attn_v*=Q6_K'\n"
+        "  hotset convert moe.Q4_K.gguf moe.sorted.gguf --profile moe.profile.gguf --keep-down\n",
     .tables = {{"Options", rows, sizeof rows / sizeof rows[0], 0}},
 };
 
@@ -211,6 +221,49 @@ static bool write_model(const convert_options *o, const convert_job *job, const 
     return status == HOTSET_OK;
 }
 
+/* Types that are made with care; the others are for random models. */
+static bool read_type(const char *name, gguf_type *out) {
+    static const gguf_type known[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1,
+                                      GGUF_Q5_0, GGUF_Q5_1, GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K, GGUF_MXFP4};
+    if (gguf_type_by_name(name, out))
+        for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+            if (known[i] == *out) return true;
+    say(spec.name, "unknown type '%s', known are: " TYPES, name);
+    return false;
+}
+
+static bool read_keep(const convert_options *o, convert_job *job) {
+    job->keep = calloc(o->keep.n + 1, sizeof *job->keep);
+    if (!job->keep) return false;
+    for (; job->keep_n < o->keep.n; job->keep_n++) {
+        const option_item *item = &o->keep.items[job->keep_n];
+        convert_keep *keep = &job->keep[job->keep_n];
+        const char *equals = memchr(item->text, '=', item->text_bytes);
+        char type[16];
+        if (!o->type || !equals || equals == item->text ||
+            (size_t)(equals - item->text) >= sizeof keep->pattern) {
+            say(spec.name, "--keep %.*s: %s", (int)item->text_bytes, item->text,
+                o->type ? "must be NAME=TYPE" : "is for --type only");
+            return false;
+        }
+        memcpy(keep->pattern, item->text, (size_t)(equals - item->text));
+        snprintf(type, sizeof type, "%.*s", (int)(item->text + item->text_bytes - equals - 1), equals + 1);
+        if (!read_type(type, &keep->type)) return false;
+    }
+    return true;
+}
+
+/* A pattern that fits nothing is a mistake. */
+static bool check_keep(const convert_job *job) {
+    for (size_t i = 0; i < job->keep_n; i++) {
+        if (job->keep[i].used) continue;
+        say(spec.name, "--keep %s: no matrix has that name, or an earlier name fits it",
+            job->keep[i].pattern);
+        return false;
+    }
+    return true;
+}
+
 static bool convert(const convert_options *o, convert_job *job, double start_s) {
     convert_layout layout = {0};
     hotset_error err;
@@ -218,7 +271,7 @@ static bool convert(const convert_options *o, convert_job *job, double start_s) 
     hotset_status status = convert_lay_out(&layout, job, o->quiet ? NULL : note, NULL, &err);
     if (status)
         say_failure(spec.name, o->in, &err);
-    else if (check_work(o, job, &layout))
+    else if (check_keep(job) && check_work(o, job, &layout))
         done = write_model(o, job, &layout, start_s);
     convert_layout_free(&layout);
     return done;
@@ -233,13 +286,16 @@ int command_convert(int argc, char **argv) {
     int begun = command_begin(&spec, argc, argv, &o);
     if (begun >= 0) return begun;
     double start_s = now_s();
-    if (o.type && (!gguf_type_by_name(o.type, &job.type) || !quantise_can(job.type))) {
-        say(spec.name, "unknown type '%s', known are: F32 F16 BF16 Q8_0 Q4_0 Q4_K Q6_K", o.type);
+    if ((o.type && !read_type(o.type, &job.type)) || !read_keep(&o, &job)) {
+        option_list_free(&o.keep);
+        free(job.keep);
         return 2;
     }
     hotset_model_options options = {.activation = o.activation};
     if (hotset_model_open(&model, o.in, &options, &err)) {
         say_failure(spec.name, o.in, &err);
+        option_list_free(&o.keep);
+        free(job.keep);
         return 1;
     }
     bool done = check_paths(&o, gguf_part_n(model->file)) && open_profile(&o, model, &profile);
@@ -251,5 +307,7 @@ int command_convert(int argc, char **argv) {
     if (done) done = convert(&o, &job, start_s);
     activation_free(profile);
     hotset_model_free(model);
+    option_list_free(&o.keep);
+    free(job.keep);
     return done ? 0 : 1;
 }

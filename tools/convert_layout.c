@@ -1,6 +1,7 @@
 /* convert_layout.c - from the tensors of the old file to those of the new one. */
 #include "tools/convert_layout.h"
 
+#include <fnmatch.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,12 +93,18 @@ static bool may_quantise(const layouting *l, const tensor_place *place, const gg
            place->row->role != ARCH_POSITIONS;
 }
 
-/* The head decides between tokens: small types leave it 6 bits, as usual quantisers do. */
-static gguf_type wanted_type(const layouting *l, const tensor_place *place) {
-    gguf_type type = l->job->type;
+/* The head decides between tokens: types of fewer than 6 bits leave it 6, as usual quantisers do. */
+static gguf_type wanted_type(const layouting *l, const tensor_place *place, const char *name) {
+    for (size_t i = 0; i < l->job->keep_n; i++) {
+        convert_keep *keep = &l->job->keep[i];
+        if (fnmatch(keep->pattern, name, 0) != 0) continue;
+        keep->used = true;
+        return keep->type;
+    }
+    const gguf_type_info *info = gguf_type_get(l->job->type);
     bool head = place->row &&
                 (place->row->role == ARCH_OUTPUT || (place->row->role == ARCH_EMBED && l->model->shape.tied));
-    return head && (type == GGUF_Q4_0 || type == GGUF_Q4_K) ? GGUF_Q6_K : type;
+    return head && info->block_bytes * 8 < info->block_n * 6.5 ? GGUF_Q6_K : l->job->type;
 }
 
 /* Sets the type of a part whose item_n is known. */
@@ -110,7 +117,7 @@ static hotset_status choose_type(layouting *l, const tensor_place *place, const 
                            "tensor %.64s is %s already: --type needs a model in F32, F16 or BF16 (quantising "
                            "twice adds the errors of both)",
                            p->name, gguf_type_get(p->from_type)->name);
-    gguf_type wanted = wanted_type(l, place);
+    gguf_type wanted = wanted_type(l, place, p->name);
     p->type = fitting_type(wanted, p->item_n);
     if (p->type == wanted) return HOTSET_OK;
     for (size_t i = 0; i < l->out->part_n; i++) /* said once for all rows of this length */

@@ -12,6 +12,13 @@
 
 #include "engine/model.h"
 
+/* Matrices whose name fits a pattern (* and ? as in shells) become another type. */
+typedef struct convert_keep {
+    char pattern[72];
+    gguf_type type;
+    bool used; /* by a matrix: filled in */
+} convert_keep;
+
 typedef struct convert_job {
     const hotset_model *model;
     const activation_profile
@@ -20,6 +27,8 @@ typedef struct convert_job {
     bool keep_down;         /* down as in stock files */
     bool quantise;          /* float matrices become `type` */
     gguf_type type;
+    convert_keep *keep; /* [keep_n] the first that fits a name counts */
+    size_t keep_n;
 } convert_job;
 
 /* One tensor of the new file: unit_n matrices (experts; else 1) one after the other. */

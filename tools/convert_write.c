@@ -37,10 +37,15 @@ static uint32_t file_type_of(gguf_type type) {
     switch ((int)type) {
     case GGUF_F32: return 0;
     case GGUF_Q4_0: return 2;
+    case GGUF_Q4_1: return 3;
     case GGUF_Q8_0: return 7;
+    case GGUF_Q5_0: return 8;
+    case GGUF_Q5_1: return 9;
     case GGUF_Q4_K: return 14;
+    case GGUF_Q5_K: return 16;
     case GGUF_Q6_K: return 18;
     case GGUF_BF16: return 32;
+    case GGUF_MXFP4: return 38;
     default: return 1;
     }
 }

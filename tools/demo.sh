@@ -26,6 +26,10 @@ show() {
 }
 PATH=$PWD/build:$PATH
 show hotset inspect $model
+# the same model by a name, as one that another program has fetched would have
+mkdir -p build/demo.data/hotset/models
+ln -sf "$PWD/$model" build/demo.data/hotset/models/whale.gguf
+XDG_DATA_HOME=$PWD/build/demo.data show hotset models whale
 input="It is a truth universally acknowledged" show hotset tokenize $model --ids
 show hotset bench $model -p 128 -n 64 -r 3
 show hotset profile $model --text README.md -o build/demo.activation.gguf --svg build/demo.svg

@@ -8,13 +8,11 @@
 #include "tools/commands.h"
 #include "tools/options.h"
 #include "tools/output.h"
+#include "tools/runtime.h"
 
-static const struct {
-    const char *name;
-    int (*run)(int argc, char **argv);
-    const char *summary;
-} commands[] = {
+const command_entry commands[COMMAND_N] = {
     {"run", command_run, "complete a text"},
+    {"models", command_models, "list the models on this disk"},
     {"plan", command_plan, "say what goes where on a machine, and how fast it will be"},
     {"bench", command_bench, "measure prefill and decode speed against the machine's limits"},
     {"eval", command_eval, "perplexity of a text"},
@@ -25,13 +23,14 @@ static const struct {
     {"machine", command_machine, "measure this machine, for plans"},
     {"convert", command_convert, "store a model for skipping: by neuron, quantised, hot neurons first"},
     {"synth", command_synth, "make a model with random weights for tests and measurements"},
+    {"completion", command_completion, "write what completes these commands in a shell, or the manual page"},
 };
-enum { COMMAND_N = sizeof commands / sizeof commands[0] };
 
 static void help(void) {
-    printf("Usage: hotset COMMAND FILE [options]\nRuns language models in GGUF files.\n\nCommands:\n");
+    printf("Usage: hotset COMMAND MODEL [options]\nRuns language models in GGUF files.\n\nCommands:\n");
     for (size_t i = 0; i < COMMAND_N; i++) printf("  %-10s %s\n", commands[i].name, commands[i].summary);
     printf("\nhotset COMMAND --help tells the options of a command, hotset --version the version.\n"
+           "MODEL is a file, or the name of one that hotset models lists.\n"
            "Results go to standard output, all else to standard error.\n"
            "Exit status: 0 done, 1 error, 2 wrong usage.\n");
 }
@@ -57,6 +56,7 @@ static int finish_output(const char *command, int status) {
 int main(int argc, char **argv) {
     /* whoever started us may have ignored it; a reader that went away ends the command, quietly */
     signal(SIGPIPE, SIG_DFL);
+    lost_file_catch();
     if (argc < 2) return wrong_usage("a command is missing", "", NULL);
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         help();

@@ -317,8 +317,7 @@ options_result options_parse(const command_spec *spec, int argc, char **argv, vo
 
 /* ---- Help ---- */
 
-/* " (default X)", where the default is worth telling. */
-static void default_print(const option_row *row, const void *field, FILE *out) {
+void option_default(const option_row *row, const void *field, FILE *out) {
     int64_t integer;
     double number;
     switch (row->type) {
@@ -362,7 +361,7 @@ static void row_print(const option_row *row, const void *field, FILE *out) {
         if (!line[line_bytes]) break;
         fputc('\n', out);
     }
-    default_print(row, field, out);
+    option_default(row, field, out);
     fputc('\n', out);
 }
 

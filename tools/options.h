@@ -73,6 +73,8 @@ options_result options_parse(const command_spec *spec, int argc, char **argv, vo
                              char message[OPTION_MESSAGE_BYTES]);
 /* Writes the help of a command; `values` holds the defaults that it mentions. */
 void options_help(const command_spec *spec, const void *values, FILE *out);
+/* Writes " (default X)" where the default in the row's field is worth telling. */
+void option_default(const option_row *row, const void *field, FILE *out);
 void option_list_free(option_list *list);
 
 /* Whole-text number parsers of the rows, for values inside lists and files: false when `text` is anything

@@ -22,7 +22,13 @@ void say(const char *command, const char *format, ...) {
     /* file names may contain anything: what is said stays one line */
     for (char *c = line; *c; c++)
         if ((unsigned char)*c < ' ' || *c == 127) *c = '?';
-    fprintf(stderr, "hotset %s: %s\n", command, line);
+    bool colour = wants_colour(stderr);
+    fprintf(stderr, "%shotset %s:%s %s\n", colour ? COLOUR_DIM : "", command, colour ? COLOUR_OFF : "", line);
+}
+
+bool wants_colour(FILE *stream) {
+    const char *none = getenv("NO_COLOR"), *terminal = getenv("TERM");
+    return isatty(fileno(stream)) && !(none && *none) && terminal && strcmp(terminal, "dumb") != 0;
 }
 
 void say_failure(const char *command, const char *path, const hotset_error *err) {
@@ -225,6 +231,11 @@ void json_number(json_object *json, const char *key, double value) {
         fputs("null", json->out);
 }
 
+void json_flag(json_object *json, const char *key, bool value) {
+    json_key(json, key);
+    fputs(value ? "true" : "false", json->out);
+}
+
 void json_end(json_object *json) { fputs("}\n", json->out); }
 
 /* ---- Progress ---- */
@@ -249,6 +260,16 @@ void progress_update(progress *p, size_t done_n, size_t all_n) {
             BAR_N - filled, "", done_n, all_n);
     rate_print(p, done_n, all_n, now - p->begin_s);
     fputs("\033[K", stderr);
+    fflush(stderr);
+}
+
+void progress_wait(progress *p) {
+    double now = now_s();
+    if (p->begin_s <= 0) p->begin_s = now;
+    if (p->quiet || now - p->begin_s < 1 || now - p->last_s < 0.5 || !isatty(STDERR_FILENO)) return;
+    p->last_s = now;
+    p->shown = true;
+    fprintf(stderr, "\r%s, %.0f s\033[K", p->what, now - p->begin_s);
     fflush(stderr);
 }
 

@@ -15,6 +15,12 @@ void say(const char *command, const char *format, ...) __attribute__((format(pri
  */
 void say_failure(const char *command, const char *path, const hotset_error *err);
 
+/* Whether what is written there is for eyes that like colours: a terminal, and neither NO_COLOR nor
+ * TERM=dumb. */
+bool wants_colour(FILE *stream);
+#define COLOUR_DIM "\033[2m"
+#define COLOUR_OFF "\033[0m"
+
 /* Monotonic seconds. */
 double now_s(void);
 
@@ -49,6 +55,7 @@ void json_text(json_object *json, const char *key, const char *text,
                size_t text_bytes); /* bad UTF-8: U+FFFD */
 void json_count(json_object *json, const char *key, uint64_t value);
 void json_number(json_object *json, const char *key, double value); /* not finite: null */
+void json_flag(json_object *json, const char *key, bool value);
 void json_end(json_object *json);
 
 /* A bar on standard error, only where that is a terminal. */
@@ -62,5 +69,7 @@ typedef struct progress {
 } progress;
 void progress_update(progress *p, size_t done_n, size_t all_n);
 void progress_clear(progress *p);
+/* The same where nothing is counted: what is being waited for and since when, after the first second. */
+void progress_wait(progress *p);
 
 #endif

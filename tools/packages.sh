@@ -4,7 +4,7 @@
 packages_build=(build-essential cmake git ninja-build pkg-config
     libhwloc-dev libjansson-dev libpcre2-dev libxxhash-dev libedit-dev libcriterion-dev)
 packages_test=(clang clang-format libclang-rt-14-dev libomp-dev coinor-libcbc-dev)
-packages_long=(valgrind)
+packages_long=(valgrind debootstrap)
 
 # Installs what is missing of the packages named. Needs neither network nor root when nothing is.
 packages_install() {

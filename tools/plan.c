@@ -164,7 +164,8 @@ static bool verify(const inputs *in, const plan_options *o, hotset_plan **plan) 
     progress bar = {.what = "timing", .quiet = o->common.quiet};
     hotset_error err = {0};
     hotset_plan_options wanted = options_of(o);
-    hotset_verify_options how = {.progress = on_progress, .cookie = &bar};
+    hotset_verify_options how = {
+        .progress = on_progress, .cookie = &bar, .devices = o->machine ? NULL : o->common.devices};
     hotset_status status = hotset_plan_verify(plan, in->rt.model, in->machine, in->profile, &wanted, &how,
                                               write_note, (void *)(uintptr_t)o, &err);
     progress_clear(&bar);

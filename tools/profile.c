@@ -8,6 +8,7 @@
 #include "tools/profile_report.h"
 #include "tools/profile_svg.h"
 #include "tools/runtime.h"
+#include "tools/store.h"
 
 typedef struct profile_options {
     common_options common;
@@ -61,7 +62,12 @@ static const char *base_name(const char *path) {
 }
 
 /* MODEL.gguf -> MODEL.activation.gguf */
+/* Beside the model; for one that was found by name, which may belong to another program, among our own. */
 static bool default_output(const char *model, char out[PATH_BYTES]) {
+    char *ours = command_model_name() ? store_profile_path(command_model_name()) : NULL;
+    int ours_n = ours ? snprintf(out, PATH_BYTES, "%s", ours) : -1;
+    free(ours);
+    if (ours_n >= 0) return ours_n < PATH_BYTES;
     static const char ending[] = ".gguf";
     size_t n = strlen(model), ending_n = sizeof ending - 1;
     if (n > ending_n && !strcmp(model + n - ending_n, ending)) n -= ending_n;

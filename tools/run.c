@@ -58,14 +58,18 @@ static const command_spec spec = {
     .argument = "MODEL",
     .argument_offset = offsetof(run_options, path),
     .summary = "Completes a text, printing it as it comes: the text itself, then what the model adds.",
-    .details = "The text comes from -p, from -f, from standard input when that is not a terminal (one "
-               "newline at its end\n"
-               "is dropped), or is asked for line by line; then every line is a new text, an empty line goes "
-               "on with the\n"
-               "last one, a backslash at the end of a line continues it, Ctrl-D ends. It is completed as it "
-               "stands: no chat\n"
-               "template is applied. Ctrl-C stops the answer, a second Ctrl-C the program. Speed is told on "
-               "standard error.\n",
+    .details =
+        "The text comes from -p, from -f, from standard input when that is not a terminal (one "
+        "newline at its end\n"
+        "is dropped), or is asked for line by line; then every line is a new text, an empty line goes "
+        "on with the\n"
+        "last one, a backslash at the end of a line continues it, Ctrl-D ends. It is completed as it "
+        "stands: no chat\n"
+        "template is applied. Ctrl-C stops the answer, a second Ctrl-C the program. Speed is told on "
+        "standard error.\n"
+        "With --json every piece of the answer is a line {\"piece\": ...} as it comes; the last line has the "
+        "text as a whole,\n"
+        "why it stopped, and the figures.\n",
     .examples = "  hotset run model.gguf -p 'It was a dark and stormy night'\n"
                 "  hotset run model.gguf -f start.txt -n 200 --temp 0 --no-echo >rest.txt\n"
                 "  hotset run model.gguf --logit-bias 13=-inf,198=-2.5 --seed 1\n",
@@ -193,12 +197,25 @@ static void text_write(void *cookie, const char *text, size_t text_bytes) {
     runner *r = cookie;
     if (text_bytes == 0) return;
     if (r->options->common.json) {
+        json_object json;
         text_keep(r, text, text_bytes);
-        return;
+        json_begin(&json, stdout);
+        json_text(&json, "piece", text, text_bytes);
+        json_end(&json);
+    } else {
+        fwrite(text, 1, text_bytes, stdout);
     }
-    fwrite(text, 1, text_bytes, stdout);
     r->write_failed = fflush(stdout) || ferror(stdout);
     r->last_written = text[text_bytes - 1];
+}
+
+/* The text before the answer, paler on a terminal. */
+static void text_echo(runner *r, const char *text, size_t text_bytes) {
+    bool colour = wants_colour(stdout);
+    if (colour) fputs(COLOUR_DIM, stdout);
+    text_write(r, text, text_bytes);
+    if (colour) fputs(COLOUR_OFF, stdout);
+    fflush(stdout);
 }
 
 /* Evaluates the last token where that has not been done yet, and draws the next one. */
@@ -253,7 +270,9 @@ static answer answer_make(runner *r, bool begins) {
     r->text_bytes = 0;
     uint64_t row_n = hotset_engine_get_stats(r->rt.engine).row_n;
     double start = now_s();
+    runtime_wait(&r->rt, "reading the text");
     hotset_status status = hotset_session_sync(r->rt.session, r->tokens, r->token_n);
+    runtime_wait(&r->rt, NULL);
     a.prompt_s = now_s() - start;
     a.evaluated_n = hotset_engine_get_stats(r->rt.engine).row_n - row_n;
     if (status == HOTSET_OK) {
@@ -403,7 +422,7 @@ static int run_text(runner *r, const char *text, size_t text_bytes) {
     size_t token_n = 0;
     int32_t *tokens = prompt_tokens(r, text, text_bytes, &token_n);
     if (!tokens || !runner_open(r, token_n) || !text_begin(r, tokens, token_n)) goto done;
-    if (!r->options->no_echo && !r->options->common.json) text_write(r, text, text_bytes);
+    if (!r->options->no_echo && !r->options->common.json) text_echo(r, text, text_bytes);
     answer a = answer_make(r, text_bytes == 0);
     if (a.stop == STOP_FAILED) goto done;
     if (r->options->common.json) answer_json(r, &a, text, text_bytes);

@@ -4,8 +4,10 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/output.h"
+#include "tools/store.h"
 
 static const char *const isa_names[] = {NULL, "scalar", "avx2", "avx512"};
 
@@ -32,6 +34,8 @@ const option_row common_rows[COMMON_ROW_N] = {
     {"kv-type", 0, OPTION_CHOICE, FIELD(state_type), 0, 0, "f16|f32", "number type of the attention state"},
     {"activation", 0, OPTION_TEXT, FIELD(activation), 0, 0, "NAME",
      "FFN activation instead of the file's: silu, gelu, relu, relu2, drelu"},
+    {"pre", 0, OPTION_TEXT, FIELD(pre), 0, 0, "NAME",
+     "pre-tokenizer instead of the file's, e.g. llama-bpe, qwen2, gpt-4o"},
     {"plan", 0, OPTION_TEXT, FIELD(plan), 0, 0, "FILE|auto|new|cpu",
      "open by this plan; auto: by the one kept for this machine, made\nwhere there is none; new: measure and "
      "plan again; cpu: everything\non the CPU, without measuring"},
@@ -48,10 +52,56 @@ const option_row common_rows[COMMON_ROW_N] = {
     {"verbose", 'v', OPTION_FLAG, FIELD(verbose), 0, 0, NULL, "tell more on standard error"},
 };
 
+/* ---- The beginning of a command ---- */
+
+static struct {
+    command_visit_fn *visit;
+    void *visit_cookie;
+    char *model_name, *model_path; /* of a model that was found by name */
+} beginning;
+
+void command_visit(command_visit_fn *visit, void *cookie) {
+    beginning.visit = visit;
+    beginning.visit_cookie = cookie;
+}
+
+const char *command_model_name(void) { return beginning.model_name; }
+
+static bool takes_model(const command_spec *spec) {
+    static const char *const names[] = {"MODEL", "[MODEL]", "IN", "FILE"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (!strcmp(spec->argument, names[i])) return true;
+    return false;
+}
+
+/* Puts the path of a model in the place of its name; what is in no store stays as it is, and is missed when
+ * it is opened. False after an error line. */
+static bool model_find(const command_spec *spec, void *values) {
+    const char *typed;
+    char *field = (char *)values + spec->argument_offset;
+    memcpy(&typed, field, sizeof typed);
+    if (!typed || typed[0] == '/' || typed[0] == '.' || !access(typed, F_OK)) return true;
+    store_list list;
+    const store_model *found;
+    store_read(&list);
+    size_t n = store_match(&list, typed, &found);
+    if (n == 1) {
+        beginning.model_name = strdup(found->name);
+        beginning.model_path = strdup(found->path);
+        if (beginning.model_path) memcpy(field, &beginning.model_path, sizeof beginning.model_path);
+    } else if (n > 1) {
+        say(spec->name, "%s: %zu models are called so, the first is %s; see hotset models", typed, n,
+            found->name);
+    }
+    store_free(&list);
+    return n <= 1;
+}
+
 int command_begin(const command_spec *spec, int argc, char **argv, void *values) {
     char message[OPTION_MESSAGE_BYTES];
+    if (beginning.visit) return beginning.visit(beginning.visit_cookie, spec, values), 0;
     switch (options_parse(spec, argc, argv, values, message)) {
-    case OPTIONS_DONE: return -1;
+    case OPTIONS_DONE: return takes_model(spec) && !model_find(spec, values) ? 1 : -1;
     case OPTIONS_HELP: options_help(spec, values, stdout); return 0;
     case OPTIONS_WRONG: break;
     }
@@ -88,29 +138,65 @@ void interrupt_release(void) { signals_set(SIG_DFL); }
 
 bool interrupt_seen(void) { return interrupted; }
 
+/* ---- A mapped file that goes away ---- */
+
+/* What the handler can tell; set while a model is open. */
+static struct {
+    const hotset_model *volatile model;
+    char path[RUNTIME_PATH_BYTES];
+} reading;
+
+/* Only calls that are allowed in a handler; the signal comes in whichever thread reads. */
+static void on_lost_page(int signal_number, siginfo_t *info, void *context) {
+    (void)signal_number;
+    (void)context;
+    bool known = reading.model && hotset_model_maps(reading.model, info->si_addr);
+    const char *pieces[] = {"hotset: ", known ? reading.path : "a mapped file",
+                            ": cut, or no longer readable, while in use\n"};
+    for (size_t i = 0; i < sizeof pieces / sizeof pieces[0]; i++)
+        if (write(STDERR_FILENO, pieces[i], strlen(pieces[i])) < 0) break;
+    _exit(1);
+}
+
+void lost_file_catch(void) {
+    struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO | SA_RESETHAND};
+    sigaction(SIGBUS, &action, NULL);
+}
+
 static bool on_cancel(void *cookie) {
-    (void)cookie;
+    runtime *rt = cookie;
+    if (rt->waiting.what) progress_wait(&rt->waiting);
     return interrupted;
+}
+
+void runtime_wait(runtime *rt, const char *what) {
+    progress_clear(&rt->waiting);
+    rt->waiting = (progress){.what = what, .quiet = rt->options->quiet};
+    if (what) progress_wait(&rt->waiting);
 }
 
 /* ---- Model, plan, engine, session ---- */
 
 static void on_log(void *cookie, hotset_log_level level, const char *message) {
-    const runtime *rt = cookie;
+    runtime *rt = cookie;
     bool wanted = level == HOTSET_LOG_WARNING ? !rt->options->quiet
                                               : level == HOTSET_LOG_OBJECT && rt->options->verbose;
-    if (wanted) say(rt->command, "%s", message);
+    if (!wanted) return;
+    progress_clear(&rt->waiting);
+    say(rt->command, "%s", message);
 }
 
 bool runtime_open_model(runtime *rt, const char *command, const char *path, const common_options *options,
                         bool with_tokenizer) {
     *rt = (runtime){.command = command, .path = path, .options = options};
     hotset_error err = {0};
-    hotset_model_options model_options = {.activation = options->activation};
+    hotset_model_options model_options = {.activation = options->activation, .pre = options->pre};
     if (hotset_model_open(&rt->model, path, &model_options, &err)) {
         say_failure(command, path, &err);
         return false;
     }
+    snprintf(reading.path, sizeof reading.path, "%s", path);
+    reading.model = rt->model;
     rt->shape = hotset_model_shape(rt->model);
     if (!with_tokenizer) return true;
     rt->tokenizer = hotset_model_tokenizer(rt->model, &err);
@@ -251,13 +337,15 @@ bool runtime_open_session(runtime *rt, uint64_t context_n) {
     engine_options.log = on_log;
     engine_options.log_cookie = rt;
     engine_options.cancel = on_cancel;
+    engine_options.cancel_cookie = rt;
     engine_options.trace_path = rt->options->trace_path;
     engine_options.devices = rt->options->devices;
     engine_options.timed = rt->timed;
     if (!open_plan(rt, context_n)) return false;
-    if (hotset_engine_open(&rt->engine, rt->model, rt->plan, &engine_options, &err) == HOTSET_OK &&
-        hotset_session_open(&rt->session, rt->engine, &err) == HOTSET_OK)
-        return true;
+    runtime_wait(rt, "loading the model");
+    hotset_status status = hotset_engine_open(&rt->engine, rt->model, rt->plan, &engine_options, &err);
+    runtime_wait(rt, NULL);
+    if (!status && !hotset_session_open(&rt->session, rt->engine, &err)) return true;
     say_failure(rt->command, rt->path, &err);
     return false;
 }
@@ -266,6 +354,7 @@ void runtime_close(runtime *rt) {
     hotset_session_free(rt->session);
     hotset_engine_free(rt->engine);
     hotset_plan_free(rt->plan);
+    if (reading.model == rt->model) reading.model = NULL;
     hotset_model_free(rt->model);
     *rt = (runtime){0};
 }

@@ -5,6 +5,7 @@
 
 #include "engine/hotset.h"
 #include "tools/options.h"
+#include "tools/output.h"
 
 typedef struct common_options {
     uint64_t thread_n, context_n, batch_n; /* 0: the library's default */
@@ -14,18 +15,25 @@ typedef struct common_options {
     int state_type; /* hotset_state_type */
     int sparsity;   /* hotset_sparsity */
     bool mapped;    /* --mmap */
-    const char *activation, *trace_path, *plan, *devices, *place;
+    const char *activation, *pre, *trace_path, *plan, *devices, *place;
     bool json, quiet, verbose;
 } common_options;
 
-enum { COMMON_ROW_N = 17 };
+enum { COMMON_ROW_N = 18 };
 extern const option_row common_rows[COMMON_ROW_N];
 #define COMMON_TABLE(offset)                                                                                 \
     { .title = "Common options", .rows = common_rows, .row_n = COMMON_ROW_N, .base = (offset) }
 
 /* Reads a command's arguments into *values. Returns -1 to go on, otherwise the exit status to end with: 0
- * after printing the help, 2 after the line that says what is wrong. */
+ * after printing the help, 2 after the line that says what is wrong. A model (an argument that is called
+ * MODEL, IN or FILE) that is no file is looked for by name in the stores; 1 when several are called so. */
 int command_begin(const command_spec *spec, int argc, char **argv, void *values);
+/* What the model was called that has been found by name; NULL: it was given by its path. */
+const char *command_model_name(void);
+/* Instead of running, commands that begin hand over what they accept and the defaults; NULL: they run again.
+ */
+typedef void command_visit_fn(void *cookie, const command_spec *spec, const void *values);
+void command_visit(command_visit_fn *visit, void *cookie);
 
 /* Zero-initialise. All functions below that return bool or a pointer have printed an error line when they
  * fail. */
@@ -43,6 +51,7 @@ typedef struct runtime {
     bool timed;                    /* the engine takes times of operations */
     bool plans;                    /* find or make a plan for this machine where none is named */
     const hotset_profile *profile; /* for that; borrowed, NULL: none */
+    progress waiting;              /* `what` is being waited for; NULL: nothing that takes long */
 } runtime;
 
 bool runtime_open_model(runtime *rt, const char *command, const char *path, const common_options *options,
@@ -55,6 +64,8 @@ bool runtime_cache_folder(char folder[RUNTIME_PATH_BYTES]);
 /* Plan, engine and one session for `context_n` tokens; 0: the library's default, or the named plan's. */
 bool runtime_open_session(runtime *rt, uint64_t context_n);
 void runtime_close(runtime *rt);
+/* Tells on a terminal what is being waited for, until NULL. */
+void runtime_wait(runtime *rt, const char *what);
 /* The session's last failure. */
 void runtime_fail(const runtime *rt);
 
@@ -68,5 +79,8 @@ void interrupt_catch(void);
 /* Ctrl-C ends the program again. */
 void interrupt_release(void);
 bool interrupt_seen(void);
+/* From now on a mapped file that is cut or cannot be read any more, in the middle of a step, ends the program
+ * with an error line that names the model, and status 1. */
+void lost_file_catch(void);
 
 #endif

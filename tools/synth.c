@@ -16,13 +16,15 @@ typedef struct synth_options {
     uint64_t predictor_rank, seed, thread_n;
 } synth_options;
 
+#define TYPES       "F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4"
 #define FIELD(name) .offset = offsetof(synth_options, name)
 static const option_row rows[] = {
     {"arch", 0, OPTION_TEXT, FIELD(architecture), 0, 0, "NAME",
      "llama, qwen2, qwen3, qwen3moe, olmoe, nemotron, arcee,\nbamboo or falcon (the shape's; llama)"},
     {"shape", 0, OPTION_TEXT, FIELD(shape), 0, 0, "NAME",
      "tiny, tiny-moe, 1.1b, 7b or 30b-a3b; the options below replace parts"},
-    {"type", 0, OPTION_TEXT, FIELD(type), 0, 0, "TYPE", "of the matrices: F32 F16 BF16 Q8_0 Q4_0 Q4_K Q6_K"},
+    {"type", 0, OPTION_TEXT, FIELD(type), 0, 0, "TYPE",
+     "of the matrices: F32 F16 BF16 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1\nQ2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4"},
     {"layers", 0, OPTION_UINT, FIELD(layer_n), 1, 1024, "N", "layers"},
     {"embd", 0, OPTION_UINT, FIELD(embd_n), 2, 65536, "N", "width of the residual stream"},
     {"heads", 0, OPTION_UINT, FIELD(head_n), 1, 1024, "N", "query heads"},
@@ -105,7 +107,7 @@ static bool check_complete(synth_options *o) {
         return false;
     }
     if (!o->type) {
-        say(spec.name, "--type is missing: F32 F16 BF16 Q8_0 Q4_0 Q4_K or Q6_K");
+        say(spec.name, "--type is missing: " TYPES);
         return false;
     }
     if (!o->head_dim_n && o->embd_n % o->head_n) {
@@ -131,7 +133,7 @@ static bool make_spec(const synth_options *o, synth_spec *s) {
         .seed = o->seed,
     };
     if (gguf_type_by_name(o->type, &s->type)) return true;
-    say(spec.name, "unknown type '%s', known are: F32 F16 BF16 Q8_0 Q4_0 Q4_K Q6_K", o->type);
+    say(spec.name, "unknown type '%s', known are: " TYPES, o->type);
     return false;
 }
 

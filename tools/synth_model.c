@@ -188,9 +188,11 @@ static hotset_status find_names(synth_model *m, hotset_error *err) {
                            m->architecture->name);
     if (!weights_can_draw(s->type)) {
         const gguf_type_info *info = gguf_type_get(s->type);
-        return hotset_fail(err, HOTSET_E_ARGUMENT,
-                           "cannot make weights of type %s, only F32 F16 BF16 Q8_0 Q4_0 Q4_K Q6_K",
-                           info ? info->name : "?");
+        return hotset_fail(
+            err, HOTSET_E_ARGUMENT,
+            "cannot make weights of type %s, only floats and Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K "
+            "Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4",
+            info ? info->name : "?");
     }
     return HOTSET_OK;
 }

@@ -7,6 +7,7 @@
 
 #include "devices/cpu/kernels.h"
 #include "devices/quant.h"
+#include "devices/quantise.h"
 
 /* ---- Random numbers --------------------------------------------------------------------------------- */
 
@@ -128,6 +129,13 @@ static double unit_mean_square(gguf_type type) {
     }
 }
 
+static bool is_float(gguf_type type) { return type == GGUF_F32 || type == GGUF_F16 || type == GGUF_BF16; }
+
+static bool is_k_quant(gguf_type type) { return gguf_type_get(type)->block_n == 256; }
+
+/* Types whose blocks are not drawn as they are: floats are, and quantised. */
+static bool is_drawn_as_floats(gguf_type type) { return !is_float(type) && unit_mean_square(type) == 0; }
+
 static double scale_factor(int i) { return 0.875 + 0.25 * (i + 0.5) / WEIGHTS_SCALE_N; }
 
 static void fill_scales(weights_source *s, double std) {
@@ -144,17 +152,14 @@ static void fill_scales(weights_source *s, double std) {
 static void fill_floats(weights_source *s, const weights_normal *normal, double std) {
     for (int i = 0; i < WEIGHTS_QUANTILE_N; i++) {
         float value = (float)(std * normal->quantile[i]);
-        if (s->type == GGUF_F32) memcpy(&s->choice.single[i], &value, sizeof value);
+        if (s->type == GGUF_F32 || is_drawn_as_floats(s->type))
+            memcpy(&s->choice.single[i], &value, sizeof value);
         if (s->type == GGUF_F16) s->choice.half[i] = ref_f32_to_f16(value);
         if (s->type == GGUF_BF16) s->choice.half[i] = ref_f32_to_bf16(value);
     }
 }
 
-static bool is_float(gguf_type type) { return type == GGUF_F32 || type == GGUF_F16 || type == GGUF_BF16; }
-
-static bool is_k_quant(gguf_type type) { return type == GGUF_Q4_K || type == GGUF_Q6_K; }
-
-bool weights_can_draw(gguf_type type) { return is_float(type) || unit_mean_square(type) > 0; }
+bool weights_can_draw(gguf_type type) { return quantise_can(type); }
 
 void weights_source_init(weights_source *s, const weights_normal *normal, gguf_type type, uint64_t row_n,
                          double std) {
@@ -162,7 +167,7 @@ void weights_source_init(weights_source *s, const weights_normal *normal, gguf_t
     s->type = type;
     s->row_n = row_n;
     s->row_bytes = gguf_row_bytes(type, row_n);
-    if (is_float(type))
+    if (is_float(type) || is_drawn_as_floats(type))
         fill_floats(s, normal, std);
     else
         fill_scales(s, std);
@@ -208,18 +213,6 @@ static void draw_q4_0(const weights_source *s, uint64_t *state, quant_q4_0 *bloc
     draw_bytes(state, block->q, sizeof block->q);
 }
 
-/* sc and m of group j into their 6-bit fields (see devices/quant.h), which are zero. */
-static void pack_q4_k_scale(quant_q4_k *block, int j, unsigned sc, unsigned m) {
-    if (j < 4) {
-        block->scales[j] |= (uint8_t)sc;
-        block->scales[j + 4] |= (uint8_t)m;
-    } else {
-        block->scales[j + 4] |= (uint8_t)((sc & 15) | m << 4);
-        block->scales[j - 4] |= (uint8_t)(sc >> 4 << 6);
-        block->scales[j] |= (uint8_t)(m >> 4 << 6);
-    }
-}
-
 static void draw_q4_k(const weights_source *s, uint64_t *state, quant_q4_k *block) {
     uint64_t bits = weights_random(state);
     block->d = s->choice.scale[bits >> 56].d;
@@ -227,7 +220,7 @@ static void draw_q4_k(const weights_source *s, uint64_t *state, quant_q4_k *bloc
     memset(block->scales, 0, sizeof block->scales);
     for (int j = 0; j < 8; j++, bits >>= 6) {
         unsigned sc = Q4_K_SC_MIN + (bits & 15);
-        pack_q4_k_scale(block, j, sc, sc - 3 + 2 * (bits >> 4 & 3));
+        quant_q4_k_set_scale(block->scales, j, (uint8_t)sc, (uint8_t)(sc - 3 + 2 * (bits >> 4 & 3)));
     }
     draw_bytes(state, block->q, sizeof block->q);
 }
@@ -241,6 +234,33 @@ static void draw_q6_k(const weights_source *s, uint64_t *state, quant_q6_k *bloc
         int magnitude = Q6_K_SC_MIN + (block->scales[i] & 31);
         block->scales[i] = (int8_t)(block->scales[i] < 0 ? -magnitude : magnitude);
     }
+}
+
+/* Weights that no type is too small for. */
+static void quantise_some(uint8_t *out, const float *x, uint64_t n, gguf_type type) {
+    bool ok = quantise_row(out, x, n, type);
+    assert(ok);
+    (void)ok;
+}
+
+static void draw_quantised(const weights_source *s, uint64_t *state, uint64_t n, uint8_t *out) {
+    float value[256];
+    for (uint64_t i = 0, m; i < n; i += m) {
+        m = min_u64(n - i, sizeof value / sizeof value[0]);
+        draw_f32(s, state, m, (uint8_t *)value);
+        quantise_some(out + gguf_row_bytes(s->type, i), value, m, s->type);
+    }
+}
+
+/* A head in the first block: its other weights are quantised once more. */
+static void head_quantised(double value, gguf_type type, uint8_t *out) {
+    cpu_kernels k;
+    float x[256];
+    const uint64_t n = gguf_type_get(type)->block_n;
+    cpu_kernels_ref(&k);
+    k.dequant[type](x, out, n);
+    for (int i = 0; i < WEIGHTS_HEAD_N; i++) x[i] = (float)value;
+    quantise_some(out, x, n, type);
 }
 
 /* n random weights from the start of a block on. */
@@ -257,6 +277,10 @@ static void draw(const weights_source *s, uint64_t *state, uint64_t n, uint8_t *
     }
     if (is_float(s->type)) {
         draw_half(s, state, n, out);
+        return;
+    }
+    if (is_drawn_as_floats(s->type)) {
+        draw_quantised(s, state, n, out);
         return;
     }
     const gguf_type_info *info = gguf_type_get(s->type);
@@ -305,7 +329,7 @@ static void head_q4_k(double value, uint8_t *out) {
     nearest_product(fmax(0, value + m * dmin) / d, 15, 63, &q, &sc);
     block.scales[0] &= 0xc0; /* the upper bits belong to group 4 */
     block.scales[4] &= 0xc0;
-    pack_q4_k_scale(&block, 0, (unsigned)sc, m);
+    quant_q4_k_set_scale(block.scales, 0, (uint8_t)sc, (uint8_t)m);
     for (int i = 0; i < WEIGHTS_HEAD_N; i++) block.q[i] = (uint8_t)((block.q[i] & 0xf0) | q);
     memcpy(out, &block, sizeof block);
 }
@@ -336,7 +360,11 @@ static void put_head(gguf_type type, double value, uint8_t *out) {
     case GGUF_Q4_0: memcpy(out, &q4_0, sizeof q4_0); break;
     case GGUF_Q4_K: head_q4_k(value, out); break;
     case GGUF_Q6_K: head_q6_k(value, out); break;
-    default: head_floats(type, (float)value, out);
+    default:
+        if (is_float(type))
+            head_floats(type, (float)value, out);
+        else
+            head_quantised(value, type, out);
     }
 }
 
@@ -344,6 +372,11 @@ static void put_head(gguf_type type, double value, uint8_t *out) {
 
 /* Turns a run of 32 weights into its negative. */
 static void negate_run(gguf_type type, uint8_t *run) {
+    if (type == GGUF_MXFP4) {
+        for (size_t i = 0; i < 16; i++) run[1 + i] ^= 0x88;
+        return;
+    }
+    if (type == GGUF_Q4_1 || type == GGUF_Q5_1) run[3] ^= 0x80; /* m */
     uint64_t step = type == GGUF_F32 ? 4 : 2, end = is_float(type) ? step * WEIGHTS_HEAD_N : step;
     for (uint64_t i = step - 1; i < end; i += step)
         run[i] ^= 0x80; /* the sign of each weight, or of the block's d */

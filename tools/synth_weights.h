@@ -69,7 +69,7 @@ typedef struct weights_source {
 } weights_source;
 
 void weights_normal_init(weights_normal *normal);
-/* True for the types that can be drawn: F32 F16 BF16 Q8_0 Q4_0 Q4_K Q6_K. */
+/* True for the types that can be drawn: floats and those of devices/blocks.h. */
 bool weights_can_draw(gguf_type type);
 /* `std`: deviation of the weights. */
 void weights_source_init(weights_source *source, const weights_normal *normal, gguf_type type, uint64_t row_n,

@@ -11,7 +11,8 @@ Usage: tools/test.sh [--quick | --all]
            checks of the source: what CI runs
   --quick  gcc build and its tests only
   --all    also the GPU modules for every architecture that the toolkits here know,
-           10 minutes of fuzzing, and valgrind on the portable kernels
+           10 minutes of fuzzing, valgrind on the portable kernels, and (as root) the Debian package
+           in a clean Debian 12
 Builds in build/; the output of every step is kept in build/logs/.
 EOF
 }
@@ -87,5 +88,8 @@ if [ "$level" -ge 2 ]; then
     step "valgrind, scalar kernels" valgrind --quiet --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \
         --error-exitcode=9 build/hotset run tools/demo/Gutenberg-7M-ReGLU-F16.gguf \
         -p "The whale" -n 4 --seed 1 --isa scalar --threads 2
+    if [ "$(id -u)" -eq 0 ]; then # a fresh system is made in a folder, which takes root and a mirror
+        step "package in a clean Debian" tests/package.sh build gcc tools/demo/Gutenberg-7M-ReGLU-F16.gguf --clean
+    fi
 fi
 printf '\nall passed in %s s\n' $((SECONDS - begin_all))

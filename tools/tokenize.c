@@ -93,7 +93,7 @@ int command_tokenize(int argc, char **argv) {
     int32_t *tokens = NULL;
     size_t text_bytes = 0, token_n = 0;
     unsigned flags = (o.no_bos ? 0u : HOTSET_TOKENIZE_BOS) | (o.special ? HOTSET_TOKENIZE_SPECIAL : 0u);
-    if (hotset_tokenizer_open(&tokenizer, o.path, &err)) {
+    if (hotset_tokenizer_open(&tokenizer, o.path, &(hotset_model_options){.pre = o.common.pre}, &err)) {
         say_failure(spec.name, o.path, &err);
         goto done;
     }

@@ -4,16 +4,23 @@
  * four heads share each load.
  */
 #include "devices/cpu/avx2.h"
+#include "devices/quant.h"
 
 #include <math.h>
 
 enum { BLOCK_ROWS = 32, HEADS = 4 };
 
-/* Eight state values, or the first n of them. */
-AVX2_INLINE __m256 load_state(const uint8_t *p, const bool f16) { return f16 ? load_f16(p) : load_f32(p); }
-AVX2_INLINE __m256 load_state_part(const uint8_t *p, size_t n, const bool f16) {
-    return f16 ? AVX2_LOAD_PART(load_f16, p, n, sizeof(uint16_t))
-               : AVX2_LOAD_PART(load_f32, p, n, sizeof(float));
+/* Eight state values of a row from number i, a multiple of 8, on; or the first n of them. */
+AVX2_INLINE __m256 load_state(const uint8_t *row, size_t i, const gguf_type type) {
+    if (type == GGUF_F16) return load_f16(row + 2 * i);
+    if (type == GGUF_F32) return load_f32(row + 4 * i);
+    const uint8_t *block = row + i / 32 * sizeof(quant_q8_0);
+    const __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)(block + 2 + i % 32));
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), load_half(block));
+}
+AVX2_INLINE __m256 load_state_part(const uint8_t *row, size_t i, size_t n, const gguf_type type) {
+    return type == GGUF_F16 ? AVX2_LOAD_PART(load_f16, row + 2 * i, n, sizeof(uint16_t))
+                            : AVX2_LOAD_PART(load_f32, row + 4 * i, n, sizeof(float));
 }
 
 AVX2_INLINE __m128 sum_4x8(const __m256 v[4]) {
@@ -22,8 +29,8 @@ AVX2_INLINE __m128 sum_4x8(const __m256 v[4]) {
 }
 
 /* Four products at once: of q[i] and key[i], where either may be the same four times. */
-AVX2_INLINE __m128 dot_4(const float *const q[4], const uint8_t *const key[4], size_t n, const bool f16) {
-    const size_t item_bytes = f16 ? sizeof(uint16_t) : sizeof(float);
+AVX2_INLINE __m128 dot_4(const float *const q[4], const uint8_t *const key[4], size_t n,
+                         const gguf_type type) {
     __m256 sum[4];
     AVX2_UNROLL
     for (int j = 0; j < 4; j++) sum[j] = _mm256_setzero_ps();
@@ -31,12 +38,12 @@ AVX2_INLINE __m128 dot_4(const float *const q[4], const uint8_t *const key[4], s
     for (; i + 8 <= n; i += 8) {
         AVX2_UNROLL
         for (int j = 0; j < 4; j++)
-            sum[j] = _mm256_fmadd_ps(load_f32(q[j] + i), load_state(key[j] + i * item_bytes, f16), sum[j]);
+            sum[j] = _mm256_fmadd_ps(load_f32(q[j] + i), load_state(key[j], i, type), sum[j]);
     }
     if (i < n) {
         for (int j = 0; j < 4; j++) {
             const __m256 part = AVX2_LOAD_PART(load_f32, q[j] + i, n - i, sizeof(float));
-            sum[j] = _mm256_fmadd_ps(part, load_state_part(key[j] + i * item_bytes, n - i, f16), sum[j]);
+            sum[j] = _mm256_fmadd_ps(part, load_state_part(key[j], i, n - i, type), sum[j]);
         }
     }
     return sum_4x8(sum);
@@ -44,20 +51,20 @@ AVX2_INLINE __m128 dot_4(const float *const q[4], const uint8_t *const key[4], s
 
 /* scores[h][r] for four heads, one row after the other. */
 AVX2_INLINE void score_heads(const cpu_attend_args *a, size_t head_i, size_t first, size_t last,
-                             const bool f16) {
+                             const gguf_type type) {
     const float *q0 = a->q + head_i * a->key_n;
     const float *const q[4] = {q0, q0 + a->key_n, q0 + 2 * a->key_n, q0 + 3 * a->key_n};
     for (size_t r = first; r < last; r++) {
         const uint8_t *key = (const uint8_t *)a->key + r * a->key_stride;
         float s[4];
-        _mm_storeu_ps(s, dot_4(q, (const uint8_t *const[4]){key, key, key, key}, a->key_n, f16));
+        _mm_storeu_ps(s, dot_4(q, (const uint8_t *const[4]){key, key, key, key}, a->key_n, type));
         for (size_t j = 0; j < 4; j++) a->scores[(head_i + j) * a->row_n + r] = s[j];
     }
 }
 
 /* scores[h][r] for one head, four rows at once. */
 AVX2_INLINE void score_rows(const cpu_attend_args *a, size_t head_i, size_t first, size_t last,
-                            const bool f16) {
+                            const gguf_type type) {
     const float *q = a->q + head_i * a->key_n;
     for (size_t r = first; r < last; r += 4) {
         const size_t n = min_u64(4, last - r);
@@ -65,7 +72,7 @@ AVX2_INLINE void score_rows(const cpu_attend_args *a, size_t head_i, size_t firs
         for (size_t j = 0; j < 4; j++)
             key[j] = (const uint8_t *)a->key + min_u64(r + j, last - 1) * a->key_stride;
         float s[4];
-        _mm_storeu_ps(s, dot_4((const float *const[4]){q, q, q, q}, key, a->key_n, f16));
+        _mm_storeu_ps(s, dot_4((const float *const[4]){q, q, q, q}, key, a->key_n, type));
         memcpy(a->scores + head_i * a->row_n + r, s, n * sizeof *s);
     }
 }
@@ -119,18 +126,17 @@ static void softmax_head(const cpu_attend_args *a, size_t head_i) {
 
 /* out[h][8c..] += sum over rows of scores[h][r] * value[r][8c..] for a few heads and runs of eight values. */
 AVX2_INLINE void add_values(const cpu_attend_args *a, size_t head_i, size_t first, size_t last,
-                            size_t value_i, const int head_n, const int run_n, const bool f16) {
-    const size_t item_bytes = f16 ? sizeof(uint16_t) : sizeof(float);
+                            size_t value_i, const int head_n, const int run_n, const gguf_type type) {
     float *out = a->out + head_i * a->value_n + value_i;
     __m256 sum[8]; /* [head_n][run_n] */
     AVX2_UNROLL
     for (int j = 0; j < head_n * run_n; j++)
         sum[j] = load_f32(out + (size_t)(j / run_n) * a->value_n + 8 * (size_t)(j % run_n));
     for (size_t r = first; r < last; r++) {
-        const uint8_t *value = (const uint8_t *)a->value + r * a->value_stride + value_i * item_bytes;
+        const uint8_t *value = (const uint8_t *)a->value + r * a->value_stride;
         AVX2_UNROLL
         for (int i = 0; i < run_n; i++) {
-            const __m256 v = load_state(value + 8 * (size_t)i * item_bytes, f16);
+            const __m256 v = load_state(value, value_i + 8 * (size_t)i, type);
             AVX2_UNROLL
             for (int h = 0; h < head_n; h++) {
                 const __m256 p = _mm256_broadcast_ss(a->scores + (head_i + (size_t)h) * a->row_n + r);
@@ -145,15 +151,14 @@ AVX2_INLINE void add_values(const cpu_attend_args *a, size_t head_i, size_t firs
 
 /* The last value_n % 8 values of one head. */
 AVX2_INLINE void add_values_rest(const cpu_attend_args *a, size_t head_i, size_t first, size_t last,
-                                 const bool f16) {
+                                 const gguf_type type) {
     const size_t rest = a->value_n % 8, value_i = a->value_n - rest;
     if (rest == 0) return;
     float *out = a->out + head_i * a->value_n + value_i;
     __m256 sum = AVX2_LOAD_PART(load_f32, out, rest, sizeof *out);
     for (size_t r = first; r < last; r++) {
         const uint8_t *value = (const uint8_t *)a->value + r * a->value_stride;
-        const __m256 v =
-            load_state_part(value + value_i * (f16 ? sizeof(uint16_t) : sizeof(float)), rest, f16);
+        const __m256 v = load_state_part(value, value_i, rest, type);
         sum = _mm256_fmadd_ps(_mm256_broadcast_ss(a->scores + head_i * a->row_n + r), v, sum);
     }
     store_part(out, sum, rest);
@@ -161,36 +166,37 @@ AVX2_INLINE void add_values_rest(const cpu_attend_args *a, size_t head_i, size_t
 
 /* All values of `head_n` heads (HEADS or 1), eight sums at a time where there are enough. */
 AVX2_INLINE void add_block(const cpu_attend_args *a, size_t head_i, size_t first, size_t last,
-                           const int head_n, const bool f16) {
+                           const int head_n, const gguf_type type) {
     const int run_n = 8 / head_n;
     size_t i = 0;
     for (; i + 8 * (size_t)run_n <= a->value_n; i += 8 * (size_t)run_n)
-        add_values(a, head_i, first, last, i, head_n, run_n, f16);
-    for (; i + 8 <= a->value_n; i += 8) add_values(a, head_i, first, last, i, head_n, 1, f16);
-    for (int h = 0; h < head_n; h++) add_values_rest(a, head_i + (size_t)h, first, last, f16);
+        add_values(a, head_i, first, last, i, head_n, run_n, type);
+    for (; i + 8 <= a->value_n; i += 8) add_values(a, head_i, first, last, i, head_n, 1, type);
+    for (int h = 0; h < head_n; h++) add_values_rest(a, head_i + (size_t)h, first, last, type);
 }
 
-AVX2_INLINE void attend_state(const cpu_attend_args *a, const bool f16) {
+AVX2_INLINE void attend_state(const cpu_attend_args *a, const gguf_type type) {
     const size_t grouped = a->head_n / HEADS * HEADS;
     for (size_t r = 0; r < a->row_n; r += BLOCK_ROWS) {
         const size_t last = (size_t)min_u64(r + BLOCK_ROWS, a->row_n);
-        for (size_t h = 0; h < grouped; h += HEADS) score_heads(a, h, r, last, f16);
-        for (size_t h = grouped; h < a->head_n; h++) score_rows(a, h, r, last, f16);
+        for (size_t h = 0; h < grouped; h += HEADS) score_heads(a, h, r, last, type);
+        for (size_t h = grouped; h < a->head_n; h++) score_rows(a, h, r, last, type);
     }
     for (size_t h = 0; h < a->head_n; h++) softmax_head(a, h);
     memset(a->out, 0, a->head_n * a->value_n * sizeof *a->out);
     for (size_t r = 0; r < a->row_n; r += BLOCK_ROWS) {
         const size_t last = (size_t)min_u64(r + BLOCK_ROWS, a->row_n);
-        for (size_t h = 0; h < grouped; h += HEADS) add_block(a, h, r, last, HEADS, f16);
-        for (size_t h = grouped; h < a->head_n; h++) add_block(a, h, r, last, 1, f16);
+        for (size_t h = 0; h < grouped; h += HEADS) add_block(a, h, r, last, HEADS, type);
+        for (size_t h = grouped; h < a->head_n; h++) add_block(a, h, r, last, 1, type);
     }
 }
 
 static void attend(const cpu_attend_args *args) {
-    if (args->f16)
-        attend_state(args, true);
-    else
-        attend_state(args, false);
+    switch ((int)args->state) {
+    case GGUF_F16: attend_state(args, GGUF_F16); break;
+    case GGUF_Q8_0: attend_state(args, GGUF_Q8_0); break;
+    default: attend_state(args, GGUF_F32);
+    }
 }
 
 void cpu_avx2_attend_init(cpu_kernels *k) { k->attend = attend; }

@@ -215,7 +215,11 @@ static void neuron_store(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, g
     case GGUF_F32:
         store_floats(to + (uint64_t)from * 4, stride, rows + row_bytes * from, row_bytes, in_n, n, 4);
         break;
-    default: store_floats(to + (uint64_t)from * 2, stride, rows + row_bytes * from, row_bytes, in_n, n, 2);
+    case GGUF_F16:
+    case GGUF_BF16:
+        store_floats(to + (uint64_t)from * 2, stride, rows + row_bytes * from, row_bytes, in_n, n, 2);
+        break;
+    default: neurons_store(to, rows, row_bytes, type, in_n, out_n, from, n);
     }
 }
 

@@ -2,90 +2,40 @@
 #ifndef HOTSET_CPU_AVX2_ROWS_H
 #define HOTSET_CPU_AVX2_ROWS_H
 
-#include "devices/cpu/avx2.h"
-#include "devices/quant.h"
-
-#include <stddef.h>
+#include "devices/cpu/avx2_blocks.h"
 
 enum {
-    ROWS_LOT = 4,   /* rows of one pass over the outputs */
-    ROWS_AHEAD = 8, /* prefetched for tiles, which touch little of each row */
-    ROWS_RUN = 32,
-    ROWS_RUNS_MAX = 8
+    ROWS_LOT = 4,  /* rows of one pass over the outputs */
+    ROWS_AHEAD = 8 /* prefetched for tiles, which touch little of each row */
 };
 
-/* Of a block: weight i is scale[i / 16] * q[i] - min[i / 32]. */
+/* Of a block, times x: weight i is scale[i / 16] * value(q[i]) - min[i / 16]. */
 typedef struct rows_factors {
-    float scale[2 * ROWS_RUNS_MAX], min[ROWS_RUNS_MAX];
+    float scale[16], min[16];
 } rows_factors;
 
-/* A type: how many runs of 32 weights a block has, its rows_factors times x, and the quants of a run as
- * signed bytes. */
-typedef struct rows_form {
-    size_t run_n, block_bytes;
-    void (*factors)(rows_factors *f, const uint8_t *block, float x);
-    __m256i (*quants)(const uint8_t *block, size_t run);
-    bool has_min;
-} rows_form;
-
-/* ---- Types ---- */
-
-AVX2_INLINE float rows_half(const uint8_t *p) { return _mm256_cvtss_f32(load_half(p)); }
-
-AVX2_INLINE void rows_factors_32(rows_factors *f, const uint8_t *block, float x) {
-    f->scale[0] = f->scale[1] = rows_half(block) * x;
-}
-
-AVX2_INLINE __m256i rows_quants_q8_0(const uint8_t *block, size_t run) {
-    (void)run;
-    return load_256(block + offsetof(quant_q8_0, q));
-}
-
-AVX2_INLINE __m256i rows_quants_q4_0(const uint8_t *block, size_t run) {
-    (void)run;
-    const __m128i v = load_128(block + offsetof(quant_q4_0, q));
-    const __m256i nibbles = _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(v, 4), v), _mm256_set1_epi8(15));
-    return _mm256_sub_epi8(nibbles, _mm256_set1_epi8(8));
-}
-
-AVX2_INLINE void rows_factors_q4_k(rows_factors *f, const uint8_t *block, float x) {
-    const __m128i bytes =
-        q4_k_scales(block + offsetof(quant_q4_k, scales)); /* scale, min, scale, min: 4 each */
-    const __m128i order = _mm_setr_epi8(0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15);
-    const __m128i sorted = _mm_shuffle_epi8(bytes, order);
-    const __m256 d = _mm256_mul_ps(load_half(block), _mm256_set1_ps(x));
-    const __m256 d_min = _mm256_mul_ps(load_half(block + offsetof(quant_q4_k, dmin)), _mm256_set1_ps(x));
-    const __m256 scale = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(sorted)));
-    const __m256 min = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(sorted, 8)));
-    const __m256 low = _mm256_unpacklo_ps(scale, scale), high = _mm256_unpackhi_ps(scale, scale);
-    _mm256_storeu_ps(f->scale, _mm256_permute2f128_ps(low, high, 0x20));
-    _mm256_storeu_ps(f->scale + 8, _mm256_permute2f128_ps(low, high, 0x31));
-    _mm256_storeu_ps(f->min, _mm256_mul_ps(d_min, min));
-}
-
-AVX2_INLINE __m256i rows_quants_q4_k(const uint8_t *block, size_t run) {
-    const __m256i v = load_256(block + offsetof(quant_q4_k, q) + ROWS_RUN * (run / 2));
-    const __m128i shift = _mm_cvtsi32_si128(run % 2 ? 4 : 0);
-    return _mm256_and_si256(_mm256_srl_epi16(v, shift), _mm256_set1_epi8(15));
-}
-
-AVX2_INLINE void rows_factors_q6_k(rows_factors *f, const uint8_t *block, float x) {
-    const __m128i bytes = load_128(block + offsetof(quant_q6_k, scales));
-    const __m256 d = _mm256_mul_ps(load_half(block + offsetof(quant_q6_k, d)), _mm256_set1_ps(x));
+/* 16 signed bytes times a number. */
+AVX2_INLINE void rows_scaled(float out[16], __m128i bytes, __m256 factor) {
     const __m256i low = _mm256_cvtepi8_epi32(bytes), high = _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8));
-    _mm256_storeu_ps(f->scale, _mm256_mul_ps(d, _mm256_cvtepi32_ps(low)));
-    _mm256_storeu_ps(f->scale + 8, _mm256_mul_ps(d, _mm256_cvtepi32_ps(high)));
+    _mm256_storeu_ps(out, _mm256_mul_ps(factor, _mm256_cvtepi32_ps(low)));
+    _mm256_storeu_ps(out + 8, _mm256_mul_ps(factor, _mm256_cvtepi32_ps(high)));
 }
 
-AVX2_INLINE __m256i rows_quants_q6_k(const uint8_t *block, size_t run) {
-    const size_t half = run / 4, g = run % 4;
-    const __m256i low = load_256(block + 64 * half + ROWS_RUN * (g % 2));
-    const __m256i high = load_256(block + offsetof(quant_q6_k, qh) + ROWS_RUN * half);
-    const __m128i low_shift = _mm_cvtsi32_si128(g < 2 ? 0 : 4), high_shift = _mm_cvtsi32_si128((int)(2 * g));
-    const __m256i nibbles = _mm256_and_si256(_mm256_srl_epi16(low, low_shift), _mm256_set1_epi8(15));
-    const __m256i bits = _mm256_and_si256(_mm256_srl_epi16(high, high_shift), _mm256_set1_epi8(3));
-    const __m256i q = _mm256_or_si256(nibbles, _mm256_slli_epi16(bits, 4));
-    return _mm256_sub_epi8(q, _mm256_set1_epi8(32));
+AVX2_INLINE void rows_factors_of(rows_factors *f, const uint8_t *block, float x, const fast_form t) {
+    const __m256 factor = _mm256_set1_ps(x), d = _mm256_mul_ps(block_d(t, block), factor);
+    if (t.run_n == 1) {
+        f->scale[0] = f->scale[1] = _mm256_cvtss_f32(d);
+        if (t.has_min) f->min[0] = f->min[1] = -x * _mm256_cvtss_f32(block_dmin(t, block));
+        return;
+    }
+    __m128i scale, min;
+    t.numbers(&scale, &min, block);
+    rows_scaled(f->scale, scale, d);
+    if (t.has_min) rows_scaled(f->min, min, _mm256_mul_ps(block_dmin(t, block), factor));
+}
+
+AVX2_INLINE __m256i rows_values(const uint8_t *block, size_t run, const fast_form t) {
+    return signed_values(t, t.quants(block, run));
 }
 
 /* A lot of listed rows, at the first output asked for, and the next one. The last lot is filled up with its
@@ -117,23 +67,18 @@ AVX2_INLINE void rows_prefetch(const rows_lot *l, size_t at, size_t bytes) {
 
 /* ---- The slots ---- */
 
-#define ROWS_FORM_Q8_0 ((rows_form){1, sizeof(quant_q8_0), rows_factors_32, rows_quants_q8_0, false})
-#define ROWS_FORM_Q4_0 ((rows_form){1, sizeof(quant_q4_0), rows_factors_32, rows_quants_q4_0, false})
-#define ROWS_FORM_Q4_K ((rows_form){8, sizeof(quant_q4_k), rows_factors_q4_k, rows_quants_q4_k, true})
-#define ROWS_FORM_Q6_K ((rows_form){8, sizeof(quant_q6_k), rows_factors_q6_k, rows_quants_q6_k, false})
-
 /* Defines row_sum and row_tile of a type by sum_rows and tile_rows of the including file. */
 #define ROWS_SLOTS(type, TYPE)                                                                               \
     static void row_sum_##type(float *y, const uint8_t *w, size_t row_bytes, size_t from, size_t n,          \
                                const cpu_active *a) {                                                        \
-        sum_rows(y, w, row_bytes, from, n, a, ROWS_FORM_##TYPE);                                             \
+        sum_rows(y, w, row_bytes, from, n, a, FAST_##TYPE);                                                  \
     }                                                                                                        \
     static void row_tile_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t from, size_t n,       \
                                 size_t k) {                                                                  \
         (void)n; /* outputs are whole runs, and so are tiles or their halves */                              \
-        tile_rows(tile, w, row_bytes, from, k, ROWS_FORM_##TYPE);                                            \
+        tile_rows(tile, w, row_bytes, from, k, FAST_##TYPE);                                                 \
     }
-#define ROWS_FILL(k, type, TYPE)                                                                             \
-    (k)->row_sum[GGUF_##TYPE] = row_sum_##type, (k)->row_tile[GGUF_##TYPE] = row_tile_##type
+#define ROWS_FILL(type, TYPE)                                                                                \
+    k->row_sum[GGUF_##TYPE] = row_sum_##type, k->row_tile[GGUF_##TYPE] = row_tile_##type;
 
 #endif

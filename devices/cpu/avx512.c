@@ -1,6 +1,6 @@
 /* avx512.c - fills the table with what 512-bit registers do better than AVX2, and the vector work of it:
- * norms, activations, conversions, limits. Products are in avx512_gemv.c and avx512_gemm.c, attention in
- * avx512_attend.c, sums over neurons in avx512_neurons.c and avx512_rows.c. */
+ * norms, activations, conversions, limits. Products are in avx512_gemv.c, avx512_blocks.c, avx512_gemm.c and
+ * avx512_sgemm.c, attention in avx512_attend.c, sums over neurons in avx512_neurons.c and avx512_rows.c. */
 #include "devices/cpu/avx512.h"
 
 #include <math.h>
@@ -188,7 +188,9 @@ static double peak_f32(size_t iterations, float *sink) {
 void cpu_kernels_avx512(cpu_kernels *k) {
     k->isa = "avx512";
     avx512_gemv(k);
+    avx512_blocks(k);
     avx512_gemm(k);
+    avx512_sgemm(k);
     avx512_attend(k);
     avx512_neurons(k);
     avx512_rows(k);

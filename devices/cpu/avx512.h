@@ -26,12 +26,22 @@
 
 /* The parts of the table, one per source file. */
 void avx512_gemv(cpu_kernels *k);
+void avx512_blocks(cpu_kernels *k);
 void avx512_gemm(cpu_kernels *k);
+void avx512_sgemm(cpu_kernels *k);
 void avx512_attend(cpu_kernels *k);
 void avx512_neurons(cpu_kernels *k);
 void avx512_rows(cpu_kernels *k);
 
-enum { BLOCK = 32, SUPERBLOCK = 256, Q4_0_BYTES = 18, Q8_0_BYTES = 34, Q4_K_BYTES = 144, Q6_K_BYTES = 210 };
+enum {
+    BLOCK = 32,
+    SUPERBLOCK = 256,
+    Q4_0_BYTES = 18,
+    Q8_0_BYTES = 34,
+    Q4_K_BYTES = 144,
+    Q5_K_BYTES = 176,
+    Q6_K_BYTES = 210
+};
 enum { LINE = 64 };
 
 /* Into the second level of cache: the first one's miss buffers are too few. Any address may be named. */

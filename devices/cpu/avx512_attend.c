@@ -11,7 +11,13 @@
 
 enum { HEADS = 4, SCORE_ROWS = 4, VALUE_VECTORS = 4 };
 
-INLINE gguf_type state_type(const bool f16) { return f16 ? GGUF_F16 : GGUF_F32; }
+/* 16 state values of a row from number i, a multiple of 16, on. */
+INLINE __m512 load_state(const gguf_type type, const uint8_t *row, size_t i, __mmask16 lanes) {
+    if (type != GGUF_Q8_0) return load_float(type, row + i * float_bytes(type), lanes);
+    const uint8_t *block = row + i / BLOCK * Q8_0_BYTES;
+    const __m128i q = _mm_loadu_si128((const void *)(block + 2 + i % BLOCK));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)), _mm512_set1_ps(read_half(block)));
+}
 
 /* The sums of the lanes of four vectors. */
 INLINE __m128 reduce_4(__m512 a, __m512 b, __m512 c, __m512 d) {
@@ -29,7 +35,7 @@ INLINE __m128 reduce_4(__m512 a, __m512 b, __m512 c, __m512 d) {
 /* q . k times scale of `row_n` rows and `head_n` heads, from row_i and head_i on; the counts are constants.
  */
 INLINE void score_rows(const cpu_attend_args *a, size_t row_i, const size_t row_n, size_t head_i,
-                       const size_t head_n, const bool f16) {
+                       const size_t head_n, const gguf_type type) {
     const uint8_t *key = (const uint8_t *)a->key + row_i * a->key_stride;
     const float *q = a->q + head_i * a->key_n;
     __m512 sum[HEADS][SCORE_ROWS];
@@ -41,7 +47,7 @@ INLINE void score_rows(const cpu_attend_args *a, size_t row_i, const size_t row_
         __m512 k[SCORE_ROWS];
         UNROLL for (size_t r = 0; r < row_n; r++) {
             const uint8_t *row = key + r * a->key_stride;
-            k[r] = load_float(state_type(f16), row + i * float_bytes(state_type(f16)), lanes);
+            k[r] = load_state(type, row, i, lanes);
         }
         UNROLL for (size_t h = 0; h < head_n; h++) {
             const __m512 v = _mm512_maskz_loadu_ps(lanes, q + h * a->key_n + i);
@@ -59,10 +65,10 @@ INLINE void score_rows(const cpu_attend_args *a, size_t row_i, const size_t row_
     }
 }
 
-INLINE void score_heads(const cpu_attend_args *a, size_t head_i, const size_t head_n, const bool f16) {
+INLINE void score_heads(const cpu_attend_args *a, size_t head_i, const size_t head_n, const gguf_type type) {
     size_t i = 0;
-    for (; i + SCORE_ROWS <= a->row_n; i += SCORE_ROWS) score_rows(a, i, SCORE_ROWS, head_i, head_n, f16);
-    for (; i < a->row_n; i++) score_rows(a, i, 1, head_i, head_n, f16);
+    for (; i + SCORE_ROWS <= a->row_n; i += SCORE_ROWS) score_rows(a, i, SCORE_ROWS, head_i, head_n, type);
+    for (; i < a->row_n; i++) score_rows(a, i, 1, head_i, head_n, type);
 }
 
 /* c tanh(s / c), by tanh(u) = 1 - 2 / (exp(2u) + 1) */
@@ -100,10 +106,9 @@ static void soften(const cpu_attend_args *a, size_t head_i) {
 /* out = sum of p v over all rows, for `vector_n` vectors of elements from `first` on (the last one may be
  * partial) and `head_n` heads; the counts are constants. */
 INLINE void add_values(const cpu_attend_args *a, size_t first, const size_t vector_n, size_t head_i,
-                       const size_t head_n, const bool f16) {
+                       const size_t head_n, const gguf_type type) {
     const __mmask16 lanes = lanes_left(a->value_n - first - 16 * (vector_n - 1));
-    const size_t bytes = float_bytes(state_type(f16));
-    const uint8_t *row = (const uint8_t *)a->value + first * bytes;
+    const uint8_t *row = a->value;
     const float *p = a->scores + head_i * a->row_n;
     __m512 sum[HEADS][VALUE_VECTORS];
     UNROLL for (size_t h = 0; h < head_n; h++) {
@@ -112,7 +117,7 @@ INLINE void add_values(const cpu_attend_args *a, size_t first, const size_t vect
     for (size_t i = 0; i < a->row_n; i++, row += a->value_stride) {
         __m512 v[VALUE_VECTORS];
         UNROLL for (size_t c = 0; c < vector_n; c++) {
-            v[c] = load_float(state_type(f16), row + 16 * c * bytes, c + 1 < vector_n ? 0xffff : lanes);
+            v[c] = load_state(type, row, first + 16 * c, c + 1 < vector_n ? 0xffff : lanes);
         }
         UNROLL for (size_t h = 0; h < head_n; h++) {
             const __m512 weight = _mm512_set1_ps(p[h * a->row_n + i]);
@@ -127,27 +132,28 @@ INLINE void add_values(const cpu_attend_args *a, size_t first, const size_t vect
     }
 }
 
-INLINE void attend_heads(const cpu_attend_args *a, size_t head_i, const size_t head_n, const bool f16) {
-    score_heads(a, head_i, head_n, f16);
+INLINE void attend_heads(const cpu_attend_args *a, size_t head_i, const size_t head_n, const gguf_type type) {
+    score_heads(a, head_i, head_n, type);
     for (size_t h = 0; h < head_n; h++) soften(a, head_i + h);
     size_t i = 0;
     for (; i + 16 * VALUE_VECTORS <= a->value_n; i += 16 * VALUE_VECTORS) {
-        add_values(a, i, VALUE_VECTORS, head_i, head_n, f16);
+        add_values(a, i, VALUE_VECTORS, head_i, head_n, type);
     }
-    for (; i < a->value_n; i += 16) add_values(a, i, 1, head_i, head_n, f16);
+    for (; i < a->value_n; i += 16) add_values(a, i, 1, head_i, head_n, type);
 }
 
-INLINE void attend_type(const cpu_attend_args *a, const bool f16) {
+INLINE void attend_type(const cpu_attend_args *a, const gguf_type type) {
     size_t h = 0;
-    for (; h + HEADS <= a->head_n; h += HEADS) attend_heads(a, h, HEADS, f16);
-    for (; h < a->head_n; h++) attend_heads(a, h, 1, f16);
+    for (; h + HEADS <= a->head_n; h += HEADS) attend_heads(a, h, HEADS, type);
+    for (; h < a->head_n; h++) attend_heads(a, h, 1, type);
 }
 
 static void attend(const cpu_attend_args *args) {
-    if (args->f16)
-        attend_type(args, true);
-    else
-        attend_type(args, false);
+    switch ((int)args->state) {
+    case GGUF_F16: attend_type(args, GGUF_F16); break;
+    case GGUF_Q8_0: attend_type(args, GGUF_Q8_0); break;
+    default: attend_type(args, GGUF_F32);
+    }
 }
 
 void avx512_attend(cpu_kernels *k) { k->attend = attend; }

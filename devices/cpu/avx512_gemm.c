@@ -9,95 +9,9 @@
  *
  * Weights are unsigned (w + offset) as in avx512_gemv.c; panels hold the start values that undo the offset.
  */
-#include "devices/cpu/avx512.h"
+#include "devices/cpu/avx512_tiles.h"
 
-#include "devices/neurons.h"
-
-enum { ROWS = 16, FLOAT_ROWS = 32, COLS = 8 };
-enum { NEURONS_AHEAD = 32 };
-
-/* The rows of a tile; prefetches reach for the next tile, since callers walk tiles in order. */
-typedef struct tile_rows {
-    const uint8_t *row[ROWS];
-    size_t ahead;
-} tile_rows;
-
-INLINE tile_rows rows_of(const uint8_t *w, size_t row_bytes, size_t row_n) {
-    tile_rows t = {.ahead = ROWS * row_bytes};
-    for (size_t r = 0; r < ROWS; r++) t.row[r] = w + (r < row_n ? r : row_n - 1) * row_bytes;
-    return t;
-}
-
-INLINE void prefetch_rows(const tile_rows *t, size_t offset) {
-    UNROLL for (size_t r = 0; r < ROWS; r++) prefetch(t->row[r] + offset, t->ahead);
-}
-
-/* 16 bytes of each row at `offset`: t[g] gets the g-th four of them, a row per lane. */
-INLINE void load_quads(__m512i t[4], const tile_rows *w, size_t offset) {
-    __m512i z[4];
-    UNROLL for (size_t i = 0; i < 4; i++) { /* quarter j of z[i] is row 4j + i */
-        z[i] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(w->row[i] + offset)));
-        z[i] = _mm512_mask_broadcast_i32x4(z[i], 0x00f0,
-                                           _mm_loadu_si128((const void *)(w->row[4 + i] + offset)));
-        z[i] = _mm512_mask_broadcast_i32x4(z[i], 0x0f00,
-                                           _mm_loadu_si128((const void *)(w->row[8 + i] + offset)));
-        z[i] = _mm512_mask_broadcast_i32x4(z[i], 0xf000,
-                                           _mm_loadu_si128((const void *)(w->row[12 + i] + offset)));
-    }
-    const __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
-    const __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
-    t[0] = _mm512_unpacklo_epi64(a, c);
-    t[1] = _mm512_unpackhi_epi64(a, c);
-    t[2] = _mm512_unpacklo_epi64(b, d);
-    t[3] = _mm512_unpackhi_epi64(b, d);
-}
-
-/* One half-precision scale of each row. */
-INLINE __m512 load_scales(const tile_rows *w, size_t offset) {
-    _Alignas(32) uint16_t halves[ROWS];
-    UNROLL for (size_t r = 0; r < ROWS; r++) memcpy(&halves[r], w->row[r] + offset, sizeof halves[r]);
-    return _mm512_cvtph_ps(_mm256_load_si256((const void *)halves));
-}
-
-/* 16 bytes at p of four neurons (or planes) `stride` apart, one in each quarter. */
-INLINE __m512i load_neurons(const uint8_t *p, size_t stride) {
-    __m512i z = _mm512_castsi128_si512(_mm_loadu_si128((const void *)p));
-    z = _mm512_mask_broadcast_i32x4(z, 0x00f0, _mm_loadu_si128((const void *)(p + stride)));
-    z = _mm512_mask_broadcast_i32x4(z, 0x0f00, _mm_loadu_si128((const void *)(p + 2 * stride)));
-    return _mm512_mask_broadcast_i32x4(z, 0xf000, _mm_loadu_si128((const void *)(p + 3 * stride)));
-}
-
-/* Byte i of every quarter to lane i. */
-INLINE __m512i interleave(__m512i quarters) {
-    static const _Alignas(64) uint8_t order[64] = {
-        0,  16, 32, 48, 1,  17, 33, 49, 2,  18, 34, 50, 3,  19, 35, 51, 4,  20, 36, 52, 5,  21,
-        37, 53, 6,  22, 38, 54, 7,  23, 39, 55, 8,  24, 40, 56, 9,  25, 41, 57, 10, 26, 42, 58,
-        11, 27, 43, 59, 12, 28, 44, 60, 13, 29, 45, 61, 14, 30, 46, 62, 15, 31, 47, 63};
-    return _mm512_permutexvar_epi8(_mm512_load_si512(order), quarters);
-}
-
-/* 16 halves of a plane. */
-INLINE __m512 load_plane(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
-
-/* Asks for the same outputs of the four neurons that are some rows ahead. */
-INLINE void prefetch_neurons(const uint8_t *p, size_t row_bytes) {
-    UNROLL for (size_t i = 0; i < 4; i++) prefetch(p, (NEURONS_AHEAD + i) * row_bytes);
-}
-
-/* s[c] += quad_n registers of weights times the activations of column c, which start at x + c * x_stride. */
-INLINE void multiply_quads(__m512i s[COLS], const uint8_t w[][64], const int8_t *x, const size_t x_stride,
-                           const size_t quad_n) {
-    UNROLL for (size_t g = 0; g < quad_n; g++) {
-        const __m512i quad = _mm512_load_si512(w[g]);
-        UNROLL for (size_t c = 0; c < COLS; c++) {
-            s[c] = _mm512_dpbusd_epi32(s[c], quad, _mm512_set1_epi32(read_i32(x + c * x_stride + 4 * g)));
-        }
-    }
-}
-
-INLINE void store_sums(float *y, size_t y_stride, const __m512 sum[COLS]) {
-    UNROLL for (size_t c = 0; c < COLS; c++) _mm512_storeu_ps(y + c * y_stride, sum[c]);
-}
+#include "devices/cpu/avx2_blocks.h"
 
 /* ---- Q4_0 and Q8_0: per block of 32, one of these each ------------------------------------------------ */
 
@@ -125,12 +39,14 @@ INLINE void panel_pack_32(panel_32 *p, const float *x, size_t x_stride, size_t c
     }
 }
 
-static void panel_pack_q4_0(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
-    panel_pack_32(panel, x, x_stride, col_n, k, 8);
-}
-static void panel_pack_q8_0(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
-    panel_pack_32(panel, x, x_stride, col_n, k, 128);
-}
+#define PANEL_PACK_32(type, offset)                                                                          \
+    static void panel_pack_##type(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {    \
+        panel_pack_32(panel, x, x_stride, col_n, k, offset);                                                 \
+    }
+PANEL_PACK_32(q4_0, 8)
+PANEL_PACK_32(q8_0, 128) /* and IQ4_NL */
+PANEL_PACK_32(q5_0, 16)
+PANEL_PACK_32(mxfp4, 12)
 
 static void tile_unpack_q4_0(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
     const tile_rows rows = rows_of(w, row_bytes, row_n);
@@ -344,37 +260,46 @@ static void neuron_tiles_q4_k(void *tiles, size_t tile_stride, const uint8_t *st
     }
 }
 
-static void tile_mul_q4_k(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
-    const tile_q4_k *w = tile;
-    const panel_q4_k *x = panel;
-    __m512 sum[COLS];
-    UNROLL for (size_t c = 0; c < COLS; c++) sum[c] = _mm512_setzero_ps();
-    for (size_t b = 0; b < k / SUPERBLOCK; b++, w++, x++) {
-        __m512i s[COLS];
-        __m512 block[COLS]; /* the block's sums, to be scaled by the activations' d */
-        UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_setzero_si512();
-        UNROLL for (size_t i = 0; i < 4; i++) {
-            const __m512i min = _mm512_load_si512(w->min[i]);
-            UNROLL for (size_t c = 0; c < COLS; c++) {
-                s[c] = _mm512_dpwssd_epi32(s[c], min, _mm512_set1_epi32(read_i32(x->sum[i][c])));
-            }
-        }
-        const __m512 dmin = _mm512_load_ps(w->dmin);
+/* Adds a block of K weights to sum: w in `group_n` groups with scales d, minima in pairs of groups. */
+INLINE void multiply_block(__m512 sum[COLS], const uint8_t w[][64], const float d[][ROWS],
+                           const int16_t min[][ROWS][2], const float *dmin, const int8_t *x,
+                           const int16_t x_sum[][COLS][2], const float *dx, const size_t group_n) {
+    const size_t quad_n = SUPERBLOCK / 4 / group_n;
+    __m512i s[COLS];
+    __m512 block[COLS]; /* the block's sums, to be scaled by the activations' d */
+    UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_setzero_si512();
+    UNROLL for (size_t i = 0; i < group_n / 2; i++) {
+        const __m512i pair = _mm512_load_si512(min[i]);
         UNROLL for (size_t c = 0; c < COLS; c++) {
-            block[c] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(s[c]), dmin, _mm512_setzero_ps());
+            s[c] = _mm512_dpwssd_epi32(s[c], pair, _mm512_set1_epi32(read_i32(x_sum[i][c])));
         }
-        for (size_t j = 0; j < 8; j++) {
-            UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_setzero_si512();
-            multiply_quads(s, w->w[j], x->x[j][0], BLOCK, 8);
-            const __m512 d = _mm512_load_ps(w->d[j]);
-            UNROLL for (size_t c = 0; c < COLS; c++) block[c] =
-                _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[c]), d, block[c]);
-        }
-        UNROLL for (size_t c = 0; c < COLS; c++) sum[c] =
-            _mm512_fmadd_ps(block[c], _mm512_set1_ps(x->d[c]), sum[c]);
     }
-    store_sums(y, y_stride, sum);
+    const __m512 minus = _mm512_load_ps(dmin);
+    UNROLL for (size_t c = 0; c < COLS; c++) {
+        block[c] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(s[c]), minus, _mm512_setzero_ps());
+    }
+    for (size_t j = 0; j < group_n; j++) {
+        UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_setzero_si512();
+        multiply_quads(s, w + j * quad_n, x + j * quad_n * 4 * COLS, quad_n * 4, quad_n);
+        const __m512 scale = _mm512_load_ps(d[j]);
+        UNROLL for (size_t c = 0; c < COLS; c++) block[c] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[c]), scale, block[c]);
+    }
+    UNROLL for (size_t c = 0; c < COLS; c++) sum[c] =
+        _mm512_fmadd_ps(block[c], _mm512_set1_ps(dx[c]), sum[c]);
 }
+
+#define TILE_MUL_K(form, groups)                                                                             \
+    static void tile_mul_##form(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {  \
+        const tile_##form *w = tile;                                                                         \
+        const panel_##form *x = panel;                                                                       \
+        __m512 sum[COLS];                                                                                    \
+        UNROLL for (size_t c = 0; c < COLS; c++) sum[c] = _mm512_setzero_ps();                               \
+        for (size_t b = 0; b < k / SUPERBLOCK; b++, w++, x++)                                                \
+            multiply_block(sum, w->w[0], w->d, w->min, w->dmin, x->x[0][0], x->sum, x->d, groups);           \
+        store_sums(y, y_stride, sum);                                                                        \
+    }
+TILE_MUL_K(q4_k, 8)
 
 /* ---- Q6_K --------------------------------------------------------------------------------------------- */
 
@@ -406,10 +331,15 @@ static void panel_pack_q6_k(void *panel, const float *x, size_t x_stride, size_t
     }
 }
 
+/* Signed byte j of each lane. */
+INLINE __m512i signed_of_lanes(__m512i v, const unsigned j) {
+    return _mm512_srai_epi32(_mm512_slli_epi32(v, 24 - 8 * j), 24);
+}
+
 /* scale: the 16 signed bytes of each row, in fours. */
 INLINE void unpack_scales_q6_k(tile_q6_k *t, const __m512i scale[4], __m512 d) {
     UNROLL for (unsigned j = 0; j < 16; j++) { /* signed byte j % 4 of each lane */
-        const __m512i s = _mm512_srai_epi32(_mm512_slli_epi32(scale[j / 4], 24 - 8 * (j % 4)), 24);
+        const __m512i s = signed_of_lanes(scale[j / 4], j % 4);
         _mm512_store_ps(t->d[j], _mm512_mul_ps(_mm512_cvtepi32_ps(s), d));
     }
 }
@@ -517,144 +447,292 @@ static void tile_mul_q6_k(float *y, size_t y_stride, const void *tile, const voi
     store_sums(y, y_stride, sum);
 }
 
-/* ---- Floats: tile [k][32 rows], panel [k][8 columns], both F32 ----------------------------------------- */
+/* ---- Other block types: their values as unsigned bytes by the forms of avx2_blocks.h
+ * ------------------------ */
 
-static size_t tile_bytes_float(size_t k) { return k * FLOAT_ROWS * sizeof(float); }
-static size_t panel_bytes_float(size_t k) { return k * COLS * sizeof(float); }
-
-/* Transposes a 16 x 16 matrix. */
-INLINE void transpose_16x16(__m512 v[16]) {
-    __m512 pair[16];
-    UNROLL for (size_t i = 0; i < 16; i += 4) { /* 4 x 4 within each quarter of the registers */
-        const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(v[i], v[i + 1]));
-        const __m512d b = _mm512_castps_pd(_mm512_unpackhi_ps(v[i], v[i + 1]));
-        const __m512d c = _mm512_castps_pd(_mm512_unpacklo_ps(v[i + 2], v[i + 3]));
-        const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(v[i + 2], v[i + 3]));
-        pair[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
-        pair[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
-        pair[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
-        pair[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+/* A run of 32 weights of each row, `offset` bytes into it being their block, as eight registers. */
+INLINE void unpack_run(uint8_t w[][64], const tile_rows *rows, size_t offset, size_t run, const fast_form f) {
+    _Alignas(CPU_ALIGN) uint8_t value[ROWS][BLOCK];
+    UNROLL for (size_t r = 0; r < ROWS; r++) {
+        const __m256i v = unsigned_values(f, f.quants(rows->row[r] + offset, run));
+        _mm256_store_si256((void *)value[r], v);
     }
-    UNROLL for (size_t i = 0; i < 4; i++) { /* then the quarters, as a 4 x 4 matrix of them */
-        const __m512 a = _mm512_shuffle_f32x4(pair[i], pair[4 + i], 0x88);
-        const __m512 b = _mm512_shuffle_f32x4(pair[8 + i], pair[12 + i], 0x88);
-        const __m512 c = _mm512_shuffle_f32x4(pair[i], pair[4 + i], 0xdd);
-        const __m512 d = _mm512_shuffle_f32x4(pair[8 + i], pair[12 + i], 0xdd);
-        v[i] = _mm512_shuffle_f32x4(a, b, 0x88);
-        v[4 + i] = _mm512_shuffle_f32x4(c, d, 0x88);
-        v[8 + i] = _mm512_shuffle_f32x4(a, b, 0xdd);
-        v[12 + i] = _mm512_shuffle_f32x4(c, d, 0xdd);
-    }
+    const tile_rows values = rows_of(value[0], BLOCK, ROWS);
+    __m512i q[8];
+    load_quads(q, &values, 0);
+    load_quads(q + 4, &values, 16);
+    UNROLL for (size_t g = 0; g < 8; g++) _mm512_store_si512(w[g], q[g]);
 }
 
-static void panel_pack_float(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
-    float *p = panel;
-    for (size_t i = 0; i < k; i += 16) {
-        const size_t n = k - i < 16 ? k - i : 16;
-        __m512 v[16];
-        UNROLL for (size_t c = 0; c < COLS; c++) {
-            v[c] = _mm512_maskz_loadu_ps(lanes_left(n), x + (c < col_n ? c : col_n - 1) * x_stride + i);
-            v[COLS + c] = _mm512_setzero_ps();
+/* Four neurons for a run of outputs, which go to one tile and the next. */
+INLINE void unpack_neurons(uint8_t *first, uint8_t *second, const uint8_t *neurons, size_t row_bytes,
+                           size_t run, size_t out_n, const fast_form f) {
+    __m512i low = _mm512_setzero_si512(), high = _mm512_setzero_si512();
+    UNROLL for (size_t i = 0; i < 4; i++) {
+        const __m256i v = unsigned_values(f, neuron_quants(f, neurons + i * row_bytes, run, out_n));
+        low = _mm512_mask_broadcast_i32x4(low, (__mmask16)(15 << 4 * i), _mm256_castsi256_si128(v));
+        high = _mm512_mask_broadcast_i32x4(high, (__mmask16)(15 << 4 * i), _mm256_extracti128_si256(v, 1));
+    }
+    _mm512_store_si512(first, interleave(low));
+    _mm512_store_si512(second, interleave(high));
+}
+
+/* Quads of one block of neurons; `quads` of the first tile is where that of its first four neurons goes. */
+INLINE void neuron_quads(uint8_t *quads, size_t tile_stride, const uint8_t *stored, size_t out_n, size_t from,
+                         size_t row_n, const fast_form f) {
+    const size_t row_bytes = out_n / 8 * (f.low_bits + f.high_bits);
+    for (size_t g = 0; g < f.run_n * BLOCK / 4; g++, quads += 64) {
+        const uint8_t *neurons = stored + 4 * g * row_bytes;
+        prefetch_neurons(neurons + from / 8 * f.low_bits, row_bytes);
+        if (f.high_bits)
+            prefetch_neurons(neurons + out_n / 8 * f.low_bits + from / 8 * f.high_bits, row_bytes);
+        for (size_t r = 0; r < row_n; r += NEURONS_RUN) {
+            uint8_t *to = quads + r / ROWS * tile_stride;
+            unpack_neurons(to, to + tile_stride, neurons, row_bytes, (from + r) / NEURONS_RUN, out_n, f);
         }
-        transpose_16x16(v);
-        for (size_t j = 0; j < n; j++, p += COLS) _mm256_store_ps(p, _mm512_castps512_ps256(v[j]));
     }
 }
 
-INLINE void tile_unpack_float(float *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k,
-                              const gguf_type type) {
-    for (size_t half = 0; half < 2; half++) {
-        const size_t first = half * ROWS < row_n ? half * ROWS : 0;
-        const tile_rows rows = rows_of(w + first * row_bytes, row_bytes, row_n - first);
-        for (size_t i = 0; i < k; i += 16) {
-            const size_t n = k - i < 16 ? k - i : 16;
-            __m512 v[16];
-            UNROLL for (size_t r = 0; r < ROWS; r++) {
-                v[r] = load_float(type, rows.row[r] + i * float_bytes(type), lanes_left(n));
+/* ---- Blocks of 32: tile_32, and with an m to add this one ---- */
+
+typedef struct tile_32_m {
+    tile_32 block;
+    float m[ROWS];
+} tile_32_m;
+
+typedef struct panel_32_m {
+    panel_32 block;
+    float sum[COLS]; /* d times the sum of x */
+} panel_32_m;
+
+static size_t tile_bytes_32_m(size_t k) { return k / BLOCK * sizeof(tile_32_m); }
+static size_t panel_bytes_32_m(size_t k) { return k / BLOCK * sizeof(panel_32_m); }
+
+static void panel_pack_32_m(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    panel_32_m *p = panel;
+    for (size_t i = 0; i < k; i += BLOCK, p++) {
+        panel_pack_32(&p->block, x + i, x_stride, col_n, BLOCK, 0);
+        for (size_t c = 0; c < COLS; c++) p->sum[c] = p->block.d[c] * (float)sum_i8(p->block.x[c], BLOCK);
+    }
+}
+
+static void tile_mul_32_m(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    const tile_32_m *w = tile;
+    const panel_32_m *x = panel;
+    __m512 sum[COLS];
+    UNROLL for (size_t c = 0; c < COLS; c++) sum[c] = _mm512_setzero_ps();
+    for (size_t b = 0; b < k / BLOCK; b++, w++, x++) {
+        __m512i s[COLS];
+        UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_setzero_si512();
+        multiply_quads(s, w->block.w, x->block.x[0], BLOCK, 8);
+        const __m512 d = _mm512_load_ps(w->block.d), m = _mm512_load_ps(w->m);
+        UNROLL for (size_t c = 0; c < COLS; c++) {
+            const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[c]), d);
+            sum[c] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x->block.d[c]), sum[c]);
+            sum[c] = _mm512_fmadd_ps(m, _mm512_set1_ps(x->sum[c]), sum[c]);
+        }
+    }
+    store_sums(y, y_stride, sum);
+}
+
+INLINE void store_halves(float *to, __m256 low, __m256 high) {
+    _mm256_store_ps(to, low);
+    _mm256_store_ps(to + 8, high);
+}
+
+/* Tiles of a block stand tile_bytes apart, be they with m or without: `t` is of the form that f asks for. */
+INLINE void unpack_32(tile_32 *t, const tile_rows *rows, size_t offset, const fast_form f) {
+    unpack_run(t->w, rows, offset, 0, f);
+    if (f.power) {
+        UNROLL for (size_t r = 0; r < ROWS; r++) t->d[r] =
+            _mm256_cvtss_f32(block_d(f, rows->row[r] + offset));
+    } else {
+        _mm512_store_ps(t->d, load_scales(rows, offset + f.d_at));
+    }
+    if (f.has_min) _mm512_store_ps(((tile_32_m *)t)->m, load_scales(rows, offset + f.dmin_at));
+}
+
+INLINE void tile_unpack_32(uint8_t *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k,
+                           const fast_form f) {
+    const tile_rows rows = rows_of(w, row_bytes, row_n);
+    const size_t tile_bytes = f.has_min ? sizeof(tile_32_m) : sizeof(tile_32);
+    for (size_t b = 0; b < k / BLOCK; b++, tile += tile_bytes) {
+        if (b % 2 == 0) prefetch_rows(&rows, b * f.block_bytes); /* every 34 to 48 bytes */
+        unpack_32((void *)tile, &rows, b * f.block_bytes, f);
+    }
+}
+
+INLINE void neuron_tiles_32(uint8_t *tile, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                            size_t from, size_t row_n, size_t k, const fast_form f) {
+    const size_t tile_bytes = f.has_min ? sizeof(tile_32_m) : sizeof(tile_32);
+    for (size_t b = 0; b < k / BLOCK; b++, tile += tile_bytes, stored += f.block_bytes * out_n) {
+        const uint8_t *planes = stored + (f.block_bytes - f.header_bytes) * out_n;
+        neuron_quads(((tile_32 *)(void *)tile)->w[0], tile_stride, stored, out_n, from, row_n, f);
+        for (size_t o = from; o < from + row_n; o += ROWS) {
+            tile_32_m *t = (void *)(tile + (o - from) / ROWS * tile_stride);
+            store_halves(t->block.d, plane_d(f, planes, out_n, o), plane_d(f, planes, out_n, o + 8));
+            if (f.has_min)
+                store_halves(t->m, plane_dmin(f, planes, out_n, o), plane_dmin(f, planes, out_n, o + 8));
+        }
+    }
+}
+
+/* ---- Blocks of 256: tile_q4_k, or with groups of 16 this one. An offset is a minimum, offset times the
+ * scale. ---- */
+
+typedef struct tile_k {                       /* a block of 256 */
+    _Alignas(CPU_ALIGN) uint8_t w[16][4][64]; /* [group of 16][quad][row * 4] */
+    float d[16][ROWS];
+    int16_t min[8][ROWS][2];
+    float dmin[ROWS];
+} tile_k;
+
+typedef struct panel_k {
+    _Alignas(CPU_ALIGN) int8_t x[16][COLS][16];
+    int16_t sum[8][COLS][2];
+    float d[COLS];
+} panel_k;
+
+static size_t tile_bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(tile_k); }
+static size_t panel_bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(panel_k); }
+
+static void panel_pack_k(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    panel_k *p = panel;
+    for (size_t i = 0; i < k; i += SUPERBLOCK, p++) {
+        for (size_t c = 0; c < COLS; c++) {
+            int8_t q[SUPERBLOCK];
+            p->d[c] = quantise(q, x + (c < col_n ? c : col_n - 1) * x_stride + i, SUPERBLOCK);
+            for (size_t j = 0; j < 16; j++) {
+                memcpy(p->x[j][c], q + 16 * j, 16);
+                p->sum[j / 2][c][j % 2] = (int16_t)sum_i8(q + 16 * j, 16);
             }
-            transpose_16x16(v);
-            float *t = tile + i * FLOAT_ROWS + half * ROWS;
-            for (size_t j = 0; j < n; j++, t += FLOAT_ROWS) _mm512_store_ps(t, v[j]);
         }
     }
 }
 
-static void tile_unpack_f32(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
-    tile_unpack_float(tile, w, row_bytes, row_n, k, GGUF_F32);
-}
-static void tile_unpack_f16(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
-    tile_unpack_float(tile, w, row_bytes, row_n, k, GGUF_F16);
-}
-static void tile_unpack_bf16(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
-    tile_unpack_float(tile, w, row_bytes, row_n, k, GGUF_BF16);
+TILE_MUL_K(k, 16)
+
+/* Where a block's scales go. */
+typedef struct scale_places {
+    float (*d)[ROWS];
+    int16_t (*min)[ROWS][2];
+    float *dmin;
+} scale_places;
+
+INLINE scale_places places_of(void *tile, const fast_form f) {
+    tile_k *fine = tile;
+    tile_q4_k *t = tile;
+    if (f.part_n == 16) return (scale_places){fine->d, fine->min, fine->dmin};
+    return (scale_places){t->d, t->min, t->dmin};
 }
 
-/* By neuron a float matrix is transposed, as the tile is. */
-INLINE void neuron_tiles_float(uint8_t *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
-                               size_t from, size_t row_n, size_t k, const gguf_type type) {
-    const size_t bytes = float_bytes(type), row_bytes = out_n * bytes;
-    const uint8_t *w = stored + from * bytes;
-    for (size_t i = 0; i < k; i++, w += row_bytes, tiles += FLOAT_ROWS * sizeof(float)) {
-        for (size_t r = 0; r < row_n; r += FLOAT_ROWS) {
-            const uint8_t *p = w + r * bytes;
-            float *t = (void *)(tiles + r / FLOAT_ROWS * tile_stride);
-            const size_t n = row_n - r;
-            prefetch(p, NEURONS_AHEAD * row_bytes);
-            if (type == GGUF_F32) prefetch(p + LINE, NEURONS_AHEAD * row_bytes);
-            _mm512_store_ps(t, load_float(type, p, lanes_left(n)));
-            _mm512_store_ps(t + ROWS,
-                            load_float(type, p + ROWS * bytes, n > ROWS ? lanes_left(n - ROWS) : 0));
-        }
+/* Two parts' numbers in 32-bit lanes, j even: scales times d, and minima. */
+INLINE void store_parts(scale_places to, size_t j, const __m512i scale[2], const __m512i min[2], __m512 d,
+                        const fast_form f) {
+    UNROLL for (size_t i = 0; i < 2; i++)
+        _mm512_store_ps(to.d[j + i], _mm512_mul_ps(_mm512_cvtepi32_ps(scale[i]), d));
+    const __m512i offset = _mm512_set1_epi32(f.offset);
+    const __m512i first = f.has_min ? min[0] : _mm512_mullo_epi32(scale[0], offset);
+    const __m512i second = f.has_min ? min[1] : _mm512_mullo_epi32(scale[1], offset);
+    const __m512i low = _mm512_and_si512(first, _mm512_set1_epi32(0xffff));
+    _mm512_store_si512(to.min[j / 2], _mm512_or_si512(low, _mm512_slli_epi32(second, 16)));
+}
+
+INLINE void unpack_parts(void *tile, const tile_rows *rows, size_t offset, const fast_form f) {
+    _Alignas(CPU_ALIGN) uint8_t scales[ROWS][16], mins[ROWS][16];
+    UNROLL for (size_t r = 0; r < ROWS; r++)
+        f.numbers((__m128i *)scales[r], (__m128i *)mins[r], rows->row[r] + offset);
+    const tile_rows scale_rows = rows_of(scales[0], 16, ROWS), min_rows = rows_of(mins[0], 16, ROWS);
+    const scale_places to = places_of(tile, f);
+    const __m512 d = load_scales(rows, offset + f.d_at);
+    const unsigned step = (unsigned)f.part_n / 16; /* bytes for one part */
+    __m512i scale[4], min[4];
+    load_quads(scale, &scale_rows, 0);
+    load_quads(min, &min_rows, 0);
+    UNROLL for (unsigned j = 0; j < 16; j += 2 * step) {
+        const unsigned next = j + step;
+        const __m512i s[2] = {signed_of_lanes(scale[j / 4], j % 4),
+                              signed_of_lanes(scale[next / 4], next % 4)};
+        const __m512i m[2] = {signed_of_lanes(min[j / 4], j % 4), signed_of_lanes(min[next / 4], next % 4)};
+        store_parts(to, j / step, s, m, d, f);
+    }
+    _mm512_store_ps(to.dmin, f.has_min ? load_scales(rows, offset + f.dmin_at) : d);
+}
+
+INLINE void tile_unpack_256(uint8_t *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k,
+                            const fast_form f) {
+    const tile_rows rows = rows_of(w, row_bytes, row_n);
+    const size_t tile_bytes = f.part_n == 16 ? sizeof(tile_k) : sizeof(tile_q4_k);
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += tile_bytes) {
+        const size_t offset = b * f.block_bytes;
+        for (size_t line = 0; line < f.block_bytes; line += LINE) prefetch_rows(&rows, offset + line);
+        unpack_parts(tile, &rows, offset, f);
+        for (size_t j = 0; j < 8; j++) /* both forms begin with their weights */
+            unpack_run((uint8_t(*)[64])tile + 8 * j, &rows, offset, j, f);
     }
 }
 
-#define NEURON_TILES(name, type)                                                                             \
-    static void neuron_tiles_##name(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,    \
+INLINE void neuron_parts(void *tile, const uint8_t *planes, size_t out_n, size_t o, const fast_form f) {
+    const scale_places to = places_of(tile, f);
+    _Alignas(CPU_ALIGN) float d[ROWS];
+    store_halves(d, plane_d(f, planes, out_n, o), plane_d(f, planes, out_n, o + 8));
+    for (size_t j = 0; j < SUPERBLOCK / f.part_n; j += 2) {
+        __m512i scale[2], min[2];
+        UNROLL for (size_t i = 0; i < 2; i++) {
+            __m128i s, m;
+            f.plane(&s, &m, planes, out_n, o, j + i, true);
+            scale[i] = _mm512_cvtepi8_epi32(s);
+            min[i] = _mm512_cvtepi8_epi32(m);
+        }
+        store_parts(to, j, scale, min, _mm512_load_ps(d), f);
+    }
+    if (f.has_min)
+        store_halves(to.dmin, plane_dmin(f, planes, out_n, o), plane_dmin(f, planes, out_n, o + 8));
+    else
+        _mm512_store_ps(to.dmin, _mm512_load_ps(d));
+}
+
+INLINE void neuron_tiles_256(uint8_t *tile, size_t tile_stride, const uint8_t *stored, size_t out_n,
+                             size_t from, size_t row_n, size_t k, const fast_form f) {
+    const size_t tile_bytes = f.part_n == 16 ? sizeof(tile_k) : sizeof(tile_q4_k);
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += tile_bytes, stored += f.block_bytes * out_n) {
+        const uint8_t *planes = stored + (f.block_bytes - f.header_bytes) * out_n;
+        neuron_quads(tile, tile_stride, stored, out_n, from, row_n, f);
+        for (size_t r = 0; r < row_n; r += ROWS)
+            neuron_parts(tile + r / ROWS * tile_stride, planes, out_n, from + r, f);
+    }
+}
+
+#define BLOCK_TILES(type, TYPE, n)                                                                           \
+    static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
+        tile_unpack_##n(tile, w, row_bytes, row_n, k, FAST_##TYPE);                                          \
+    }                                                                                                        \
+    static void neuron_tiles_##type(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,    \
                                     size_t from, size_t row_n, size_t k) {                                   \
-        neuron_tiles_float(tiles, tile_stride, stored, out_n, from, row_n, k, type);                         \
+        neuron_tiles_##n(tiles, tile_stride, stored, out_n, from, row_n, k, FAST_##TYPE);                    \
     }
-NEURON_TILES(f32, GGUF_F32)
-NEURON_TILES(f16, GGUF_F16)
-NEURON_TILES(bf16, GGUF_BF16)
-
-static void tile_mul_float(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
-    const float *w = tile, *x = panel;
-    __m512 low[COLS], high[COLS]; /* rows 0-15 and 16-31 */
-    UNROLL for (size_t c = 0; c < COLS; c++) low[c] = high[c] = _mm512_setzero_ps();
-    for (size_t i = 0; i < k; i++, w += FLOAT_ROWS, x += COLS) {
-        const __m512 w0 = _mm512_load_ps(w), w1 = _mm512_load_ps(w + ROWS);
-        UNROLL for (size_t c = 0; c < COLS; c++) {
-            const __m512 v = _mm512_set1_ps(x[c]);
-            low[c] = _mm512_fmadd_ps(w0, v, low[c]);
-            high[c] = _mm512_fmadd_ps(w1, v, high[c]);
-        }
-    }
-    store_sums(y, y_stride, low);
-    store_sums(y + ROWS, y_stride, high);
-}
-
-/* Sets the slots of many activation rows, keeping those of one. */
-static void set(cpu_matmul *m, cpu_matmul gemm) {
-    gemm.act_bytes = m->act_bytes;
-    gemm.act_pack = m->act_pack;
-    gemm.gemv = m->gemv;
-    *m = gemm;
-}
-
-#define TILES(rows, form, pack, unpack)                                                                      \
-    (cpu_matmul) {                                                                                           \
-        .tile_rows = rows, .panel_cols = COLS, .panel_bytes = panel_bytes_##form,                            \
-        .panel_pack = panel_pack_##pack, .tile_bytes = tile_bytes_##form,                                    \
-        .tile_unpack = tile_unpack_##unpack, .tile_mul = tile_mul_##form,                                    \
-        .neuron_tiles = neuron_tiles_##unpack                                                                \
-    }
+BLOCK_TILES(q4_1, Q4_1, 32)
+BLOCK_TILES(q5_0, Q5_0, 32)
+BLOCK_TILES(q5_1, Q5_1, 32)
+BLOCK_TILES(iq4_nl, IQ4_NL, 32)
+BLOCK_TILES(mxfp4, MXFP4, 32)
+BLOCK_TILES(q2_k, Q2_K, 256)
+BLOCK_TILES(q3_k, Q3_K, 256)
+BLOCK_TILES(q5_k, Q5_K, 256)
+BLOCK_TILES(iq4_xs, IQ4_XS, 256)
 
 void avx512_gemm(cpu_kernels *k) {
     set(&k->matmul[GGUF_Q4_0], TILES(ROWS, 32, q4_0, q4_0));
     set(&k->matmul[GGUF_Q8_0], TILES(ROWS, 32, q8_0, q8_0));
     set(&k->matmul[GGUF_Q4_K], TILES(ROWS, q4_k, q4_k, q4_k));
     set(&k->matmul[GGUF_Q6_K], TILES(ROWS, q6_k, q6_k, q6_k));
-    set(&k->matmul[GGUF_F32], TILES(FLOAT_ROWS, float, float, f32));
-    set(&k->matmul[GGUF_F16], TILES(FLOAT_ROWS, float, float, f16));
-    set(&k->matmul[GGUF_BF16], TILES(FLOAT_ROWS, float, float, bf16));
+    set(&k->matmul[GGUF_Q4_1], TILES(ROWS, 32_m, 32_m, q4_1));
+    set(&k->matmul[GGUF_Q5_0], TILES(ROWS, 32, q5_0, q5_0));
+    set(&k->matmul[GGUF_Q5_1], TILES(ROWS, 32_m, 32_m, q5_1));
+    set(&k->matmul[GGUF_IQ4_NL], TILES(ROWS, 32, q8_0, iq4_nl));
+    set(&k->matmul[GGUF_MXFP4], TILES(ROWS, 32, mxfp4, mxfp4));
+    set(&k->matmul[GGUF_Q2_K], TILES(ROWS, k, k, q2_k));
+    set(&k->matmul[GGUF_Q3_K], TILES(ROWS, k, k, q3_k));
+    set(&k->matmul[GGUF_Q5_K], TILES(ROWS, q4_k, q4_k, q5_k));
+    set(&k->matmul[GGUF_IQ4_XS], TILES(ROWS, q4_k, q4_k, iq4_xs));
 }

@@ -11,7 +11,9 @@
  */
 #include "devices/cpu/avx512.h"
 
-enum { ROWS_AHEAD = 8, Q4_K_BYTES_AHEAD = 8192 };
+#include "devices/cpu/avx2_blocks.h"
+
+enum { ROWS_AHEAD = 8, K_BYTES_AHEAD = 8192 };
 
 /* ---- Q8_0: two blocks per step ----------------------------------------------------------------------- */
 
@@ -64,95 +66,14 @@ static void gemv_q8_0(float *y, const uint8_t *w, size_t row_bytes, size_t row_n
     for (size_t r = 0; r < row_n; r++) y[r] = dot_q8_0(w + r * row_bytes, act, k / BLOCK);
 }
 
-/* ---- Q4_0: four blocks (72 bytes) per step ------------------------------------------------------------- */
-
-typedef struct act_q4_0 { /* four blocks of 32 values; missing ones are zero */
-    _Alignas(CPU_ALIGN) int8_t low[4][16],
-        high[4][16];   /* of block b: values 0-15 and 16-31, as the nibbles lie */
-    int32_t start[16]; /* by lane: -8 * (sum of its eight x) */
-    float d[16];       /* by lane: the block's scale */
-} act_q4_0;
-
-static size_t bytes_q4_0(size_t k) { return (k / BLOCK + 3) / 4 * sizeof(act_q4_0); }
-
-static void pack_q4_0(void *act, const float *x, size_t k) {
-    act_q4_0 *a = act;
-    for (size_t i = 0; i < k; i += 128, a++) {
-        memset(a, 0, sizeof *a);
-        for (size_t b = 0; b < 4 && i + b * BLOCK < k; b++) {
-            int8_t q[BLOCK];
-            const float d = quantise(q, x + i + b * BLOCK, BLOCK);
-            memcpy(a->low[b], q, 16);
-            memcpy(a->high[b], q + 16, 16);
-            _mm_store_ps(a->d + 4 * b, _mm_set1_ps(d));
-        }
-        const __m512i zero = _mm512_setzero_si512(), one = _mm512_set1_epi8(1);
-        const __m512i low_sums = _mm512_dpbusd_epi32(zero, one, _mm512_load_si512(a->low));
-        const __m512i sums = _mm512_dpbusd_epi32(low_sums, one, _mm512_load_si512(a->high));
-        _mm512_store_si512(a->start, _mm512_sub_epi32(zero, _mm512_slli_epi32(sums, 3)));
-    }
-}
-
-/* Where the nibble bytes of four blocks lie in two 64-byte loads, at 0 and (numbers from 64 on) at 8. */
-static const _Alignas(64) uint8_t q4_0_nibbles[64] = {
-    2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14,  15,  16,  17,  20,  21,  22,  23, 24, 25,
-    26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 38, 39, 40,  41,  42,  43,  44,  45,  46,  47, 48, 49,
-    50, 51, 52, 53, 56, 57, 58, 59, 60, 61, 62, 63, 120, 121, 122, 123, 124, 125, 126, 127};
-/* The 16-bit words that hold the scales of the four blocks, once per lane of the sums. */
-static const _Alignas(64) uint16_t q4_0_scales[32] = {0, 0, 0, 0, 9, 9, 9, 9, 18, 18, 18, 18, 27, 27, 27, 27};
-
-/* at_0, at_8: the 64 bytes from there on. */
-INLINE __m512 step_q4_0(__m512 sum, __m512i at_0, __m512i at_8, const act_q4_0 *x) {
-    const __m512i w = _mm512_permutex2var_epi8(at_0, _mm512_load_si512(q4_0_nibbles), at_8);
-    __m512i s = _mm512_dpbusd_epi32(_mm512_load_si512(x->start), low_nibbles(w), _mm512_load_si512(x->low));
-    s = _mm512_dpbusd_epi32(s, high_nibbles(w), _mm512_load_si512(x->high));
-    const __m512i halves = _mm512_permutexvar_epi16(_mm512_load_si512(q4_0_scales), at_0);
-    const __m512 d = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(halves)), _mm512_load_ps(x->d));
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), d, sum);
-}
-
-/* `row_n` (at most 4) rows in lockstep; `ahead`: bytes to prefetch ahead, 0 for none. Both constants after
- * inlining. */
-INLINE void dot_q4_0(float *y, const uint8_t *w, size_t row_bytes, const size_t row_n, const size_t ahead,
-                     const act_q4_0 *x, size_t block_n) {
-    __m512 sum[4];
-    UNROLL for (size_t r = 0; r < row_n; r++) sum[r] = _mm512_setzero_ps();
-    for (size_t i = 0; i < block_n / 4; i++, w += 4 * Q4_0_BYTES, x++) {
-        UNROLL for (size_t r = 0; r < row_n; r++) {
-            const uint8_t *p = w + r * row_bytes;
-            if (ahead) { /* a step of 72 bytes meets one or two lines */
-                prefetch(p, ahead);
-                prefetch(p, ahead + LINE);
-            }
-            sum[r] = step_q4_0(sum[r], _mm512_loadu_si512(p), _mm512_loadu_si512(p + 8), x);
-        }
-    }
-    if (block_n % 4) { /* at most 54 bytes: all in the first load */
-        const __mmask64 bytes = ((__mmask64)1 << block_n % 4 * Q4_0_BYTES) - 1;
-        UNROLL for (size_t r = 0; r < row_n; r++) {
-            const __m512i at_0 = _mm512_maskz_loadu_epi8(bytes, w + r * row_bytes);
-            sum[r] = step_q4_0(sum[r], at_0, _mm512_setzero_si512(), x);
-        }
-    }
-    UNROLL for (size_t r = 0; r < row_n; r++) y[r] = _mm512_reduce_add_ps(sum[r]);
-}
-
-static void gemv_q4_0(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k) {
-    size_t r = 0;
-    for (; r + 4 <= row_n; r += 4) {
-        dot_q4_0(y + r, w + r * row_bytes, row_bytes, 4, ROWS_AHEAD * row_bytes, act, k / BLOCK);
-    }
-    for (; r < row_n; r++) dot_q4_0(y + r, w + r * row_bytes, row_bytes, 1, 0, act, k / BLOCK);
-}
-
-/* ---- Q4_K and Q6_K: one block of 256 per step -----------------------------------------------------------
+/* ---- K-quants: one block of 256 per step -----------------------------------------------------------
  */
 
 /* Sub-scales are applied in integers: lane sums of two quarters are packed to int16 (they fit: at most 63 *
  * 127 * 4) and vpdpwssd multiplies them by scales spread to the same words. */
 typedef struct act_k {
     _Alignas(CPU_ALIGN) int8_t x[SUPERBLOCK]; /* in the order in which the weights are unpacked */
-    int16_t sums[16];                         /* see pack_q4_k, pack_q6_k */
+    int16_t sums[16];                         /* see pack_q4_k, pack_natural */
     float d;
 } act_k;
 
@@ -178,21 +99,10 @@ static void pack_q4_k(void *act, const float *x, size_t k) {
 /* Words of the sums of two quarters, packed: within each 128 bits four of the first, then four of the second.
  * Which of the 16-bit scales {sc0-3, m0-3, sc4-7, m4-7} belongs to each: quarters 0 and 1 (groups 0-3), then
  * 2 and 3. */
-static const _Alignas(64) uint16_t q4_k_scales[2][32] = {
+static const _Alignas(64) uint16_t q4_k_order[2][32] = {
     {0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 2, 2, 2, 2, 3, 3, 3, 3},
     {8,  8,  8,  8,  9,  9,  9,  9,  8,  8,  8,  8,  9,  9,  9,  9,
      10, 10, 10, 10, 11, 11, 11, 11, 10, 10, 10, 10, 11, 11, 11, 11}};
-
-/* The 6-bit scales and mins of a Q4_K block as words {sc0-3, m0-3, sc4-7, m4-7}. */
-INLINE __m256i scales_q4_k(const uint8_t *p) {
-    uint64_t s;
-    uint32_t t;
-    memcpy(&s, p, sizeof s);
-    memcpy(&t, p + sizeof s, sizeof t);
-    const uint64_t nibbles = (t & 0x0f0f0f0f) | (uint64_t)(t >> 4 & 0x0f0f0f0f) << 32;
-    const uint64_t first = s & 0x3f3f3f3f3f3f3f3f, second = (s >> 2 & 0x3030303030303030) | nibbles;
-    return _mm256_cvtepu8_epi16(_mm_set_epi64x((long long)second, (long long)first));
-}
 
 /* start + the sums of four quarters times their scales. */
 INLINE __m512i apply_scales(__m512i start, const __m512i s[4], __m256i scales, const uint16_t order[2][32]) {
@@ -203,21 +113,46 @@ INLINE __m512i apply_scales(__m512i start, const __m512i s[4], __m256i scales, c
     return _mm512_dpwssd_epi32(start, _mm512_packs_epi32(s[2], s[3]), second);
 }
 
-INLINE float dot_q4_k(const uint8_t *w, const act_k *x, size_t block_n) {
+INLINE void prefetch_block(const uint8_t *w, const size_t bytes) {
+    UNROLL for (size_t line = 0; line < bytes; line += LINE) prefetch(w + line, K_BYTES_AHEAD);
+}
+
+/* Runs 2i and 2i + 1 of quants, with the bits that are wanted at `wanted`, from 32 bytes that hold them
+ * shifted. */
+INLINE __m512i shifted_bits(__m512i bytes, const int left_0, const int left_1, const int wanted) {
+    const __m512i left = _mm512_inserti64x4(_mm512_set1_epi16((short)(left_0 > 0 ? left_0 : 0)),
+                                            _mm256_set1_epi16((short)(left_1 > 0 ? left_1 : 0)), 1);
+    const __m512i right = _mm512_inserti64x4(_mm512_set1_epi16((short)(left_0 < 0 ? -left_0 : 0)),
+                                             _mm256_set1_epi16((short)(left_1 < 0 ? -left_1 : 0)), 1);
+    if (left_0 > 0 || left_1 > 0) bytes = _mm512_sllv_epi16(bytes, left);
+    if (left_0 < 0 || left_1 < 0) bytes = _mm512_srlv_epi16(bytes, right);
+    return _mm512_and_si512(bytes, _mm512_set1_epi8((char)wanted));
+}
+INLINE __m512i twice_32(const uint8_t *p) {
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)p));
+}
+
+/* Q4_K, and Q5_K with a fifth bit of group j at bit j of 32 bytes. */
+INLINE float dot_q4_k(const uint8_t *w, const act_k *x, size_t block_n, const bool five_bits) {
     const __m512i zero = _mm512_setzero_si512();
+    const size_t bytes = five_bits ? Q5_K_BYTES : Q4_K_BYTES, quants = five_bits ? 48 : 16;
     __m512 sum = _mm512_setzero_ps();
     __m256 min_sum = _mm256_setzero_ps();
-    for (size_t i = 0; i < block_n; i++, w += Q4_K_BYTES, x++) {
-        UNROLL for (size_t line = 0; line < Q4_K_BYTES; line += LINE) prefetch(w + line, Q4_K_BYTES_AHEAD);
-        const __m512i w0 = _mm512_loadu_si512(w + 16), w1 = _mm512_loadu_si512(w + 80);
-        const __m512i s[4] = {
-            _mm512_dpbusd_epi32(zero, low_nibbles(w0), _mm512_load_si512(x->x)),
-            _mm512_dpbusd_epi32(zero, high_nibbles(w0), _mm512_load_si512(x->x + 64)),
-            _mm512_dpbusd_epi32(zero, low_nibbles(w1), _mm512_load_si512(x->x + 128)),
-            _mm512_dpbusd_epi32(zero, high_nibbles(w1), _mm512_load_si512(x->x + 192)),
-        };
-        const __m256i scales = scales_q4_k(w + 4);
-        const __m512i scaled = apply_scales(zero, s, scales, q4_k_scales);
+    for (size_t i = 0; i < block_n; i++, w += bytes, x++) {
+        prefetch_block(w, bytes);
+        const __m512i w0 = _mm512_loadu_si512(w + quants), w1 = _mm512_loadu_si512(w + quants + 64);
+        __m512i q[4] = {low_nibbles(w0), high_nibbles(w0), low_nibbles(w1), high_nibbles(w1)}, s[4];
+        if (five_bits) { /* groups 0 2, 1 3, 4 6, 5 7 */
+            const __m512i bits = twice_32(w + 16);
+            q[0] = _mm512_or_si512(q[0], shifted_bits(bits, 4, 2, 16));
+            q[1] = _mm512_or_si512(q[1], shifted_bits(bits, 3, 1, 16));
+            q[2] = _mm512_or_si512(q[2], shifted_bits(bits, 0, -2, 16));
+            q[3] = _mm512_or_si512(q[3], shifted_bits(bits, -1, -3, 16));
+        }
+        UNROLL for (size_t j = 0; j < 4; j++) s[j] =
+            _mm512_dpbusd_epi32(zero, q[j], _mm512_load_si512(x->x + 64 * j));
+        const __m256i scales = _mm256_cvtepu8_epi16(q4_k_scales(w + 4));
+        const __m512i scaled = apply_scales(zero, s, scales, q4_k_order);
         const __m256i mins = _mm256_madd_epi16(scales, _mm256_load_si256((const void *)x->sums));
         const __m128 d =
             _mm_mul_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(read_i32(w))), _mm_set1_ps(x->d)); /* d, dmin */
@@ -228,13 +163,9 @@ INLINE float dot_q4_k(const uint8_t *w, const act_k *x, size_t block_n) {
     return _mm512_reduce_add_ps(_mm512_sub_ps(sum, _mm512_zextps256_ps512(min_sum)));
 }
 
-static void gemv_q4_k(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k) {
-    for (size_t r = 0; r < row_n; r++) y[r] = dot_q4_k(w + r * row_bytes, act, k / SUPERBLOCK);
-}
-
-/* Q6_K unpacks in natural order. Sums: minus those of 16 values, which together with the scales undo the
- * offset 32. */
-static void pack_q6_k(void *act, const float *x, size_t k) {
+/* The others unpack in natural order. Sums: minus those of 16 values, which together with the scales undo an
+ * offset, or meet the minima. */
+static void pack_natural(void *act, const float *x, size_t k) {
     act_k *a = act;
     for (size_t i = 0; i < k; i += SUPERBLOCK, a++) {
         memset(a, 0, sizeof *a);
@@ -243,8 +174,8 @@ static void pack_q6_k(void *act, const float *x, size_t k) {
     }
 }
 
-/* As q4_k_scales, of 16 scales: a lane quarter holds one group of 16. */
-static const _Alignas(64) uint16_t q6_k_scales[2][32] = {
+/* As q4_k_order, of 16 scales: a lane quarter holds one group of 16. */
+static const _Alignas(64) uint16_t natural_order[2][32] = {
     {0, 0, 0, 0, 4, 4, 4, 4, 1, 1, 1, 1, 5, 5, 5, 5, 2, 2, 2, 2, 6, 6, 6, 6, 3, 3, 3, 3, 7, 7, 7, 7},
     {8,  8,  8,  8,  12, 12, 12, 12, 9,  9,  9,  9,  13, 13, 13, 13,
      10, 10, 10, 10, 14, 14, 14, 14, 11, 11, 11, 11, 15, 15, 15, 15}};
@@ -276,15 +207,118 @@ INLINE float dot_q6_k(const uint8_t *w, const act_k *x, size_t block_n) {
         const __m256i scales = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(w + 192)));
         const __m256i offset = _mm256_madd_epi16(scales, _mm256_load_si256((const void *)x->sums));
         const __m512i start = _mm512_zextsi256_si512(_mm256_slli_epi32(offset, 5));
-        const __m512i scaled = apply_scales(start, s, scales, q6_k_scales);
+        const __m512i scaled = apply_scales(start, s, scales, natural_order);
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), _mm512_set1_ps(read_half(w + 208) * x->d), sum);
     }
     return _mm512_reduce_add_ps(sum);
 }
 
-static void gemv_q6_k(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k) {
-    for (size_t r = 0; r < row_n; r++) y[r] = dot_q6_k(w + r * row_bytes, act, k / SUPERBLOCK);
+/* Half a block of Q2_K: 32 bytes make runs 0 and 1, 2 and 3. */
+INLINE void unpack_pairs(__m512i w[2], const uint8_t *p) {
+    const __m512i bytes = twice_32(p);
+    w[0] = shifted_bits(bytes, 0, -2, 3);
+    w[1] = shifted_bits(bytes, -4, -6, 3);
 }
+
+/* Bit 2 of the quants of Q3_K: bit j of 32 bytes for run j. */
+INLINE void add_third_bits(__m512i w[4], const uint8_t *p) {
+    const __m512i bytes = twice_32(p);
+    w[0] = _mm512_or_si512(w[0], shifted_bits(bytes, 2, 1, 4));
+    w[1] = _mm512_or_si512(w[1], shifted_bits(bytes, 0, -1, 4));
+    w[2] = _mm512_or_si512(w[2], shifted_bits(bytes, -2, -3, 4));
+    w[3] = _mm512_or_si512(w[3], shifted_bits(bytes, -4, -5, 4));
+}
+
+/* Q2_K and Q3_K. */
+INLINE float dot_pairs(const uint8_t *w, const act_k *x, size_t block_n, const fast_form f) {
+    const __m512i zero = _mm512_setzero_si512();
+    const size_t quants = f.high_bits ? offsetof(quant_q3_k, q) : offsetof(quant_q2_k, q);
+    __m512 sum = _mm512_setzero_ps();
+    __m256 min_sum = _mm256_setzero_ps();
+    for (size_t i = 0; i < block_n; i++, w += f.block_bytes, x++) {
+        __m512i q[4], s[4], start = zero;
+        __m128i scale, min;
+        prefetch_block(w, f.block_bytes);
+        unpack_pairs(q, w + quants);
+        unpack_pairs(q + 2, w + quants + 32);
+        if (f.high_bits) add_third_bits(q, w + offsetof(quant_q3_k, high));
+        UNROLL for (size_t j = 0; j < 4; j++) s[j] =
+            _mm512_dpbusd_epi32(zero, q[j], _mm512_load_si512(x->x + 64 * j));
+        f.numbers(&scale, &min, w);
+        const __m256i scales = _mm256_cvtepi8_epi16(scale), sums = _mm256_load_si256((const void *)x->sums);
+        if (f.offset) /* 4 */
+            start = _mm512_zextsi256_si512(_mm256_slli_epi32(_mm256_madd_epi16(scales, sums), 2));
+        const __m512i scaled = apply_scales(start, s, scales, natural_order);
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), _mm512_set1_ps(read_half(w + f.d_at) * x->d), sum);
+        if (!f.has_min) continue;
+        const __m256i mins = _mm256_madd_epi16(_mm256_cvtepi8_epi16(min), sums);
+        min_sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(mins), _mm256_set1_ps(read_half(w + f.dmin_at) * x->d),
+                                  min_sum);
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(sum, _mm512_zextps256_ps512(min_sum)));
+}
+
+/* IQ4_XS: 64 bytes hold four groups, a quarter each, in low nibbles their first halves. */
+typedef struct act_iq4_xs {
+    _Alignas(CPU_ALIGN) int8_t x[2][2][4][16]; /* [groups 0-3 | 4-7][low | high][group] */
+    int32_t start[2][16];                      /* by lane: -128 * (sum of its eight x) */
+    float d;
+} act_iq4_xs;
+
+static size_t bytes_iq4_xs(size_t k) { return k / SUPERBLOCK * sizeof(act_iq4_xs); }
+
+static void pack_iq4_xs(void *act, const float *x, size_t k) {
+    const __m512i zero = _mm512_setzero_si512(), one = _mm512_set1_epi8(1);
+    act_iq4_xs *a = act;
+    for (size_t i = 0; i < k; i += SUPERBLOCK, a++) {
+        int8_t q[SUPERBLOCK];
+        memset(a, 0, sizeof *a);
+        a->d = quantise(q, x + i, SUPERBLOCK);
+        for (size_t j = 0; j < 16; j++) memcpy(a->x[j / 8][j % 2][j % 8 / 2], q + 16 * j, 16);
+        for (size_t h = 0; h < 2; h++) {
+            const __m512i low = _mm512_dpbusd_epi32(zero, one, _mm512_load_si512(a->x[h][0]));
+            const __m512i sums = _mm512_dpbusd_epi32(low, one, _mm512_load_si512(a->x[h][1]));
+            _mm512_store_si512(a->start[h], _mm512_sub_epi32(zero, _mm512_slli_epi32(sums, 7)));
+        }
+    }
+}
+
+INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *x, size_t block_n) {
+    const __m512i flip = _mm512_set1_epi8((char)0x80); /* values + 128 */
+    const __m512i table =
+        _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)quant_iq4_values)), flip);
+    static const _Alignas(64) uint32_t groups[2][16] = {{0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3},
+                                                        {4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7}};
+    __m512 sum = _mm512_setzero_ps();
+    for (size_t i = 0; i < block_n; i++, w += sizeof(quant_iq4_xs), x++) {
+        prefetch_block(w, sizeof(quant_iq4_xs));
+        const __m512i scales = _mm512_castsi256_si512(iq4_xs_scales(w));
+        __m512i s[2];
+        UNROLL for (size_t h = 0; h < 2; h++) {
+            const __m512i v = _mm512_loadu_si512(w + offsetof(quant_iq4_xs, q) + 64 * h);
+            const __m512i low = _mm512_shuffle_epi8(table, low_nibbles(v));
+            const __m512i high = _mm512_shuffle_epi8(table, high_nibbles(v));
+            s[h] = _mm512_dpbusd_epi32(_mm512_load_si512(x->start[h]), low, _mm512_load_si512(x->x[h][0]));
+            s[h] = _mm512_dpbusd_epi32(s[h], high, _mm512_load_si512(x->x[h][1]));
+            s[h] = _mm512_mullo_epi32(s[h], _mm512_permutexvar_epi32(_mm512_load_si512(groups[h]), scales));
+        }
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_add_epi32(s[0], s[1])),
+                              _mm512_set1_ps(read_half(w) * x->d), sum);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+#define ROW_BY_ROW(type, dot)                                                                                \
+    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
+                            size_t k) {                                                                      \
+        for (size_t r = 0; r < row_n; r++, w += row_bytes) y[r] = dot;                                       \
+    }
+ROW_BY_ROW(q2_k, dot_pairs(w, act, k / SUPERBLOCK, FAST_Q2_K))
+ROW_BY_ROW(q3_k, dot_pairs(w, act, k / SUPERBLOCK, FAST_Q3_K))
+ROW_BY_ROW(q4_k, dot_q4_k(w, act, k / SUPERBLOCK, false))
+ROW_BY_ROW(q5_k, dot_q4_k(w, act, k / SUPERBLOCK, true))
+ROW_BY_ROW(q6_k, dot_q6_k(w, act, k / SUPERBLOCK))
+ROW_BY_ROW(iq4_xs, dot_iq4_xs(w, act, k / SUPERBLOCK))
 
 /* ---- Floats: the activation row, padded with zeros to whole vectors ---------------------------------------
  */
@@ -370,9 +404,12 @@ static void set(cpu_matmul *m, size_t (*bytes)(size_t), void (*pack)(void *, con
 
 void avx512_gemv(cpu_kernels *k) {
     set(&k->matmul[GGUF_Q8_0], bytes_q8_0, pack_q8_0, gemv_q8_0);
-    set(&k->matmul[GGUF_Q4_0], bytes_q4_0, pack_q4_0, gemv_q4_0);
     set(&k->matmul[GGUF_Q4_K], bytes_k, pack_q4_k, gemv_q4_k);
-    set(&k->matmul[GGUF_Q6_K], bytes_k, pack_q6_k, gemv_q6_k);
+    set(&k->matmul[GGUF_Q2_K], bytes_k, pack_natural, gemv_q2_k);
+    set(&k->matmul[GGUF_Q3_K], bytes_k, pack_natural, gemv_q3_k);
+    set(&k->matmul[GGUF_Q5_K], bytes_k, pack_q4_k, gemv_q5_k);
+    set(&k->matmul[GGUF_Q6_K], bytes_k, pack_natural, gemv_q6_k);
+    set(&k->matmul[GGUF_IQ4_XS], bytes_iq4_xs, pack_iq4_xs, gemv_iq4_xs);
     set(&k->matmul[GGUF_F32], bytes_float, pack_float, gemv_f32);
     set(&k->matmul[GGUF_F16], bytes_float, pack_float, gemv_f16);
     set(&k->matmul[GGUF_BF16], bytes_float, pack_float, gemv_bf16);

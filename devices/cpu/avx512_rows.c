@@ -12,21 +12,20 @@ enum { FLOAT_ROWS = 32 };
 INLINE __m512 quants_16(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)); }
 
 /* One block of outputs of a lot of rows. */
-INLINE void add_blocks(float *y, const rows_lot *l, size_t at, const rows_form t) {
+INLINE void add_blocks(float *y, const rows_lot *l, size_t at, const fast_form t) {
     rows_factors f[ROWS_LOT];
-    for (size_t j = 0; j < ROWS_LOT; j++) t.factors(&f[j], l->row[j] + at, l->x[j]);
-    for (size_t run = 0; run < t.run_n; run++, y += ROWS_RUN) {
+    for (size_t j = 0; j < ROWS_LOT; j++) rows_factors_of(&f[j], l->row[j] + at, l->x[j], t);
+    for (size_t run = 0; run < t.run_n; run++, y += RUN) {
         __m512 low = _mm512_loadu_ps(y), high = _mm512_loadu_ps(y + 16);
         UNROLL for (size_t j = 0; j < ROWS_LOT; j++) {
-            const __m256i q = t.quants(l->row[j] + at, run);
+            const __m256i q = rows_values(l->row[j] + at, run, t);
             const __m512 first = _mm512_set1_ps(f[j].scale[2 * run]);
             const __m512 second = _mm512_set1_ps(f[j].scale[2 * run + 1]);
             low = _mm512_fmadd_ps(quants_16(_mm256_castsi256_si128(q)), first, low);
             high = _mm512_fmadd_ps(quants_16(_mm256_extracti128_si256(q, 1)), second, high);
             if (!t.has_min) continue;
-            const __m512 min = _mm512_set1_ps(f[j].min[run]);
-            low = _mm512_sub_ps(low, min);
-            high = _mm512_sub_ps(high, min);
+            low = _mm512_sub_ps(low, _mm512_set1_ps(f[j].min[2 * run]));
+            high = _mm512_sub_ps(high, _mm512_set1_ps(f[j].min[2 * run + 1]));
         }
         _mm512_storeu_ps(y, low);
         _mm512_storeu_ps(y + 16, high);
@@ -34,8 +33,8 @@ INLINE void add_blocks(float *y, const rows_lot *l, size_t at, const rows_form t
 }
 
 INLINE void sum_rows(float *y, const uint8_t *w, size_t row_bytes, size_t from, size_t n, const cpu_active *a,
-                     const rows_form t) {
-    const size_t block_n = t.run_n * ROWS_RUN;
+                     const fast_form t) {
+    const size_t block_n = t.run_n * RUN;
     memset(y, 0, n * sizeof *y);
     w += from / block_n * t.block_bytes;
     for (size_t i = 0; i < a->n; i += ROWS_LOT) {
@@ -49,31 +48,24 @@ INLINE void sum_rows(float *y, const uint8_t *w, size_t row_bytes, size_t from, 
 
 /* Tiles are [k][FLOAT_ROWS]: a run of each row. */
 INLINE void tile_rows(float *tile, const uint8_t *w, size_t row_bytes, size_t from, size_t k,
-                      const rows_form t) {
-    const size_t run = from / ROWS_RUN % t.run_n;
-    w += from / (t.run_n * ROWS_RUN) * t.block_bytes;
+                      const fast_form t) {
+    const size_t run = from / RUN % t.run_n;
+    w += from / (t.run_n * RUN) * t.block_bytes;
     for (size_t i = 0; i < k; i++, w += row_bytes, tile += FLOAT_ROWS) {
         rows_factors f;
         _mm_prefetch((const char *)((uintptr_t)w + ROWS_AHEAD * row_bytes), _MM_HINT_T0);
-        t.factors(&f, w, 1);
-        const __m256i q = t.quants(w, run);
+        rows_factors_of(&f, w, 1, t);
+        const __m256i q = rows_values(w, run, t);
         const __m512 low = quants_16(_mm256_castsi256_si128(q));
         const __m512 high = quants_16(_mm256_extracti128_si256(q, 1));
-        const __m512 min = _mm512_set1_ps(t.has_min ? f.min[run] : 0);
+        const __m512 low_min = _mm512_set1_ps(t.has_min ? f.min[2 * run] : 0);
+        const __m512 high_min = _mm512_set1_ps(t.has_min ? f.min[2 * run + 1] : 0);
         const __m512 first = _mm512_set1_ps(f.scale[2 * run]), second = _mm512_set1_ps(f.scale[2 * run + 1]);
-        _mm512_store_ps(tile, _mm512_sub_ps(_mm512_mul_ps(low, first), min));
-        _mm512_store_ps(tile + 16, _mm512_sub_ps(_mm512_mul_ps(high, second), min));
+        _mm512_store_ps(tile, _mm512_sub_ps(_mm512_mul_ps(low, first), low_min));
+        _mm512_store_ps(tile + 16, _mm512_sub_ps(_mm512_mul_ps(high, second), high_min));
     }
 }
 
-ROWS_SLOTS(q8_0, Q8_0)
-ROWS_SLOTS(q4_0, Q4_0)
-ROWS_SLOTS(q4_k, Q4_K)
-ROWS_SLOTS(q6_k, Q6_K)
+BLOCK_TYPES(ROWS_SLOTS)
 
-void avx512_rows(cpu_kernels *k) {
-    ROWS_FILL(k, q8_0, Q8_0);
-    ROWS_FILL(k, q4_0, Q4_0);
-    ROWS_FILL(k, q4_k, Q4_K);
-    ROWS_FILL(k, q6_k, Q6_K);
-}
+void avx512_rows(cpu_kernels *k) { BLOCK_TYPES(ROWS_FILL) }

@@ -59,11 +59,11 @@ typedef struct cpu_attend_args {
     const float *q; /* [head_n][key_n], already rotated; query heads of the group */
     size_t head_n;
     size_t key_n, value_n;
-    const void *key;   /* row i at key + i * key_stride bytes, key_n elements of F16 or F32 */
+    const void *key;   /* row i at key + i * key_stride bytes, key_n elements of `state` */
     const void *value; /* row i at value + i * value_stride bytes, value_n elements */
     size_t key_stride, value_stride;
     size_t row_n;     /* state rows, > 0 */
-    bool f16;         /* state rows are F16, else F32 */
+    gguf_type state;  /* of the rows: F16, F32, or Q8_0, with key_n and value_n multiples of 32 */
     float scale;      /* of q . k */
     float softcap;    /* 0: none; else s = softcap * tanh(s / softcap) */
     float *scores;    /* scratch [head_n][row_n] */

@@ -1,6 +1,7 @@
 /* ref.c - the portable table: norms, attention, activations and the other vector work in plain C. It is the
  * specification of these operations, so sums are kept in double and functions come from libm. */
 #include "devices/cpu/ref.h"
+#include "devices/quant.h"
 
 #include <math.h>
 #include <string.h>
@@ -21,15 +22,19 @@ static void layernorm(float *y, const float *x, const float *w, const float *b, 
     for (size_t i = 0; i < n; i++) y[i] = (float)(((double)x[i] - mean) * factor) * w[i] + (b ? b[i] : 0.0f);
 }
 
-static float state_value(const void *row, size_t i, bool f16) {
-    if (f16) return ref_f16_to_f32(((const uint16_t *)row)[i]);
-    return ((const float *)row)[i];
+static float state_value(const void *row, size_t i, gguf_type type) {
+    const uint8_t *p = row;
+    if (type == GGUF_F32) return ((const float *)row)[i];
+    uint16_t h;
+    memcpy(&h, type == GGUF_F16 ? p + 2 * i : p + i / 32 * sizeof(quant_q8_0), sizeof h);
+    const float value = ref_f16_to_f32(h);
+    return type == GGUF_F16 ? value : value * (float)(int8_t)p[i / 32 * sizeof(quant_q8_0) + 2 + i % 32];
 }
 
 static float attend_score(const cpu_attend_args *a, const float *q, size_t row_i) {
     const void *key = (const uint8_t *)a->key + row_i * a->key_stride;
     double dot = 0;
-    for (size_t i = 0; i < a->key_n; i++) dot += (double)q[i] * (double)state_value(key, i, a->f16);
+    for (size_t i = 0; i < a->key_n; i++) dot += (double)q[i] * (double)state_value(key, i, a->state);
     const float s = (float)(dot * (double)a->scale);
     return a->softcap != 0 ? a->softcap * tanhf(s / a->softcap) : s;
 }
@@ -46,7 +51,7 @@ static void attend_head(const cpu_attend_args *a, size_t head_i) {
         const void *value = (const uint8_t *)a->value + r * a->value_stride;
         const float p = expf(scores[r] - max);
         sum += (double)p;
-        for (size_t i = 0; i < a->value_n; i++) out[i] += p * state_value(value, i, a->f16);
+        for (size_t i = 0; i < a->value_n; i++) out[i] += p * state_value(value, i, a->state);
     }
     a->max[head_i] = max;
     a->sum[head_i] = (float)sum;

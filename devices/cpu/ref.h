@@ -3,6 +3,7 @@
 #ifndef HOTSET_CPU_REF_H
 #define HOTSET_CPU_REF_H
 
+#include "devices/blocks.h"
 #include "devices/cpu/kernels.h"
 
 /* Products of floats are added in double: by pieces of a row, in each piece eight partial sums, product i to
@@ -19,10 +20,13 @@ typedef struct ref_sums {
 void ref_sums_add(ref_sums *s, size_t neuron, float x, const float *weights, size_t n);
 void ref_sums_end(ref_sums *s, float *y, size_t n);
 /* k weights of blocks to floats (ref_quant.c). */
-void ref_dequant_q4_0(float *x, const uint8_t *w, size_t k);
-void ref_dequant_q8_0(float *x, const uint8_t *w, size_t k);
-void ref_dequant_q4_k(float *x, const uint8_t *w, size_t k);
-void ref_dequant_q6_k(float *x, const uint8_t *w, size_t k);
+#define REF_DEQUANT(type, TYPE) void ref_dequant_##type(float *x, const uint8_t *w, size_t k);
+BLOCK_TYPES(REF_DEQUANT)
+#undef REF_DEQUANT
+/* d and dmin of a block (devices/blocks.h), from its header alone. */
+void ref_scales(float *d, float *dmin, const uint8_t *block, gguf_type type);
+/* 32 products of integers, summed by halves, with their scales; the activations' sums with the minima. */
+double ref_scaled(const float scale[2], const float min[2], const int32_t product[2], const int32_t sum[2]);
 
 /* Fills matmul[] and dequant[] of the table. */
 void ref_products_init(cpu_kernels *k);

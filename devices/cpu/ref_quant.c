@@ -1,9 +1,9 @@
 /* ref_quant.c - what weights and their products mean, in plain C: halves, blocks, the references in double,
  * and the portable products.
  *
- * All quantised types become one form here: groups of 32 weights with their small integers, one scale per
- * half group and one minimum. Every scale is exact in a float (11 bits of a half times at most 8), so this
- * loses nothing.
+ * All quantised types become one form here (devices/blocks.h): groups of 32 weights with their small
+ * integers, one scale and one minimum per half group. Every scale is exact in a float (11 bits of a half
+ * times at most 8), so this loses nothing.
  */
 #include "devices/cpu/ref.h"
 #include "devices/neurons.h"
@@ -16,14 +16,14 @@
 
 enum { GROUP = 32, BLOCK_GROUPS_MAX = 8 };
 
-typedef struct weight_group { /* weight i is scale[i / 16] * q[i] - min */
-    float scale[2], min;
+typedef struct weight_group { /* weight i is scale[i / 16] * q[i] - min[i / 16] */
+    float scale[2], min[2];
     int8_t q[GROUP];
 } weight_group;
 
 typedef struct act_group { /* activation i is d * q[i] */
     float d;
-    int32_t sum; /* of q */
+    int32_t sum[2]; /* of the halves of q */
     int8_t q[GROUP];
 } act_group;
 
@@ -73,91 +73,68 @@ uint16_t ref_f32_to_bf16(float x) {
 
 /* ---- Blocks to groups -------------------------------------------------------------------------------- */
 
-static void unpack_q4_0(weight_group *g, const uint8_t *w) {
-    quant_q4_0 b;
-    memcpy(&b, w, sizeof b);
-    g->scale[0] = g->scale[1] = ref_f16_to_f32(b.d);
-    g->min = 0;
-    for (int i = 0; i < 16; i++) {
-        g->q[i] = (int8_t)((b.q[i] & 15) - 8);
-        g->q[i + 16] = (int8_t)((b.q[i] >> 4) - 8);
+static float half_at(const uint8_t *p) {
+    uint16_t h;
+    memcpy(&h, p, sizeof h);
+    return ref_f16_to_f32(h);
+}
+
+/* 2^(e - 128), exactly: the values are doubled. */
+static float half_power(uint8_t e) {
+    return float_of_bits(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23);
+}
+
+void ref_scales(float *d, float *dmin, const uint8_t *block, gguf_type type) {
+    *dmin = 0;
+    switch ((int)type) {
+    case GGUF_MXFP4: *d = half_power(block[0]); break;
+    case GGUF_Q2_K:
+        *d = half_at(block + offsetof(quant_q2_k, d));
+        *dmin = half_at(block + offsetof(quant_q2_k, dmin));
+        break;
+    case GGUF_Q3_K: *d = half_at(block + offsetof(quant_q3_k, d)); break;
+    case GGUF_Q6_K: *d = half_at(block + offsetof(quant_q6_k, d)); break;
+    default:
+        *d = half_at(block);
+        if (blocks_form_of(type)->has_min) *dmin = half_at(block + 2);
     }
 }
 
-static void unpack_q8_0(weight_group *g, const uint8_t *w) {
-    quant_q8_0 b;
-    memcpy(&b, w, sizeof b);
-    g->scale[0] = g->scale[1] = ref_f16_to_f32(b.d);
-    g->min = 0;
-    memcpy(g->q, b.q, GROUP);
-}
+static size_t group_n_of(gguf_type type) { return blocks_form_of(type)->block_n / GROUP; }
 
-static void unpack_q4_k(weight_group *g, const uint8_t *w) {
-    quant_q4_k b;
-    memcpy(&b, w, sizeof b);
-    const float d = ref_f16_to_f32(b.d), dmin = ref_f16_to_f32(b.dmin);
-    const uint8_t *s = b.scales;
-    for (int j = 0; j < 8; j++) {
-        const int scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4;
-        const int min = j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4;
-        g[j].scale[0] = g[j].scale[1] = d * (float)scale;
-        g[j].min = dmin * (float)min;
-        const uint8_t *q = b.q + j / 2 * GROUP;
-        for (int i = 0; i < GROUP; i++) g[j].q[i] = (int8_t)(j % 2 ? q[i] >> 4 : q[i] & 15);
+/* One block. */
+static void unpack(weight_group *g, const uint8_t *w, gguf_type type) {
+    const blocks_form *f = blocks_form_of(type);
+    uint8_t q[BLOCKS_WEIGHTS_MAX];
+    float d, dmin;
+    blocks_split(q, w, type);
+    ref_scales(&d, &dmin, w, type);
+    for (uint32_t i = 0; i < f->block_n; i += 16) {
+        const blocks_part part = blocks_part_of(w, type, i / f->part_n);
+        g[i / GROUP].scale[i / 16 % 2] = d * (float)part.scale;
+        g[i / GROUP].min[i / 16 % 2] = f->has_min ? dmin * (float)part.min : 0;
     }
-}
-
-static void unpack_q6_k(weight_group *g, const uint8_t *w) {
-    quant_q6_k b;
-    memcpy(&b, w, sizeof b);
-    const float d = ref_f16_to_f32(b.d);
-    for (int j = 0; j < 8; j++) {
-        g[j].scale[0] = d * (float)b.scales[2 * j];
-        g[j].scale[1] = d * (float)b.scales[2 * j + 1];
-        g[j].min = 0;
-        const int low_shift = j % 4 / 2 * 4, high_shift = j % 4 * 2;
-        const uint8_t *ql = b.ql + j / 4 * 64 + j % 2 * GROUP, *qh = b.qh + j / 4 * GROUP;
-        for (int i = 0; i < GROUP; i++)
-            g[j].q[i] = (int8_t)(((ql[i] >> low_shift & 15) | (qh[i] >> high_shift & 3) << 4) - 32);
-    }
-}
-
-typedef struct quant_form {
-    void (*unpack)(weight_group *g, const uint8_t *w); /* one block */
-    size_t group_n, block_bytes;
-} quant_form;
-
-static const quant_form form_q4_0 = {unpack_q4_0, 1, sizeof(quant_q4_0)};
-static const quant_form form_q8_0 = {unpack_q8_0, 1, sizeof(quant_q8_0)};
-static const quant_form form_q4_k = {unpack_q4_k, 8, sizeof(quant_q4_k)};
-static const quant_form form_q6_k = {unpack_q6_k, 8, sizeof(quant_q6_k)};
-
-static const quant_form *form_of(gguf_type type) {
-    switch (type) {
-    case GGUF_Q4_0: return &form_q4_0;
-    case GGUF_Q8_0: return &form_q8_0;
-    case GGUF_Q4_K: return &form_q4_k;
-    case GGUF_Q6_K: return &form_q6_k;
-    default: return NULL;
-    }
+    for (uint32_t j = 0; j < f->block_n / GROUP; j++)
+        for (uint32_t i = 0; i < GROUP; i++)
+            g[j].q[i] = f->values ? f->values[q[GROUP * j + i]] : (int8_t)(q[GROUP * j + i] - f->offset);
 }
 
 /* ---- Dequantisation ---------------------------------------------------------------------------------- */
 
-static void dequant_blocks(float *x, const uint8_t *w, size_t k, const quant_form *form) {
+static void dequant_blocks(float *x, const uint8_t *w, size_t k, gguf_type type) {
+    const size_t group_n = group_n_of(type);
     weight_group g[BLOCK_GROUPS_MAX];
-    for (; k > 0; k -= form->group_n * GROUP, w += form->block_bytes) {
-        form->unpack(g, w);
-        for (size_t j = 0; j < form->group_n; j++, x += GROUP) {
-            for (int i = 0; i < GROUP; i++) x[i] = g[j].scale[i / 16] * (float)g[j].q[i] - g[j].min;
+    for (; k > 0; k -= group_n * GROUP, w += blocks_form_of(type)->block_bytes) {
+        unpack(g, w, type);
+        for (size_t j = 0; j < group_n; j++, x += GROUP) {
+            for (int i = 0; i < GROUP; i++) x[i] = g[j].scale[i / 16] * (float)g[j].q[i] - g[j].min[i / 16];
         }
     }
 }
 
-void ref_dequant_q4_0(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q4_0); }
-void ref_dequant_q8_0(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q8_0); }
-void ref_dequant_q4_k(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q4_k); }
-void ref_dequant_q6_k(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, &form_q6_k); }
+#define DEQUANT(type, TYPE)                                                                                  \
+    void ref_dequant_##type(float *x, const uint8_t *w, size_t k) { dequant_blocks(x, w, k, GGUF_##TYPE); }
+BLOCK_TYPES(DEQUANT)
 
 static void dequant_f32(float *x, const uint8_t *w, size_t k) { memcpy(x, w, k * sizeof *x); }
 
@@ -184,10 +161,9 @@ static dequant_fn *dequant_of(gguf_type type) {
     case GGUF_F32: return dequant_f32;
     case GGUF_F16: return dequant_f16;
     case GGUF_BF16: return dequant_bf16;
-    case GGUF_Q4_0: return ref_dequant_q4_0;
-    case GGUF_Q8_0: return ref_dequant_q8_0;
-    case GGUF_Q4_K: return ref_dequant_q4_k;
-    case GGUF_Q6_K: return ref_dequant_q6_k;
+#define CASE(type, TYPE)                                                                                     \
+    case GGUF_##TYPE: return ref_dequant_##type;
+        BLOCK_TYPES(CASE)
     default: return NULL;
     }
 }
@@ -222,10 +198,15 @@ static int32_t dot_half_group(const int8_t *a, const int8_t *b) {
     return sum;
 }
 
+double ref_scaled(const float scale[2], const float min[2], const int32_t product[2], const int32_t sum[2]) {
+    const double low = (double)scale[0] * product[0], high = (double)scale[1] * product[1];
+    return low + high - ((double)min[0] * sum[0] + (double)min[1] * sum[1]);
+}
+
 static double dot_group(const weight_group *w, const act_group *x) {
-    const double low = (double)w->scale[0] * dot_half_group(w->q, x->q);
-    const double high = (double)w->scale[1] * dot_half_group(w->q + GROUP / 2, x->q + GROUP / 2);
-    return (double)x->d * (low + high - (double)w->min * x->sum);
+    const int32_t product[2] = {dot_half_group(w->q, x->q),
+                                dot_half_group(w->q + GROUP / 2, x->q + GROUP / 2)};
+    return (double)x->d * ref_scaled(w->scale, w->min, product, x->sum);
 }
 
 /* Rounds to nearest even by adding 1.5 * 2^23: below 2^22 the sum's low bits are the integer. */
@@ -242,20 +223,21 @@ static void quantise_block(act_group *a, const float *x, size_t group_n) {
     if (!(inverse <= FLT_MAX)) inverse = 0;
     for (size_t j = 0; j < group_n; j++, x += GROUP) {
         a[j].d = d;
-        a[j].sum = 0;
+        a[j].sum[0] = a[j].sum[1] = 0;
         for (int i = 0; i < GROUP; i++) {
             a[j].q[i] = (int8_t)round_to_int(x[i] * inverse);
-            a[j].sum += a[j].q[i];
+            a[j].sum[i / 16] += a[j].q[i];
         }
     }
 }
 
-static double dot_blocks(const uint8_t *w, const act_group *x, size_t block_n, const quant_form *form) {
+static double dot_blocks(const uint8_t *w, const act_group *x, size_t block_n, gguf_type type) {
+    const blocks_form *f = blocks_form_of(type);
     weight_group g[BLOCK_GROUPS_MAX];
     double sum = 0;
-    for (size_t b = 0; b < block_n; b++, w += form->block_bytes) {
-        form->unpack(g, w);
-        for (size_t j = 0; j < form->group_n; j++) sum += dot_group(&g[j], x++);
+    for (size_t b = 0; b < block_n; b++, w += f->block_bytes) {
+        unpack(g, w, type);
+        for (size_t j = 0; j < f->block_n / GROUP; j++) sum += dot_group(&g[j], x++);
     }
     return sum;
 }
@@ -264,12 +246,9 @@ static double dot_blocks(const uint8_t *w, const act_group *x, size_t block_n, c
 
 void ref_gemv_float(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const float *x, size_t k,
                     gguf_type type) {
-    const quant_form *form = form_of(type);
     dequant_fn *dequant = dequant_of(type);
     assert(dequant);
-    const size_t block_n = form ? form->group_n * GROUP : 1, block_bytes = form ? form->block_bytes
-                                                                           : type == GGUF_F32 ? 4
-                                                                                              : 2;
+    const size_t block_n = gguf_type_get(type)->block_n, block_bytes = gguf_type_get(type)->block_bytes;
     for (size_t r = 0; r < row_n; r++, w += row_bytes) {
         float piece[REF_DOT_PIECE];
         double sum = 0;
@@ -285,15 +264,15 @@ void ref_gemv_float(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, 
 
 void ref_gemv_int(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const float *x, size_t k,
                   gguf_type type) {
-    const quant_form *form = form_of(type);
-    assert(form);
-    const size_t block_n = form->group_n * GROUP;
+    const blocks_form *f = blocks_form_of(type);
+    assert(f);
+    const size_t block_n = f->block_n;
     for (size_t r = 0; r < row_n; r++, w += row_bytes) {
         act_group a[BLOCK_GROUPS_MAX];
         double sum = 0;
         for (size_t b = 0; b < k / block_n; b++) {
-            quantise_block(a, x + b * block_n, form->group_n);
-            sum += dot_blocks(w + b * form->block_bytes, a, 1, form);
+            quantise_block(a, x + b * block_n, block_n / GROUP);
+            sum += dot_blocks(w + b * f->block_bytes, a, 1, type);
         }
         y[r] = (float)sum;
     }
@@ -338,50 +317,51 @@ static void tile_mul(float *y, size_t y_stride, const void *tile, const void *pa
     }
 }
 
-/* The slots that differ by type. */
-#define QUANT_SLOTS(type, TYPE)                                                                              \
-    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
-                            size_t k) {                                                                      \
-        for (size_t r = 0; r < row_n; r++)                                                                   \
-            y[r] =                                                                                           \
-                (float)dot_blocks(w + r * row_bytes, act, k / (form_##type.group_n * GROUP), &form_##type);  \
-    }                                                                                                        \
-    static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
-        weight_group *g = tile;                                                                              \
-        for (size_t r = 0; r < row_n; r++) {                                                                 \
-            const uint8_t *block = w + r * row_bytes;                                                        \
-            for (size_t j = 0; j < k / GROUP; j += form_##type.group_n, block += form_##type.block_bytes)    \
-                form_##type.unpack(g + r * (k / GROUP) + j, block);                                          \
-        }                                                                                                    \
-    }                                                                                                        \
-    static void neuron_tiles_##type(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,    \
-                                    size_t from, size_t row_n, size_t k) {                                   \
-        neuron_tiles_blocks(tiles, tile_stride, stored, out_n, from, row_n, k, GGUF_##TYPE, &form_##type);   \
-    }
+static void tile_unpack(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k,
+                        gguf_type type) {
+    const blocks_form *f = blocks_form_of(type);
+    weight_group *g = tile;
+    for (size_t r = 0; r < row_n; r++)
+        for (size_t b = 0; b < k / f->block_n; b++, g += f->block_n / GROUP)
+            unpack(g, w + r * row_bytes + b * f->block_bytes, type);
+}
+
 /* Tiles of restored rows: whole rows of a block at a time. */
-static void neuron_tiles_blocks(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
-                                size_t from, size_t row_n, size_t k, gguf_type type, const quant_form *form) {
-    const size_t block_n = form->group_n * GROUP;
+static void neuron_tiles(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n, size_t from,
+                         size_t row_n, size_t k, gguf_type type) {
+    const blocks_form *b = blocks_form_of(type);
     neurons_form f;
     bool known = neurons_form_of(type, (uint32_t)out_n, &f);
-    assert(known && f.group_n == block_n);
+    assert(known && f.group_n == b->block_n);
     for (size_t r = 0; r < row_n; r += TILE_ROWS) {
         weight_group *tile = (void *)((uint8_t *)tiles + r / TILE_ROWS * tile_stride);
-        for (size_t b = 0; b < k / block_n; b++) {
-            uint8_t rows[TILE_ROWS * sizeof(quant_q6_k)];
+        for (size_t i = 0; i < k / b->block_n; i++) {
+            uint8_t rows[TILE_ROWS * BLOCKS_BYTES_MAX];
             const size_t n = row_n - r < TILE_ROWS ? row_n - r : TILE_ROWS;
-            neurons_restore(rows, stored + neurons_group_bytes(f, (uint32_t)out_n) * b, form->block_bytes,
-                            type, (uint32_t)block_n, (uint32_t)out_n, (uint32_t)(from + r), (uint32_t)n);
-            for (size_t i = 0; i < n; i++)
-                form->unpack(tile + i * (k / GROUP) + b * form->group_n, rows + i * form->block_bytes);
+            neurons_restore(rows, stored + neurons_group_bytes(f, (uint32_t)out_n) * i, b->block_bytes, type,
+                            b->block_n, (uint32_t)out_n, (uint32_t)(from + r), (uint32_t)n);
+            for (size_t j = 0; j < n; j++)
+                unpack(tile + (j * k + i * b->block_n) / GROUP, rows + j * b->block_bytes, type);
         }
     }
 }
 
-QUANT_SLOTS(q4_0, Q4_0)
-QUANT_SLOTS(q8_0, Q8_0)
-QUANT_SLOTS(q4_k, Q4_K)
-QUANT_SLOTS(q6_k, Q6_K)
+/* The slots that differ by type. */
+#define QUANT_SLOTS(type, TYPE)                                                                              \
+    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
+                            size_t k) {                                                                      \
+        const size_t block_n = group_n_of(GGUF_##TYPE) * GROUP;                                              \
+        for (size_t r = 0; r < row_n; r++)                                                                   \
+            y[r] = (float)dot_blocks(w + r * row_bytes, act, k / block_n, GGUF_##TYPE);                      \
+    }                                                                                                        \
+    static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
+        tile_unpack(tile, w, row_bytes, row_n, k, GGUF_##TYPE);                                              \
+    }                                                                                                        \
+    static void neuron_tiles_##type(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,    \
+                                    size_t from, size_t row_n, size_t k) {                                   \
+        neuron_tiles(tiles, tile_stride, stored, out_n, from, row_n, k, GGUF_##TYPE);                        \
+    }
+BLOCK_TYPES(QUANT_SLOTS)
 
 /* ---- Portable products of float types ----------------------------------------------------------------
  * Packed activation: the floats. Panel and tile: rows of floats. */
@@ -424,11 +404,18 @@ FLOAT_SLOTS(f32, F32)
 FLOAT_SLOTS(f16, F16)
 FLOAT_SLOTS(bf16, BF16)
 
-#define QUANT_MATMUL(type, block)                                                                            \
-    (cpu_matmul) {                                                                                           \
-        act_bytes, act_pack_##block, gemv_##type, TILE_ROWS, PANEL_COLS, panel_bytes, panel_pack_##block,    \
-            tile_bytes, tile_unpack_##type, tile_mul, neuron_tiles_##type                                    \
-    }
+#define QUANT_MATMUL(type, TYPE)                                                                             \
+    k->matmul[GGUF_##TYPE] = (cpu_matmul){act_bytes,                                                         \
+                                          group_n_of(GGUF_##TYPE) == 1 ? act_pack_32 : act_pack_256,         \
+                                          gemv_##type,                                                       \
+                                          TILE_ROWS,                                                         \
+                                          PANEL_COLS,                                                        \
+                                          panel_bytes,                                                       \
+                                          group_n_of(GGUF_##TYPE) == 1 ? panel_pack_32 : panel_pack_256,     \
+                                          tile_bytes,                                                        \
+                                          tile_unpack_##type,                                                \
+                                          tile_mul,                                                          \
+                                          neuron_tiles_##type};
 #define FLOAT_MATMUL(type)                                                                                   \
     (cpu_matmul) {                                                                                           \
         float_act_bytes, float_act_pack, gemv_##type, TILE_ROWS, PANEL_COLS, float_panel_bytes,              \
@@ -440,8 +427,5 @@ void ref_products_init(cpu_kernels *k) {
     k->matmul[GGUF_F32] = FLOAT_MATMUL(f32);
     k->matmul[GGUF_F16] = FLOAT_MATMUL(f16);
     k->matmul[GGUF_BF16] = FLOAT_MATMUL(bf16);
-    k->matmul[GGUF_Q4_0] = QUANT_MATMUL(q4_0, 32);
-    k->matmul[GGUF_Q8_0] = QUANT_MATMUL(q8_0, 32);
-    k->matmul[GGUF_Q4_K] = QUANT_MATMUL(q4_k, 256);
-    k->matmul[GGUF_Q6_K] = QUANT_MATMUL(q6_k, 256);
+    BLOCK_TYPES(QUANT_MATMUL)
 }

@@ -44,17 +44,8 @@ static void row_tile(float *tile, const uint8_t *w, size_t row_bytes, size_t fro
                                 size_t k) {                                                                  \
         row_tile(tile, w, row_bytes, from, n, k, GGUF_##TYPE, ref_dequant_##type);                           \
     }
-SLOTS(q8_0, Q8_0)
-SLOTS(q4_0, Q4_0)
-SLOTS(q4_k, Q4_K)
-SLOTS(q6_k, Q6_K)
+BLOCK_TYPES(SLOTS)
 
-#define FILL(k, type, TYPE)                                                                                  \
-    (k)->row_sum[GGUF_##TYPE] = row_sum_##type, (k)->row_tile[GGUF_##TYPE] = row_tile_##type
+#define FILL(type, TYPE) k->row_sum[GGUF_##TYPE] = row_sum_##type, k->row_tile[GGUF_##TYPE] = row_tile_##type;
 
-void ref_rows_init(cpu_kernels *k) {
-    FILL(k, q8_0, Q8_0);
-    FILL(k, q4_0, Q4_0);
-    FILL(k, q4_k, Q4_K);
-    FILL(k, q6_k, Q6_K);
-}
+void ref_rows_init(cpu_kernels *k) { BLOCK_TYPES(FILL) }

@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/blocks.h"
 #include "devices/neurons.h"
-#include "devices/quant.h"
 
 /* ROW_N: a run of outputs, as matrices by neuron need. ACTIVE_EVERY: neurons of sums. */
 enum { ROW_N = NEURONS_RUN, K = 512, ACTIVE_EVERY = 3 };
@@ -22,15 +22,13 @@ static float next_float(uint64_t *state) { return (float)(next_random(state) >> 
 
 /* Random quants with every scale of a block set to the same harmless number. */
 static void fill_blocks(uint8_t *w, uint64_t bytes, gguf_type type, uint64_t *state) {
-    const gguf_type_info *info = gguf_type_get(type);
-    uint16_t scale = ref_f32_to_f16(0.01f);
+    const blocks_form *f = blocks_form_of(type);
+    const uint16_t scale = ref_f32_to_f16(0.01f);
     for (uint64_t i = 0; i < bytes; i++) w[i] = (uint8_t)next_random(state);
-    for (uint8_t *block = w; block < w + bytes; block += info->block_bytes) {
-        if (type == GGUF_Q6_K)
-            memcpy(block + offsetof(quant_q6_k, d), &scale, 2);
-        else
-            memcpy(block, &scale, 2);
-        if (type == GGUF_Q4_K) memcpy(block + offsetof(quant_q4_k, dmin), &scale, 2);
+    for (uint8_t *block = w; block < w + bytes; block += f->block_bytes) {
+        for (uint32_t i = 0; i < f->field_n; i++)
+            if (f->field_bytes[i] == 2) memcpy(block + f->field_at[i], &scale, 2);
+        if (type == GGUF_MXFP4) block[0] = 120;
     }
 }
 

@@ -6,7 +6,7 @@ set(HOTSET_GPU_HOST devices/gpu/answers.c devices/gpu/device.c devices/gpu/expor
     devices/gpu/watch.c)
 set(HOTSET_GPU_KERNELS devices/gpu/attend.cu devices/gpu/matmul.cu devices/gpu/matvec.cu devices/gpu/neurons.cu
     devices/gpu/pick.cu devices/gpu/queue.cu devices/gpu/vector.cu)
-set(HOTSET_GPU_SHARED engine/base.c profiles/gguf.c profiles/gguf_value.c devices/device.c devices/neurons.c) # a module stands alone
+set(HOTSET_GPU_SHARED engine/base.c profiles/gguf.c profiles/gguf_value.c devices/device.c devices/blocks.c devices/neurons.c) # a module stands alone
 list(APPEND HOTSET_GPU_SHARED devices/cpu/ref_quant.c) # what known answers are
 
 # Host code in C and what all modules have in common.
@@ -21,7 +21,12 @@ function(hotset_gpu_module kind vendor)
   if(NOT HOTSET_SANITIZE) # whose runtime the program has
     target_link_options(${target} PRIVATE -Wl,-z,defs)
   endif()
-  install(TARGETS ${target} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  # of HIP's runtime there is no static library: its module goes into a package of its own
+  set(component hotset)
+  if(kind STREQUAL hip)
+    set(component hip)
+  endif()
+  install(TARGETS ${target} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT ${component})
 endfunction()
 
 # ---- The emulation: kernels by the host's C++ compiler; its fibers are x86-64 code ----

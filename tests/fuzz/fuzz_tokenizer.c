@@ -45,16 +45,25 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
                                         "<s>a</s><|im_end|>\xE2\x96\x81 b",
                                         "\xFF\xE2\x82 \xF0\x9F\x91\x8D\xED\xA0\x80",
                                         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+    /* instead of the file's, by its length, so that words are split in every way */
+    static const char *const pres[] = {NULL,     "default",      "falcon",         "starcoder",   "tekken",
+                                       "qwen35", "deepseek-llm", "deepseek-coder", "deepseek-v3", "no-such"};
     gguf *g;
     hotset_tokenizer *t;
     hotset_error err = {0};
     if (gguf_open_memory(&g, data, bytes, &err) != HOTSET_OK) return 0;
-    hotset_status status = tokenizer_make(&t, g, &err);
+    hotset_status status = tokenizer_make(&t, g, NULL, &err), asked_status = HOTSET_OK;
+    hotset_tokenizer *asked = NULL;
+    if (!status) asked_status = tokenizer_make(&asked, g, pres[bytes % COUNT_OF(pres)], &err);
     gguf_free(g);
     if (status != HOTSET_OK) {
         MUST(!t && err.status == status && err.message[0] && err.offset_bytes <= bytes);
         return 0;
     }
+    MUST(asked_status ? !asked && asked_status == HOTSET_E_ARGUMENT && err.message[0] : asked != NULL);
+    for (size_t i = 0; asked && i < COUNT_OF(texts); i++) tokenize(asked, texts[i], strlen(texts[i]), 0);
+    if (asked) tokenize(asked, (const char *)data, bytes < TEXT_BYTES_MAX ? bytes : TEXT_BYTES_MAX, 0);
+    hotset_tokenizer_free(asked);
     for (unsigned flags = 0; flags < 4; flags++) {
         for (size_t i = 0; i < COUNT_OF(texts); i++) tokenize(t, texts[i], strlen(texts[i]), flags);
         /* the file's own bytes: nothing else is as likely to name its tokens */

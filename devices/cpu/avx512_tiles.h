@@ -1,0 +1,110 @@
+/* avx512_tiles.h - rows and neurons to tiles, and sums of columns: what avx512_gemm.c and avx512_sgemm.c
+ * share. */
+#ifndef HOTSET_CPU_AVX512_TILES_H
+#define HOTSET_CPU_AVX512_TILES_H
+
+#include "devices/cpu/avx512.h"
+
+enum { ROWS = 16, FLOAT_ROWS = 32, COLS = 8 };
+enum { NEURONS_AHEAD = 32 };
+
+/* The rows of a tile; prefetches reach for the next tile, since callers walk tiles in order. */
+typedef struct tile_rows {
+    const uint8_t *row[ROWS];
+    size_t ahead;
+} tile_rows;
+
+INLINE tile_rows rows_of(const uint8_t *w, size_t row_bytes, size_t row_n) {
+    tile_rows t = {.ahead = ROWS * row_bytes};
+    for (size_t r = 0; r < ROWS; r++) t.row[r] = w + (r < row_n ? r : row_n - 1) * row_bytes;
+    return t;
+}
+
+INLINE void prefetch_rows(const tile_rows *t, size_t offset) {
+    UNROLL for (size_t r = 0; r < ROWS; r++) prefetch(t->row[r] + offset, t->ahead);
+}
+
+/* 16 bytes of each row at `offset`: t[g] gets the g-th four of them, a row per lane. */
+INLINE void load_quads(__m512i t[4], const tile_rows *w, size_t offset) {
+    __m512i z[4];
+    UNROLL for (size_t i = 0; i < 4; i++) { /* quarter j of z[i] is row 4j + i */
+        z[i] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(w->row[i] + offset)));
+        z[i] = _mm512_mask_broadcast_i32x4(z[i], 0x00f0,
+                                           _mm_loadu_si128((const void *)(w->row[4 + i] + offset)));
+        z[i] = _mm512_mask_broadcast_i32x4(z[i], 0x0f00,
+                                           _mm_loadu_si128((const void *)(w->row[8 + i] + offset)));
+        z[i] = _mm512_mask_broadcast_i32x4(z[i], 0xf000,
+                                           _mm_loadu_si128((const void *)(w->row[12 + i] + offset)));
+    }
+    const __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
+    const __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
+    t[0] = _mm512_unpacklo_epi64(a, c);
+    t[1] = _mm512_unpackhi_epi64(a, c);
+    t[2] = _mm512_unpacklo_epi64(b, d);
+    t[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+/* One half-precision scale of each row. */
+INLINE __m512 load_scales(const tile_rows *w, size_t offset) {
+    _Alignas(32) uint16_t halves[ROWS];
+    UNROLL for (size_t r = 0; r < ROWS; r++) memcpy(&halves[r], w->row[r] + offset, sizeof halves[r]);
+    return _mm512_cvtph_ps(_mm256_load_si256((const void *)halves));
+}
+
+/* 16 bytes at p of four neurons (or planes) `stride` apart, one in each quarter. */
+INLINE __m512i load_neurons(const uint8_t *p, size_t stride) {
+    __m512i z = _mm512_castsi128_si512(_mm_loadu_si128((const void *)p));
+    z = _mm512_mask_broadcast_i32x4(z, 0x00f0, _mm_loadu_si128((const void *)(p + stride)));
+    z = _mm512_mask_broadcast_i32x4(z, 0x0f00, _mm_loadu_si128((const void *)(p + 2 * stride)));
+    return _mm512_mask_broadcast_i32x4(z, 0xf000, _mm_loadu_si128((const void *)(p + 3 * stride)));
+}
+
+/* Byte i of every quarter to lane i. */
+INLINE __m512i interleave(__m512i quarters) {
+    static const _Alignas(64) uint8_t order[64] = {
+        0,  16, 32, 48, 1,  17, 33, 49, 2,  18, 34, 50, 3,  19, 35, 51, 4,  20, 36, 52, 5,  21,
+        37, 53, 6,  22, 38, 54, 7,  23, 39, 55, 8,  24, 40, 56, 9,  25, 41, 57, 10, 26, 42, 58,
+        11, 27, 43, 59, 12, 28, 44, 60, 13, 29, 45, 61, 14, 30, 46, 62, 15, 31, 47, 63};
+    return _mm512_permutexvar_epi8(_mm512_load_si512(order), quarters);
+}
+
+/* 16 halves of a plane. */
+INLINE __m512 load_plane(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+
+/* Asks for the same outputs of the four neurons that are some rows ahead. */
+INLINE void prefetch_neurons(const uint8_t *p, size_t row_bytes) {
+    UNROLL for (size_t i = 0; i < 4; i++) prefetch(p, (NEURONS_AHEAD + i) * row_bytes);
+}
+
+/* s[c] += quad_n registers of weights times the activations of column c, which start at x + c * x_stride. */
+INLINE void multiply_quads(__m512i s[COLS], const uint8_t w[][64], const int8_t *x, const size_t x_stride,
+                           const size_t quad_n) {
+    UNROLL for (size_t g = 0; g < quad_n; g++) {
+        const __m512i quad = _mm512_load_si512(w[g]);
+        UNROLL for (size_t c = 0; c < COLS; c++) {
+            s[c] = _mm512_dpbusd_epi32(s[c], quad, _mm512_set1_epi32(read_i32(x + c * x_stride + 4 * g)));
+        }
+    }
+}
+
+INLINE void store_sums(float *y, size_t y_stride, const __m512 sum[COLS]) {
+    UNROLL for (size_t c = 0; c < COLS; c++) _mm512_storeu_ps(y + c * y_stride, sum[c]);
+}
+
+/* Sets the slots of many activation rows, keeping those of one. */
+static void set(cpu_matmul *m, cpu_matmul gemm) {
+    gemm.act_bytes = m->act_bytes;
+    gemm.act_pack = m->act_pack;
+    gemm.gemv = m->gemv;
+    *m = gemm;
+}
+
+#define TILES(rows, form, pack, unpack)                                                                      \
+    (cpu_matmul) {                                                                                           \
+        .tile_rows = rows, .panel_cols = COLS, .panel_bytes = panel_bytes_##form,                            \
+        .panel_pack = panel_pack_##pack, .tile_bytes = tile_bytes_##form,                                    \
+        .tile_unpack = tile_unpack_##unpack, .tile_mul = tile_mul_##form,                                    \
+        .neuron_tiles = neuron_tiles_##unpack                                                                \
+    }
+
+#endif
