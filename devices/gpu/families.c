@@ -10,8 +10,7 @@ const gpu_family *const gpu_families[DEVICE_OP_COUNT] = {
     [DEVICE_OP_SIGNAL] = &gpu_signal,     [DEVICE_OP_LINEAR] = &gpu_linear,
     [DEVICE_OP_EXPERTS] = &gpu_experts,   [DEVICE_OP_SELECT] = &gpu_select,
     [DEVICE_OP_ATTEND] = &gpu_attend,     [DEVICE_OP_COPY] = &gpu_copy,
-    [DEVICE_OP_PICK] = &gpu_pick,
-    [DEVICE_OP_CAP] = &gpu_cap,
+    [DEVICE_OP_PICK] = &gpu_pick,         [DEVICE_OP_CAP] = &gpu_cap,
 };
 
 hotset_status gpu_unsupported(hotset_error *err, const device_op *op, const char *what, const char *value) {
