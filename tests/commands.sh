@@ -614,6 +614,10 @@ check_plan() {
     expect "run --stats: overlap and bytes through the bus" grep -q "emu0: .* overlap with the CPU.* bytes per token" "$err"
     expect "run --trace: a lane for each device" grep -q '"tid":"emu0"' "$work/trace.json"
     expect "run --trace: waits" grep -q '"cat":"wait"' "$work/trace.json"
+    run 0 run "$model" -p "The whale" -n 6 --temp 0 --place attn=emu0,ffn=emu0:0.5,stream=2 --trace "$work/trace.json"
+    expect "run --place stream: the same text" [ "$(cat "$out")" = "$said" ]
+    expect "run --trace: a lane for copies" grep -q '"tid":"emu0 copies"' "$work/trace.json"
+    refuse 1 "not a number of rows" run "$model" -p x --place attn=emu0,stream=0
     refuse 1 "no such device" run "$model" -p x --place attn=gpu3
     refuse 1 "there are 6 left of 6" run "$model" -p x --place attn=emu0:7
     refuse 1 "are needed, there are 1048576" run "$model" -p x --place ffn=emu0 --devices emu:1MiB

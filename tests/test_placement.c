@@ -360,61 +360,58 @@ Test(placement, a_plan_that_was_written_runs_the_same) {
     }
 }
 
+static const char *const streamed_places[] = {"attn=emu0,ffn=emu0:0.25,stream=8", "attn=emu0:2,stream=4",
+                                              "attn=emu0:1+emu1:2,ffn=emu0:0.3+emu1:0.3,head=emu1,stream=16",
+                                              NULL};
+
 /* Prompts with the host's units copied to their homes, in four pieces a layer. */
 Test(placement, prompts_by_streamed_weights) {
-    static const char *const places[] = {"attn=emu0,ffn=emu0:0.25,stream=8", "attn=emu0:2,stream=4",
-                                         "attn=emu0:1+emu1:2,ffn=emu0:0.3+emu1:0.3,head=emu1,stream=16",
-                                         NULL};
     static const gguf_type types[] = {GGUF_F16, GGUF_Q4_0, GGUF_Q4_K};
     need_emulation();
     placement_case c = {.model = dense_model(GGUF_F32), .sparsity = HOTSET_SPARSITY_OFF};
-    check_places(c, places, EXACT);
+    check_places(c, streamed_places, EXACT);
     c.model.ffn_bias = true;
     c.model.activation = "relu";
     c.sparsity = HOTSET_SPARSITY_EXACT;
-    check_places(c, places, EXACT);
+    check_places(c, streamed_places, EXACT);
     for (size_t i = 0; i < COUNT_OF(types); i++)
         for (int exact = 0; exact < 2; exact++) {
             c = (placement_case){.model = dense_model(types[i]),
                                  .sparsity = exact ? HOTSET_SPARSITY_EXACT : HOTSET_SPARSITY_OFF};
             c.model.activation = "relu";
-            check_places(c, places, CLOSE);
+            check_places(c, streamed_places, CLOSE);
         }
     c = (placement_case){.model = dense_model(GGUF_F32), .sparsity = HOTSET_SPARSITY_PREDICT};
     c.model.activation = "relu";
     c.model.predictor_rank = 24;
     c.model.down = NEURONS_BY_ROW;
     c.model.powerinfer = true;
-    check_places(c, places, EXACT);
+    check_places(c, streamed_places, EXACT);
 }
 
 Test(placement, prompts_by_streamed_experts) {
-    static const char *const places[] = {"attn=emu0,ffn=emu0:0.25,stream=8", "attn=emu0:2,stream=4",
-                                         "attn=emu0:1+emu1:2,ffn=emu0:0.3+emu1:0.3,head=emu1,stream=16",
-                                         NULL};
     need_emulation();
     placement_case c = {
         .model = {.layer_n = 3, .embd_n = 64, .head_n = 4, .ff_n = 96, .expert_n = 10, .expert_used_n = 3},
         .sparsity = HOTSET_SPARSITY_OFF};
-    check_places(c, places, EXACT);
+    check_places(c, streamed_places, EXACT);
     c.model.type = GGUF_Q8_0;
-    check_places(c, places, CLOSE);
+    check_places(c, streamed_places, CLOSE);
     c.model.type = GGUF_F32;
     c.model.activation = "relu";
     c.sparsity = HOTSET_SPARSITY_EXACT;
-    check_places(c, places, EXACT);
+    check_places(c, streamed_places, EXACT);
 }
 
 /* Pieces are the first part of a sum that is normed; experts have biases. */
 Test(placement, prompts_streamed_into_sums_of_their_own) {
-    static const char *const places[] = {"attn=emu0,ffn=emu0:0.25,stream=8", "attn=emu0:2,stream=4", NULL};
     need_emulation();
     placement_case c = {.model = {.arch = "gemma2", .layer_n = 2, .ff_n = 1024, .window_n = 6, .tied = true},
                         .sparsity = HOTSET_SPARSITY_OFF};
-    check_places(c, places, EXACT);
+    check_places(c, streamed_places, EXACT);
     c.model = (tiny_model){
         .arch = "gpt-oss", .layer_n = 2, .ff_n = 96, .expert_n = 10, .expert_used_n = 3, .qkv_bias = true};
-    check_places(c, places, EXACT);
+    check_places(c, streamed_places, EXACT);
 }
 
 /* One byte less than the ledger says is refused, the ledger is what does. */

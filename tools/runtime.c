@@ -45,7 +45,8 @@ const option_row common_rows[COMMON_ROW_N] = {
     {"place", 0, OPTION_TEXT, FIELD(place), 0, 0, "LIST",
      "a plan by hand: attn=cuda0:24,ffn=cuda0:0.4,head=cuda0 puts attention\nand state of 24 layers, the "
      "hottest "
-     "40 % of each layer's units and the\nhead on that GPU; several are joined by +, gpu0 is the first one"},
+     "40 % of each layer's units and the\nhead on that GPU; several are joined by +, gpu0 is the first one;\n"
+     "stream=64: from 64 rows on prompts use the CPU's units there, too"},
     {"trace", 0, OPTION_TEXT, FIELD(trace_path), 0, 0, "FILE", "write a Chrome trace of every step"},
     {"json", 0, OPTION_FLAG, FIELD(json), 0, 0, NULL, "results as one JSON object per line"},
     {"quiet", 'q', OPTION_FLAG, FIELD(quiet), 0, 0, NULL, "only errors on standard error"},
