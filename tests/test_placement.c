@@ -405,13 +405,14 @@ Test(placement, prompts_by_streamed_experts) {
 
 /* Pieces are the first part of a sum that is normed; experts have biases. */
 Test(placement, prompts_streamed_into_sums_of_their_own) {
+    static const char *const places[] = {"attn=emu0,ffn=emu0:0.25,stream=8", "attn=emu0:2,stream=4", NULL};
     need_emulation();
     placement_case c = {.model = {.arch = "gemma2", .layer_n = 2, .ff_n = 1024, .window_n = 6, .tied = true},
                         .sparsity = HOTSET_SPARSITY_OFF};
-    check_places(c, streamed_places, EXACT);
+    check_places(c, places, EXACT);
     c.model = (tiny_model){
         .arch = "gpt-oss", .layer_n = 2, .ff_n = 96, .expert_n = 10, .expert_used_n = 3, .qkv_bias = true};
-    check_places(c, streamed_places, EXACT);
+    check_places(c, places, EXACT);
 }
 
 /* One byte less than the ledger says is refused, the ledger is what does. */

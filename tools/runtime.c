@@ -2,6 +2,7 @@
 #include "tools/runtime.h"
 
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -147,10 +148,13 @@ static struct {
     char path[RUNTIME_PATH_BYTES];
 } reading;
 
-/* Only calls that are allowed in a handler; the signal comes in whichever thread reads. */
+/* Only calls that are allowed in a handler. The signal comes in whichever threads read: one tells of it and
+ * ends the program, the others wait for that. */
 static void on_lost_page(int signal_number, siginfo_t *info, void *context) {
+    static atomic_flag told = ATOMIC_FLAG_INIT;
     (void)signal_number;
     (void)context;
+    while (atomic_flag_test_and_set(&told)) pause();
     bool known = reading.model && hotset_model_maps(reading.model, info->si_addr);
     const char *pieces[] = {"hotset: ", known ? reading.path : "a mapped file",
                             ": cut, or no longer readable, while in use\n"};
@@ -160,7 +164,7 @@ static void on_lost_page(int signal_number, siginfo_t *info, void *context) {
 }
 
 void lost_file_catch(void) {
-    struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO | SA_RESETHAND};
+    struct sigaction action = {.sa_sigaction = on_lost_page, .sa_flags = SA_SIGINFO};
     sigaction(SIGBUS, &action, NULL);
 }
 
