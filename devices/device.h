@@ -338,6 +338,10 @@ typedef struct device_interface {
     /* Makes existing host memory a MAPPED buffer; the caller keeps the memory. */
     hotset_status (*buffer_wrap)(device *d, const void *host, uint64_t bytes, device_buffer **out,
                                  hotset_error *err);
+    /* Makes existing host memory, whole pages, a buffer that the device reads and writes directly: what
+     * devices of several kinds share. The caller keeps the memory, and frees the buffer before it. */
+    hotset_status (*buffer_pin)(device *d, void *host, uint64_t bytes, device_buffer **out,
+                                hotset_error *err);
     void (*buffer_free)(device_buffer *b);
     hotset_status (*queue_open)(device *d, device_queue_kind kind, device_queue **out, hotset_error *err);
     void (*queue_close)(device_queue *q);

@@ -109,12 +109,6 @@ static hotset_status open_device(hotset_engine *e, const plan_data *places, uint
         HOTSET_TRY(device_spec_open(&d->device, &spec, e->options.module_folder, err));
         engine_log(e, HOTSET_LOG_OBJECT, "%s: %s", name, d->device->note);
         HOTSET_TRY(check_room(d->device, name, places->device[i].ledger.total, err));
-        for (uint32_t k = 1; k < i; k++)
-            if (e->device[k].device && e->device[k].device->api != d->device->api)
-                return hotset_fail(err, HOTSET_E_UNSUPPORTED,
-                                   "the plan uses %s and %s: devices of different kinds cannot reach each "
-                                   "other's memory",
-                                   places->device[k].name, name);
     }
     return d->device->api->queue_open(d->device, DEVICE_QUEUE_COMPUTE, &d->queue, err);
 }
@@ -162,38 +156,49 @@ static hotset_status open_record(hotset_engine *e, forward_place *place, hotset_
     return HOTSET_OK;
 }
 
-/* Memory that all devices reach, pinned by one that asks for it. */
+/* Who allocates memory that all devices reach: the GPU that is used, or for several, which may be of
+ * different kinds, the host, whose memory each of them pins. */
+static device *sharing_device(const hotset_engine *e) {
+    device *owner = e->device[0].device;
+    uint32_t gpu_n = 0;
+    for (uint32_t i = 1; i < e->device_n; i++)
+        if (e->device[i].device) {
+            owner = e->device[i].device;
+            gpu_n++;
+        }
+    return gpu_n > 1 ? e->device[0].device : owner;
+}
+
 static hotset_status open_shared(hotset_engine *e, hotset_error *err) {
     const hotset_plan_options *o = &e->plan.options;
     footprint_widths widths = forward_widths(e->model, o->sparsity);
-    device *owner = e->device[0].device, *cpu = owner;
-    for (uint32_t i = e->device_n; i-- > 1;)
-        if (e->device[i].device) owner = e->device[i].device;
+    device *owner = sharing_device(e);
     e->handed = footprint_exchange_layout(&widths, o->batch_n, e->model->shape.layer_n, e->device_n,
                                           e->device_n > 1 ? stream_piece_max(e->model, o->sparsity) : 0);
     uint64_t at = engine_exchange_at(o->batch_n), bytes = at + e->handed.bytes;
     HOTSET_TRY(owner->api->buffer_alloc(owner, DEVICE_MEMORY_PINNED, bytes, &e->shared, err));
     memset(e->shared->host, 0, bytes);
-    if (owner != cpu)
-        HOTSET_TRY(cpu->api->buffer_wrap(cpu, e->shared->host, bytes, &e->device[0].shared, err));
     for (uint32_t i = 0; i < e->device_n; i++) {
-        device_buffer *reached = e->device[i].shared ? e->device[i].shared : e->shared;
-        e->device[i].step = (device_ref){reached, 0};
-        e->device[i].exchange = (device_ref){reached, at};
+        engine_device *d = &e->device[i];
+        if (d->device && d->device != owner)
+            HOTSET_TRY(d->device->api->buffer_pin(d->device, e->shared->host, bytes, &d->shared, err));
+        device_buffer *reached = d->shared ? d->shared : e->shared;
+        d->step = (device_ref){reached, 0};
+        d->exchange = (device_ref){reached, at};
     }
     return HOTSET_OK;
 }
 
 /* Where the plan copies the host's weights to GPUs for prompts. */
 static hotset_status open_stream(hotset_engine *e, const plan_data *places, hotset_error *err) {
-    device *devices[PLAN_DEVICE_MAX];
+    streamer_lane lanes[PLAN_DEVICE_MAX] = {{0}};
     if (e->device_n < 2) return HOTSET_OK;
     HOTSET_TRY(
         stream_make(&e->stream, e->model, places, e->plan.options.sparsity, &e->device[0].weights, err));
     if (!e->stream.piece_n) return HOTSET_OK;
-    for (uint32_t i = 0; i < e->device_n; i++) devices[i] = e->device[i].device;
-    return streamer_open(&e->streamer, &e->stream, devices, e->device_n, e->shared->owner,
-                         (device_ref){e->shared, engine_exchange_at(e->plan.options.batch_n)}, &e->handed,
+    for (uint32_t i = 0; i < e->device_n; i++)
+        lanes[i] = (streamer_lane){.device = e->device[i].device, .exchange = e->device[i].exchange};
+    return streamer_open(&e->streamer, &e->stream, lanes, e->device_n, e->shared->owner, &e->handed,
                          e->model->router.used_n, err);
 }
 

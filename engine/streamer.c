@@ -18,7 +18,7 @@ struct streamer {
     streamer_lane lane[PLAN_DEVICE_MAX];
     uint32_t device_n, used_n;
     device_buffer *staging; /* [FOOTPRINT_STREAM_SLOTS] slots, pinned */
-    device_ref exchange;
+    const uint8_t *shared;  /* what devices hand to each other, as the host reaches it */
     footprint_exchange handed;
     uint32_t *used; /* [expert_n] */
     uint8_t *seen;  /* [expert_n] */
@@ -37,8 +37,7 @@ struct streamer {
 /* ---- The thread ---- */
 
 static const uint64_t *counter_of(const streamer *s, uint64_t at) {
-    return (const uint64_t *)(const void *)((const uint8_t *)s->exchange.buffer->host + s->exchange.offset +
-                                            at);
+    return (const uint64_t *)(const void *)(s->shared + at);
 }
 
 static bool is_abandoned(streamer *s) {
@@ -80,7 +79,7 @@ static hotset_status send(streamer *s, uint32_t piece_i, uint32_t used_n, uint64
         stream_fill(s->what, p, slot, s->used + from, n, (uint8_t *)s->staging->host + staged.offset);
     HOTSET_TRY(api->copy_async(s->lane[p->device_i].queue, slot, staged, bytes, err));
     const device_ref arrived =
-        device_ref_at(s->exchange, s->handed.arrived + piece_i * (uint64_t)FOOTPRINT_ALIGN);
+        device_ref_at(s->lane[p->device_i].exchange, s->handed.arrived + piece_i * (uint64_t)FOOTPRINT_ALIGN);
     return api->queue_signal(s->lane[p->device_i].queue, arrived, epoch, err);
 }
 
@@ -179,12 +178,13 @@ void streamer_close(streamer *s) {
     free(s);
 }
 
-static hotset_status open_lanes(streamer *s, device *const *devices, device *pinning, hotset_error *err) {
+static hotset_status open_lanes(streamer *s, const streamer_lane *lanes, device *pinning, hotset_error *err) {
     const uint64_t bytes = s->what->slot_bytes * FOOTPRINT_STREAM_SLOTS;
     for (uint32_t i = 0; i < s->what->piece_n; i++) {
         streamer_lane *lane = &s->lane[s->what->piece[i].device_i];
         if (lane->device) continue;
-        lane->device = devices[s->what->piece[i].device_i];
+        *lane = (streamer_lane){.device = lanes[s->what->piece[i].device_i].device,
+                                .exchange = lanes[s->what->piece[i].device_i].exchange};
         HOTSET_TRY(lane->device->api->queue_open(lane->device, DEVICE_QUEUE_COPY, &lane->queue, err));
         HOTSET_TRY(
             lane->device->api->buffer_alloc(lane->device, DEVICE_MEMORY_DEVICE, bytes, &lane->ring, err));
@@ -192,32 +192,32 @@ static hotset_status open_lanes(streamer *s, device *const *devices, device *pin
     return pinning->api->buffer_alloc(pinning, DEVICE_MEMORY_PINNED, bytes, &s->staging, err);
 }
 
-static hotset_status open_all(streamer *s, device *const *devices, device *pinning, hotset_error *err) {
+static hotset_status open_all(streamer *s, const streamer_lane *lanes, device *pinning, hotset_error *err) {
     const uint64_t expert_n = (uint64_t)s->what->model->shape.expert_n + 1;
     HOTSET_TRY(base_calloc(&s->span, s->what->piece_n, sizeof *s->span, "streamed pieces", err));
     HOTSET_TRY(base_calloc(&s->used, expert_n, sizeof *s->used, "streamed experts", err));
     HOTSET_TRY(base_calloc(&s->seen, expert_n, sizeof *s->seen, "streamed experts", err));
-    HOTSET_TRY(open_lanes(s, devices, pinning, err));
+    HOTSET_TRY(open_lanes(s, lanes, pinning, err));
     if (pthread_create(&s->thread, NULL, run, s))
         return hotset_fail(err, HOTSET_E_MEMORY, "no thread for streaming weights");
     s->started = true;
     return HOTSET_OK;
 }
 
-hotset_status streamer_open(streamer **out, const streaming *what, device *const *devices, uint32_t device_n,
-                            device *pinning, device_ref exchange, const footprint_exchange *handed,
+hotset_status streamer_open(streamer **out, const streaming *what, const streamer_lane *lanes,
+                            uint32_t device_n, device *pinning, const footprint_exchange *handed,
                             uint32_t used_n, hotset_error *err) {
     streamer *s;
     *out = NULL;
     HOTSET_TRY(base_calloc(&s, 1, sizeof *s, "the streaming of weights", err));
     s->what = what;
     s->device_n = device_n;
-    s->exchange = exchange;
+    s->shared = (const uint8_t *)lanes[0].exchange.buffer->host + lanes[0].exchange.offset;
     s->handed = *handed;
     s->used_n = used_n;
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->changed, NULL);
-    hotset_status status = open_all(s, devices, pinning, err);
+    hotset_status status = open_all(s, lanes, pinning, err);
     if (status)
         streamer_close(s);
     else

@@ -9,16 +9,17 @@
 /* A home's side of it. */
 typedef struct streamer_lane {
     device *device;      /* NULL: nothing goes there */
+    device_ref exchange; /* what devices hand to each other, as this one reaches it */
     device_queue *queue; /* for copies; owned */
     device_buffer *ring; /* [FOOTPRINT_STREAM_SLOTS] slots; owned */
 } streamer_lane;
 
 typedef struct streamer streamer;
 
-/* Starts the thread. All is borrowed, the lanes' devices too; `exchange` lies in memory that `pinning` has
- * pinned and that all lanes' devices reach, as `handed` has it. Errors: E_MEMORY, E_NOFIT, E_DEVICE. */
-HOTSET_CHECKED hotset_status streamer_open(streamer **out, const streaming *what, device *const *devices,
-                                           uint32_t device_n, device *pinning, device_ref exchange,
+/* Starts the thread. `lanes` say devices and exchange, which has the layout `handed`; all is borrowed.
+ * `pinning` is asked for pinned memory. Errors: E_MEMORY, E_NOFIT, E_DEVICE. */
+HOTSET_CHECKED hotset_status streamer_open(streamer **out, const streaming *what, const streamer_lane *lanes,
+                                           uint32_t device_n, device *pinning,
                                            const footprint_exchange *handed, uint32_t used_n,
                                            hotset_error *err);
 /* Where a device's pieces arrive. */

@@ -404,3 +404,39 @@ Test(gpu, tells_what_the_ffn_used) {
         check_tally(&r, DEVICE_TALLY_JUDGED, i & 1);
     }
 }
+
+/* ---- Memory that devices share ---- */
+
+/* Both signal and wait through pages of the host, which are pinned once for all, and unpinned with the first.
+ */
+Test(gpu, devices_share_memory_of_the_host) {
+    enum { BYTES = 8192 };
+    device *one = gpu_rig_open(""), *other = gpu_rig_open(":reverse");
+    device_buffer *first, *second, *none;
+    device_queue *from, *to;
+    hotset_error err = {0};
+    uint8_t *pages = aligned_alloc(4096, BYTES);
+    memset(pages, 0, BYTES);
+    cr_assert_eq(one->api->buffer_pin(one, pages, BYTES, &first, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(other->api->buffer_pin(other, pages, BYTES, &second, &err), HOTSET_OK, "%s", err.message);
+    cr_expect_eq(first->memory, DEVICE_MEMORY_PINNED);
+    cr_expect_eq(first->host, (void *)pages);
+    cr_assert_eq(one->api->queue_open(one, DEVICE_QUEUE_COMPUTE, &from, &err), HOTSET_OK);
+    cr_assert_eq(other->api->queue_open(other, DEVICE_QUEUE_COMPUTE, &to, &err), HOTSET_OK);
+    cr_assert_eq(other->api->queue_wait(to, (device_ref){second, 64}, 7, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(other->api->queue_signal(to, (device_ref){second, 128}, 8, &err), HOTSET_OK);
+    cr_assert_eq(one->api->queue_signal(from, (device_ref){first, 64}, 7, &err), HOTSET_OK);
+    cr_assert_eq(other->api->queue_drain(to, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(one->api->queue_drain(from, &err), HOTSET_OK, "%s", err.message);
+    cr_expect_eq(*(uint64_t *)(void *)(pages + 64), 7u);
+    cr_expect_eq(*(uint64_t *)(void *)(pages + 128), 8u);
+    one->api->queue_close(from);
+    other->api->queue_close(to);
+    one->api->buffer_free(first);
+    other->api->buffer_free(second);
+    cr_expect_eq(one->api->buffer_pin(one, pages + 64, 64, &none, &err), HOTSET_E_DEVICE);
+    cr_expect(strstr(err.message, "pinning 64 bytes") != NULL, "%s", err.message);
+    one->api->close(one);
+    other->api->close(other);
+    free(pages);
+}

@@ -10,7 +10,8 @@ Usage: tools/test.sh [--quick | --all]
   (none)   gcc build and clang build with sanitizers, each with all tests (they replay the fuzz
            corpus), clang build without warnings, checks of the source: what CI runs
   --quick  gcc build and its tests only
-  --all    also the tests of the clang build without sanitizers, the GPU modules for every architecture that the toolkits here know,
+  --all    also the tests of the clang build without sanitizers, the GPU modules for every
+           architecture that the toolkits here know,
            10 minutes of fuzzing, valgrind on the portable kernels, and (as root) the Debian package
            in a clean Debian 12
 Builds in build/; the output of every step is kept in build/logs/.

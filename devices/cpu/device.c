@@ -105,6 +105,11 @@ static hotset_status cpu_buffer_wrap(device *d, const void *host, uint64_t bytes
     return buffer_make(d, DEVICE_MEMORY_MAPPED, (void *)(uintptr_t)host, bytes, out, err);
 }
 
+static hotset_status cpu_buffer_pin(device *d, void *host, uint64_t bytes, device_buffer **out,
+                                    hotset_error *err) {
+    return cpu_buffer_wrap(d, host, bytes, out, err); /* the CPU reaches all of it */
+}
+
 static void cpu_buffer_free(device_buffer *b) {
     if (b && b->memory != DEVICE_MEMORY_MAPPED) pages_free(b->host, b->bytes);
     free(b);
@@ -423,6 +428,7 @@ static const device_interface cpu_interface = {
     .memory = cpu_memory,
     .buffer_alloc = cpu_buffer_alloc,
     .buffer_wrap = cpu_buffer_wrap,
+    .buffer_pin = cpu_buffer_pin,
     .buffer_free = cpu_buffer_free,
     .queue_open = cpu_queue_open,
     .queue_close = cpu_queue_close,

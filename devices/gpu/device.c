@@ -131,12 +131,38 @@ static hotset_status gpu_buffer_wrap(device *d, const void *host, uint64_t bytes
     return HOTSET_OK;
 }
 
+/* Another device of the vendor may have registered it: once is enough for all of them. */
+static hotset_status gpu_buffer_pin(device *d, void *host, uint64_t bytes, device_buffer **out,
+                                    hotset_error *err) {
+    *out = NULL;
+    gpu_device *g = gpu_of(d);
+    gpu_buffer *b;
+    HOTSET_TRY(gpu_begin(g, err));
+    HOTSET_TRY(base_calloc(&b, 1, sizeof *b, "a buffer", err));
+    *b = (gpu_buffer){.base = {d, DEVICE_MEMORY_PINNED, bytes, host}, .is_others = true};
+    gpuError code = gpuHostRegister(host, bytes);
+    b->is_registered = code == gpuSuccess;
+    if (code == gpuErrorHostMemoryAlreadyRegistered) {
+        (void)gpuGetLastError();
+        code = gpuSuccess;
+    }
+    if (!code) code = gpuHostGetDevicePointer((void **)&b->device, host, 0);
+    if (!code) {
+        *out = &b->base;
+        return HOTSET_OK;
+    }
+    if (b->is_registered) (void)gpuHostUnregister(host);
+    free(b);
+    return gpu_fail(g, code, err, "pinning %llu bytes of the host's memory", (unsigned long long)bytes);
+}
+
 static void gpu_buffer_free(device_buffer *base) {
     if (!base) return;
     gpu_buffer *b = (gpu_buffer *)(void *)base;
     gpu_device *g = gpu_of(base->owner);
     (void)gpuSetDevice(g->number);
-    if (base->memory == DEVICE_MEMORY_PINNED) (void)gpuHostFree(base->host);
+    if (base->memory == DEVICE_MEMORY_PINNED && !b->is_others) (void)gpuHostFree(base->host);
+    if (b->is_registered) (void)gpuHostUnregister(base->host);
     if (base->memory == DEVICE_MEMORY_DEVICE) {
         (void)gpuFree(b->device);
         unreserve(g, base->bytes);
@@ -285,7 +311,7 @@ static hotset_status gpu_copy_by_neuron(device_queue *q, device_ref to, device_r
     hotset_status status = HOTSET_OK;
     device_buffer stored_buffer = {&q->gpu->base, DEVICE_MEMORY_MAPPED, bytes, stored};
     device_buffer rows_buffer = {&q->gpu->base, DEVICE_MEMORY_MAPPED, bytes, rows};
-    gpu_buffer staged[] = {{stored_buffer, NULL}, {rows_buffer, NULL}};
+    gpu_buffer staged[] = {{.base = stored_buffer}, {.base = rows_buffer}};
     if (!stored || (!rows && !from.buffer->host))
         status = hotset_fail(err, HOTSET_E_MEMORY, "out of memory for a matrix of %llu bytes",
                              (unsigned long long)bytes);
@@ -359,6 +385,7 @@ static const device_interface gpu_interface = {
     .memory = gpu_memory,
     .buffer_alloc = gpu_buffer_alloc,
     .buffer_wrap = gpu_buffer_wrap,
+    .buffer_pin = gpu_buffer_pin,
     .buffer_free = gpu_buffer_free,
     .queue_open = gpu_queue_open,
     .queue_close = gpu_queue_close,

@@ -27,6 +27,7 @@ typedef enum emuError_t {
     emuErrorMemoryAllocation = 2,
     emuErrorInvalidDevice = 101,
     emuErrorNotReady = 600,
+    emuErrorHostMemoryAlreadyRegistered = 712,
     emuErrorInjected = 900, /* a fault that was asked for */
     emuErrorKernel = 901    /* threads that do not meet */
 } emuError_t;
@@ -62,6 +63,9 @@ emuError_t emuMalloc(void **p, size_t bytes);
 emuError_t emuFree(void *p);
 emuError_t emuHostAlloc(void **p, size_t bytes);
 emuError_t emuHostFree(void *p);
+/* Memory of the host's own: whole pages, once. */
+emuError_t emuHostRegister(void *p, size_t bytes);
+emuError_t emuHostUnregister(void *p);
 emuError_t emuHostGetDevicePointer(void **device, void *host, unsigned flags);
 emuError_t emuMemGetInfo(size_t *free_bytes, size_t *total_bytes);
 emuError_t emuStreamCreateWithFlags(emuStream_t *out, unsigned flags);

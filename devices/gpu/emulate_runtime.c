@@ -7,14 +7,14 @@
 
 #include "devices/gpu/emulate_block.h"
 
-enum { MEMORY_ALIGN = 256, POISON = 0xFF, LOOKS_WITHOUT_SLEEP = 100 };
+enum { MEMORY_ALIGN = 256, REGISTER_ALIGN = 4096, POISON = 0xFF, LOOKS_WITHOUT_SLEEP = 100 };
 
 /* Device memory or pinned memory that is in use. */
 typedef struct memory_piece {
     struct memory_piece *next;
     void *at;
     uint64_t bytes;
-    bool pinned;
+    bool pinned, registered; /* registered: the host's own */
 } memory_piece;
 
 typedef struct emu_device {
@@ -98,13 +98,17 @@ void emu_device_arm(int number, const emu_options *faults) {
     pthread_mutex_unlock(&table_lock);
 }
 
+static void piece_free(memory_piece *p) {
+    if (!p->registered) free(p->at);
+    free(p);
+}
+
 void emu_device_destroy(int number) {
     pthread_mutex_lock(&table_lock);
     emu_device *d = &table[number];
     for (memory_piece *p = d->pieces, *next; p; p = next) {
         next = p->next;
-        free(p->at);
-        free(p);
+        piece_free(p);
     }
     *d = (emu_device){0};
     pthread_mutex_unlock(&table_lock);
@@ -134,6 +138,7 @@ const char *emuGetErrorString(emuError_t e) {
     case emuErrorMemoryAllocation: return "out of memory";
     case emuErrorInvalidDevice: return "invalid device";
     case emuErrorNotReady: return "not ready";
+    case emuErrorHostMemoryAlreadyRegistered: return "memory that is registered already";
     case emuErrorInjected: return "a fault that was asked for";
     case emuErrorKernel: return table[chosen].message;
     }
@@ -155,7 +160,7 @@ static emuError_t allocate(void **out, uint64_t bytes, bool pinned) {
              posix_memalign(&at, MEMORY_ALIGN, bytes ? bytes : 1))
         status = emuErrorMemoryAllocation;
     if (!status) {
-        *piece = (memory_piece){d->pieces, at, bytes, pinned};
+        *piece = (memory_piece){d->pieces, at, bytes, pinned, false};
         d->pieces = piece;
         if (!pinned) d->used_bytes += bytes;
         piece = NULL;
@@ -177,8 +182,7 @@ static emuError_t release(void *at) {
             memory_piece *gone = *p;
             if (!gone->pinned) table[i].used_bytes -= gone->bytes;
             *p = gone->next;
-            free(gone->at);
-            free(gone);
+            piece_free(gone);
             status = emuSuccess;
             break;
         }
@@ -190,6 +194,26 @@ emuError_t emuMalloc(void **p, size_t bytes) { return allocate(p, bytes, false);
 emuError_t emuFree(void *p) { return release(p); }
 emuError_t emuHostAlloc(void **p, size_t bytes) { return allocate(p, bytes, true); }
 emuError_t emuHostFree(void *p) { return release(p); }
+
+emuError_t emuHostRegister(void *p, size_t bytes) {
+    memory_piece *piece = malloc(sizeof *piece);
+    emuError_t status = piece ? emuSuccess : emuErrorMemoryAllocation;
+    pthread_mutex_lock(&table_lock);
+    for (int i = 0; i < EMU_DEVICE_MAX; i++)
+        for (const memory_piece *q = table[i].pieces; q; q = q->next)
+            if (q->at == p) status = emuErrorHostMemoryAlreadyRegistered;
+    if ((uintptr_t)p % REGISTER_ALIGN) status = emuErrorInvalidValue;
+    if (!status) {
+        *piece = (memory_piece){table[chosen].pieces, p, bytes, true, true};
+        table[chosen].pieces = piece;
+        piece = NULL;
+    }
+    pthread_mutex_unlock(&table_lock);
+    free(piece);
+    return status;
+}
+
+emuError_t emuHostUnregister(void *p) { return release(p); }
 
 emuError_t emuHostGetDevicePointer(void **device, void *host, unsigned flags) {
     (void)flags;

@@ -28,6 +28,8 @@ extern "C" {
 typedef struct gpu_buffer {
     device_buffer base;
     uint8_t *device;
+    bool is_others;     /* pinned: the memory is not this buffer's to free, */
+    bool is_registered; /* but made known to the vendor by it */
 } gpu_buffer;
 
 /* Where an operation is launched, and what its kernels read: all pointers are device addresses. */

@@ -27,6 +27,7 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define GPU(name)                        cuda##name
 #define gpuHostAlloc(p, n)               cudaHostAlloc((void **)(p), (n), cudaHostAllocMapped | cudaHostAllocPortable)
 #define gpuHostFree                      cudaFreeHost
+#define gpuHostRegister(p, n)            cudaHostRegister((p), (n), cudaHostRegisterMapped | cudaHostRegisterPortable)
 #define gpuDeviceProperties              struct cudaDeviceProp
 #define GPU_INSTRUCTIONS(text, bytes, p) snprintf((text), (bytes), "sm_%d%d", (p).major, (p).minor)
 #define GPU_TABLE                        const
@@ -45,6 +46,7 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define gpuHostAlloc(p, n)                                                                                   \
     hipHostMalloc((void **)(p), (n), hipHostMallocMapped | hipHostMallocPortable | hipHostMallocCoherent)
 #define gpuHostFree                      hipHostFree
+#define gpuHostRegister(p, n)            hipHostRegister((p), (n), hipHostRegisterMapped | hipHostRegisterPortable)
 #define gpuDeviceProperties              hipDeviceProp_t
 #define GPU_INSTRUCTIONS(text, bytes, p) snprintf((text), (bytes), "%.*s", (int)(bytes)-1, (p).gcnArchName)
 #define GPU_TABLE                        /* of functions' addresses: clang takes constant ones for constants of the device */
@@ -56,26 +58,29 @@ enum { GPU_WARP = 32, GPU_SHARED_BYTES = 48 << 10 };
 #define GPU(name)          emu##name
 #define gpuHostAlloc(p, n) emuHostAlloc((void **)(p), (n))
 #define gpuHostFree        emuHostFree
+#define gpuHostRegister    emuHostRegister
 #define GPU_TABLE          const
 #define GPU_GRAPHS         1
 #endif
 
-#define gpuError                GPU(Error_t)
-#define gpuSuccess              GPU(Success)
-#define gpuErrorOutOfMemory     GPU(ErrorMemoryAllocation)
-#define gpuGetErrorString       GPU(GetErrorString)
-#define gpuGetLastError         GPU(GetLastError)
-#define gpuGetDeviceCount       GPU(GetDeviceCount)
-#define gpuGetDeviceProperties  GPU(GetDeviceProperties)
-#define gpuSetDevice            GPU(SetDevice)
-#define gpuMalloc               GPU(Malloc)
-#define gpuFree                 GPU(Free)
-#define gpuHostGetDevicePointer GPU(HostGetDevicePointer)
-#define gpuMemGetInfo           GPU(MemGetInfo)
-#define gpuStream               GPU(Stream_t)
-#define gpuStreamCreate(s)      GPU(StreamCreateWithFlags)((s), GPU(StreamNonBlocking))
-#define gpuStreamDestroy        GPU(StreamDestroy)
-#define gpuStreamSynchronize    GPU(StreamSynchronize)
+#define gpuError                            GPU(Error_t)
+#define gpuSuccess                          GPU(Success)
+#define gpuErrorOutOfMemory                 GPU(ErrorMemoryAllocation)
+#define gpuErrorHostMemoryAlreadyRegistered GPU(ErrorHostMemoryAlreadyRegistered)
+#define gpuHostUnregister                   GPU(HostUnregister)
+#define gpuGetErrorString                   GPU(GetErrorString)
+#define gpuGetLastError                     GPU(GetLastError)
+#define gpuGetDeviceCount                   GPU(GetDeviceCount)
+#define gpuGetDeviceProperties              GPU(GetDeviceProperties)
+#define gpuSetDevice                        GPU(SetDevice)
+#define gpuMalloc                           GPU(Malloc)
+#define gpuFree                             GPU(Free)
+#define gpuHostGetDevicePointer             GPU(HostGetDevicePointer)
+#define gpuMemGetInfo                       GPU(MemGetInfo)
+#define gpuStream                           GPU(Stream_t)
+#define gpuStreamCreate(s)                  GPU(StreamCreateWithFlags)((s), GPU(StreamNonBlocking))
+#define gpuStreamDestroy                    GPU(StreamDestroy)
+#define gpuStreamSynchronize                GPU(StreamSynchronize)
 #define gpuMemcpyAsync(to, from, bytes, stream)                                                              \
     GPU(MemcpyAsync)((to), (from), (bytes), GPU(MemcpyDefault), (stream))
 #define gpuEvent                         GPU(Event_t)
