@@ -164,7 +164,7 @@ static device_rows plain_attention(writer *w, device_rows input) {
     return mixed;
 }
 
-/* x <- x + Wo mixer_attention(input), or the norm of what is added */
+/* x <- x + Wo attention(input), or the norm of what is added */
 void mixer_attention(writer *w, device_rows input) {
     const bool post = follows(w, ARCH_POST_NORM);
     const device_rows mixed = w->at->model->latent_n ? latent_attention(w, input) : plain_attention(w, input);

@@ -225,16 +225,38 @@ static bool is_short(const outcome *o, const planner_work *w) {
            w->host_bytes;
 }
 
+/* Whether the host has some of a dense layer's neurons: they are put together in memory of their own. */
+static bool host_parts_neurons(const outcome *o) {
+    for (uint32_t l = 0; l < o->problem->layer_n; l++) {
+        const problem_ffn *f = &o->problem->layer[l].ffn;
+        const uint32_t host_n = o->placed->layer[l].split.n[0];
+        bool dense = f->kind != PROBLEM_NONE && f->kind != PROBLEM_EXPERTS;
+        if (dense && host_n > 0 && host_n < f->unit_n) return true;
+    }
+    return false;
+}
+
+static hotset_status place_mapped(outcome *out, const planner_work *w, hotset_error *err) {
+    HOTSET_TRY(place_once(out, w, true, false, err));
+    if (!host_parts_neurons(out)) return HOTSET_OK;
+    placement_free(out->placed);
+    problem_free(out->problem);
+    out->placed = NULL;
+    out->problem = NULL;
+    return hotset_fail(err, HOTSET_E_ARGUMENT,
+                       "plan: a GPU has some of a layer's neurons: the host's have to be copied, not mapped");
+}
+
 /* With GPUs how much the host has to hold shows only when all is placed. */
 static hotset_status place_beside_gpus(outcome *out, const planner_work *w, hotset_error *err) {
     hotset_memory_mode memory = w->options.memory;
     bool may_map = out->options.sparsity == HOTSET_SPARSITY_OFF || out->facts.shape->by_neuron;
     outcome mapped = *out;
-    if (memory == HOTSET_MEMORY_MAPPED) return place_once(out, w, true, false, err);
+    if (memory == HOTSET_MEMORY_MAPPED) return place_mapped(out, w, err);
     hotset_status status = place_once(out, w, false, experts_may_stay(out, w), err);
     if (memory == HOTSET_MEMORY_COPIED || !may_map || (status && status != HOTSET_E_NOFIT)) return status;
     if (!status && out->placed->ledger[0].total <= w->host_bytes / 100 * PLAN_COPY_PERCENT) return HOTSET_OK;
-    if (place_once(&mapped, w, true, false, status ? err : NULL)) return status;
+    if (place_mapped(&mapped, w, NULL)) return status;
     outcome_free(out);
     *out = mapped;
     return HOTSET_OK;

@@ -319,25 +319,6 @@ hotset_status place_baseline_make(placement **out, const problem *p, place_basel
     return make(out, p, b, err);
 }
 
-hotset_status place_host_make(placement **out, const problem *p, hotset_error *err) {
-    uint32_t device[PROBLEM_DEVICE_MAX];
-    cost_model *c;
-    *out = NULL;
-    HOTSET_TRY(problem_check(p, err));
-    HOTSET_TRY(cost_make(&c, p, err));
-    for (uint32_t d = 0; d < PROBLEM_DEVICE_MAX; d++) device[d] = d;
-    search s = search_of(c);
-    draft d;
-    hotset_status status = draft_make(&d, &s, err);
-    if (!status) {
-        draft_host(&d, &s);
-        status = publish(out, &s, &d, device, err);
-    }
-    free(d.split);
-    cost_free(c);
-    return status;
-}
-
 /* Every device has room for what it is given. */
 static hotset_status check_limits(const placement *placed, const problem *p, hotset_error *err) {
     for (uint32_t d = 0; d < p->device_n; d++) {
@@ -351,8 +332,9 @@ static hotset_status check_limits(const placement *placed, const problem *p, hot
     return HOTSET_OK;
 }
 
-hotset_status place_given_make(placement **out, const problem *p, const cost_split *split, uint32_t head,
-                               hotset_error *err) {
+/* Without a search. split NULL: everything on the host, head included. */
+static hotset_status place_fixed(placement **out, const problem *p, const cost_split *split, uint32_t head,
+                                 hotset_error *err) {
     uint32_t device[PROBLEM_DEVICE_MAX];
     cost_model *c;
     *out = NULL;
@@ -362,18 +344,28 @@ hotset_status place_given_make(placement **out, const problem *p, const cost_spl
     search s = search_of(c);
     draft d;
     hotset_status status = draft_make(&d, &s, err);
-    if (!status) {
+    if (!status && !split) draft_host(&d, &s);
+    if (!status && split) {
         memcpy(d.split, split, p->layer_n * sizeof *split);
         d.head = head;
         d.objective = INFINITY;
-        status = publish(out, &s, &d, device, err);
     }
-    if (!status) status = check_limits(*out, p, err);
-    if (status) {
-        placement_free(*out);
-        *out = NULL;
-    }
+    if (!status) status = publish(out, &s, &d, device, err);
     free(d.split);
     cost_free(c);
+    return status;
+}
+
+hotset_status place_host_make(placement **out, const problem *p, hotset_error *err) {
+    return place_fixed(out, p, NULL, 0, err);
+}
+
+hotset_status place_given_make(placement **out, const problem *p, const cost_split *split, uint32_t head,
+                               hotset_error *err) {
+    HOTSET_TRY(place_fixed(out, p, split, head, err));
+    hotset_status status = check_limits(*out, p, err);
+    if (!status) return HOTSET_OK;
+    placement_free(*out);
+    *out = NULL;
     return status;
 }

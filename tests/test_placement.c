@@ -164,14 +164,18 @@ Test(placement, exact_skipping) {
     check_places(c, all_places, EXACT);
 }
 
-Test(placement, predicted_skipping) {
-    need_emulation();
+static placement_case predicted_case(void) {
     placement_case c = {.model = dense_model(GGUF_F32), .sparsity = HOTSET_SPARSITY_PREDICT};
     c.model.activation = "relu";
     c.model.predictor_rank = 24;
     c.model.down = NEURONS_BY_ROW;
     c.model.powerinfer = true;
-    check_places(c, all_places, EXACT);
+    return c;
+}
+
+Test(placement, predicted_skipping) {
+    need_emulation();
+    check_places(predicted_case(), all_places, EXACT);
 }
 
 Test(placement, experts) {
@@ -381,12 +385,7 @@ Test(placement, prompts_by_streamed_weights) {
             c.model.activation = "relu";
             check_places(c, streamed_places, CLOSE);
         }
-    c = (placement_case){.model = dense_model(GGUF_F32), .sparsity = HOTSET_SPARSITY_PREDICT};
-    c.model.activation = "relu";
-    c.model.predictor_rank = 24;
-    c.model.down = NEURONS_BY_ROW;
-    c.model.powerinfer = true;
-    check_places(c, streamed_places, EXACT);
+    check_places(predicted_case(), streamed_places, EXACT);
 }
 
 Test(placement, prompts_by_streamed_experts) {
@@ -413,6 +412,49 @@ Test(placement, prompts_streamed_into_sums_of_their_own) {
     c.model = (tiny_model){
         .arch = "gpt-oss", .layer_n = 2, .ff_n = 96, .expert_n = 10, .expert_used_n = 3, .qkv_bias = true};
     check_places(c, places, EXACT);
+}
+
+/* Neurons that a GPU has a part of are copied on the host too, however much memory that takes; experts, and
+ * layers that are whole, may stay mapped. */
+Test(placement, parted_neurons_are_not_mapped) {
+    static const char *const whole[] = {"attn=emu0", "attn=emu0,ffn=emu0", "head=emu0", NULL};
+    need_emulation();
+    tiny_model t = dense_model(GGUF_F16),
+               experts = {.layer_n = 2, .ff_n = 96, .expert_n = 10, .expert_used_n = 3};
+    hotset_model *m = open_model(&t), *of_experts = open_model(&experts);
+    placement_case c = {.sparsity = HOTSET_SPARSITY_OFF, .devices = "emu"};
+    hotset_plan_options o = options_of(&c);
+    hotset_error err = {0};
+    hotset_plan *plan;
+    size_t n;
+    o.memory = HOTSET_MEMORY_MAPPED;
+    cr_expect_eq(hotset_plan_place(&plan, m, "emu", "ffn=emu0:0.5", HOTSET_MODULE_FOLDER, NULL, &o, &err),
+                 HOTSET_E_ARGUMENT);
+    cr_expect(strstr(err.message, "have to be copied, not mapped") != NULL, "%s", err.message);
+    for (size_t i = 0; whole[i]; i++) {
+        cr_assert_eq(hotset_plan_place(&plan, m, "emu", whole[i], HOTSET_MODULE_FOLDER, NULL, &o, &err),
+                     HOTSET_OK, "%s: %s", whole[i], err.message);
+        free(run_plan(m, plan, NULL, &n));
+        hotset_plan_free(plan);
+    }
+    cr_assert_eq(
+        hotset_plan_place(&plan, of_experts, "emu", "ffn=emu0:0.5", HOTSET_MODULE_FOLDER, NULL, &o, &err),
+        HOTSET_OK, "%s", err.message);
+    free(run_plan(of_experts, plan, NULL, &n));
+    hotset_plan_free(plan);
+    o.memory = HOTSET_MEMORY_AUTO; /* more than 70 % of what there is, which would be mapped if it could */
+    o.host_bytes_max = 0;
+    cr_assert_eq(hotset_plan_place(&plan, m, "emu", "ffn=emu0:0.5", HOTSET_MODULE_FOLDER, NULL, &o, &err),
+                 HOTSET_OK);
+    o.host_bytes_max = plan->footprint.total_bytes + 1;
+    hotset_plan_free(plan);
+    cr_assert_eq(hotset_plan_place(&plan, m, "emu", "ffn=emu0:0.5", HOTSET_MODULE_FOLDER, NULL, &o, &err),
+                 HOTSET_OK, "%s", err.message);
+    cr_expect_eq(plan->data->memory, PLAN_COPIED);
+    free(run_plan(m, plan, NULL, &n));
+    hotset_plan_free(plan);
+    hotset_model_free(m);
+    hotset_model_free(of_experts);
 }
 
 /* One byte less than the ledger says is refused, the ledger is what does. */

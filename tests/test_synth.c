@@ -13,7 +13,8 @@
 #include "tools/synth_model.h"
 #include "tools/synth_weights.h"
 
-static const gguf_type TYPES[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_K, GGUF_Q6_K};
+static const gguf_type TYPES[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0,  GGUF_Q4_K,
+                                  GGUF_Q6_K, GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1, GGUF_IQ4_NL};
 static const char *const ARCHITECTURES[] = {"llama",  "qwen2",  "qwen3", "qwen3moe", "arcee",
                                             "bamboo", "falcon", "olmoe", "nemotron"};
 
