@@ -220,7 +220,7 @@ typedef struct device_op {
             device_ref key_state, value_state;
             uint64_t key_slot_bytes, value_slot_bytes; /* from one session's state to the next */
             uint32_t context_n; /* positions per session; state is [head_kv_n][context_n][key_n] */
-            bool state_f16;
+            gguf_type state;    /* F32, F16; Q8_0 where key_n and value_n are multiples of its block */
         } prepare;
         struct {
             device_rows q, y;
@@ -233,7 +233,7 @@ typedef struct device_op {
             device_ref key_state, value_state;
             uint64_t key_slot_bytes, value_slot_bytes;
             uint32_t context_n;
-            bool state_f16;
+            gguf_type state; /* Q8_0: value_step is a multiple of its block too */
         } attend;
         struct {
             device_rows x;   /* what tells active neurons from others: [per_row][n] */

@@ -150,7 +150,7 @@ uint32_t work_units_min(const work *w) {
 }
 
 static uint64_t position_bytes(const work *w) {
-    return 2 * HEAD_KV_N * HEAD_WIDTH * (w->state == MACHINE_STATE_F16 ? 2 : 4);
+    return 2 * HEAD_KV_N * gguf_row_bytes(machine_state_type(w->state), HEAD_WIDTH);
 }
 
 uint32_t work_units_max(const workbench *b, const work *w) {
@@ -310,7 +310,7 @@ static void plan_attend(workbench *b, const work *w, uint32_t units, list_plan *
     b->op[0].attend.value_state = device_ref_at(state, half);
     b->op[0].attend.key_slot_bytes = b->op[0].attend.value_slot_bytes = half;
     b->op[0].attend.context_n = units;
-    b->op[0].attend.state_f16 = w->state == MACHINE_STATE_F16;
+    b->op[0].attend.state = machine_state_type(w->state);
     device_row *row = device_step_rows(b->step->host);
     double seen_n = 0;
     for (uint32_t r = 0; r < p->row_n; r++) {

@@ -38,7 +38,7 @@ static void attend(writer *w, device_rows q, device_rows y, device_ref keys, dev
                                   .key_slot_bytes = kv->slot_bytes[w->layer_i],
                                   .value_slot_bytes = kv->slot_bytes[w->layer_i],
                                   .context_n = kv->context_n,
-                                  .state_f16 = kv->f16}});
+                                  .state = kv->type}});
 }
 
 /* Rows of heads side by side, cut or joined: `part_n` parts of n. */
@@ -113,7 +113,7 @@ static device_rows latent_attention(writer *w, device_rows input) {
                                    .key_slot_bytes = kv->slot_bytes[w->layer_i],
                                    .value_slot_bytes = kv->slot_bytes[w->layer_i],
                                    .context_n = kv->context_n,
-                                   .state_f16 = kv->f16}});
+                                   .state = kv->type}});
     attend(w, q, mixed, keys, keys);
     each_head(w, "attn values", mixed, out, ARCH_ATTN_V_B);
     return out;
@@ -159,7 +159,7 @@ static device_rows plain_attention(writer *w, device_rows input) {
                                    .key_slot_bytes = kv->slot_bytes[w->layer_i],
                                    .value_slot_bytes = kv->slot_bytes[w->layer_i],
                                    .context_n = kv->context_n,
-                                   .state_f16 = kv->f16}});
+                                   .state = kv->type}});
     attend(w, q, mixed, keys, values);
     return mixed;
 }

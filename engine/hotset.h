@@ -202,7 +202,13 @@ typedef enum hotset_memory_mode {
     HOTSET_MEMORY_COPIED    /* weights are copied to huge pages, the file's pages are released */
 } hotset_memory_mode;
 
-typedef enum hotset_state_type { HOTSET_STATE_F16 = 0, HOTSET_STATE_F32 } hotset_state_type;
+/* What keys and values are stored as. Q8_0: blocks of 32 numbers in 34 bytes, so that widths of heads (of the
+ * latents, and what is kept beside them, too) must be multiples of 32, else E_ARGUMENT. */
+typedef enum hotset_state_type {
+    HOTSET_STATE_F16 = 0,
+    HOTSET_STATE_F32,
+    HOTSET_STATE_Q8_0
+} hotset_state_type;
 
 /* What is done with FFN neurons whose activation is zero. Exact: relu, relu2 and drelu compute the gate (up,
  * without one) of all neurons, then only what belongs to active ones: the dense result up to summation order.

@@ -138,6 +138,8 @@ static void emit_device(table *t, const machine_device *d) {
     emit_line(t, "  of many rows", d->attention[MACHINE_STATE_F16].op_per_s, "Gop/s");
     emit_line(t, "attention, F32 state", d->attention[MACHINE_STATE_F32].bytes_per_s, "GB/s");
     emit_line(t, "  of many rows", d->attention[MACHINE_STATE_F32].op_per_s, "Gop/s");
+    emit_line(t, "attention, Q8_0 state", d->attention[MACHINE_STATE_Q8_0].bytes_per_s, "GB/s");
+    emit_line(t, "  of many rows", d->attention[MACHINE_STATE_Q8_0].op_per_s, "Gop/s");
     if (d->mapped_factor.median > 0)
         emit(t, "  mapped files           %8.2f of own memory\n", d->mapped_factor.median);
     emit_weights(t, d);

@@ -239,8 +239,8 @@ static hotset_status open_steps(hotset_engine *e, const plan_data *places, uint3
     const hotset_plan_options *o = &e->plan.options;
     engine_device *d = &e->device[i];
     if (!d->device) return HOTSET_OK;
-    HOTSET_TRY(state_layout(&d->state, e->model, o->context_n, o->session_n,
-                            o->state_type == HOTSET_STATE_F16, &d->placed, d->device->alignment, err));
+    HOTSET_TRY(state_layout(&d->state, e->model, o->context_n, o->session_n, o->state_type, &d->placed,
+                            d->device->alignment, err));
     HOTSET_TRY(state_alloc(&d->state, d->device, err));
     forward_place place = {.model = e->model,
                            .weights = &d->weights,

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "engine/state.h"
 #include "engine/weights.h"
 
 enum { UNIT_NEURONS = 256 /* of a unit, where nothing tells neurons apart */, UNIT_NEURONS_SORTED = 32 };
@@ -42,7 +43,7 @@ static void add_vectors(problem_layer *to, const hotset_model *m, const model_la
     }
 }
 
-static void make_mixer(problem_layer *to, const placing *what, uint32_t layer_i) {
+static hotset_status make_mixer(problem_layer *to, const placing *what, uint32_t layer_i, hotset_error *err) {
     static const arch_role roles[] = {ARCH_ATTN_Q,     ARCH_ATTN_K,   ARCH_ATTN_V,      ARCH_ATTN_OUT,
                                       ARCH_ATTN_Q_A,   ARCH_ATTN_Q_B, ARCH_ATTN_KV_A,   ARCH_ATTN_K_B,
                                       ARCH_ATTN_V_B,   ARCH_ROUTER,   ARCH_SHARED_GATE, ARCH_SHARED_UP,
@@ -50,17 +51,20 @@ static void make_mixer(problem_layer *to, const placing *what, uint32_t layer_i)
     const model_layer *layer = &what->model->layer[layer_i];
     const hotset_plan_options *o = what->options;
     const model_kept kept = model_kept_of(what->model, layer_i);
-    uint32_t item = o->state_type == HOTSET_STATE_F16 ? 2 : 4;
+    machine_state stored;
+    uint64_t key_row, value_row;
+    HOTSET_TRY(plan_state_of(&stored, o->state_type, err));
+    HOTSET_TRY(state_row_bytes(&kept, stored, &key_row, &value_row, err));
     for (size_t i = 0; i < COUNT_OF(roles); i++)
         if (layer->tensor[roles[i]].present) to->mixer[to->mixer_n++] = whole(&layer->tensor[roles[i]]);
-    const uint32_t width = kept.key_n + (kept.joined ? 0 : kept.value_n);
     to->host_only = kept.joined; /* GPUs have no kernels for latent attention */
-    to->state_bytes = footprint_state_bytes(kept.head_n, o->context_n, kept.key_n, item);
-    if (!kept.joined) to->state_bytes += footprint_state_bytes(kept.head_n, o->context_n, kept.value_n, item);
-    to->state_bytes *= o->session_n;
-    to->state_row_bytes = (double)kept.head_n * width * item;
+    to->state_bytes = (footprint_state_bytes(kept.head_n, o->context_n, key_row) +
+                       footprint_state_bytes(kept.head_n, o->context_n, value_row)) *
+                      o->session_n;
+    to->state_row_bytes = (double)kept.head_n * (double)(key_row + value_row);
     to->attend_op_n = 2.0 * layer->head_n * (kept.key_n + kept.value_n);
     add_vectors(to, what->model, layer, o->sparsity);
+    return HOTSET_OK;
 }
 
 /* ---- FFN ---- */
@@ -229,7 +233,7 @@ static hotset_status fill(problem *p, const placing *what, hotset_error *err) {
     p->layer = arena_alloc(&p->arena, p->layer_n, sizeof *p->layer);
     if (!p->layer) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for layers");
     for (uint32_t i = 0; i < p->layer_n; i++) {
-        make_mixer(&p->layer[i], what, i);
+        HOTSET_TRY(make_mixer(&p->layer[i], what, i, err));
         if (m->layer[i].experts)
             make_experts_ffn(&p->layer[i], what, i);
         else if (m->layer[i].ff_n)
@@ -262,13 +266,13 @@ hotset_status placing_problem(problem **out, const placing *what, hotset_error *
                    .seen_n = (o->context_n + 1) / 2,
                    .row_n = o->batch_n,
                    .thread_n = o->thread_n,
-                   .state_type = o->state_type == HOTSET_STATE_F16 ? MACHINE_STATE_F16 : MACHINE_STATE_F32,
                    .goal = goals[o->goal],
                    .host_mapped = what->mapped,
                    .file_tier = what->file_tier};
     if (what->mapped && what->facts->weights_bytes > what->facts->host_bytes)
         p->host_rate_max = what->machine->file_read_bytes_per_s.median;
-    hotset_status status = fill(p, what, err);
+    hotset_status status = plan_state_of(&p->state_type, o->state_type, err);
+    if (!status) status = fill(p, what, err);
     if (status)
         problem_free(p);
     else

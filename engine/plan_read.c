@@ -14,17 +14,20 @@ hotset_plan_options planning_options(const plan_data *data) {
     static const hotset_goal goals[] = {[PLAN_DECODE] = HOTSET_GOAL_DECODE,
                                         [PLAN_PREFILL] = HOTSET_GOAL_PREFILL,
                                         [PLAN_BALANCED] = HOTSET_GOAL_BALANCED};
-    return (hotset_plan_options){
-        .context_n = data->context_n,
-        .session_n = data->session_n,
-        .batch_n = data->batch_n,
-        .thread_n = data->thread_n,
-        .state_type = data->state == MACHINE_STATE_F16 ? HOTSET_STATE_F16 : HOTSET_STATE_F32,
-        .memory = data->memory == PLAN_MAPPED ? HOTSET_MEMORY_MAPPED : HOTSET_MEMORY_COPIED,
-        .sparsity = sparsities[data->sparsity],
-        .goal = goals[data->goal],
-        .isa = *data->isa ? data->isa : NULL,
-        .host_bytes_max = PLAN_BYTES_MAX};
+    static const hotset_state_type states[MACHINE_STATE_COUNT] = {[MACHINE_STATE_F16] = HOTSET_STATE_F16,
+                                                                  [MACHINE_STATE_F32] = HOTSET_STATE_F32,
+                                                                  [MACHINE_STATE_Q8_0] = HOTSET_STATE_Q8_0};
+    return (hotset_plan_options){.context_n = data->context_n,
+                                 .session_n = data->session_n,
+                                 .batch_n = data->batch_n,
+                                 .thread_n = data->thread_n,
+                                 .state_type = states[data->state],
+                                 .memory = data->memory == PLAN_MAPPED ? HOTSET_MEMORY_MAPPED
+                                                                       : HOTSET_MEMORY_COPIED,
+                                 .sparsity = sparsities[data->sparsity],
+                                 .goal = goals[data->goal],
+                                 .isa = *data->isa ? data->isa : NULL,
+                                 .host_bytes_max = PLAN_BYTES_MAX};
 }
 
 static hotset_status check_units(const plan_data *data, const hotset_model *m, hotset_error *err) {

@@ -15,7 +15,7 @@ static hotset_status apply_options(shape *s, const hotset_plan_options *o, hotse
     if (o->context_n) m->context_n = o->context_n;
     if (o->session_n) m->session_n = o->session_n;
     if (o->batch_n) m->batch_n = o->batch_n;
-    if (o->state_type == HOTSET_STATE_F32) m->state_type = MACHINE_STATE_F32;
+    if (o->state_type) HOTSET_TRY(plan_state_of(&m->state_type, o->state_type, err));
     if (o->active > 0) s->assumed.active = o->active;
     if (o->skew > 0) s->assumed.skew = s->assumed.expert_skew = o->skew;
     if (o->sparsity == HOTSET_SPARSITY_OFF) m->dense_kind = PROBLEM_DENSE;

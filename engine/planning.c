@@ -39,8 +39,7 @@ static hotset_status gather(const hotset_model *m, const device *d, const hotset
     place.placed = &all;
     hotset_status status = weights_describe(&w, m, o->sparsity, &all, err);
     if (!status)
-        status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type == HOTSET_STATE_F16, &all,
-                              FOOTPRINT_ALIGN, err);
+        status = state_layout(&kv, m, o->context_n, o->session_n, o->state_type, &all, FOOTPRINT_ALIGN, err);
     if (!status && o->record) status = tally_layout(&record, m, o->sparsity, o->batch_n, err);
     if (!status) status = schedule_workspace_bytes(&place, d, o->batch_n, &facts->workspace_bytes, err);
     if (!status) status = schedule_list_bytes(&place, o->batch_n, &list_bytes, err);

@@ -4,19 +4,41 @@
 #include <stdlib.h>
 
 #include "planner/footprint.h"
+#include "planner/planner.h"
 
-hotset_status state_layout(state *s, const hotset_model *m, uint32_t context_n, uint32_t slot_n, bool f16,
-                           const placed_device *placed, uint64_t alignment, hotset_error *err) {
-    *s = (state){.context_n = context_n, .slot_n = slot_n, .f16 = f16};
-    uint32_t layer_n = m->shape.layer_n, item = f16 ? 2 : 4;
+hotset_status state_row_bytes(const model_kept *kept, machine_state kind, uint64_t *key, uint64_t *value,
+                              hotset_error *err) {
+    const gguf_type type = machine_state_type(kind);
+    const uint32_t block_n = gguf_type_get(type)->block_n;
+    if (kept->key_n % block_n || kept->value_n % block_n)
+        return hotset_fail(
+            err, HOTSET_E_ARGUMENT,
+            "plan: the attention state cannot be %s: keys of %u and values of %u numbers a head are no "
+            "multiples of %u",
+            gguf_type_get(type)->name, kept->key_n, kept->value_n, block_n);
+    *key = gguf_row_bytes(type, kept->key_n);
+    *value = kept->joined ? 0 : gguf_row_bytes(type, kept->value_n);
+    return HOTSET_OK;
+}
+
+hotset_status state_layout(state *s, const hotset_model *m, uint32_t context_n, uint32_t slot_n,
+                           hotset_state_type type, const placed_device *placed, uint64_t alignment,
+                           hotset_error *err) {
+    machine_state kind;
+    *s = (state){.context_n = context_n, .slot_n = slot_n};
+    HOTSET_TRY(plan_state_of(&kind, type, err));
+    s->type = machine_state_type(kind);
+    uint32_t layer_n = m->shape.layer_n;
     HOTSET_TRY(base_calloc(&s->key, 3 * (uint64_t)layer_n, sizeof *s->key, "the layout of the state", err));
     s->value = s->key + layer_n;
     s->slot_bytes = s->value + layer_n;
     for (uint32_t i = 0; i < layer_n; i++) {
         if (!placed->layer[i].home) continue;
         const model_kept kept = model_kept_of(m, i);
-        uint64_t key_bytes = footprint_state_bytes(kept.head_n, context_n, kept.key_n, item), value_bytes = 0;
-        if (!kept.joined) value_bytes = footprint_state_bytes(kept.head_n, context_n, kept.value_n, item);
+        uint64_t key_row, value_row;
+        HOTSET_TRY(state_row_bytes(&kept, kind, &key_row, &value_row, err));
+        const uint64_t key_bytes = footprint_state_bytes(kept.head_n, context_n, key_row);
+        const uint64_t value_bytes = footprint_state_bytes(kept.head_n, context_n, value_row);
         s->key[i] = s->bytes;
         s->value[i] = s->bytes + (kept.joined ? 0 : key_bytes);
         s->slot_bytes[i] = key_bytes + value_bytes;

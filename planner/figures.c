@@ -263,7 +263,7 @@ static void write_fact(line *text, const figures *f, uint32_t fact) {
         break;
     case FACT_ACTIVATIONS: append(text, "%s", p->activations); break;
     case FACT_CONTEXT:
-        append(text, "%" PRIu32 " tokens (%s)", p->context_n, p->state == MACHINE_STATE_F16 ? "F16" : "F32");
+        append(text, "%" PRIu32 " tokens (%s)", p->context_n, machine_state_name(p->state));
         if (p->session_n > 1) append(text, " for each of %" PRIu32 " sessions", p->session_n);
         break;
     case FACT_GOAL: append(text, "%s", plan_goal_name(p->goal)); break;

@@ -120,8 +120,8 @@ footprint_exchange footprint_exchange_layout(const footprint_widths *w, uint32_t
     return e;
 }
 
-uint64_t footprint_state_bytes(uint32_t head_kv_n, uint32_t context_n, uint32_t width, uint32_t item_bytes) {
-    return round_up((uint64_t)head_kv_n * context_n * width * item_bytes, FOOTPRINT_ALIGN);
+uint64_t footprint_state_bytes(uint32_t head_kv_n, uint32_t context_n, uint64_t row_bytes) {
+    return round_up((uint64_t)head_kv_n * context_n * row_bytes, FOOTPRINT_ALIGN);
 }
 
 uint64_t footprint_parts_bytes(uint64_t n, uint64_t part_bytes, uint64_t alignment_bytes) {

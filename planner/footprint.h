@@ -97,8 +97,8 @@ static inline uint64_t footprint_counter(const footprint_exchange *e, uint32_t l
     return e->counter + ((uint64_t)(layer_i * e->device_n + device_i) * 2 + hands_over) * FOOTPRINT_ALIGN;
 }
 
-/* Bytes of keys (or values) of one layer and session: [head_kv_n][context_n][width] of item_bytes each. */
-uint64_t footprint_state_bytes(uint32_t head_kv_n, uint32_t context_n, uint32_t width, uint32_t item_bytes);
+/* Bytes of keys (or values) of one layer and session: [head_kv_n][context_n] rows of row_bytes each. */
+uint64_t footprint_state_bytes(uint32_t head_kv_n, uint32_t context_n, uint64_t row_bytes);
 
 /* Bytes of `n` equal parts that lie together in the memory of a device: the slots of one matrix's units. 0 of
  * nothing. */

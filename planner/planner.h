@@ -44,6 +44,8 @@ enum {
  * Errors: E_ARGUMENT with the limit. */
 HOTSET_CHECKED hotset_status plan_resolve(hotset_plan_options *options, const hotset_shape *shape,
                                           uint32_t thread_n, const char *isa_best, hotset_error *err);
+/* What the state is stored as. Errors: E_ARGUMENT (no such type). */
+HOTSET_CHECKED hotset_status plan_state_of(machine_state *out, hotset_state_type type, hotset_error *err);
 /* MAPPED or COPIED for what is all on the host. Errors: E_NOFIT (what is needed and what there is). */
 HOTSET_CHECKED hotset_status plan_choose_memory(hotset_memory_mode *out, const hotset_plan_options *resolved,
                                                 const planner_facts *facts, hotset_error *err);

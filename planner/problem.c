@@ -116,14 +116,16 @@ static void make_experts_ffn(problem_layer *l, const problem_shape *s) {
 }
 
 /* Keys and values of each key head are kept. */
-static void make_attention(problem_layer *l, const problem_shape *s, uint32_t item) {
+static void make_attention(problem_layer *l, const problem_shape *s, gguf_type state) {
+    const uint64_t key_bytes = gguf_row_bytes(state, s->key_n),
+                   value_bytes = gguf_row_bytes(state, s->value_n);
     add_mixer(l, s->mixer_type, s->embd_n, (uint64_t)s->head_n * s->key_n);
     add_mixer(l, s->mixer_type, s->embd_n, (uint64_t)s->head_kv_n * s->key_n);
     add_mixer(l, s->mixer_type, s->embd_n, (uint64_t)s->head_kv_n * s->value_n);
-    l->state_bytes = (footprint_state_bytes(s->head_kv_n, s->context_n, s->key_n, item) +
-                      footprint_state_bytes(s->head_kv_n, s->context_n, s->value_n, item)) *
+    l->state_bytes = (footprint_state_bytes(s->head_kv_n, s->context_n, key_bytes) +
+                      footprint_state_bytes(s->head_kv_n, s->context_n, value_bytes)) *
                      s->session_n;
-    l->state_row_bytes = (double)s->head_kv_n * (s->key_n + s->value_n) * item;
+    l->state_row_bytes = (double)s->head_kv_n * (double)(key_bytes + value_bytes);
     l->attend_op_n = 2.0 * s->head_n * (s->key_n + s->value_n);
 }
 
@@ -132,23 +134,22 @@ static void make_attention(problem_layer *l, const problem_shape *s, uint32_t it
  * instead applied to the query before and to the mixed latents after attention, which is the same by
  * associativity: each of its weights is used once per row, heads meet latent_n + rope_n numbers of a
  * position for the score and latent_n for the sum. */
-static void make_latent_attention(problem_layer *l, const problem_shape *s, uint32_t item) {
+static void make_latent_attention(problem_layer *l, const problem_shape *s, gguf_type state) {
     uint64_t query_n = (uint64_t)s->head_n * s->key_n, kept_n = s->latent_n + s->rope_n;
     if (s->query_rank) add_mixer(l, s->mixer_type, s->embd_n, s->query_rank);
     add_mixer(l, s->mixer_type, s->query_rank ? s->query_rank : s->embd_n, query_n);
     add_mixer(l, s->mixer_type, s->embd_n, kept_n);
     add_mixer(l, s->mixer_type, s->latent_n, (uint64_t)s->head_n * (s->key_n - s->rope_n + s->value_n));
-    l->state_bytes = footprint_state_bytes(1, s->context_n, (uint32_t)kept_n, item) * s->session_n;
-    l->state_row_bytes = (double)kept_n * item;
+    l->state_bytes = footprint_state_bytes(1, s->context_n, gguf_row_bytes(state, kept_n)) * s->session_n;
+    l->state_row_bytes = (double)gguf_row_bytes(state, kept_n);
     l->attend_op_n = 2.0 * s->head_n * (double)(kept_n + s->latent_n);
 }
 
 static void make_mixer(problem_layer *l, const problem_shape *s) {
-    static const uint32_t item_bytes[MACHINE_STATE_COUNT] = {2, 4};
     if (s->latent_n)
-        make_latent_attention(l, s, item_bytes[s->state_type]);
+        make_latent_attention(l, s, machine_state_type(s->state_type));
     else
-        make_attention(l, s, item_bytes[s->state_type]);
+        make_attention(l, s, machine_state_type(s->state_type));
     add_mixer(l, s->mixer_type, (uint64_t)s->head_n * s->value_n, s->embd_n);
     l->mixer_vector_bytes = l->ffn_vector_bytes = (uint64_t)s->embd_n * sizeof(float);
 }
@@ -187,6 +188,16 @@ static hotset_status check_latent(const problem_shape *s, hotset_error *err) {
     return multiple("a rank of queries", s->query_rank, block_n(s->mixer_type), err);
 }
 
+/* A row of the state is whole blocks of its type. */
+static hotset_status check_state(const problem_shape *s, hotset_error *err) {
+    HOTSET_TRY(in_range("a state type", s->state_type, 0, MACHINE_STATE_COUNT - 1, err));
+    const uint32_t unit = block_n(machine_state_type(s->state_type));
+    if (s->latent_n) HOTSET_TRY(multiple("the state's latent width", s->latent_n, unit, err));
+    if (s->latent_n) return multiple("the state's rotated part", s->rope_n, unit, err);
+    HOTSET_TRY(multiple("the state's key width", s->key_n, unit, err));
+    return multiple("the state's value width", s->value_n, unit, err);
+}
+
 hotset_status problem_shape_check(const problem_shape *s, hotset_error *err) {
     HOTSET_TRY(in_range("a number of layers", s->layer_n, 1, PROBLEM_LAYER_MAX, err));
     HOTSET_TRY(in_range("a width", s->embd_n, 1, WIDTH_MAX, err));
@@ -206,6 +217,7 @@ hotset_status problem_shape_check(const problem_shape *s, hotset_error *err) {
     HOTSET_TRY(multiple("a width", s->embd_n, block_n(s->head_type), err));
     HOTSET_TRY(multiple("all heads' values", (uint64_t)s->head_n * s->value_n, block_n(s->mixer_type), err));
     HOTSET_TRY(check_latent(s, err));
+    HOTSET_TRY(check_state(s, err));
     if (s->expert_n) {
         HOTSET_TRY(in_range("a number of experts", s->expert_n, 1, 1 << 16, err));
         HOTSET_TRY(in_range("a number of experts used", s->expert_used_n, 1, s->expert_n, err));

@@ -56,8 +56,18 @@ static hotset_status resolve_sparsity(hotset_plan_options *o, const hotset_shape
     return HOTSET_OK;
 }
 
+hotset_status plan_state_of(machine_state *out, hotset_state_type type, hotset_error *err) {
+    switch ((int)type) {
+    case HOTSET_STATE_F16: *out = MACHINE_STATE_F16; return HOTSET_OK;
+    case HOTSET_STATE_F32: *out = MACHINE_STATE_F32; return HOTSET_OK;
+    case HOTSET_STATE_Q8_0: *out = MACHINE_STATE_Q8_0; return HOTSET_OK;
+    default: return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: unknown state type %d", (int)type);
+    }
+}
+
 hotset_status plan_resolve(hotset_plan_options *o, const hotset_shape *shape, uint32_t thread_n,
                            const char *isa_best, hotset_error *err) {
+    machine_state state;
     if (!o->context_n) o->context_n = (uint32_t)min_u64(shape->context_train_n, CONTEXT_DEFAULT_MAX);
     if (!o->session_n) o->session_n = 1;
     if (!o->batch_n) o->batch_n = (uint32_t)min_u64(BATCH_DEFAULT, o->context_n);
@@ -71,8 +81,7 @@ hotset_status plan_resolve(hotset_plan_options *o, const hotset_shape *shape, ui
     HOTSET_TRY(check_range("a number of sessions", o->session_n, SESSION_MAX, err));
     HOTSET_TRY(check_range("a batch", o->batch_n, BATCH_MAX, err));
     HOTSET_TRY(check_range("a number of threads", o->thread_n, THREAD_MAX, err));
-    if (o->state_type != HOTSET_STATE_F16 && o->state_type != HOTSET_STATE_F32)
-        return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: unknown state type %d", (int)o->state_type);
+    HOTSET_TRY(plan_state_of(&state, o->state_type, err));
     if (o->memory < HOTSET_MEMORY_AUTO || o->memory > HOTSET_MEMORY_COPIED)
         return hotset_fail(err, HOTSET_E_ARGUMENT, "plan: unknown memory mode %d", (int)o->memory);
     return resolve_sparsity(o, shape, err);

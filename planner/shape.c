@@ -18,7 +18,7 @@ static const char *const activation_names[SHAPE_ACTIVATION_COUNT] = {
     [SHAPE_RELU] = "relu", [SHAPE_RELU2] = "relu2", [SHAPE_DRELU] = "drelu"};
 static const char *const kind_names[] = {
     [PROBLEM_DENSE] = "dense", [PROBLEM_EXACT] = "exact", [PROBLEM_PREDICTED] = "predicted"};
-static const char *const state_names[MACHINE_STATE_COUNT] = {"F16", "F32"};
+static const char *const state_names[MACHINE_STATE_COUNT] = {"F16", "F32", "Q8_0"};
 
 /* One of `names` by its number; NULL among them stands for a number that has no name. */
 static void walk_name(walk *w, const char *field, const char *const *names, uint32_t name_n, uint32_t *value,
@@ -123,7 +123,7 @@ static void walk_types(walk *w, problem_shape *m) {
     walk_type(w, "head", &m->head_type);
     walk_type(w, "mixer", &m->mixer_type);
     if (is_predicted(m)) walk_type(w, "predictor", &m->predictor_type);
-    walk_name(w, "state", state_names, MACHINE_STATE_COUNT, &state, "F16 or F32");
+    walk_name(w, "state", state_names, MACHINE_STATE_COUNT, &state, "F16, F32 or Q8_0");
     if (w->mode == WALK_READ) m->state_type = (machine_state)state;
     walk_object_end(w);
 }

@@ -19,6 +19,13 @@ const char *machine_access_name(machine_access access) {
     return names[access];
 }
 
+gguf_type machine_state_type(machine_state state) {
+    static const gguf_type types[MACHINE_STATE_COUNT] = {GGUF_F16, GGUF_F32, GGUF_Q8_0};
+    return types[state];
+}
+
+const char *machine_state_name(machine_state state) { return gguf_type_get(machine_state_type(state))->name; }
+
 /* ---- Life ---- */
 
 hotset_status machine_make(machine_profile **out, uint32_t device_n, uint32_t link_n, hotset_error *err) {
@@ -126,7 +133,10 @@ double machine_time_s(double amount, double per_s) {
 
 double machine_attend_s(const machine_device *d, machine_state state, double state_bytes, double op_n) {
     const machine_attention *a = &d->attention[state];
-    if (a->bytes_per_s.median == 0 && a->op_per_s.median == 0) return INFINITY;
+    const bool known = a->bytes_per_s.median > 0 || a->op_per_s.median > 0;
+    if (!known && state == MACHINE_STATE_Q8_0)
+        return machine_attend_s(d, MACHINE_STATE_F16, state_bytes * 64 / 34, op_n);
+    if (!known) return INFINITY;
     double read_s = a->bytes_per_s.median > 0 ? state_bytes / a->bytes_per_s.median : 0;
     double compute_s = a->op_per_s.median > 0 ? op_n / a->op_per_s.median : 0;
     return fmax(read_s, compute_s);

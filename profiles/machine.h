@@ -111,7 +111,12 @@ typedef enum machine_kind {
     MACHINE_KIND_COUNT
 } machine_kind;
 
-typedef enum machine_state { MACHINE_STATE_F16, MACHINE_STATE_F32, MACHINE_STATE_COUNT } machine_state;
+typedef enum machine_state {
+    MACHINE_STATE_F16,
+    MACHINE_STATE_F32,
+    MACHINE_STATE_Q8_0,
+    MACHINE_STATE_COUNT
+} machine_state;
 
 /* Attention over stored keys and values of one type. */
 typedef struct machine_attention {
@@ -195,6 +200,9 @@ HOTSET_CHECKED hotset_status machine_check(const machine_profile *p, hotset_erro
 const char *machine_kind_name(machine_kind kind);
 /* "dense", "listed" ... */
 const char *machine_access_name(machine_access access);
+/* What keys and values are stored as, and its name: "F16" ... */
+gguf_type machine_state_type(machine_state state);
+const char *machine_state_name(machine_state state);
 
 /* Median and spread of n > 0 samples, which are sorted; with the digits that a file keeps, so that a measured
  * profile and its file are the same numbers. */
@@ -217,7 +225,9 @@ double machine_weight_rate(const machine_device *d, gguf_type type, machine_acce
  * is straight between points. */
 double machine_product_rate(const machine_device *d, gguf_type type, double row_n);
 /* Seconds of attention of one operation: the longer one of reading the state bytes and of the arithmetic,
- * where either is known; INFINITY where neither is. */
+ * where either is known; INFINITY where neither is. Profiles older than the state type Q8_0 have no rates of
+ * it: there a position takes as long as one in F16, of 64 / 34 as many bytes (no less is known: on the CPU
+ * taking blocks apart costs about what the bytes save). */
 double machine_attend_s(const machine_device *d, machine_state state, double state_bytes, double op_n);
 /* Seconds of an amount of work at a rate: 0 of nothing, INFINITY without a rate. */
 double machine_time_s(double amount, double per_s);

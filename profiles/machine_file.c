@@ -164,12 +164,12 @@ static void walk_weights(walk *w, machine_device *d) {
 /* ---- Devices ---- */
 
 static void walk_attention(walk *w, machine_attention attention[MACHINE_STATE_COUNT]) {
-    static const char *const names[MACHINE_STATE_COUNT] = {"F16", "F32"};
     if (!walk_object_begin(w, "attention", false)) return;
     for (int i = 0; i < MACHINE_STATE_COUNT; i++) {
         machine_attention *a = &attention[i];
+        const char *name = machine_state_name((machine_state)i);
         bool there = a->bytes_per_s.median != 0 || a->op_per_s.median != 0;
-        if (!walk_has(w, names[i], there) || !walk_object_begin(w, names[i], false)) continue;
+        if (!walk_has(w, name, there) || !walk_object_begin(w, name, false)) continue;
         walk_rate(w, "bytes_per_s", &a->bytes_per_s, false, MACHINE_RATE_MAX);
         walk_rate(w, "op_per_s", &a->op_per_s, false, MACHINE_RATE_MAX);
         if (a->bytes_per_s.median == 0 && a->op_per_s.median == 0) walk_fail(w, HOTSET_E_FORMAT, "no rates");

@@ -30,10 +30,7 @@ static const char *sparsity_name(uint32_t i) { return plan_sparsity_name((plan_s
 static const char *memory_name(uint32_t i) { return plan_memory_name((plan_memory)i); }
 static const char *unit_kind_name(uint32_t i) { return plan_unit_kind_name((plan_unit_kind)i); }
 static const char *kind_name(uint32_t i) { return machine_kind_name((machine_kind)i); }
-static const char *state_name(uint32_t i) {
-    static const char *const names[MACHINE_STATE_COUNT] = {"F16", "F32"};
-    return names[i];
-}
+static const char *state_name(uint32_t i) { return machine_state_name((machine_state)i); }
 
 /* One of n names, by its number. */
 static void walk_choice(walk *w, const char *name, uint32_t *value, const char *(*name_of)(uint32_t),

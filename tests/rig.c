@@ -39,7 +39,9 @@ void rig_open_file(rig *r, const char *path, const rig_options *options) {
     plan_options.batch_n = o.batch_n;
     plan_options.context_n = o.context_n;
     plan_options.session_n = o.session_n;
-    plan_options.state_type = o.f16_state ? HOTSET_STATE_F16 : HOTSET_STATE_F32;
+    plan_options.state_type = o.state == GGUF_Q8_0  ? HOTSET_STATE_Q8_0
+                              : o.state == GGUF_F16 ? HOTSET_STATE_F16
+                                                    : HOTSET_STATE_F32;
     plan_options.memory = o.memory;
     plan_options.sparsity = o.sparsity;
     plan_options.record = o.record;

@@ -10,7 +10,7 @@ typedef struct rig_options {
     const char *isa;                        /* NULL: scalar */
     uint32_t thread_n;                      /* 0: 1 */
     uint32_t batch_n, context_n, session_n; /* 0: the plan's default */
-    bool f16_state;                         /* else F32 */
+    gguf_type state;                        /* F32, F16 or Q8_0 */
     const char *activation;                 /* NULL: the file's */
     hotset_memory_mode memory;
     hotset_sparsity sparsity;

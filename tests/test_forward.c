@@ -386,7 +386,7 @@ static size_t all_ways(rig_options ways[6]) {
 
 /* What a type may cost, by the rule of the project: floats 0.5 %; blocks 3 %, for their activations have 8
  * bits. */
-static void check_type(const tiny_model *base, gguf_type type, bool f16_state) {
+static void check_type(const tiny_model *base, gguf_type type, gguf_type state) {
     char path[256];
     rig_options ways[6];
     int32_t tokens[TOKEN_N];
@@ -398,7 +398,7 @@ static void check_type(const tiny_model *base, gguf_type type, bool f16_state) {
     tiny_model_write(path, &model);
     for (size_t i = 0, way_n = all_ways(ways); i < way_n; i++) {
         rig r;
-        ways[i].f16_state = f16_state;
+        ways[i].state = state;
         rig_open_file(&r, path, &ways[i]);
         tiny_tokens(model.seed, (uint32_t)r.vocab_n, tokens, TOKEN_N);
         if (!truth) truth = rig_truth(&r, tokens, TOKEN_N, false);
@@ -413,24 +413,24 @@ static void check_type(const tiny_model *base, gguf_type type, bool f16_state) {
     unlink(path);
 }
 
-static void check_types(const tiny_model *model, bool f16_state) {
-    for (size_t t = 0; t < ALL_TYPES; t++) check_type(model, all_types[t], f16_state);
+static void check_types(const tiny_model *model, gguf_type state) {
+    for (size_t t = 0; t < ALL_TYPES; t++) check_type(model, all_types[t], state);
 }
 
 Test(forward, types) {
     static const tiny_model model = {.embd_n = 256, .head_n = 8, .head_kv_n = 4, .ff_n = 512};
-    check_types(&model, false);
+    check_types(&model, GGUF_F32);
 }
 
 Test(forward, types_with_f16_state) {
     static const tiny_model model = {
         .arch = "qwen2", .embd_n = 256, .head_n = 4, .head_kv_n = 2, .ff_n = 256, .qkv_bias = true};
-    check_types(&model, true);
+    check_types(&model, GGUF_F16);
 }
 
 Test(forward, types_of_tied_embeddings) {
     static const tiny_model model = {.arch = "arcee", .embd_n = 256, .head_n = 4, .ff_n = 512, .tied = true};
-    check_types(&model, false);
+    check_types(&model, GGUF_F32);
 }
 
 /* With these seeds no rounding moves a token to another expert: that alone may change its logits by a tenth.
@@ -462,7 +462,7 @@ Test(forward, types_of_latent_attention) {
                                      .ff_n = 256};
     tiny_model apart = model;
     apart.heads_apart = true;
-    check_types(&model, false);
+    check_types(&model, GGUF_F32);
     check_types(&apart, true);
 }
 /* Rows that are whole blocks of 32, but not of 256; and float rows that fill no vector register. */

@@ -104,7 +104,7 @@ Test(gpu, norms) {
     }
 }
 
-static void check_prepare(random_state *r, bool f16, bool adjacent, bool rotates, bool normed) {
+static void check_prepare(random_state *r, gguf_type state, bool adjacent, bool rotates, bool normed) {
     enum { SLOTS = 3, CONTEXT = 40 };
     gpu_case c;
     gpu_case_open(&c, ROOM);

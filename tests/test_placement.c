@@ -17,7 +17,7 @@ typedef struct placement_case {
     tiny_model model;
     hotset_sparsity sparsity;
     const char *devices, *place; /* place NULL: all on the CPU */
-    bool f16_state;
+    hotset_state_type state;     /* F16 by default, as in plans */
 } placement_case;
 
 static bool has_emulation(void) { return !access(HOTSET_MODULE_FOLDER "/libhotset-emu.so", R_OK); }
@@ -32,7 +32,7 @@ static hotset_plan_options options_of(const placement_case *c) {
     o.thread_n = 1;
     o.batch_n = BATCH;
     o.context_n = 32;
-    o.state_type = c->f16_state ? HOTSET_STATE_F16 : HOTSET_STATE_F32;
+    o.state_type = c->state;
     o.sparsity = c->sparsity;
     o.memory = HOTSET_MEMORY_COPIED;
     return o;

@@ -45,7 +45,7 @@ static void check(const char *model, const char *logits, const int32_t *tokens, 
         for (uint32_t batch_n = 1; batch_n <= 64; batch_n += 63) {
             rig r;
             rig_open_file(&r, model,
-                          &(rig_options){.isa = rig_isas[i], .batch_n = batch_n, .f16_state = true});
+                          &(rig_options){.isa = rig_isas[i], .batch_n = batch_n, .state = GGUF_F16});
             float *expected = read_floats(logits, token_n * r.vocab_n);
             float *got = rig_append(&r, r.session, tokens, token_n);
             double distance = rig_distance(got, expected, token_n * r.vocab_n);
@@ -156,7 +156,7 @@ static void check_predicted(const char *name) {
             rig r;
             rig_options o = {.isa = rig_isas[i],
                              .batch_n = way & 1 ? 64 : 1,
-                             .f16_state = way & 2,
+                             .state = way & 2 ? GGUF_F16 : GGUF_F32,
                              .sparsity = HOTSET_SPARSITY_PREDICT,
                              .memory = way & 1 ? HOTSET_MEMORY_MAPPED : HOTSET_MEMORY_COPIED};
             rig_open_file(&r, model, &o);
@@ -166,7 +166,7 @@ static void check_predicted(const char *name) {
             double median = median_distance(got, expected, token_n, r.vocab_n);
             cr_expect_lt(median, 2e-3, "%s, %s, way %d: median distance %.3g", name, rig_isas[i], way,
                          median);
-            cr_expect_lt(distance, o.f16_state ? 0.02 : 0.005, "%s, %s, way %d: distance %.3g", name,
+            cr_expect_lt(distance, o.state == GGUF_F16 ? 0.02 : 0.005, "%s, %s, way %d: distance %.3g", name,
                          rig_isas[i], way, distance);
             free(expected);
             free(got);

@@ -19,16 +19,17 @@ enum {
 /* ---- q = rope(norm(q)); k = rope(norm(k)); state <- k, v ---- */
 
 static void *state_at(device_ref state, uint64_t slot_bytes, const device_row *row, uint32_t context_n,
-                      uint32_t head_i, uint32_t width, bool f16) {
-    uint64_t element = ((uint64_t)head_i * context_n + (uint64_t)row->position) * width;
-    return (uint8_t *)cpu_at(state) + slot_bytes * (uint64_t)row->slot + element * (f16 ? 2 : 4);
+                      uint32_t head_i, uint32_t width, gguf_type type) {
+    uint64_t row_i = (uint64_t)head_i * context_n + (uint64_t)row->position;
+    return (uint8_t *)cpu_at(state) + slot_bytes * (uint64_t)row->slot + row_i * gguf_row_bytes(type, width);
 }
 
-static void state_store(const cpu_worker *w, void *to, const float *x, uint32_t n, bool f16) {
-    if (f16)
-        w->kernels->f32_to_f16(to, x, n);
-    else
-        memcpy(to, x, n * sizeof *x);
+static void state_store(const cpu_worker *w, void *to, const float *x, uint32_t n, gguf_type type) {
+    switch ((int)type) {
+    case GGUF_Q8_0: w->kernels->f32_to_q8_0(to, x, n); break;
+    case GGUF_F16: w->kernels->f32_to_f16(to, x, n); break;
+    default: memcpy(to, x, n * sizeof *x); break;
+    }
 }
 
 static void rotate_head(const cpu_op *op, const cpu_worker *w, float *x, device_ref norm, uint32_t r) {
@@ -49,18 +50,18 @@ static void prepare_head(const cpu_op *op, const cpu_worker *w, uint32_t r, uint
     float *k = cpu_row(op->op.prepare.k, r) + (size_t)head * key_n;
     rotate_head(op, w, k, op->op.prepare.k_norm, r);
     const device_row *row = &w->row[r];
-    bool f16 = op->op.prepare.state_f16;
+    gguf_type type = op->op.prepare.state;
     uint32_t context_n = op->op.prepare.context_n;
     state_store(
         w,
-        state_at(op->op.prepare.key_state, op->op.prepare.key_slot_bytes, row, context_n, head, key_n, f16),
-        k, key_n, f16);
+        state_at(op->op.prepare.key_state, op->op.prepare.key_slot_bytes, row, context_n, head, key_n, type),
+        k, key_n, type);
     if (!value_n) return;
     const float *v = cpu_row(op->op.prepare.v, r) + (size_t)head * value_n;
     state_store(w,
                 state_at(op->op.prepare.value_state, op->op.prepare.value_slot_bytes, row, context_n, head,
-                         value_n, f16),
-                v, value_n, f16);
+                         value_n, type),
+                v, value_n, type);
 }
 
 void cpu_prepare_run(cpu_op *op, const cpu_worker *w) {
@@ -120,8 +121,7 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
     uint32_t from = first_seen(op, row) + run_i * ATTEND_RUN, end = (uint32_t)row->position + 1;
     device_row first = *row;
     first.position = (int32_t)from;
-    bool f16 = op->attend.state_f16;
-    size_t item = f16 ? 2 : 4;
+    const gguf_type type = op->attend.state;
     const uint32_t value_step = op->attend.value_step ? op->attend.value_step : op->attend.value_n;
     cpu_attend_args args = {
         .q = cpu_row(op->attend.q, r) + (size_t)head_kv * group_n(op) * op->attend.key_n,
@@ -129,13 +129,13 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
         .key_n = op->attend.key_n,
         .value_n = op->attend.value_n,
         .key = state_at(op->attend.key_state, op->attend.key_slot_bytes, &first, op->attend.context_n,
-                        head_kv, op->attend.key_n, f16),
+                        head_kv, op->attend.key_n, type),
         .value = state_at(op->attend.value_state, op->attend.value_slot_bytes, &first, op->attend.context_n,
-                          head_kv, value_step, f16),
-        .key_stride = op->attend.key_n * item,
-        .value_stride = value_step * item,
+                          head_kv, value_step, type),
+        .key_stride = gguf_row_bytes(type, op->attend.key_n),
+        .value_stride = gguf_row_bytes(type, value_step),
         .row_n = end - from < ATTEND_RUN ? end - from : ATTEND_RUN,
-        .state = f16 ? GGUF_F16 : GGUF_F32,
+        .state = type,
         .scale = op->attend.scale,
         .softcap = op->attend.softcap,
         .scores = scores,

@@ -199,4 +199,16 @@ static void attend(const cpu_attend_args *args) {
     }
 }
 
-void cpu_avx2_attend_init(cpu_kernels *k) { k->attend = attend; }
+static void f32_to_q8_0(uint8_t *y, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i += 32, y += sizeof(quant_q8_0)) {
+        __m256 inverse;
+        const uint16_t d = _cvtss_sh(act_scale(x + i, 32, &inverse), _MM_FROUND_TO_NEAREST_INT);
+        memcpy(y, &d, sizeof d);
+        _mm256_storeu_si256((__m256i *)(void *)(y + sizeof d), act_bytes_32(x + i, inverse));
+    }
+}
+
+void cpu_avx2_attend_init(cpu_kernels *k) {
+    k->attend = attend;
+    k->f32_to_q8_0 = f32_to_q8_0;
+}

@@ -134,6 +134,9 @@ typedef struct cpu_kernels {
      */
     void (*rope)(float *x, const float *cs, size_t pair_n, bool adjacent);
     void (*f32_to_f16)(uint16_t *y, const float *x, size_t n); /* round to nearest even */
+    /* Rows of the state in Q8_0, n a multiple of 32: the rule of activations above, with d stored as F16. All
+     * implementations give the same bytes. */
+    void (*f32_to_q8_0)(uint8_t *y, const float *x, size_t n);
 
     /* What the machine can do at best, for limits and benchmarks. */
     uint64_t (*read_sum)(const void *p, size_t bytes); /* fastest plain read; result keeps the loads alive. p

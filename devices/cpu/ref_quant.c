@@ -231,6 +231,17 @@ static void quantise_block(act_group *a, const float *x, size_t group_n) {
     }
 }
 
+static void f32_to_q8_0(uint8_t *y, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i += GROUP, y += sizeof(quant_q8_0)) {
+        act_group a;
+        quant_q8_0 b;
+        quantise_block(&a, x + i, 1);
+        b.d = ref_f32_to_f16(a.d);
+        memcpy(b.q, a.q, sizeof b.q);
+        memcpy(y, &b, sizeof b);
+    }
+}
+
 static double dot_blocks(const uint8_t *w, const act_group *x, size_t block_n, gguf_type type) {
     const blocks_form *f = blocks_form_of(type);
     weight_group g[BLOCK_GROUPS_MAX];
@@ -428,4 +439,5 @@ void ref_products_init(cpu_kernels *k) {
     k->matmul[GGUF_F16] = FLOAT_MATMUL(f16);
     k->matmul[GGUF_BF16] = FLOAT_MATMUL(bf16);
     BLOCK_TYPES(QUANT_MATMUL)
+    k->f32_to_q8_0 = f32_to_q8_0;
 }

@@ -45,8 +45,9 @@ GPU_DEVICE uint32_t first_seen(const attend_args &a, uint32_t position) {
 template <gguf_type T>
 GPU_DEVICE const uint8_t *state_at(const uint8_t *state, uint64_t slot_bytes, uint32_t slot,
                                    uint32_t context_n, uint32_t head_kv, uint32_t position, uint32_t n) {
-    const uint64_t element = ((uint64_t)head_kv * context_n + position) * n;
-    return state + slot_bytes * slot + element * (T == GGUF_F16 ? 2 : 4);
+    const uint64_t row_i = (uint64_t)head_kv * context_n + position;
+    const uint64_t row_bytes = T == GGUF_Q8_0 ? n / 32 * GPU_BLOCK_Q8_0 : n * (T == GGUF_F16 ? 2 : 4);
+    return state + slot_bytes * slot + row_i * row_bytes;
 }
 GPU_DEVICE float capped(const attend_args &a, float score) {
     score *= a.scale;
@@ -457,7 +458,7 @@ template <gguf_type T> static void launch_as(const gpu_call *call, const device_
 }
 
 static void launch(const gpu_call *call, const device_op *op) {
-    const uint32_t bytes = op->attend.state_f16 ? 2 : 4;
+    const uint32_t bytes = op->attend.state == GGUF_F16 ? 2 : 4; /* wide rows are floats */
     attend_args a;
     memset(&a, 0, sizeof a);
     a.step = call->step;
@@ -484,10 +485,11 @@ static void launch(const gpu_call *call, const device_op *op) {
     a.wide_value = (uintptr_t)a.value % 16 == 0 && a.value_slot_bytes % 16 == 0 &&
                    a.value_n * bytes % 16 == 0 && a.value_n % 8 == 0;
     a.partial = (float *)call->workspace;
-    if (op->attend.state_f16)
-        launch_as<GGUF_F16>(call, op, a);
-    else
-        launch_as<GGUF_F32>(call, op, a);
+    switch (op->attend.state) {
+    case GGUF_F16: launch_as<GGUF_F16>(call, op, a); break;
+    case GGUF_Q8_0: launch_as<GGUF_Q8_0>(call, op, a); break;
+    default: launch_as<GGUF_F32>(call, op, a); break;
+    }
 }
 
 GPU_TABLE gpu_family gpu_attend = {check, workspace_bytes, launch};

@@ -240,8 +240,13 @@ template <gguf_type T> GPU_DEVICE gpu_group gpu_group_at(const uint8_t *row, uin
 
 /* ---- Eight neighbours of a row as floats ---- */
 
+/* Also of Q8_0, whose rows attention reads. */
 template <gguf_type T> GPU_DEVICE float gpu_float_at(const uint8_t *row, size_t i) {
     if (T == GGUF_F32) return ((const float *)row)[i];
+    if (T == GGUF_Q8_0) {
+        const uint8_t *block = row + i / 32 * GPU_BLOCK_Q8_0;
+        return gpu_half_at(block) * (float)(int8_t)block[2 + i % 32];
+    }
     const uint16_t bits = ((const uint16_t *)row)[i];
     return T == GGUF_F16 ? GPU_HALF_TO_FLOAT(bits) : GPU_FLOAT_OF_BITS((uint32_t)bits << 16);
 }

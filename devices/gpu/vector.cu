@@ -199,7 +199,8 @@ struct prepare_args {
     float epsilon;
     uint8_t *key_state, *value_state;
     uint64_t key_slot_bytes, value_slot_bytes;
-    bool adjacent, state_f16, outputs;
+    gguf_type state;
+    bool adjacent, outputs;
 };
 
 /* Both steps on one head of n values; a lane owns pairs, so that nothing passes between lanes but the sum. */
@@ -225,12 +226,27 @@ GPU_DEVICE void rotate_head(const prepare_args &a, float *x, const float *weight
     GPU_WARP_SYNC();
 }
 
+/* A lane for each number of a block, by the rule of devices/cpu/kernels.h. */
+GPU_DEVICE void store_q8_0(uint8_t *row, const float *x, uint32_t n) {
+    for (uint32_t i = lane_of(); i < n; i += GPU_WARP, row += 34) {
+        const float max = gpu_warp_max(fabsf(x[i]));
+        float inverse = 127.0f / max;
+        if (!(inverse <= 3.402823466e+38f)) inverse = 0;
+        if (lane_of() == 0) *(uint16_t *)(void *)row = GPU_FLOAT_TO_HALF(max / 127.0f);
+        row[2 + lane_of()] = (uint8_t)(int8_t)rintf(x[i] * inverse);
+    }
+}
+
 GPU_DEVICE void store_state(const prepare_args &a, uint8_t *state, uint64_t slot_bytes, uint32_t r,
                             uint32_t head, const float *x, uint32_t n) {
-    const uint64_t at = ((uint64_t)head * a.context_n + (uint64_t)a.row[r].position) * n;
+    const uint64_t row_i = (uint64_t)head * a.context_n + (uint64_t)a.row[r].position, at = row_i * n;
     uint8_t *slot = state + slot_bytes * (uint64_t)a.row[r].slot;
+    if (a.state == GGUF_Q8_0) {
+        store_q8_0(slot + row_i * (n / 32) * 34, x, n);
+        return;
+    }
     for (uint32_t i = lane_of(); i < n; i += GPU_WARP)
-        if (a.state_f16)
+        if (a.state == GGUF_F16)
             ((uint16_t *)(void *)slot)[at + i] = GPU_FLOAT_TO_HALF(x[i]);
         else
             ((float *)(void *)slot)[at + i] = x[i];
@@ -275,7 +291,7 @@ static void launch_prepare(const gpu_call *c, const device_op *op) {
     a.key_slot_bytes = op->prepare.key_slot_bytes;
     a.value_slot_bytes = op->prepare.value_slot_bytes;
     a.adjacent = op->prepare.adjacent;
-    a.state_f16 = op->prepare.state_f16;
+    a.state = op->prepare.state;
     a.outputs = op->outputs;
     const uint32_t heads = a.head_n + a.head_kv_n;
     GPU_LAUNCH(prepare, dim3(op->row_max, (heads + WARPS - 1) / WARPS), BLOCK, c->stream, a);
