@@ -60,7 +60,7 @@ check_wrong_usage() {
     refuse 2 "must be 0 to 1000" run "$model" -p x --temp -1
     refuse 2 "not a number" run "$model" -p x --min-p nan
     refuse 2 "not a whole number" run "$model" -p x -n many
-    refuse 2 "must be one of f16|f32" run "$model" -p x --kv-type f8
+    refuse 2 "must be one of f16|f32|q8_0" run "$model" -p x --kv-type f8
     refuse 2 "not a size" run "$model" -p x --ram 12Gib
     refuse 2 "needs a value" run "$model" -p
     refuse 2 "exclude each other" run "$model" -p x -f "$model"
@@ -241,6 +241,28 @@ check_stop() {
     "$hotset" inspect "$model" >/dev/full 2>"$err"
     expect "a full disk is an error" [ $? -eq 1 ]
     expect "a full disk is named" grep -q "standard output: No space left" "$err"
+}
+
+# perplexity KV_TYPE: of the text, in millionths.
+perplexity() {
+    "$hotset" eval "$model" --text "$work/text" --ctx 64 --score all --kv-type "$1" --json -q |
+        sed -E 's/.*"perplexity": ([0-9.]+).*/\1/' | awk '{ printf "%.0f", $1 * 1e6 }'
+}
+
+check_state_types() {
+    local f16 q8_0
+    printf 'It was the whale, and the sea was the sea of the whale, %d times.\n' 1 2 3 4 5 6 >"$work/text"
+    f16=$(perplexity f16) q8_0=$(perplexity q8_0)
+    expect "--kv-type q8_0: another perplexity" [ "$f16" -ne "$q8_0" ]
+    expect "--kv-type q8_0: less than 0.5 % away" [ $((f16 > q8_0 ? f16 - q8_0 : q8_0 - f16)) -lt $((f16 / 200)) ]
+    run 0 plan "$model" --machine "$(dirname "$0")/../profiles/machines/cpu-ddr5.json" --kv-type q8_0 -o "$work/q8_0.json"
+    expect "plan: the state's type" grep -q '"state": "Q8_0"' "$work/q8_0.json"
+    run 0 run "$model" -p "The whale" -n 8 --temp 0 --kv-type q8_0 --plan cpu -q
+    mv "$out" "$work/straight"
+    run 0 run "$model" -p "The whale" -n 8 --temp 0 --plan "$work/q8_0.json" -q
+    expect "run: the same by a plan that was written" cmp -s "$out" "$work/straight"
+    run 0 synth "$work/narrow.gguf" --layers 1 --embd 96 --heads 2 --ff 64 --vocab 300 --type F16 -q
+    refuse 1 "keys of 48 and values of 48 numbers a head are no multiples of 32" run "$work/narrow.gguf" -p x --kv-type q8_0
 }
 
 check_eval() {
@@ -648,6 +670,6 @@ check_plan() {
     run 0 plan "$model" "${there[@]}" --memory copied --sparsity off --ram "${needed}B"
 }
 
-for check in wrong_usage errors help tokenize logits run stop eval bench inspect profile convert machine plan; do "check_$check"; done
+for check in wrong_usage errors help tokenize logits run stop state_types eval bench inspect profile convert machine plan; do "check_$check"; done
 echo "$checked expectations, $failed not met"
 [ $failed -eq 0 ]

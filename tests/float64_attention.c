@@ -146,6 +146,22 @@ static void norm_and_rotate(const model *m, const gguf_tensor *norm, double *hea
     }
 }
 
+/* The nearest half of x >= 0. */
+static double half_of(double x) {
+    const double step = ldexp(1, (int)fmax(x > 0 ? ilogb(x) : -14, -14) - 10);
+    return nearbyint(x / step) * step;
+}
+
+/* What is left of n numbers, whole blocks of 32, that are kept in Q8_0. */
+static void round_state(const model *m, double *x, size_t n) {
+    for (size_t first = 0; m->rounded_state && first < n; first += 32) {
+        double largest = 0;
+        for (size_t i = first; i < first + 32; i++) largest = fmax(largest, fabs(x[i]));
+        for (size_t i = first; i < first + 32 && largest > 0; i++)
+            x[i] = nearbyint(x[i] * 127 / largest) * half_of(largest / 127);
+    }
+}
+
 double float64_capped(double x, double cap) { return cap == 0 ? x : cap * tanh(x / cap); }
 
 /* One query head: out [value_n] = sum_j softmax_j(scale q . k_j) v_j over the positions j that `position`
@@ -197,6 +213,7 @@ void float64_latent_attention(const model *m, size_t layer_i, const double *x, s
     for (size_t t = 0; t < n; t++)
         memcpy(latent + t * latent_n, kept + t * kept_n, latent_n * sizeof *latent);
     float64_rms_norm(float64_tensor(m, layer_i, "attn_kv_a_norm.weight"), m->eps, latent, n, latent);
+    round_state(m, latent, n * latent_n);
 
     double *mixed = float64_doubles(n * head_n * m->value_n), *k = float64_doubles(n * m->key_n),
            *v = float64_doubles(n * m->value_n);
@@ -220,6 +237,7 @@ void float64_latent_attention(const model *m, size_t layer_i, const double *x, s
         for (size_t t = 0; t < n; t++) {
             memcpy(k + t * m->key_n + still_n, kept + t * kept_n + latent_n, m->rotated_n * sizeof *k);
             rotate(m, k + t * m->key_n + still_n, t);
+            round_state(m, k + t * m->key_n + still_n, m->rotated_n);
             rotate(m, q + t * q_rows + h * m->key_n + still_n, t);
         }
         for (size_t t = 0; t < n; t++)
@@ -240,6 +258,8 @@ void float64_attention(const model *m, size_t layer_i, const double *x, size_t n
     double *v = project(m, layer_i, "attn_v", q_rows + k_rows, v_rows, x, n);
     norm_and_rotate(m, float64_maybe(m, layer_i, "attn_q_norm.weight"), q, head_n, n);
     norm_and_rotate(m, float64_maybe(m, layer_i, "attn_k_norm.weight"), k, kv_n, n);
+    round_state(m, k, n * k_rows);
+    round_state(m, v, n * v_rows);
 
     const gguf_tensor *sinks = float64_maybe(m, layer_i, "attn_sinks.weight");
     double *mixed = float64_doubles(n * head_n * m->value_n), *sink = float64_doubles(head_n);

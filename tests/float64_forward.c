@@ -498,6 +498,7 @@ static model describe(const gguf *g, const float64_options *options) {
     m.symmetric = is_symmetric(&m, options->activation);
     m.cut = m.activation == swish_cut;
     m.rounded = options->rounded;
+    m.rounded_state = options->rounded_state;
     return m;
 }
 

@@ -20,8 +20,9 @@ typedef struct float64_options {
     const char *activation; /* FFN activation instead of the file's; NULL: the file's */
     bool rounded; /* round what meets block-quantised weights to 8 bits, by the rule of devices/cpu/kernels.h
                    */
-    size_t context_n;            /* that the session has room for: some files rotate otherwise in long ones */
-    bool predicted;              /* neurons that the file's predictors leave out count as zero */
+    bool rounded_state; /* round keys and values to Q8_0, by the same rule with steps that are halves */
+    size_t context_n;   /* that the session has room for: some files rotate otherwise in long ones */
+    bool predicted;     /* neurons that the file's predictors leave out count as zero */
     float64_observe_fn *observe; /* NULL: none */
     void *observe_cookie;
 } float64_options;

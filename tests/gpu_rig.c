@@ -8,6 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "devices/quant.h"
+
 enum { ALIGN = 64, GAP = 64, GAP_BYTE = 0xA5 };
 
 device_buffer gpu_case_memory;
@@ -142,7 +144,19 @@ static void run_on(const gpu_case *c, device *d, const char *what, uint8_t *afte
 
 /* ---- Comparing ---- */
 
-static uint64_t value_bytes(gpu_values v) { return v == GPU_HALVES ? 2 : v == GPU_BYTES ? 1 : 4; }
+static uint64_t value_bytes(gpu_values v) {
+    return v == GPU_HALVES ? 2 : v == GPU_BYTES ? 1 : v == GPU_BLOCKS ? sizeof(quant_q8_0) : 4;
+}
+
+static void compare_blocks(const uint8_t *got, const uint8_t *want, const char *what, uint64_t i) {
+    quant_q8_0 g, w;
+    memcpy(&g, got, sizeof g);
+    memcpy(&w, want, sizeof w);
+    cr_assert(abs(g.d - w.d) <= 1, "%s: scale %llu is %04x, not %04x", what, (unsigned long long)i, g.d, w.d);
+    for (int j = 0; j < 32; j++)
+        cr_assert(abs(g.q[j] - w.q[j]) <= 1, "%s: quant %d of block %llu is %d, not %d", what, j,
+                  (unsigned long long)i, g.q[j], w.q[j]);
+}
 
 static void compare(const gpu_output *o, const uint8_t *got, const uint8_t *want, const char *what) {
     if (o->values == GPU_LIST) {
@@ -163,6 +177,8 @@ static void compare(const gpu_output *o, const uint8_t *got, const uint8_t *want
             memcpy(&w, want + at, sizeof w);
             cr_assert(fabs((double)g - w) <= o->tolerance * (1 + fabs((double)w)),
                       "%s: value %llu is %.9g, not %.9g", what, (unsigned long long)i, g, w);
+        } else if (o->values == GPU_BLOCKS) {
+            compare_blocks(got + at, want + at, what, i);
         } else if (o->values == GPU_HALVES) {
             uint16_t g, w;
             memcpy(&g, got + at, sizeof g);

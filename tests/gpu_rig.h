@@ -12,6 +12,7 @@ enum { GPU_CASE_OPS = 4, GPU_CASE_OUTPUTS = 12, GPU_CASE_ROWS = 64 };
 typedef enum gpu_values {
     GPU_FLOATS, /* |difference| <= tolerance * (1 + |wanted|) */
     GPU_HALVES, /* at most one step of a half apart */
+    GPU_BLOCKS, /* blocks of Q8_0: scales and quants at most one step apart */
     GPU_BYTES,  /* the same */
     GPU_LIST    /* uint32_t: a count, so many numbers, which are the same, and room for others */
 } gpu_values;

@@ -25,10 +25,15 @@ void rig_temporary(char *path, size_t path_bytes) {
     close(file);
 }
 
+hotset_state_type rig_state(gguf_type type) {
+    cr_assert(type == GGUF_F32 || type == GGUF_F16 || type == GGUF_Q8_0);
+    return type == GGUF_F32 ? HOTSET_STATE_F32 : type == GGUF_F16 ? HOTSET_STATE_F16 : HOTSET_STATE_Q8_0;
+}
+
 void rig_open_file(rig *r, const char *path, const rig_options *options) {
     rig_options o = options ? *options : (rig_options){0};
     hotset_error err = {0};
-    *r = (rig){.activation = o.activation};
+    *r = (rig){.activation = o.activation, .state = o.state};
     cr_assert_eq(gguf_open(&r->file, path, &err), HOTSET_OK, "%s", err.message);
     r->vocab_n = float64_vocab_n(r->file);
     hotset_model_options model_options = {.activation = o.activation};
@@ -39,9 +44,7 @@ void rig_open_file(rig *r, const char *path, const rig_options *options) {
     plan_options.batch_n = o.batch_n;
     plan_options.context_n = o.context_n;
     plan_options.session_n = o.session_n;
-    plan_options.state_type = o.state == GGUF_Q8_0  ? HOTSET_STATE_Q8_0
-                              : o.state == GGUF_F16 ? HOTSET_STATE_F16
-                                                    : HOTSET_STATE_F32;
+    plan_options.state_type = rig_state(o.state);
     plan_options.memory = o.memory;
     plan_options.sparsity = o.sparsity;
     plan_options.record = o.record;
@@ -103,6 +106,7 @@ double *rig_truth(const rig *r, const int32_t *tokens, size_t n, bool rounded) {
     cr_assert_not_null(truth);
     float64_options options = {.activation = r->activation,
                                .rounded = rounded,
+                               .rounded_state = rounded && r->state == GGUF_Q8_0,
                                .context_n = hotset_plan_resolved(r->plan).context_n};
     float64_forward(r->file, &options, tokens, n, truth);
     return truth;

@@ -25,6 +25,7 @@ typedef struct rig {
     hotset_engine *engine;
     hotset_session *session;
     gguf *file; /* the same file for the float64 forward pass */
+    gguf_type state;
     size_t vocab_n;
     const char *activation;
 } rig;
@@ -38,8 +39,10 @@ void rig_close(rig *r);
 /* Appends tokens to a session and returns the logits of all of them, [n][vocab_n]; the caller frees them. */
 float *rig_append(const rig *r, hotset_session *session, const int32_t *tokens, size_t n);
 /* The float64 logits [n][vocab_n] of the rig's file over `tokens` [n], `rounded` as the engine rounds
- * activations or not; the caller frees them. */
+ * activations and a state in Q8_0 or not; the caller frees them. */
 double *rig_truth(const rig *r, const int32_t *tokens, size_t n, bool rounded);
+/* The plan's option for what the state is stored as. */
+hotset_state_type rig_state(gguf_type type);
 /* ||a - b|| / ||b|| */
 double rig_distance(const float *a, const float *b, size_t n);
 

@@ -194,7 +194,7 @@ static void fill_cpu(machine_device *d, const cpu_sheet *s) {
     d->select_items_per_s = rate(cpu_select);
     d->vector_items_per_s = rate(cpu_vector);
     d->mapped_factor = rate(cpu_mapped);
-    for (int i = 0; i < MACHINE_STATE_COUNT; i++)
+    for (int i = 0; i <= MACHINE_STATE_F32; i++) /* of Q8_0 no sheet says more than machine_attend_s */
         d->attention[i] = (machine_attention){rate(dense), rate(cpu_attend * float_op)};
     for (size_t i = 0; i < COUNT_OF(types); i++)
         fill_cpu_type(&d->weights[types[i].type], s, types[i].type, types[i].sums_core);
@@ -225,7 +225,7 @@ static void fill_gpu(machine_device *d, const gpu_sheet *s, uint32_t number) {
     d->operation_s = rate(cuda ? cuda_operation_s : hip_operation_s);
     d->select_items_per_s = rate(gpu_select);
     d->vector_items_per_s = rate(gpu_vector);
-    for (int i = 0; i < MACHINE_STATE_COUNT; i++)
+    for (int i = 0; i <= MACHINE_STATE_F32; i++) /* of Q8_0 no sheet says more than machine_attend_s */
         d->attention[i] = (machine_attention){rate(gpu_attend_read * s->bytes_per_s),
                                               rate(gpu_attend_op * s->float_op_per_s)};
     for (size_t i = 0; i < COUNT_OF(types); i++) fill_gpu_type(&d->weights[types[i].type], s, types[i].type);

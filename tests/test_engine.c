@@ -72,6 +72,12 @@ Test(plan, says_every_byte_and_fills_in_defaults) {
     cr_assert_eq(f.state_bytes, 6ull * 2 * 4 * 512 * 32 * 2);
     cr_assert_eq(f.total_bytes, f.weights_copied_bytes + f.state_bytes + f.scratch_bytes + f.table_bytes);
     tear_down(s);
+    /* 2 sessions in blocks of 32 numbers */
+    s = set_up((hotset_plan_options){.state_type = HOTSET_STATE_Q8_0, .session_n = 2}, NULL);
+    f = hotset_plan_footprint(s.plan);
+    cr_assert_eq(f.state_bytes, 2 * 6ull * 2 * 4 * 512 * 34);
+    cr_assert_eq(s.engine->device[0].state.buffer->bytes, f.state_bytes);
+    tear_down(s);
 }
 
 Test(plan, auto_copies_what_fits_and_maps_what_does_not) {

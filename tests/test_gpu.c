@@ -113,9 +113,9 @@ static void check_prepare(random_state *r, gguf_type state, bool adjacent, bool 
     device_op *op = add_op(&c, DEVICE_OP_PREPARE);
     const uint32_t kv_n = 1 + (uint32_t)random_below(r, 3),
                    head_n = kv_n * (1 + (uint32_t)random_below(r, 4));
-    const uint32_t key_n = 2 * (8 + (uint32_t)random_below(r, 40)),
-                   value_n = 4 + (uint32_t)random_below(r, 90);
-    const uint64_t item = f16 ? 2 : 4;
+    uint32_t key_n = 2 * (8 + (uint32_t)random_below(r, 40)), value_n = 4 + (uint32_t)random_below(r, 90);
+    if (state == GGUF_Q8_0) key_n = (uint32_t)round_up(key_n, 32), value_n = (uint32_t)round_up(value_n, 32);
+    const uint64_t item = gguf_type_get(state)->block_bytes, block_n = gguf_type_get(state)->block_n;
     op->prepare.head_n = head_n;
     op->prepare.head_kv_n = kv_n;
     op->prepare.key_n = key_n;
@@ -123,7 +123,7 @@ static void check_prepare(random_state *r, gguf_type state, bool adjacent, bool 
     op->prepare.pair_n = key_n / 2 - (uint32_t)random_below(r, 5);
     op->prepare.context_n = CONTEXT;
     op->prepare.adjacent = adjacent;
-    op->prepare.state_f16 = f16;
+    op->prepare.state = state;
     op->prepare.epsilon = 1e-6f;
     op->prepare.q = gpu_case_rows(&c, r, c.row_max, head_n * key_n, head_n * key_n + 3);
     op->prepare.k = gpu_case_rows(&c, r, c.row_max, kv_n * key_n, kv_n * key_n + 1);
@@ -131,24 +131,29 @@ static void check_prepare(random_state *r, gguf_type state, bool adjacent, bool 
     if (rotates) op->prepare.rotary = gpu_case_rows(&c, r, c.row_max, key_n, key_n);
     if (normed) op->prepare.q_norm = gpu_case_floats(&c, r, key_n);
     if (normed) op->prepare.k_norm = gpu_case_floats(&c, r, key_n);
-    op->prepare.key_slot_bytes = item * kv_n * CONTEXT * key_n;
-    op->prepare.value_slot_bytes = item * kv_n * CONTEXT * value_n;
+    op->prepare.key_slot_bytes = item * kv_n * CONTEXT * (key_n / block_n);
+    op->prepare.value_slot_bytes = item * kv_n * CONTEXT * (value_n / block_n);
     op->prepare.key_state = gpu_case_take(&c, SLOTS * op->prepare.key_slot_bytes);
     op->prepare.value_state = gpu_case_take(&c, SLOTS * op->prepare.value_slot_bytes);
     memset(gpu_case_at(&c, op->prepare.key_state), 0x3A, SLOTS * op->prepare.key_slot_bytes);
     memset(gpu_case_at(&c, op->prepare.value_state), 0x3A, SLOTS * op->prepare.value_slot_bytes);
     gpu_case_writes(&c, op->prepare.q, c.step.row_n, head_n * key_n, CLOSE);
     gpu_case_writes(&c, op->prepare.k, c.step.row_n, kv_n * key_n, CLOSE);
-    const gpu_values values = f16 ? GPU_HALVES : GPU_FLOATS;
+    const gpu_values values = state == GGUF_F16 ? GPU_HALVES : state == GGUF_Q8_0 ? GPU_BLOCKS : GPU_FLOATS;
     gpu_case_writes_at(&c, op->prepare.key_state, SLOTS * op->prepare.key_slot_bytes / item, values, CLOSE);
-    gpu_case_writes_at(&c, op->prepare.value_state, SLOTS * op->prepare.value_slot_bytes / item, values, 0);
+    if (state == GGUF_Q8_0) /* the very same bytes of the very same floats */
+        gpu_case_writes_at(&c, op->prepare.value_state, SLOTS * op->prepare.value_slot_bytes, GPU_BYTES, 0);
+    else
+        gpu_case_writes_at(&c, op->prepare.value_state, SLOTS * op->prepare.value_slot_bytes / item, values,
+                           0);
     gpu_case_check(&c, "prepare");
     gpu_case_close(&c);
 }
 
 Test(gpu, keys_and_values_are_rotated_and_stored) {
     random_state r = {14};
-    for (int i = 0; i < 16; i++) check_prepare(&r, i & 1, i & 2, i & 4, i & 8);
+    static const gguf_type states[] = {GGUF_F32, GGUF_F16, GGUF_Q8_0};
+    for (int i = 0; i < 24; i++) check_prepare(&r, states[i % 3], i / 3 & 1, i / 3 & 2, i / 3 & 4);
 }
 
 /* Lists of active neurons for each vector, from what x says. */

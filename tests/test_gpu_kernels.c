@@ -8,6 +8,7 @@
 
 #include "devices/neurons.h"
 #include "devices/quant.h"
+#include "devices/quantise.h"
 #include "tests/gpu_rig.h"
 
 enum { ROOM = 16 << 20, TYPE_N = 7, UNIT_MAX = 8 };
@@ -373,14 +374,21 @@ enum { CONTEXT = 600, SLOTS = 2 };
 typedef struct attend_shape {
     uint32_t row_n, head_kv_n, group_n, key_n, value_n, window_n;
     float softcap;
-    bool f16, sinks;
+    gguf_type state;
+    bool sinks;
 } attend_shape;
 
-static device_ref make_state(gpu_case *c, random_state *r, uint64_t slot_bytes, bool f16) {
+static device_ref make_state(gpu_case *c, random_state *r, uint64_t slot_bytes, gguf_type type) {
     device_ref state = gpu_case_take(c, SLOTS * slot_bytes);
     uint8_t *at = gpu_case_at(c, state);
-    if (!f16) random_floats(r, (float *)(void *)at, SLOTS * slot_bytes / 4);
-    for (uint64_t i = 0; f16 && i < SLOTS * slot_bytes / 2; i++) put_half(at + 2 * i, random_float(r));
+    float x[32];
+    if (type == GGUF_F32) random_floats(r, (float *)(void *)at, SLOTS * slot_bytes / 4);
+    for (uint64_t i = 0; type == GGUF_F16 && i < SLOTS * slot_bytes / 2; i++)
+        put_half(at + 2 * i, random_float(r));
+    for (uint64_t i = 0; type == GGUF_Q8_0 && i < SLOTS * slot_bytes; i += sizeof(quant_q8_0)) {
+        random_floats(r, x, COUNT_OF(x));
+        cr_assert(quantise_row(at + i, x, COUNT_OF(x), GGUF_Q8_0));
+    }
     return state;
 }
 
@@ -401,7 +409,8 @@ static void check_attend(random_state *r, attend_shape shape) {
     draw_step(&c, r, shape.row_n, shape.row_n + draw(r, 0, shape.row_n < 64 ? 1 : 0), false);
     draw_positions(&c, r, random_below(r, 2));
     if (shape.row_n == 1) c.row[0].position = (int32_t)draw(r, 250, CONTEXT - 1);
-    const uint32_t head_n = shape.head_kv_n * shape.group_n, bytes = shape.f16 ? 2 : 4;
+    const uint32_t head_n = shape.head_kv_n * shape.group_n;
+    const uint64_t row_n = (uint64_t)shape.head_kv_n * CONTEXT;
     device_op *op = add_op(&c, DEVICE_OP_ATTEND);
     op->attend.q =
         gpu_case_rows(&c, r, c.row_max, head_n * shape.key_n, head_n * shape.key_n + draw(r, 0, 3));
@@ -415,19 +424,19 @@ static void check_attend(random_state *r, attend_shape shape) {
     op->attend.softcap = shape.softcap;
     op->attend.scale = 3 / sqrtf((float)shape.key_n);
     op->attend.context_n = CONTEXT;
-    op->attend.state_f16 = shape.f16;
-    op->attend.key_slot_bytes = (uint64_t)bytes * shape.head_kv_n * CONTEXT * shape.key_n;
-    op->attend.value_slot_bytes = (uint64_t)bytes * shape.head_kv_n * CONTEXT * shape.value_n;
-    op->attend.key_state = make_state(&c, r, op->attend.key_slot_bytes, shape.f16);
-    op->attend.value_state = make_state(&c, r, op->attend.value_slot_bytes, shape.f16);
+    op->attend.state = shape.state;
+    op->attend.key_slot_bytes = row_n * gguf_row_bytes(shape.state, shape.key_n);
+    op->attend.value_slot_bytes = row_n * gguf_row_bytes(shape.state, shape.value_n);
+    op->attend.key_state = make_state(&c, r, op->attend.key_slot_bytes, shape.state);
+    op->attend.value_state = make_state(&c, r, op->attend.value_slot_bytes, shape.state);
     if (shape.sinks) op->attend.sinks = gpu_case_floats(&c, r, head_n);
     for (uint32_t i = 0; i < head_n && shape.sinks; i++) /* some outweigh all positions, some nothing */
         ((float *)gpu_case_at(&c, op->attend.sinks))[i] *= 20;
     gpu_case_writes(&c, op->attend.y, c.step.row_n, head_n * shape.value_n, CLOSE);
     snprintf(what, sizeof what,
-             "attend: %u rows, %u heads of %u, key %u, value %u, window %u, cap %g, f16 %d, sinks %d",
+             "attend: %u rows, %u heads of %u, key %u, value %u, window %u, cap %g, %s, sinks %d",
              shape.row_n, head_n, shape.head_kv_n, shape.key_n, shape.value_n, shape.window_n, shape.softcap,
-             shape.f16, shape.sinks);
+             gguf_type_get(shape.state)->name, shape.sinks);
     gpu_case_check(&c, what);
     gpu_case_close(&c);
 }
@@ -435,26 +444,43 @@ static void check_attend(random_state *r, attend_shape shape) {
 Test(gpu_kernels, attention_of_few_rows) {
     random_state r = {29};
     for (int f16 = 0; f16 < 2; f16++) {
-        check_attend(&r, (attend_shape){1, 2, 4, 64, 64, 0, 0, f16, false});
-        check_attend(&r, (attend_shape){3, 2, 1, 128, 128, 0, 0, f16, false});
+        const gguf_type type = f16 ? GGUF_F16 : GGUF_F32;
+        check_attend(&r, (attend_shape){1, 2, 4, 64, 64, 0, 0, type, false});
+        check_attend(&r, (attend_shape){3, 2, 1, 128, 128, 0, 0, type, false});
         check_attend(&r,
-                     (attend_shape){1, 1, 11, 80, 96, 300, 5, f16, false});  /* more heads than a block has */
-        check_attend(&r, (attend_shape){2, 3, 2, 10, 7, 20, 0, f16, false}); /* nothing is aligned */
-        check_attend(&r, (attend_shape){1, 1, 2, 256, 256, 0, 2, f16, false});
-        check_attend(&r, (attend_shape){3, 2, 4, 64, 64, 100, 0, f16, true});
+                     (attend_shape){1, 1, 11, 80, 96, 300, 5, type, false}); /* more heads than a block has */
+        check_attend(&r, (attend_shape){2, 3, 2, 10, 7, 20, 0, type, false}); /* nothing is aligned */
+        check_attend(&r, (attend_shape){1, 1, 2, 256, 256, 0, 2, type, false});
+        check_attend(&r, (attend_shape){3, 2, 4, 64, 64, 100, 0, type, true});
     }
 }
 
 Test(gpu_kernels, attention_of_many_rows) {
     random_state r = {30};
     for (int f16 = 0; f16 < 2; f16++) {
-        check_attend(&r, (attend_shape){40, 1, 2, 64, 64, 0, 0, f16, false});
-        check_attend(&r, (attend_shape){64, 1, 1, 128, 112, 100, 5, f16, false});
-        check_attend(&r, (attend_shape){33, 2, 1, 10, 7, 20, 0, f16, false});
-        check_attend(&r, (attend_shape){20, 1, 1, 192, 128, 0, 0, f16, false});
-        check_attend(&r, (attend_shape){18, 1, 1, 64, 272, 0, 0, f16, false});
-        check_attend(&r, (attend_shape){24, 2, 2, 64, 64, 100, 0, f16, true});
+        const gguf_type type = f16 ? GGUF_F16 : GGUF_F32;
+        check_attend(&r, (attend_shape){40, 1, 2, 64, 64, 0, 0, type, false});
+        check_attend(&r, (attend_shape){64, 1, 1, 128, 112, 100, 5, type, false});
+        check_attend(&r, (attend_shape){33, 2, 1, 10, 7, 20, 0, type, false});
+        check_attend(&r, (attend_shape){20, 1, 1, 192, 128, 0, 0, type, false});
+        check_attend(&r, (attend_shape){18, 1, 1, 64, 272, 0, 0, type, false});
+        check_attend(&r, (attend_shape){24, 2, 2, 64, 64, 100, 0, type, true});
     }
+}
+
+/* As above; widths are whole blocks. */
+Test(gpu_kernels, attention_of_a_state_in_q8_0) {
+    random_state r = {31};
+    check_attend(&r, (attend_shape){1, 2, 4, 64, 64, 0, 0, GGUF_Q8_0, false});
+    check_attend(&r, (attend_shape){3, 2, 1, 128, 128, 0, 0, GGUF_Q8_0, false});
+    check_attend(&r, (attend_shape){1, 1, 11, 96, 160, 300, 5, GGUF_Q8_0, false});
+    check_attend(&r, (attend_shape){2, 3, 2, 32, 64, 20, 0, GGUF_Q8_0, true});
+    check_attend(&r, (attend_shape){1, 1, 2, 256, 256, 0, 2, GGUF_Q8_0, false});
+    check_attend(&r, (attend_shape){40, 1, 2, 64, 64, 0, 0, GGUF_Q8_0, false});
+    check_attend(&r, (attend_shape){64, 1, 1, 128, 96, 100, 5, GGUF_Q8_0, false});
+    check_attend(&r, (attend_shape){20, 1, 1, 192, 128, 0, 0, GGUF_Q8_0, false});
+    check_attend(&r, (attend_shape){18, 1, 1, 32, 288, 0, 0, GGUF_Q8_0, false});
+    check_attend(&r, (attend_shape){24, 2, 2, 64, 32, 100, 0, GGUF_Q8_0, true});
 }
 
 /* ---- Bits ---- */

@@ -378,3 +378,45 @@ Test(kernels, halves_are_rounded_to_nearest_even) {
         cr_assert_eq(y[N], 0xa5a5);
     }
 }
+
+/* d and quants of one block by the rule of kernels.h, counted a second time. */
+static void expect_block(const uint8_t *got, const float *x, const char *isa) {
+    float most = 0;
+    for (size_t i = 0; i < 32; i++) most = fmaxf(most, fabsf(x[i]));
+    const float inverse = 127 / most;
+    const uint16_t d = ref_f32_to_f16(most / 127);
+    cr_assert_eq(memcmp(got, &d, sizeof d), 0, "%s: d of %g", isa, (double)most);
+    for (size_t i = 0; i < 32; i++) {
+        const int q = isfinite(inverse) ? (int)rintf(x[i] * inverse) : 0;
+        cr_assert_eq((int8_t)got[2 + i], q, "%s: %g of at most %g became %d", isa, (double)x[i], (double)most,
+                     (int8_t)got[2 + i]);
+    }
+}
+
+Test(kernels, state_rows_are_rounded_alike_everywhere) {
+    enum { BLOCKS = 9 };
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    const size_t table_n = kernel_tables(tables);
+    random_state r = {41};
+    for (int round = 0; round < 300; round++) {
+        const size_t n = 32 * (1 + random_below(&r, BLOCKS));
+        guarded in = guarded_alloc(n * sizeof(float), sizeof(float), round & 1);
+        float *x = (float *)(void *)in.data;
+        for (size_t i = 0; i < n; i += 32) {
+            const float size = ldexpf(1, (int)random_below(&r, 60) - 40);
+            for (size_t j = 0; j < 32; j++) x[i + j] = size * random_float(&r);
+            if (random_below(&r, 8) == 0) memset(x + i, 0, 32 * sizeof *x); /* no step at all */
+            if (random_below(&r, 8) == 0) x[i + random_below(&r, 32)] = 127 * size;
+            for (size_t j = 0; j < 32 && round % 3 == 0; j++) /* halves between two quants */
+                x[i + j] = size * ((float)random_below(&r, 254) - 126.5f);
+            if (round % 3 == 0) x[i] = 127 * size;
+        }
+        for (size_t t = 0; t < table_n; t++) {
+            guarded out = guarded_alloc(n / 32 * 34, 2, round & 2);
+            tables[t].f32_to_q8_0(out.data, x, n);
+            for (size_t i = 0; i < n; i += 32) expect_block(out.data + i / 32 * 34, x + i, tables[t].isa);
+            guarded_free(&out);
+        }
+        guarded_free(&in);
+    }
+}

@@ -206,6 +206,19 @@ Test(machine, products_and_attention) {
     machine_free(p);
 }
 
+/* Profiles that were made before there was such a state are read, and say what F16's rates let expect. */
+Test(machine, attention_in_q8_0_is_measured_or_derived) {
+    machine_profile *p = some_profile();
+    machine_device *d = &p->device[0];
+    NEAR(machine_attend_s(d, MACHINE_STATE_Q8_0, 0.8 * 2e10, 1), 1);
+    NEAR(machine_attend_s(d, MACHINE_STATE_Q8_0, 1, 0.9 * 3e11), 2);
+    d->attention[MACHINE_STATE_Q8_0].bytes_per_s = rate(1e10);
+    NEAR(machine_attend_s(d, MACHINE_STATE_Q8_0, 3e10, 1e15), 3); /* its own alone */
+    d->attention[MACHINE_STATE_Q8_0] = d->attention[MACHINE_STATE_F16] = (machine_attention){{0, 0}, {0, 0}};
+    cr_assert(isinf(machine_attend_s(d, MACHINE_STATE_Q8_0, 1, 1)));
+    machine_free(p);
+}
+
 Test(machine, too_many_devices_or_links_are_not_made) {
     machine_profile *p = (machine_profile *)&p;
     hotset_error err = {0};

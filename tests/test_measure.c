@@ -150,6 +150,7 @@ Test(measure, amounts_are_the_bytes_and_operations_of_the_work) {
         {{.kind = WORK_PRODUCT, .type = GGUF_Q8_0, .width = 512, .row_n = 8}, 64, 2.0 * 8 * 64 * 512, 0},
         {{.kind = WORK_ATTEND_READ, .state = MACHINE_STATE_F16}, 512, 512.0 * 2 * 8 * 128 * 2, 0},
         {{.kind = WORK_ATTEND_READ, .state = MACHINE_STATE_F32}, 512, 512.0 * 2 * 8 * 128 * 4, 0},
+        {{.kind = WORK_ATTEND_READ, .state = MACHINE_STATE_Q8_0}, 512, 512.0 * 2 * 8 * 128 / 32 * 34, 0},
         {{.kind = WORK_ATTEND_COMPUTE, .state = MACHINE_STATE_F16, .row_n = 2},
          512,
          2.0 * 32 * 256 * (511 + 512),
@@ -215,8 +216,9 @@ Test(measure, a_device_gets_a_rate_for_everything_it_can_do) {
     cr_assert_eq(d->weights[GGUF_F16].products.n, 4);
     cr_assert_eq(d->weights[GGUF_F16].products.at[3], 512);
     cr_assert_eq(d->weights[GGUF_Q4_0].access[MACHINE_LISTED][0].at[0], 2048 / 32 * 18);
-    cr_assert(d->attention[MACHINE_STATE_F16].bytes_per_s.median > 0 &&
-              d->attention[MACHINE_STATE_F32].op_per_s.median > 0);
+    for (int s = 0; s < MACHINE_STATE_COUNT; s++)
+        cr_assert(d->attention[s].bytes_per_s.median > 0 && d->attention[s].op_per_s.median > 0, "state %d",
+                  s);
     cr_assert(d->select_items_per_s.median > 0 && d->vector_items_per_s.median > 0);
     cr_assert(d->alignment_bytes == 256 && d->capacity_bytes > 0 && d->int8_op_per_s.median == 2e9);
     /* with what measuring does not know it is a good profile */

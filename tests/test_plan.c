@@ -645,7 +645,7 @@ Test(plan, wrong_plans_are_refused) {
     WRONG(p->head, 3, "head: there is no device ''");
     WRONG(p->layer[2].home, PLAN_IN_FILE, "layers[2].home: there is no device ''");
     WRONG(p->goal, PLAN_GOAL_COUNT, "goal: '' is none of decode, prefill, balanced");
-    WRONG(p->state, MACHINE_STATE_COUNT, "state: '' is none of F16, F32");
+    WRONG(p->state, MACHINE_STATE_COUNT, "state: '' is none of F16, F32, Q8_0");
     WRONG(p->sparsity, PLAN_SPARSITY_COUNT, "sparsity: '' is none of off, exact, predict");
     WRONG(p->memory, PLAN_MEMORY_COUNT, "memory: '' is none of copied, mapped");
     WRONG(p->layer[1].kind, PLAN_UNIT_KIND_COUNT, "layers[1].kind: '' is none of none, neurons, experts");

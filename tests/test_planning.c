@@ -344,6 +344,65 @@ Test(planning, wrong_plans_are_refused) {
     machine_free(machine.profile);
 }
 
+/* Of models whose heads are whole blocks, by a machine that has no rates of such a state yet. */
+Test(planning, a_state_in_q8_0_is_planned_written_and_allocated) {
+    hotset_machine machine = cpu_machine(&planning_cpu);
+    static const tiny_model wide[] = {
+        {.head_n = 2, .ff_n = 192},
+        {.type = GGUF_Q4_0, .embd_n = 192, .head_n = 6, .head_kv_n = 3, .key_n = 32, .value_n = 64},
+        {.arch = "deepseek2", .key_n = 48, .value_n = 20, .rotated_n = 32, .latent_n = 64, .query_rank = 48}};
+    static const uint64_t row_bytes[] = {2 * 2 * 34, 3 * (34 + 68), 34 + 68}; /* of a layer's position */
+    machine.profile->device[0].attention[MACHINE_STATE_Q8_0] = (machine_attention){{0, 0}, {0, 0}};
+    for (size_t i = 0; i < COUNT_OF(wide); i++) {
+        hotset_model *model = open_tiny(&wide[i]);
+        hotset_plan_options o = {
+            .state_type = HOTSET_STATE_Q8_0, .session_n = 2, .context_n = 64, .isa = "scalar"};
+        hotset_plan *p = make(model, &machine, o), *read;
+        hotset_error err = {0};
+        char path[PATH_BYTES];
+        cr_expect_eq(p->data->device[0].ledger.state, 2 * 64 * model->shape.layer_n * row_bytes[i], "%zu", i);
+        cr_expect(isfinite(p->data->token_s) && p->data->token_s > 0);
+        rig_temporary(path, sizeof path);
+        cr_assert_eq(hotset_plan_write(p, path, &err), HOTSET_OK, "%s", err.message);
+        cr_assert_eq(hotset_plan_read(&read, path, model, &err), HOTSET_OK, "%s", err.message);
+        cr_expect_eq(hotset_plan_resolved(read).state_type, HOTSET_STATE_Q8_0);
+        cr_expect_eq(read->data->state, MACHINE_STATE_Q8_0);
+        float *a = logits_by(model, p), *b = logits_by(model, read);
+        cr_expect_eq(memcmp(a, b, sizeof *a * TOKEN_N * model->shape.vocab_n), 0, "model %zu", i);
+        free(a);
+        free(b);
+        unlink(path);
+        hotset_plan_free(p);
+        hotset_plan_free(read);
+        hotset_model_free(model);
+    }
+    machine_free(machine.profile);
+}
+
+Test(planning, a_state_in_q8_0_takes_heads_of_whole_blocks) {
+    hotset_machine machine = cpu_machine(&planning_cpu);
+    static const struct {
+        tiny_model model;
+        const char *says;
+    } narrow[] = {
+        {{.key_n = 48, .value_n = 32}, "cannot be Q8_0: keys of 48 and values of 32 numbers a head"},
+        {{.key_n = 32, .value_n = 8}, "keys of 32 and values of 8 numbers a head are no multiples of 32"},
+        {{.arch = "deepseek2", .key_n = 24, .value_n = 32, .rotated_n = 8, .latent_n = 32},
+         "keys of 40 and"}};
+    for (size_t i = 0; i < COUNT_OF(narrow); i++) {
+        hotset_model *model = open_tiny(&narrow[i].model);
+        hotset_plan_options o = {.state_type = HOTSET_STATE_Q8_0, .isa = "scalar"};
+        hotset_plan *p = (hotset_plan *)&p;
+        hotset_error err = {0};
+        cr_expect_eq(hotset_plan_make(&p, model, &machine, NULL, &o, &err), HOTSET_E_ARGUMENT);
+        cr_expect(!p && strstr(err.message, narrow[i].says), "%s", err.message);
+        cr_expect_eq(hotset_plan_cpu(&p, model, &o, &err), HOTSET_E_ARGUMENT);
+        cr_expect(!p && strstr(err.message, narrow[i].says), "%s", err.message);
+        hotset_model_free(model);
+    }
+    machine_free(machine.profile);
+}
+
 /* The same shape in another type takes other bytes. */
 Test(planning, a_plan_for_another_type_is_refused) {
     hotset_machine machine = cpu_machine(&planning_cpu);

@@ -199,6 +199,73 @@ Test(session, interleaved_sessions_do_not_meet) {
     }
 }
 
+/* ---- A state in Q8_0 -------------------------------------------------------------------------------- */
+
+/* Heads of 32 numbers: grouped queries and a window, experts, blocks; and latents. */
+static const tiny_model wide[] = {
+    {.embd_n = 192, .head_n = 6, .head_kv_n = 3, .window_n = 9},
+    {.arch = "qwen3moe", .head_n = 2, .qk_norm = true, .expert_n = 8, .expert_used_n = 3, .ff_n = 48},
+    {.type = GGUF_Q4_0, .embd_n = 128, .head_n = 4, .head_kv_n = 2, .ff_n = 192},
+    {.arch = "deepseek2", .key_n = 48, .value_n = 20, .rotated_n = 32, .latent_n = 64, .query_rank = 48}};
+
+Test(session, a_state_in_q8_0_is_the_same_step_by_step) {
+    for (size_t m = 0; m < COUNT_OF(wide); m++) {
+        float *whole = whole_text(&wide[m], &(rig_options){.state = GGUF_Q8_0});
+        float *exact = whole_text(&wide[m], NULL);
+        for (uint32_t batch_n = 1; batch_n < 8; batch_n += 3) {
+            float *pieces = whole_text(&wide[m], &(rig_options){.state = GGUF_Q8_0, .batch_n = batch_n});
+            double distance = rig_distance(pieces, whole, TOKEN_N * VOCAB_N);
+            cr_expect_lt(distance, 1e-5, "model %zu, %u rows a step: distance %.3g", m, batch_n, distance);
+            free(pieces);
+        }
+        double distance = rig_distance(whole, exact, TOKEN_N * VOCAB_N);
+        cr_expect(distance > 1e-4 && distance < 0.03, "model %zu: %.3g from the state in F32", m, distance);
+        free(whole);
+        free(exact);
+    }
+}
+
+Test(session, a_state_in_q8_0_is_gone_back_to) {
+    for (size_t m = 0; m < COUNT_OF(wide); m++) {
+        rig r;
+        int32_t tokens[TOKEN_N], other[TOKEN_N];
+        rig_options o = {.state = GGUF_Q8_0, .session_n = 2};
+        hotset_session *second;
+        text(tokens);
+        tiny_tokens(7, VOCAB_N, other, TOKEN_N);
+        float *whole = whole_text(&wide[m], &o);
+        rig_open_tiny(&r, &wide[m], &o);
+        cr_assert_eq(hotset_session_open(&second, r.engine, NULL), HOTSET_OK);
+        must(&r, hotset_session_append(r.session, tokens, 40, NULL, NULL));
+        must(&r, hotset_session_append(second, other, TOKEN_N, NULL, NULL)); /* beside it */
+        must(&r, hotset_session_append(r.session, other, 20, NULL, NULL));   /* on another way, and back */
+        hotset_session_truncate(r.session, 40);
+        must(&r, hotset_session_append(r.session, tokens + 40, TOKEN_N - 40, NULL, NULL));
+        cr_expect_lt(last_distance(&r, whole, TOKEN_N - 1), 1e-5, "model %zu: after truncation", m);
+        must(&r, hotset_session_sync(r.session, tokens, 20));
+        cr_expect_lt(last_distance(&r, whole, 19), 1e-5, "model %zu: synced to the beginning", m);
+        hotset_session_free(second);
+        rig_close(&r);
+        free(whole);
+    }
+}
+
+Test(session, threads_change_no_bit_of_a_state_in_q8_0) {
+    for (size_t m = 0; m < COUNT_OF(wide); m++)
+        for (size_t i = 0; rig_isas[i]; i++)
+            for (uint32_t batch_n = 1; batch_n <= 64 && rig_has_isa(rig_isas[i]); batch_n += 63) {
+                rig_options o = {.isa = rig_isas[i], .batch_n = batch_n, .state = GGUF_Q8_0};
+                float *one = whole_text(&wide[m], &o);
+                for (o.thread_n = 2; o.thread_n <= 3; o.thread_n++) {
+                    float *more = whole_text(&wide[m], &o);
+                    cr_expect(same_bits(one, more, TOKEN_N * VOCAB_N), "model %zu, %s, %u rows, %u threads",
+                              m, o.isa, batch_n, o.thread_n);
+                    free(more);
+                }
+                free(one);
+            }
+}
+
 /* ---- Going back ------------------------------------------------------------------------------------- */
 
 Test(session, sync_evaluates_only_what_is_new) {

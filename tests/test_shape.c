@@ -202,7 +202,8 @@ static const struct damage {
     {"\"kind\": \"predicted\"", "\"kind\": \"\"", "ffn.kind: '' is not dense, exact or"},
     {"\"kind\": \"predicted\"", "\"kind\": \"exact\"", "ffn.predictor_rank: unknown field"},
     {"\"ffn\": \"Q4_0\"", "\"ffn\": \"q4_0\"", "types.ffn: 'q4_0' is not the name of a GGUF type"},
-    {"\"state\": \"F32\"", "\"state\": \"BF16\"", "types.state: 'BF16' is not F16 or F32"},
+    {"\"state\": \"F32\"", "\"state\": \"BF16\"", "types.state: 'BF16' is not F16, F32 or Q8_0"},
+    {"\"state\": \"F32\"", "\"state\": \"Q4_0\"", "types.state: 'Q4_0' is not F16, F32 or Q8_0"},
     {"\"used_n\": 3", "\"used_n\": 17", "experts used of 17 is outside 1 to 16"},
     {"\"leading_dense_n\": 2", "\"leading_dense_n\": 7", "layers without experts of 7"},
     {"\"leading_dense_n\": 2", "\"leading_dense_n\": 0", "unknown field"},
@@ -290,6 +291,16 @@ Test(shape, latent_attention_is_as_by_hand) {
     cr_expect_eq(p->rotary_bytes, 16 * 8);
     cr_expect(p->tied);
     problem_free(p);
+    s.model.state_type = MACHINE_STATE_Q8_0;
+    OK(shape_problem(&p, &s, m, NULL, err));
+    cr_expect_eq(p->layer[0].state_row_bytes, (128 + 32) / 32 * 34);
+    cr_expect_eq(p->layer[0].state_bytes, 8192u * (128 + 32) / 32 * 34);
+    problem_free(p);
+    s.model.rope_n = 16;
+    hotset_error why = {0};
+    cr_expect_eq(problem_shape_check(&s.model, &why), HOTSET_E_ARGUMENT);
+    cr_expect_str_eq(why.message, "plan: the state's rotated part of 16 is no multiple of 32");
+    s.model.rope_n = 32;
     s.model.query_rank = 0;
     OK(shape_problem(&p, &s, m, NULL, err));
     cr_expect_eq(p->layer[0].mixer_n, 4);
