@@ -33,7 +33,7 @@ const option_row common_rows[COMMON_ROW_N] = {
      "tokens of context; 0: chosen by the command"},
     {"batch", 'b', OPTION_UINT, FIELD(batch_n), 0, TOKENS_MAX, "N", "tokens evaluated at once; 0: 256"},
     {"kv-type", 0, OPTION_CHOICE, FIELD(state_type), 0, 0, "f16|f32|q8_0",
-     "number type of the attention state; q8_0: half of f16's bytes, some loss"},
+     "number type of the attention state; q8_0 takes 53 % of f16's bytes"},
     {"activation", 0, OPTION_TEXT, FIELD(activation), 0, 0, "NAME",
      "FFN activation instead of the file's: silu, gelu, relu, relu2, drelu"},
     {"pre", 0, OPTION_TEXT, FIELD(pre), 0, 0, "NAME",
