@@ -131,8 +131,8 @@ double machine_time_s(double amount, double per_s) {
     return per_s > 0 ? amount / per_s : INFINITY;
 }
 
-/* Shares of F16's bytes/s and op/s that Q8_0 reaches: medians of 3 measurements of 2 cores of Sapphire Rapids
- * with AVX-512. */
+/* Shares of F16's bytes/s and op/s that Q8_0 reaches: medians of 3 measurements of 2 cores of an AMD EPYC
+ * (Zen 4) with AVX-512. */
 static const double q8_0_read = 0.8, q8_0_compute = 0.9;
 
 double machine_attend_s(const machine_device *d, machine_state state, double state_bytes, double op_n) {
