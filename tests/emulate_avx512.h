@@ -161,6 +161,7 @@ static inline __m512 emu_mm512_castsi512_ps(__m512i a) { return ((emu){.i = a}).
 static inline __m512d emu_mm512_castps_pd(__m512 a) { return (__m512d)a; }
 static inline __m512 emu_mm512_castpd_ps(__m512d a) { return (__m512)a; }
 static inline __m256 emu_mm512_extractf32x8_ps(__m512 a, int n) { return ((emu){.ps = a}).half_ps[n & 1]; }
+static inline __m256i emu_mm512_extracti64x4_epi64(__m512i a, int n) { return ((emu){.i = a}).half[n & 1]; }
 static inline __m512i emu_mm512_inserti64x4(__m512i a, __m256i b, int n) {
     emu r = {.i = a};
     r.half[n & 1] = b;
@@ -504,6 +505,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_dpwssd_epi32 emu_mm512_dpwssd_epi32
 #undef _mm512_extractf32x8_ps
 #define _mm512_extractf32x8_ps emu_mm512_extractf32x8_ps
+#undef _mm512_extracti64x4_epi64
+#define _mm512_extracti64x4_epi64 emu_mm512_extracti64x4_epi64
 #undef _mm512_fmadd_ps
 #define _mm512_fmadd_ps emu_mm512_fmadd_ps
 #undef _mm512_fnmadd_ps

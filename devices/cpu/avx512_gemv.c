@@ -1,9 +1,10 @@
 /* avx512_gemv.c - one activation row times weights as they stand in the file (decode).
  *
  * The bytes of the weights come from memory, so these kernels need only keep pace with it. What decides is
- * how the rows are walked. Q8_0, Q6_K and floats: one row at a time, which the hardware prefetcher follows.
- * Q4_0: four rows in lockstep share the activations; that defeats the prefetcher, so every line is prefetched
- * eight rows ahead. Q4_K: one row with prefetches some KB ahead. Prefetches with holes are worse than none.
+ * how the rows are walked. Q8_0, Q6_K and floats: one row at a time, which the hardware prefetcher follows,
+ * while the activations stay in the first level of cache. Those of longer rows are shared by rows in
+ * lockstep; that defeats the prefetcher, so every line is prefetched eight rows ahead. Other K-quants: one
+ * row with prefetches some KB ahead. Prefetches with holes are worse than none.
  *
  * vpdpbusd multiplies unsigned by signed bytes, so weights are taken as w + offset. Its int32 accumulators
  * start at -offset * (sum of the activations that each lane will meet), packed beside the activations: the
@@ -14,6 +15,9 @@
 #include "devices/cpu/avx2_blocks.h"
 
 enum { ROWS_AHEAD = 8, K_BYTES_AHEAD = 8192 };
+/* Longer rows than this are walked in lockstep: their activations leave the first level of cache while the
+ * weights stream through it. */
+enum { K_ALONE = 4096 };
 
 /* ---- Q8_0: two blocks per step ----------------------------------------------------------------------- */
 
@@ -46,24 +50,47 @@ INLINE __m512 step_q8_0(__m512 sum, __m512i w, __m256i halves, const act_q8_0 *x
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), d, sum);
 }
 
-INLINE float dot_q8_0(const uint8_t *w, const act_q8_0 *x, size_t block_n) {
-    __m512 sum = _mm512_setzero_ps();
+INLINE __m512 two_blocks_q8_0(__m512 sum, const uint8_t *w, const act_q8_0 *x) {
+    const __m512i first = _mm512_castsi256_si512(_mm256_loadu_si256((const void *)(w + 2)));
+    const __m256i second = _mm256_loadu_si256((const void *)(w + Q8_0_BYTES + 2));
+    const __m256i halves =
+        _mm256_mask_set1_epi16(_mm256_set1_epi16(read_i16(w)), 0xff00, read_i16(w + Q8_0_BYTES));
+    return step_q8_0(sum, _mm512_inserti64x4(first, second, 1), halves, x);
+}
+INLINE __m512 last_block_q8_0(__m512 sum, const uint8_t *w, const act_q8_0 *x) {
+    const __m512i first = _mm512_zextsi256_si512(_mm256_loadu_si256((const void *)(w + 2)));
+    return step_q8_0(sum, first, _mm256_maskz_set1_epi16(0x00ff, read_i16(w)), x);
+}
+
+/* `row_n` (1 or 2, a constant) rows in lockstep; `ahead`: bytes to prefetch ahead, 0 for none. */
+INLINE void dot_q8_0(float *y, const uint8_t *w, size_t row_bytes, const size_t row_n, const size_t ahead,
+                     const act_q8_0 *x, size_t block_n) {
+    __m512 sum[2];
+    UNROLL for (size_t r = 0; r < row_n; r++) sum[r] = _mm512_setzero_ps();
     for (size_t i = 0; i < block_n / 2; i++, w += 2 * Q8_0_BYTES, x++) {
-        const __m512i first = _mm512_castsi256_si512(_mm256_loadu_si256((const void *)(w + 2)));
-        const __m256i second = _mm256_loadu_si256((const void *)(w + Q8_0_BYTES + 2));
-        const __m256i halves =
-            _mm256_mask_set1_epi16(_mm256_set1_epi16(read_i16(w)), 0xff00, read_i16(w + Q8_0_BYTES));
-        sum = step_q8_0(sum, _mm512_inserti64x4(first, second, 1), halves, x);
+        UNROLL for (size_t r = 0; r < row_n; r++) {
+            const uint8_t *p = w + r * row_bytes;
+            if (ahead) { /* a step of 68 bytes meets two lines, or three */
+                prefetch(p, ahead);
+                prefetch(p, ahead + LINE);
+            }
+            sum[r] = two_blocks_q8_0(sum[r], p, x);
+        }
     }
-    if (block_n % 2) {
-        const __m512i first = _mm512_zextsi256_si512(_mm256_loadu_si256((const void *)(w + 2)));
-        sum = step_q8_0(sum, first, _mm256_maskz_set1_epi16(0x00ff, read_i16(w)), x);
+    UNROLL for (size_t r = 0; r < row_n; r++) {
+        if (block_n % 2) sum[r] = last_block_q8_0(sum[r], w + r * row_bytes, x);
+        y[r] = _mm512_reduce_add_ps(sum[r]);
     }
-    return _mm512_reduce_add_ps(sum);
 }
 
 static void gemv_q8_0(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k) {
-    for (size_t r = 0; r < row_n; r++) y[r] = dot_q8_0(w + r * row_bytes, act, k / BLOCK);
+    size_t r = 0;
+    if (k > K_ALONE) {
+        for (; r + 2 <= row_n; r += 2) {
+            dot_q8_0(y + r, w + r * row_bytes, row_bytes, 2, ROWS_AHEAD * row_bytes, act, k / BLOCK);
+        }
+    }
+    for (; r < row_n; r++) dot_q8_0(y + r, w + r * row_bytes, row_bytes, 1, 0, act, k / BLOCK);
 }
 
 /* ---- K-quants: one block of 256 per step -----------------------------------------------------------
@@ -117,19 +144,18 @@ INLINE void prefetch_block(const uint8_t *w, const size_t bytes) {
     UNROLL for (size_t line = 0; line < bytes; line += LINE) prefetch(w + line, K_BYTES_AHEAD);
 }
 
-/* Runs 2i and 2i + 1 of quants, with the bits that are wanted at `wanted`, from 32 bytes that hold them
- * shifted. */
-INLINE __m512i shifted_bits(__m512i bytes, const int left_0, const int left_1, const int wanted) {
-    const __m512i left = _mm512_inserti64x4(_mm512_set1_epi16((short)(left_0 > 0 ? left_0 : 0)),
-                                            _mm256_set1_epi16((short)(left_1 > 0 ? left_1 : 0)), 1);
-    const __m512i right = _mm512_inserti64x4(_mm512_set1_epi16((short)(left_0 < 0 ? -left_0 : 0)),
-                                             _mm256_set1_epi16((short)(left_1 < 0 ? -left_1 : 0)), 1);
-    if (left_0 > 0 || left_1 > 0) bytes = _mm512_sllv_epi16(bytes, left);
-    if (left_0 < 0 || left_1 < 0) bytes = _mm512_srlv_epi16(bytes, right);
-    return _mm512_and_si512(bytes, _mm512_set1_epi8((char)wanted));
+/* 32 bytes, and the same shifted to the right: bits of group j of a block in the lower half are then as far
+ * from the left as those of a later group in the upper one. */
+INLINE __m512i bits_twice(const uint8_t *p, const int shift) {
+    const __m256i upper = _mm256_set1_epi16((short)shift);
+    const __m512i by = _mm512_inserti64x4(_mm512_setzero_si512(), upper, 1);
+    return _mm512_srlv_epi16(_mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)p)), by);
 }
-INLINE __m512i twice_32(const uint8_t *p) {
-    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)p));
+/* quants | (bits & where), bits shifted to the left, or to the right where `left` is negative */
+INLINE __m512i join(__m512i quants, __m512i bits, const int left, const int where) {
+    if (left > 0) bits = _mm512_slli_epi16(bits, (unsigned)(left > 0 ? left : 0));
+    if (left < 0) bits = _mm512_srli_epi16(bits, (unsigned)(left < 0 ? -left : 0));
+    return _mm512_ternarylogic_epi64(quants, bits, _mm512_set1_epi8((char)where), 0xf8);
 }
 
 /* Q4_K, and Q5_K with a fifth bit of group j at bit j of 32 bytes. */
@@ -142,12 +168,12 @@ INLINE float dot_q4_k(const uint8_t *w, const act_k *x, size_t block_n, const bo
         prefetch_block(w, bytes);
         const __m512i w0 = _mm512_loadu_si512(w + quants), w1 = _mm512_loadu_si512(w + quants + 64);
         __m512i q[4] = {low_nibbles(w0), high_nibbles(w0), low_nibbles(w1), high_nibbles(w1)}, s[4];
-        if (five_bits) { /* groups 0 2, 1 3, 4 6, 5 7 */
-            const __m512i bits = twice_32(w + 16);
-            q[0] = _mm512_or_si512(q[0], shifted_bits(bits, 4, 2, 16));
-            q[1] = _mm512_or_si512(q[1], shifted_bits(bits, 3, 1, 16));
-            q[2] = _mm512_or_si512(q[2], shifted_bits(bits, 0, -2, 16));
-            q[3] = _mm512_or_si512(q[3], shifted_bits(bits, -1, -3, 16));
+        if (five_bits) { /* groups 0 and 2, 1 and 3, 4 and 6, 5 and 7 */
+            const __m512i bits = bits_twice(w + 16, 2);
+            q[0] = join(q[0], bits, 4, 16);
+            q[1] = join(q[1], bits, 3, 16);
+            q[2] = join(q[2], bits, 0, 16);
+            q[3] = join(q[3], bits, -1, 16);
         }
         UNROLL for (size_t j = 0; j < 4; j++) s[j] =
             _mm512_dpbusd_epi32(zero, q[j], _mm512_load_si512(x->x + 64 * j));
@@ -180,19 +206,14 @@ static const _Alignas(64) uint16_t natural_order[2][32] = {
     {8,  8,  8,  8,  12, 12, 12, 12, 9,  9,  9,  9,  13, 13, 13, 13,
      10, 10, 10, 10, 14, 14, 14, 14, 11, 11, 11, 11, 15, 15, 15, 15}};
 
-/* nibbles | (bits & 0x30) */
-INLINE __m512i join_q6_k(__m512i nibbles, __m512i bits) {
-    return _mm512_ternarylogic_epi64(nibbles, bits, _mm512_set1_epi8(0x30), 0xf8);
-}
-
 /* Half a block: 64 bytes of low nibbles and 32 bytes of two upper bits make 128 weights + 32. */
 INLINE void unpack_q6_k(__m512i w[2], const uint8_t *low, const uint8_t *high) {
     const __m512i to_4_left = _mm512_inserti64x4(_mm512_set1_epi16(4), _mm256_set1_epi16(2), 1);
     const __m512i to_4_right = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(2), 1);
     const __m512i nibbles = _mm512_loadu_si512(low);
     const __m512i bits = _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)high));
-    w[0] = join_q6_k(low_nibbles(nibbles), _mm512_sllv_epi16(bits, to_4_left));
-    w[1] = join_q6_k(high_nibbles(nibbles), _mm512_srlv_epi16(bits, to_4_right));
+    w[0] = join(low_nibbles(nibbles), _mm512_sllv_epi16(bits, to_4_left), 0, 0x30);
+    w[1] = join(high_nibbles(nibbles), _mm512_srlv_epi16(bits, to_4_right), 0, 0x30);
 }
 
 INLINE float dot_q6_k(const uint8_t *w, const act_k *x, size_t block_n) {
@@ -213,23 +234,36 @@ INLINE float dot_q6_k(const uint8_t *w, const act_k *x, size_t block_n) {
     return _mm512_reduce_add_ps(sum);
 }
 
-/* Half a block of Q2_K: 32 bytes make runs 0 and 1, 2 and 3. */
-INLINE void unpack_pairs(__m512i w[2], const uint8_t *p) {
-    const __m512i bytes = twice_32(p);
-    w[0] = shifted_bits(bytes, 0, -2, 3);
-    w[1] = shifted_bits(bytes, -4, -6, 3);
+/* Q2_K and Q3_K: 64 bytes hold the lower two bits; bits 2j and 2j + 1 those of runs j (32 bytes) and 4 + j.
+ * Activations stand likewise, and a quarter of a vector is a group of 16. */
+static void pack_pairs(void *act, const float *x, size_t k) {
+    pack_natural(act, x, k);
+    act_k *a = act;
+    for (size_t i = 0; i < k; i += SUPERBLOCK, a++) {
+        int8_t q[8][BLOCK];
+        memcpy(q, a->x, sizeof q);
+        for (size_t run = 0; run < 8; run++) memcpy(a->x + 64 * (run % 4) + 32 * (run / 4), q[run], BLOCK);
+    }
+}
+static const _Alignas(64) uint16_t pairs_order[2][32] = {
+    {0, 0, 0, 0, 2, 2, 2, 2, 1, 1, 1, 1, 3, 3, 3, 3, 8, 8, 8, 8, 10, 10, 10, 10, 9, 9, 9, 9, 11, 11, 11, 11},
+    {4,  4,  4,  4,  6,  6,  6,  6,  5,  5,  5,  5,  7,  7,  7,  7,
+     12, 12, 12, 12, 14, 14, 14, 14, 13, 13, 13, 13, 15, 15, 15, 15}};
+
+INLINE void unpack_pairs(__m512i q[4], const uint8_t *pairs, const uint8_t *third_bits) {
+    const __m512i v = _mm512_loadu_si512(pairs), three = _mm512_set1_epi8(3);
+    q[0] = _mm512_and_si512(v, three);
+    q[1] = _mm512_and_si512(_mm512_srli_epi16(v, 2), three);
+    q[2] = _mm512_and_si512(_mm512_srli_epi16(v, 4), three);
+    q[3] = _mm512_and_si512(_mm512_srli_epi16(v, 6), three);
+    if (!third_bits) return;
+    const __m512i bits = bits_twice(third_bits, 4);
+    q[0] = join(q[0], bits, 2, 4);
+    q[1] = join(q[1], bits, 1, 4);
+    q[2] = join(q[2], bits, 0, 4);
+    q[3] = join(q[3], bits, -1, 4);
 }
 
-/* Bit 2 of the quants of Q3_K: bit j of 32 bytes for run j. */
-INLINE void add_third_bits(__m512i w[4], const uint8_t *p) {
-    const __m512i bytes = twice_32(p);
-    w[0] = _mm512_or_si512(w[0], shifted_bits(bytes, 2, 1, 4));
-    w[1] = _mm512_or_si512(w[1], shifted_bits(bytes, 0, -1, 4));
-    w[2] = _mm512_or_si512(w[2], shifted_bits(bytes, -2, -3, 4));
-    w[3] = _mm512_or_si512(w[3], shifted_bits(bytes, -4, -5, 4));
-}
-
-/* Q2_K and Q3_K. */
 INLINE float dot_pairs(const uint8_t *w, const act_k *x, size_t block_n, const fast_form f) {
     const __m512i zero = _mm512_setzero_si512();
     const size_t quants = f.high_bits ? offsetof(quant_q3_k, q) : offsetof(quant_q2_k, q);
@@ -239,16 +273,14 @@ INLINE float dot_pairs(const uint8_t *w, const act_k *x, size_t block_n, const f
         __m512i q[4], s[4], start = zero;
         __m128i scale, min;
         prefetch_block(w, f.block_bytes);
-        unpack_pairs(q, w + quants);
-        unpack_pairs(q + 2, w + quants + 32);
-        if (f.high_bits) add_third_bits(q, w + offsetof(quant_q3_k, high));
+        unpack_pairs(q, w + quants, f.high_bits ? w + offsetof(quant_q3_k, high) : NULL);
         UNROLL for (size_t j = 0; j < 4; j++) s[j] =
             _mm512_dpbusd_epi32(zero, q[j], _mm512_load_si512(x->x + 64 * j));
         f.numbers(&scale, &min, w);
         const __m256i scales = _mm256_cvtepi8_epi16(scale), sums = _mm256_load_si256((const void *)x->sums);
         if (f.offset) /* 4 */
             start = _mm512_zextsi256_si512(_mm256_slli_epi32(_mm256_madd_epi16(scales, sums), 2));
-        const __m512i scaled = apply_scales(start, s, scales, natural_order);
+        const __m512i scaled = apply_scales(start, s, scales, pairs_order);
         const __m128i halves = f.has_min ? _mm_cvtsi32_si128(read_i32(w + f.d_at)) /* d, dmin */
                                          : _mm_set1_epi16(read_i16(w + f.d_at));
         const __m128 d = _mm_mul_ps(_mm_cvtph_ps(halves), _mm_set1_ps(x->d));
@@ -323,69 +355,89 @@ ROW_BY_ROW(q5_k, dot_q4_k(w, act, k / SUPERBLOCK, true))
 ROW_BY_ROW(q6_k, dot_q6_k(w, act, k / SUPERBLOCK))
 ROW_BY_ROW(iq4_xs, dot_iq4_xs(w, act, k / SUPERBLOCK))
 
-/* ---- Floats: the activation row, padded with zeros to whole vectors ---------------------------------------
+/* ---- Floats: the activation row, padded with zeros to whole lines
+ * ------------------------------------------
  */
 
-static size_t bytes_float(size_t k) { return (k + 15) / 16 * 16 * sizeof(float); }
+enum {
+    LINE_WEIGHTS = 32 /* of 16 bits */,
+    LOCKSTEP = 8,
+    CHAINS = 4 /* sums of a row, so that the adds overlap */
+};
+
+static size_t bytes_float(size_t k) { return (size_t)round_up(k, LINE_WEIGHTS) * sizeof(float); }
 
 static void pack_float(void *act, const float *x, size_t k) {
+    memcpy(act, x, k * sizeof *x);
+    memset((float *)act + k, 0, bytes_float(k) - k * sizeof *x);
+}
+
+/* Of each line the even ones, then the odd ones: BF16 in the upper halves of 32 bits are floats. */
+static void pack_bf16(void *act, const float *x, size_t k) {
     float *a = act;
-    size_t i = 0;
-    for (; i + 16 <= k; i += 16) _mm512_store_ps(a + i, _mm512_loadu_ps(x + i));
-    if (i < k) _mm512_store_ps(a + i, _mm512_maskz_loadu_ps(lanes_left(k - i), x + i));
+    for (size_t i = 0; i < k; i += LINE_WEIGHTS, a += LINE_WEIGHTS)
+        for (size_t j = 0; j < LINE_WEIGHTS / 2; j++) {
+            a[j] = i + 2 * j < k ? x[i + 2 * j] : 0;
+            a[LINE_WEIGHTS / 2 + j] = i + 2 * j + 1 < k ? x[i + 2 * j + 1] : 0;
+        }
 }
 
-enum { CHAINS = 4 }; /* independent sums per row, so that the adds overlap */
+/* A line of weights, read whole: half a line at a time comes slower from memory. */
+INLINE void add_line(__m512 sum[2], __m512i w, const gguf_type type, const float *x) {
+    __m512 first, second;
+    if (type == GGUF_F16) {
+        first = _mm512_cvtph_ps(_mm512_castsi512_si256(w));
+        second = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(w, 1));
+    } else {
+        first = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+        second = _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)));
+    }
+    sum[0] = _mm512_fmadd_ps(first, _mm512_load_ps(x), sum[0]);
+    sum[1] = _mm512_fmadd_ps(second, _mm512_load_ps(x + LINE_WEIGHTS / 2), sum[1]);
+}
 
-/* `row_n` (1 or 2) rows in lockstep; `ahead`: bytes to prefetch ahead, 0 for none. These and `type` are
- * constants. */
-INLINE void dot_float(float *y, const uint8_t *w, size_t row_bytes, const size_t row_n, const size_t ahead,
-                      const gguf_type type, const float *x, size_t k) {
-    const size_t bytes = float_bytes(type);
-    __m512 sum[2][CHAINS];
+/* `row_n` (1 or LOCKSTEP) rows in lockstep, `line_n` (1 or 2) lines of each at a time; `ahead`: bytes to
+ * prefetch ahead, 0 for none. These and `type` are constants. */
+INLINE void dot_16_bit(float *y, const uint8_t *w, size_t row_bytes, const size_t row_n, const size_t line_n,
+                       const size_t ahead, const gguf_type type, const float *x, size_t k) {
+    __m512 sum[LOCKSTEP][CHAINS];
     UNROLL for (size_t r = 0; r < row_n; r++) {
-        UNROLL for (size_t c = 0; c < CHAINS; c++) sum[r][c] = _mm512_setzero_ps();
+        UNROLL for (size_t c = 0; c < 2 * line_n; c++) sum[r][c] = _mm512_setzero_ps();
     }
     size_t i = 0;
-    for (; i + 16 * CHAINS <= k; i += 16 * CHAINS) {
+    for (; i + LINE_WEIGHTS * line_n <= k; i += LINE_WEIGHTS * line_n) {
         UNROLL for (size_t r = 0; r < row_n; r++) {
-            const uint8_t *p = w + r * row_bytes + i * bytes;
-            if (ahead) {
-                UNROLL for (size_t line = 0; line < 16 * CHAINS * bytes; line += LINE)
-                    prefetch(p + line, ahead);
-            }
-            UNROLL for (size_t c = 0; c < CHAINS; c++) {
-                const __m512 v = load_float(type, p + 16 * c * bytes, 0xffff);
-                sum[r][c] = _mm512_fmadd_ps(v, _mm512_load_ps(x + i + 16 * c), sum[r][c]);
+            UNROLL for (size_t l = 0; l < line_n; l++) {
+                const uint8_t *p = w + r * row_bytes + 2 * i + LINE * l;
+                if (ahead) prefetch(p, ahead);
+                add_line(sum[r] + 2 * l, _mm512_loadu_si512(p), type, x + i + LINE_WEIGHTS * l);
             }
         }
     }
-    for (; i < k; i += 16) {
-        const __mmask16 lanes = lanes_left(k - i);
+    for (; i < k; i += LINE_WEIGHTS) {
+        const __mmask64 bytes = k - i < LINE_WEIGHTS ? ((__mmask64)1 << 2 * (k - i)) - 1 : ~(__mmask64)0;
         UNROLL for (size_t r = 0; r < row_n; r++) {
-            const __m512 v = load_float(type, w + r * row_bytes + i * bytes, lanes);
-            sum[r][0] = _mm512_fmadd_ps(v, _mm512_load_ps(x + i), sum[r][0]);
+            add_line(sum[r], _mm512_maskz_loadu_epi8(bytes, w + r * row_bytes + 2 * i), type, x + i);
         }
     }
     UNROLL for (size_t r = 0; r < row_n; r++) {
-        const __m512 a = _mm512_add_ps(sum[r][0], sum[r][1]), b = _mm512_add_ps(sum[r][2], sum[r][3]);
-        y[r] = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
+        __m512 all = _mm512_add_ps(sum[r][0], sum[r][1]);
+        if (line_n == 2) all = _mm512_add_ps(all, _mm512_add_ps(sum[r][2], sum[r][3]));
+        y[r] = _mm512_reduce_add_ps(all);
     }
 }
-
-/* Activations longer than this leave the first level of cache while 16-bit weights stream through it: then
- * two rows share them, with prefetches, since lockstep defeats the hardware's. */
-enum { K_SHARED = 4096 };
 
 INLINE void gemv_16_bit(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const gguf_type type,
                         const float *x, size_t k) {
     size_t r = 0;
-    if (k > K_SHARED) {
-        for (; r + 2 <= row_n; r += 2) {
-            dot_float(y + r, w + r * row_bytes, row_bytes, 2, ROWS_AHEAD * row_bytes, type, x, k);
-        }
+    if (k <= K_ALONE) {
+        for (; r < row_n; r++) dot_16_bit(y + r, w + r * row_bytes, row_bytes, 1, 2, 0, type, x, k);
+        return;
     }
-    for (; r < row_n; r++) dot_float(y + r, w + r * row_bytes, row_bytes, 1, 0, type, x, k);
+    for (; r + LOCKSTEP <= row_n; r += LOCKSTEP) {
+        dot_16_bit(y + r, w + r * row_bytes, row_bytes, LOCKSTEP, 1, ROWS_AHEAD * row_bytes, type, x, k);
+    }
+    for (; r < row_n; r++) dot_16_bit(y + r, w + r * row_bytes, row_bytes, 1, 1, 0, type, x, k);
 }
 
 static void gemv_f16(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k) {
@@ -394,9 +446,21 @@ static void gemv_f16(float *y, const uint8_t *w, size_t row_bytes, size_t row_n,
 static void gemv_bf16(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k) {
     gemv_16_bit(y, w, row_bytes, row_n, GGUF_BF16, act, k);
 }
-static void gemv_f32(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k) {
-    for (size_t r = 0; r < row_n; r++) dot_float(y + r, w + r * row_bytes, row_bytes, 1, 0, GGUF_F32, act, k);
+
+INLINE float dot_f32(const uint8_t *w, const float *x, size_t k) {
+    __m512 sum[CHAINS];
+    UNROLL for (size_t c = 0; c < CHAINS; c++) sum[c] = _mm512_setzero_ps();
+    size_t i = 0;
+    for (; i + 16 * CHAINS <= k; i += 16 * CHAINS) {
+        UNROLL for (size_t c = 0; c < CHAINS; c++) sum[c] = _mm512_fmadd_ps(
+            _mm512_loadu_ps(w + (i + 16 * c) * sizeof *x), _mm512_load_ps(x + i + 16 * c), sum[c]);
+    }
+    for (; i < k; i += 16)
+        sum[0] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes_left(k - i), w + i * sizeof *x),
+                                 _mm512_load_ps(x + i), sum[0]);
+    return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
 }
+ROW_BY_ROW(f32, dot_f32(w, act, k))
 
 static void set(cpu_matmul *m, size_t (*bytes)(size_t), void (*pack)(void *, const float *, size_t),
                 void (*gemv)(float *, const uint8_t *, size_t, size_t, const void *, size_t)) {
@@ -408,12 +472,12 @@ static void set(cpu_matmul *m, size_t (*bytes)(size_t), void (*pack)(void *, con
 void avx512_gemv(cpu_kernels *k) {
     set(&k->matmul[GGUF_Q8_0], bytes_q8_0, pack_q8_0, gemv_q8_0);
     set(&k->matmul[GGUF_Q4_K], bytes_k, pack_q4_k, gemv_q4_k);
-    set(&k->matmul[GGUF_Q2_K], bytes_k, pack_natural, gemv_q2_k);
-    set(&k->matmul[GGUF_Q3_K], bytes_k, pack_natural, gemv_q3_k);
+    set(&k->matmul[GGUF_Q2_K], bytes_k, pack_pairs, gemv_q2_k);
+    set(&k->matmul[GGUF_Q3_K], bytes_k, pack_pairs, gemv_q3_k);
     set(&k->matmul[GGUF_Q5_K], bytes_k, pack_q4_k, gemv_q5_k);
     set(&k->matmul[GGUF_Q6_K], bytes_k, pack_natural, gemv_q6_k);
     set(&k->matmul[GGUF_IQ4_XS], bytes_iq4_xs, pack_iq4_xs, gemv_iq4_xs);
     set(&k->matmul[GGUF_F32], bytes_float, pack_float, gemv_f32);
     set(&k->matmul[GGUF_F16], bytes_float, pack_float, gemv_f16);
-    set(&k->matmul[GGUF_BF16], bytes_float, pack_float, gemv_bf16);
+    set(&k->matmul[GGUF_BF16], bytes_float, pack_bf16, gemv_bf16);
 }
