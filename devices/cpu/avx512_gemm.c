@@ -29,13 +29,61 @@ typedef struct panel_32 {
 static size_t tile_bytes_32(size_t k) { return k / BLOCK * sizeof(tile_32); }
 static size_t panel_bytes_32(size_t k) { return k / BLOCK * sizeof(panel_32); }
 
+/* Lane c: the greatest of v[c], or its sum. */
+INLINE __m256 greatest_of_each(const __m256 v[COLS]) {
+    __m256 two[4], four[2];
+    UNROLL for (size_t i = 0; i < 4; i++) {
+        const __m256 a = v[2 * i], b = v[2 * i + 1];
+        two[i] = _mm256_max_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    }
+    UNROLL for (size_t i = 0; i < 2; i++) {
+        const __m256 a = two[2 * i], b = two[2 * i + 1];
+        four[i] = _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+    }
+    return _mm256_max_ps(_mm256_permute2f128_ps(four[0], four[1], 0x20),
+                         _mm256_permute2f128_ps(four[0], four[1], 0x31));
+}
+INLINE __m256i sum_of_each(const __m256i v[COLS]) {
+    const __m256i low = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    const __m256i high = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+    return _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20),
+                            _mm256_permute2x128_si256(low, high, 0x31));
+}
+
+/* The rule of `quantise` for a block of all columns at once, that their scales share a division. Gives the
+ * sums of each column's bytes. */
+INLINE __m256i quantise_columns(panel_32 *p, const float *x, size_t x_stride, size_t col_n) {
+    _Alignas(32) float inverse[COLS];
+    __m256 most[COLS];
+    __m256i sum[COLS];
+    UNROLL for (size_t c = 0; c < COLS; c++) {
+        const float *column = x + (c < col_n ? c : col_n - 1) * x_stride;
+        const __m512 m = _mm512_max_ps(_mm512_abs_ps(_mm512_loadu_ps(column)),
+                                       _mm512_abs_ps(_mm512_loadu_ps(column + 16)));
+        most[c] = _mm256_max_ps(_mm512_castps512_ps256(m), _mm512_extractf32x8_ps(m, 1));
+    }
+    const __m256 a = greatest_of_each(most), scale = _mm256_div_ps(_mm256_set1_ps(127), a);
+    const __m256 finite = _mm256_cmp_ps(scale, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ);
+    _mm256_store_ps(inverse, _mm256_and_ps(scale, finite));
+    _mm256_storeu_ps(p->d, _mm256_div_ps(a, _mm256_set1_ps(127)));
+    UNROLL for (size_t c = 0; c < COLS; c++) {
+        const float *column = x + (c < col_n ? c : col_n - 1) * x_stride;
+        const __m512 by = _mm512_set1_ps(inverse[c]);
+        const __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(column), by));
+        const __m512i second = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(column + 16), by));
+        _mm_storeu_si128((void *)p->x[c], _mm512_cvtsepi32_epi8(first));
+        _mm_storeu_si128((void *)(p->x[c] + 16), _mm512_cvtsepi32_epi8(second));
+        const __m512i both = _mm512_add_epi32(first, second);
+        sum[c] = _mm256_add_epi32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1));
+    }
+    return sum_of_each(sum);
+}
+
 INLINE void panel_pack_32(panel_32 *p, const float *x, size_t x_stride, size_t col_n, size_t k,
                           const int offset) {
     for (size_t i = 0; i < k; i += BLOCK, p++) {
-        for (size_t c = 0; c < COLS; c++) {
-            p->d[c] = quantise(p->x[c], x + (c < col_n ? c : col_n - 1) * x_stride + i, BLOCK);
-            p->start[c] = -offset * sum_i8(p->x[c], BLOCK);
-        }
+        const __m256i sum = quantise_columns(p, x + i, x_stride, col_n);
+        _mm256_storeu_si256((void *)p->start, _mm256_mullo_epi32(sum, _mm256_set1_epi32(-offset)));
     }
 }
 
@@ -511,8 +559,8 @@ static size_t panel_bytes_32_m(size_t k) { return k / BLOCK * sizeof(panel_32_m)
 static void panel_pack_32_m(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
     panel_32_m *p = panel;
     for (size_t i = 0; i < k; i += BLOCK, p++) {
-        panel_pack_32(&p->block, x + i, x_stride, col_n, BLOCK, 0);
-        for (size_t c = 0; c < COLS; c++) p->sum[c] = p->block.d[c] * (float)sum_i8(p->block.x[c], BLOCK);
+        const __m256 sum = _mm256_cvtepi32_ps(quantise_columns(&p->block, x + i, x_stride, col_n));
+        _mm256_storeu_ps(p->sum, _mm256_mul_ps(_mm256_loadu_ps(p->block.d), sum));
     }
 }
 

@@ -170,6 +170,8 @@ static void multiply_tile(const tile_job *job, const uint8_t *tile, uint32_t fro
     const float *bias = cpu_unit_bias(job->part, job->unit);
     for (uint32_t c = 0; c < job->col_n; c += (uint32_t)mm->panel_cols) {
         const uint8_t *panel = job->panels + panel_stride(mm, m->in_n) * (c / mm->panel_cols);
+        for (uint32_t i = 0; i < mm->panel_cols && c + i < job->col_n; i++) /* a line of each, far apart */
+            __builtin_prefetch(column_output(job, c + i) + from, 1);
         mm->tile_mul(job->rectangle, mm->tile_rows, tile, panel, m->in_n);
         for (uint32_t i = 0; i < mm->panel_cols && c + i < job->col_n; i++)
             cpu_finish(column_output(job, c + i) + from, job->rectangle + i * mm->tile_rows,
