@@ -1,7 +1,7 @@
 /* avx2_blocks.c - AVX2: products of the block types that have no kernels of their own, by one form for all.
  *
- * Decode walks one row after the other, as avx2_gemv.c does. Blocks of 32: values as signed bytes, |w| times
- * the activations with the sign of w. Blocks of 256: sums of 16 meet their scales as integers.
+ * Decode of blocks of 256 walks one row after the other, as avx2_gemv.c does; sums of 16 meet their scales as
+ * integers. That of blocks of 32 is in avx2_nibbles.c.
  *
  * Prefill multiplies numbers of 16 bits: a tile holds values, of K-quants times their scale, which is exact,
  * so that a whole block is one sum of integers.
@@ -19,46 +19,6 @@ AVX2_INLINE void prefetch_block(const uint8_t *w, size_t bytes, size_t ahead) {
 /* Sums of pairs of products, w signed (nowhere -128 next to it: 2 * 127 * 127 fits). */
 AVX2_INLINE __m256i signed_pairs(__m256i w, __m256i x) {
     return _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w));
-}
-
-/* ---- Decode: blocks of 32 ---- */
-
-typedef struct act_32 {
-    int8_t q[32];
-    float d, sum; /* sum: d times that of q */
-} act_32;
-
-static size_t act_size_32(size_t k) { return k / 32 * sizeof(act_32); }
-
-static int sum_of_bytes(__m256i q) {
-    int32_t quads[8];
-    _mm256_storeu_si256((__m256i *)(void *)quads, sum_quads(q));
-    return quads[0] + quads[1] + quads[2] + quads[3] + quads[4] + quads[5] + quads[6] + quads[7];
-}
-
-static void act_pack_32(void *act, const float *x, size_t k) {
-    act_32 *a = act;
-    for (size_t i = 0; i < k; i += 32, a++) {
-        __m256 inverse;
-        a->d = act_scale(x + i, 32, &inverse);
-        const __m256i q = act_bytes_32(x + i, inverse);
-        _mm256_storeu_si256((__m256i *)(void *)a->q, q);
-        a->sum = a->d * (float)sum_of_bytes(q);
-    }
-}
-
-AVX2_INLINE float dot_32(const uint8_t *w, const act_32 *a, size_t block_n, const fast_form f) {
-    __m256 sum = _mm256_setzero_ps();
-    __m128 min_sum = _mm_setzero_ps();
-    for (size_t b = 0; b < block_n; b++, a++, w += f.block_bytes) {
-        if (b % 2 == 0) prefetch_block(w, 2 * f.block_bytes, BYTES_AHEAD);
-        const __m256i pairs = signed_pairs(signed_values(f, f.quants(w, 0)), load_256(a->q));
-        const __m256i s = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-        sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), _mm256_mul_ps(block_d(f, w), _mm256_set1_ps(a->d)), sum);
-        if (f.has_min)
-            min_sum = _mm_fmadd_ss(_mm256_castps256_ps128(block_dmin(f, w)), _mm_set_ss(a->sum), min_sum);
-    }
-    return sum_8(sum) + _mm_cvtss_f32(min_sum);
 }
 
 /* ---- Decode: blocks of 256 ---- */
@@ -100,8 +60,6 @@ AVX2_INLINE __m256i against_sums(__m128i bytes, const act_256 *a) {
 }
 
 AVX2_INLINE float dot_256(const uint8_t *w, const act_256 *a, size_t block_n, const fast_form f) {
-    const __m128i spread =
-        _mm_set_epi64x(0x0101010101010101, 0); /* bytes 0 and 1 to the halves of a register */
     __m256 sum = _mm256_setzero_ps();
     for (; block_n > 0; block_n--, a++, w += f.block_bytes) {
         __m128i scale, min;
@@ -110,14 +68,15 @@ AVX2_INLINE float dot_256(const uint8_t *w, const act_256 *a, size_t block_n, co
         __m256i total = _mm256_setzero_si256();
         if (f.offset && !f.values) /* offset * scale * minus the sum */
             total = _mm256_mullo_epi32(against_sums(scale, a), _mm256_set1_epi32(f.offset));
+        const __m256i words = _mm256_cvtepi8_epi16(scale);
+        const __m256i scales[2] = {_mm256_permute4x64_epi64(words, 0x44),
+                                   _mm256_permute4x64_epi64(words, 0xee)};
         AVX2_UNROLL
         for (int j = 0; j < 8; j++) {
             const __m256i q = opaque(f.quants(w, (size_t)j)), x = load_256(a->q + 32 * j);
             const __m256i pairs =
                 f.values ? signed_pairs(signed_values(f, q), x) : _mm256_maddubs_epi16(q, x);
-            const __m256i both = _mm256_cvtepi8_epi16(
-                _mm_shuffle_epi8(scale, _mm_add_epi8(spread, _mm_set1_epi8((char)(2 * j)))));
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, both));
+            total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, spread_words(scales[j / 4], j % 4)));
         }
         const __m256 dx = _mm256_set1_ps(a->d);
         sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_mul_ps(block_d(f, w), dx), sum);
@@ -269,6 +228,12 @@ AVX2_INLINE void neuron_tiles(uint8_t *tiles, size_t tile_stride, const uint8_t 
         }
 }
 
+static int sum_of_bytes(__m256i q) {
+    int32_t quads[8];
+    _mm256_storeu_si256((__m256i *)(void *)quads, sum_quads(q));
+    return quads[0] + quads[1] + quads[2] + quads[3] + quads[4] + quads[5] + quads[6] + quads[7];
+}
+
 typedef struct panel_32 {
     int16_t x[COLS][32];
     float d[COLS], sum[COLS]; /* sum: d times that of x */
@@ -293,11 +258,11 @@ static void panel_pack_32(void *panel, const float *x, size_t x_stride, size_t c
         const float *column = x + (c < col_n ? c : col_n - 1) * x_stride;
         panel_32 *p = panel;
         for (size_t i = 0; i < k; i += 32, p++) {
-            act_32 a;
-            act_pack_32(&a, column + i, 32);
-            widen_bytes(p->x[c], load_256(a.q));
-            p->d[c] = a.d;
-            p->sum[c] = a.sum;
+            __m256 inverse;
+            p->d[c] = act_scale(column + i, 32, &inverse);
+            const __m256i q = act_bytes_32(column + i, inverse);
+            widen_bytes(p->x[c], q);
+            p->sum[c] = p->d[c] * (float)sum_of_bytes(q);
         }
     }
 }
@@ -378,11 +343,7 @@ AVX2_INLINE void tile_mul(float *y, size_t y_stride, const uint8_t *tile, const 
 
 /* ---- The slots ---- */
 
-#define BLOCK_SLOTS(type, TYPE, n)                                                                           \
-    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
-                            size_t k) {                                                                      \
-        for (size_t r = 0; r < row_n; r++) y[r] = dot_##n(w + r * row_bytes, act, k / (n), FAST_##TYPE);     \
-    }                                                                                                        \
+#define TILE_FUNCTIONS(type, TYPE, n)                                                                        \
     static size_t tile_bytes_##type(size_t k) { return k / (n)*tile_block_bytes(FAST_##TYPE); }              \
     static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
         tile_unpack(tile, w, row_bytes, row_n, k, FAST_##TYPE);                                              \
@@ -394,28 +355,40 @@ AVX2_INLINE void tile_mul(float *y, size_t y_stride, const uint8_t *tile, const 
                                     size_t from, size_t row_n, size_t k) {                                   \
         neuron_tiles(tiles, tile_stride, stored, out_n, from, row_n, k, FAST_##TYPE);                        \
     }
-#define FILL(type, TYPE, n)                                                                                  \
-    k->matmul[GGUF_##TYPE] = (cpu_matmul){act_size_##n,                                                      \
-                                          act_pack_##n,                                                      \
-                                          gemv_##type,                                                       \
-                                          ROWS,                                                              \
-                                          COLS,                                                              \
-                                          panel_bytes_##n,                                                   \
-                                          panel_pack_##n,                                                    \
-                                          tile_bytes_##type,                                                 \
-                                          tile_unpack_##type,                                                \
-                                          tile_mul_##type,                                                   \
-                                          neuron_tiles_##type};
-#define THESE_TYPES(X)                                                                                       \
+#define SET_TILES(type, TYPE, n)                                                                             \
+    k->matmul[GGUF_##TYPE] = (cpu_matmul){.tile_rows = ROWS,                                                 \
+                                          .panel_cols = COLS,                                                \
+                                          .panel_bytes = panel_bytes_##n,                                    \
+                                          .panel_pack = panel_pack_##n,                                      \
+                                          .tile_bytes = tile_bytes_##type,                                   \
+                                          .tile_unpack = tile_unpack_##type,                                 \
+                                          .tile_mul = tile_mul_##type,                                       \
+                                          .neuron_tiles = neuron_tiles_##type};
+#define GEMV(type, TYPE, n)                                                                                  \
+    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
+                            size_t k) {                                                                      \
+        for (size_t r = 0; r < row_n; r++) y[r] = dot_256(w + r * row_bytes, act, k / (n), FAST_##TYPE);     \
+    }
+#define SET_GEMV(type, TYPE, n)                                                                              \
+    k->matmul[GGUF_##TYPE].act_bytes = act_size_256, k->matmul[GGUF_##TYPE].act_pack = act_pack_256,         \
+    k->matmul[GGUF_##TYPE].gemv = gemv_##type;
+#define TYPES_OF_32(X)                                                                                       \
     X(q4_1, Q4_1, 32)                                                                                        \
     X(q5_0, Q5_0, 32)                                                                                        \
     X(q5_1, Q5_1, 32)                                                                                        \
     X(iq4_nl, IQ4_NL, 32)                                                                                    \
-    X(mxfp4, MXFP4, 32)                                                                                      \
+    X(mxfp4, MXFP4, 32)
+#define TYPES_OF_256(X)                                                                                      \
     X(q2_k, Q2_K, 256)                                                                                       \
     X(q3_k, Q3_K, 256)                                                                                       \
     X(q5_k, Q5_K, 256)                                                                                       \
     X(iq4_xs, IQ4_XS, 256)
-THESE_TYPES(BLOCK_SLOTS)
+TYPES_OF_32(TILE_FUNCTIONS)
+TYPES_OF_256(TILE_FUNCTIONS)
+TYPES_OF_256(GEMV)
 
-void cpu_avx2_blocks_init(cpu_kernels *k) { THESE_TYPES(FILL) }
+void cpu_avx2_blocks_init(cpu_kernels *k) {
+    TYPES_OF_32(SET_TILES)
+    TYPES_OF_256(SET_TILES)
+    TYPES_OF_256(SET_GEMV)
+}

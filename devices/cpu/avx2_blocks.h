@@ -80,9 +80,12 @@ FIVE_BIT_QUANTS(q5_1)
 AVX2_INLINE __m256i quants_q2_k(const uint8_t *block, size_t run) {
     return low_bits_of(load_256(block + offsetof(quant_q2_k, q) + RUN * (run / 4)), (int)(2 * (run % 4)), 3);
 }
-/* Bit `run` of 32 bytes, at bit `to`. */
+/* Bit `run` of 32 bytes, at bit `to`; both constants. */
 AVX2_INLINE __m256i bit_of_bytes(const uint8_t *p, size_t run, int to) {
-    return _mm256_slli_epi16(low_bits_of(load_256(p), (int)run, 1), to);
+    const int left = to - (int)run;
+    const __m256i v = load_256(p),
+                  moved = left > 0 ? _mm256_slli_epi16(v, left) : _mm256_srli_epi16(v, -left);
+    return _mm256_and_si256(moved, _mm256_set1_epi8((char)(1 << to)));
 }
 AVX2_INLINE __m256i quants_q3_k(const uint8_t *block, size_t run) {
     const __m256i v = load_256(block + offsetof(quant_q3_k, q) + RUN * (run / 4));
@@ -184,6 +187,13 @@ AVX2_INLINE void numbers_iq4_xs(__m128i *scale, __m128i *min, const uint8_t *blo
     const __m128i bytes = _mm_packs_epi16(words, words);
     *scale = _mm_unpacklo_epi8(bytes, bytes);
     *min = _mm_setzero_si128();
+}
+
+/* Words 2j and 2j + 1 (j a constant) of what both halves of a register hold, to all words of the lower and of
+ * the upper half. */
+AVX2_INLINE __m256i spread_words(__m256i v, const int j) {
+    const __m128i first = _mm_set1_epi16((short)(0x0100 + 0x0404 * j));
+    return _mm256_shuffle_epi8(v, _mm256_set_m128i(_mm_add_epi8(first, _mm_set1_epi8(2)), first));
 }
 
 /* ---- Neurons ----------------------------------------------------------------------------------------- */

@@ -94,91 +94,6 @@ static float dot_q8_0(const uint8_t *w, const void *act, size_t k) {
     return sum_8(_mm256_add_ps(sum[0], sum[1]));
 }
 
-/* ---- Q4_0: four blocks per step, two per register, one in each half ---- */
-
-enum { Q4_0_STEP = 4 * sizeof(quant_q4_0) };
-
-typedef struct act_q4_0 { /* of blocks 0 to 3; zeros in place of missing ones */
-    int8_t q[2][2][32];   /* [blocks 0 and 1 | 2 and 3][values 0-15 | 16-31 of each of the two] */
-    int32_t start[8]; /* -8 * the sum of the bytes that each 32-bit lane meets: the offset of the quants */
-    float d[8];       /* scale of the block that the lane belongs to: 0 2 0 2 1 3 1 3 */
-} act_q4_0;
-
-static size_t act_bytes_q4_0(size_t k) { return (k + 127) / 128 * sizeof(act_q4_0); }
-
-/* From lanes of 16 bits of blocks 0 | 1 and 2 | 3 to lanes of 32 bits of blocks 0 2 0 2 | 1 3 1 3. */
-AVX2_INLINE __m256i merge_pairs(__m256i a, __m256i b) {
-    const __m256i sums = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-    return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
-}
-
-static void act_pack_q4_0(void *act, const float *x, size_t k) {
-    for (act_q4_0 *a = act; k > 0; a++) {
-        __m256i q[4], pairs[2];
-        float d[4] = {0};
-        for (int j = 0; j < 4; j++) q[j] = _mm256_setzero_si256();
-        for (int j = 0; j < 4 && k > 0; j++, x += 32, k -= 32) {
-            __m256 inverse;
-            d[j] = act_scale(x, 32, &inverse);
-            q[j] = act_bytes_32(x, inverse);
-        }
-        for (int j = 0; j < 2; j++) {
-            const __m256i low = _mm256_permute2x128_si256(q[2 * j], q[2 * j + 1], 0x20);
-            const __m256i high = _mm256_permute2x128_si256(q[2 * j], q[2 * j + 1], 0x31);
-            const __m256i one = _mm256_set1_epi8(1);
-            _mm256_store_si256((__m256i *)(void *)a->q[j][0], low);
-            _mm256_store_si256((__m256i *)(void *)a->q[j][1], high);
-            pairs[j] = _mm256_add_epi16(_mm256_maddubs_epi16(one, low), _mm256_maddubs_epi16(one, high));
-        }
-        const __m256i sums = merge_pairs(pairs[0], pairs[1]);
-        const __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(sums, 3));
-        _mm256_store_si256((__m256i *)(void *)a->start, start);
-        for (int i = 0; i < 8; i++) a->d[i] = d[i / 4 + i % 2 * 2];
-    }
-}
-
-/* The nibbles of two blocks times their activations: 16 lanes of 16 bits, each at most 4 * 15 * 127. */
-AVX2_INLINE __m256i dot_nibbles(const uint8_t *first, const uint8_t *second, const int8_t (*q)[32]) {
-    const __m256i mask = _mm256_set1_epi8(15),
-                  nibbles = _mm256_set_m128i(load_128(second + 2), load_128(first + 2));
-    const __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(nibbles, mask), load_256(q[0]));
-    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(nibbles, 4), mask);
-    return _mm256_add_epi16(low, _mm256_maddubs_epi16(high, load_256(q[1])));
-}
-
-AVX2_INLINE uint64_t half_bits(const uint8_t *p) {
-    uint16_t h;
-    memcpy(&h, p, sizeof h);
-    return h;
-}
-
-AVX2_INLINE __m256 dot_q4_0_step(const uint8_t *w, const act_q4_0 *a, __m256 sum) {
-    enum { B = sizeof(quant_q4_0) };
-    const __m256i pairs_01 = dot_nibbles(w, w + B, a->q[0]),
-                  pairs_23 = dot_nibbles(w + 2 * B, w + 3 * B, a->q[1]);
-    const __m256i s = _mm256_add_epi32(merge_pairs(pairs_01, pairs_23), load_256(a->start));
-    const uint64_t halves =
-        half_bits(w) | half_bits(w + 2 * B) << 16 | half_bits(w + B) << 32 | half_bits(w + 3 * B) << 48;
-    const __m128d scales_0213 = _mm_castps_pd(_mm_cvtph_ps(_mm_cvtsi64_si128((long long)halves)));
-    const __m256 scale = _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castpd128_pd256(scales_0213), 0x50));
-    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), _mm256_mul_ps(scale, _mm256_load_ps(a->d)), sum);
-}
-
-static float dot_q4_0(const uint8_t *w, const void *act, size_t k) {
-    const act_q4_0 *a = act;
-    __m256 sum = _mm256_setzero_ps();
-    for (; k >= 128; k -= 128, a++, w += Q4_0_STEP) {
-        prefetch_step(w, Q4_0_STEP, 2048);
-        sum = dot_q4_0_step(w, a, sum);
-    }
-    if (k > 0) {
-        uint8_t rest[Q4_0_STEP] = {0};
-        memcpy(rest, w, k / 32 * sizeof(quant_q4_0));
-        sum = dot_q4_0_step(rest, a, sum);
-    }
-    return sum_8(sum);
-}
-
 /* ---- Q4_K and Q6_K: one block of 256 per step ---- */
 
 typedef struct act_256 {
@@ -293,7 +208,6 @@ GEMV(f32)
 GEMV(f16)
 GEMV(bf16)
 GEMV(q8_0)
-GEMV(q4_0)
 GEMV(q4_k)
 GEMV(q6_k)
 
@@ -310,7 +224,6 @@ void cpu_avx2_gemv_init(cpu_kernels *k) {
     set_slots(&k->matmul[GGUF_F16], act_bytes_float, act_pack_float, gemv_f16);
     set_slots(&k->matmul[GGUF_BF16], act_bytes_float, act_pack_float, gemv_bf16);
     set_slots(&k->matmul[GGUF_Q8_0], act_bytes_q8_0, act_pack_q8_0, gemv_q8_0);
-    set_slots(&k->matmul[GGUF_Q4_0], act_bytes_q4_0, act_pack_q4_0, gemv_q4_0);
     set_slots(&k->matmul[GGUF_Q4_K], act_bytes_256, act_pack_q4_k, gemv_q4_k);
     set_slots(&k->matmul[GGUF_Q6_K], act_bytes_256, act_pack_q6_k, gemv_q6_k);
 }
