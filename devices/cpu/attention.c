@@ -196,12 +196,11 @@ static void attend_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
 }
 
 /* Few rows: runs are shared out, then folded in the same order as above. */
-static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
+static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n, uint32_t run_max) {
     const device_op *o = &op->op;
     float *partials = (float *)(void *)w->workspace;
     float *scores = (float *)(void *)cpu_thread_scratch(w, cpu_attend_scratch(o));
-    uint32_t heads = o->attend.head_kv_n, run_max = 0;
-    for (uint32_t r = 0; r < row_n; r++) run_max = (uint32_t)max_u64(run_max, row_run_n(o, &w->row[r]));
+    uint32_t heads = o->attend.head_kv_n;
     for (uint32_t item; (item = cpu_take(op, 0)) < row_n * heads * run_max;) {
         uint32_t run = item % run_max, head_kv = item / run_max % heads, r = item / run_max / heads;
         if (run >= row_run_n(o, &w->row[r])) continue;
@@ -218,9 +217,11 @@ static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
 }
 
 void cpu_attend_run(cpu_op *op, const cpu_worker *w) {
-    uint32_t row_n = cpu_row_n(op, w);
-    if (row_n <= ATTEND_SPREAD_ROWS)
-        attend_spread(op, w, row_n);
+    uint32_t row_n = cpu_row_n(op, w), run_max = 0;
+    for (uint32_t r = 0; r < row_n && row_n <= ATTEND_SPREAD_ROWS; r++)
+        run_max = (uint32_t)max_u64(run_max, row_run_n(&op->op, &w->row[r]));
+    if (run_max > 1)
+        attend_spread(op, w, row_n, run_max);
     else
-        attend_rows(op, w, row_n);
+        attend_rows(op, w, row_n); /* nothing to fold: nobody has to wait */
 }
