@@ -368,6 +368,8 @@ typedef struct hotset_engine_options {
     void *log_cookie;
     hotset_cancel_fn *cancel; /* asked while weights are copied and between steps; NULL: never */
     void *cancel_cookie;
+    hotset_progress_fn *loading; /* told how many bytes of a device's weights are copied; NULL: nobody */
+    void *loading_cookie;
     const char *trace_path;    /* write a Chrome trace of every step here; NULL: none */
     bool timed;                /* take the times of operations: costs a little; a trace does so, too */
     const char *devices;       /* properties of the plan's devices, as for hotset_plan_place; NULL: none */

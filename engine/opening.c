@@ -117,7 +117,8 @@ static hotset_status load_weights(hotset_engine *e, const plan_data *places, uin
     bool copied = i > 0 || e->plan.options.memory == HOTSET_MEMORY_COPIED;
     engine_device *d = &e->device[i];
     double begin_s = base_now_s();
-    weights_progress progress = {e->options.cancel, e->options.cancel_cookie};
+    weights_progress progress = {e->options.cancel, e->options.cancel_cookie, e->options.loading,
+                                 e->options.loading_cookie};
     if (!d->device) return HOTSET_OK;
     HOTSET_TRY(weights_load(&d->weights, d->device, d->queue, e->model, copied, e->plan.options.sparsity,
                             e->plan.options.context_n, &d->placed, &progress, err));

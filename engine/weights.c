@@ -233,6 +233,9 @@ static hotset_status copy_one(loading *l, const model_tensor *t, const device_ma
     }
     HOTSET_TRY(api->queue_drain(l->copy, err));
     l->copied += bytes;
+    const weights_progress *p = l->progress;
+    if (p->loading && p->loading(p->loading_cookie, l->copied, l->w->copies->bytes))
+        return hotset_fail(err, HOTSET_E_CANCELLED, "cancelled while weights are copied");
     return HOTSET_OK;
 }
 

@@ -55,10 +55,13 @@ bool weights_is_down(uint32_t role);
 HOTSET_CHECKED hotset_status weights_describe(weights *w, const hotset_model *m, hotset_sparsity sparsity,
                                               const placed_device *placed, hotset_error *err);
 
-/* Asked between tensors; may be NULL. */
+/* `cancel` is asked between tensors, `loading` told of every matrix or unit that is copied; each may be NULL.
+ */
 typedef struct weights_progress {
     hotset_cancel_fn *cancel;
     void *cookie;
+    hotset_progress_fn *loading;
+    void *loading_cookie;
 } weights_progress;
 
 /* For sessions of context_n positions. Skipping, and a dense FFN of which the device has a part, only with

@@ -492,7 +492,50 @@ check_convert() {
     logits_of "$work/experts.gguf" "$stock"
     logits_of "$b" "$got"
     expect "convert: experts sorted, the same logits" same "$stock" "$got"
+    check_convert_text "$profile"
     check_convert_errors "$profile"
+}
+
+# number FIELD: of the last JSON object.
+number() { sed -nE "s/.*\"$1\": ([-+0-9.e]+).*/\1/p" "$out" | tail -n 1; }
+
+# The comparison with the original over a text: nothing where only the order changes, what the type costs where it is
+# quantised, and the same figures as eval's.
+check_convert_text() {
+    local profile=$1 text=$work/one.txt to=$work/ct.gguf
+    run 0 convert "$model" "$to" --profile "$profile" --text "$text" -q
+    expect "convert --text: two lines for people" [ "$(lines "$out")" -eq 2 ]
+    expect "convert --text: both perplexities" grep -qE '^perplexity [0-9.]+ \+- [0-9.]+, of the original [0-9.]+ \+- [0-9.]+ \([0-9]+ tokens scored: second half of [0-9]+ chunks' "$out"
+    expect "convert --text: the divergence" grep -qE '^divergence from the original: mean .* nats; the same likeliest token at [0-9.]+ %' "$out"
+    expect "convert --text: --quiet is quiet" [ ! -s "$err" ]
+    run 0 convert "$model" "$to" --profile "$profile" --text "$text" -q --json
+    expect "convert --text --json: the file, then the comparison" [ "$(lines "$out")" -eq 2 ]
+    expect "convert --text: sorting costs nothing" below "$(number divergence_mean_nats)" 1e-4
+    run 0 convert "$model" "$to" --type Q8_0 --text "$text" --json
+    local eight original four
+    eight=$(number divergence_mean_nats) original=$(number original_perplexity) four=$(number perplexity)
+    expect "convert --json: every tensor" [ "$(grep -c '^{"tensor": "blk.*"to": "Q8_0", .*"rmse": ' "$out")" -gt 40 ]
+    expect "convert --json: the file" grep -q "^{\"model\": \"$to\", \"original\": " "$out"
+    expect "convert --text: Q8_0 costs something" below 1e-9 "$eight"
+    expect "convert --text: but little" below "$eight" 0.01
+    run 0 eval "$model" --text "$text" --sparsity off --json
+    expect "convert --text: the original's perplexity is eval's" [ "$(number perplexity)" = "$original" ]
+    run 0 eval "$to" --text "$text" --sparsity off --json
+    expect "convert --text: OUT's perplexity is eval's" [ "$(number perplexity)" = "$four" ]
+    run 0 convert "$model" "$to" --type Q4_0 --text "$text" --json
+    expect "convert --text: Q4_0 costs more than ten times Q8_0" below "$(perl -e 'print 10 * $ARGV[0]' "$eight")" "$(number divergence_mean_nats)"
+    four=$(number same_top_token_share)
+    expect "convert --text: and other tokens become likeliest" below "$four" 0.999
+    input=$text
+    run 0 convert "$model" "$to" --type Q8_0 --text - --json
+    input=/dev/null
+    expect "convert --text -: the same from standard input" [ "$(number divergence_mean_nats)" = "$eight" ]
+    # before anything is written
+    rm -f "$to"
+    refuse 1 "$work/missing" convert "$model" "$to" --type Q8_0 --text "$work/missing"
+    refuse 1 "at least 2" convert "$model" "$to" --type Q8_0 --text "$work/empty"
+    refuse 2 "--text" convert "$model" "$to" --type Q8_0 --text
+    expect "convert --text: what cannot be compared is not converted" [ ! -e "$to" ]
 }
 
 check_convert_errors() {

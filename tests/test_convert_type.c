@@ -15,8 +15,11 @@
 #include "devices/quantise.h"
 #include "engine/placing.h"
 #include "tests/convert_rig.h"
+#include "tests/float64_forward.h"
 #include "tests/planning.h"
 #include "tests/rig.h"
+
+enum { OSS_TOKEN_N = 24 };
 
 /* ---- Quantising ---- */
 
@@ -147,6 +150,119 @@ Test(convert, keeps_matrices_in_other_types) {
         cr_expect(strstr(done.message, wrong[i].message), "%s: %s", wrong[i].keep, done.message);
     }
     unlink(in);
+}
+
+/* Logits of a file, its tokens appended `step_n` at a time. */
+static float *logits_in_steps(const rig *r, const int32_t *tokens, size_t n, size_t step_n) {
+    float *all = malloc(n * r->vocab_n * sizeof *all);
+    hotset_session_truncate(r->session, 0);
+    for (size_t at = 0; at < n; at += step_n) {
+        const size_t now = n - at < step_n ? n - at : step_n;
+        float *some = rig_append(r, r->session, tokens + at, now);
+        memcpy(all + at * r->vocab_n, some, now * r->vocab_n * sizeof *some);
+        free(some);
+    }
+    return all;
+}
+
+/* Runs a file on every instruction set, as prefill and as decode, against the float64 pass over the same
+ * weights: as it is, with the tolerance of activations of 8 bits, and with activations rounded as the engine
+ * does it, where next to nothing may be left. */
+static void check_against_float64(const char *path, const char *label) {
+    int32_t tokens[OSS_TOKEN_N];
+    double *truth = NULL, *rounded = NULL;
+    for (size_t i = 0; rig_isas[i]; i++) {
+        if (!rig_has_isa(rig_isas[i])) continue;
+        rig r;
+        rig_open_file(&r, path, &(rig_options){.isa = rig_isas[i], .batch_n = 64});
+        const size_t n = OSS_TOKEN_N * r.vocab_n;
+        tiny_tokens(5, (uint32_t)r.vocab_n, tokens, OSS_TOKEN_N);
+        if (!truth) truth = rig_truth(&r, tokens, OSS_TOKEN_N, false);
+        if (!rounded) rounded = rig_truth(&r, tokens, OSS_TOKEN_N, true);
+        float *prefill = logits_in_steps(&r, tokens, OSS_TOKEN_N, 64),
+              *decode = logits_in_steps(&r, tokens, OSS_TOKEN_N, 1);
+        const double distance = rig_distance(decode, prefill, n);
+        const double error[] = {
+            float64_relative_error(prefill, truth, n), float64_relative_error(decode, truth, n),
+            float64_relative_error(prefill, rounded, n), float64_relative_error(decode, rounded, n)};
+        cr_expect_lt(distance, 1e-5, "%s, %s: decode is %.3g away from prefill", label, rig_isas[i],
+                     distance);
+        for (size_t k = 0; k < COUNT_OF(error); k++)
+            cr_expect_lt(error[k], k < 2 ? 0.03 : 1e-5, "%s, %s, %s, activations %s: relative error %.3g",
+                         label, rig_isas[i], k % 2 ? "decode" : "prefill", k < 2 ? "exact" : "rounded",
+                         error[k]);
+        free(prefill);
+        free(decode);
+        rig_close(&r);
+    }
+    free(truth);
+    free(rounded);
+}
+
+/* Converts as gpt-oss is published: experts of MXFP4, other matrices of another type, routers, biases and
+ * sinks of floats. */
+static void check_mxfp4_experts(const char *in, const char *others, uint32_t expert_n) {
+    static const char *const floats[] = {"ffn_gate_inp.weight", "ffn_gate_exps.bias", "ffn_down_exps.bias",
+                                         "attn_q.bias", "attn_sinks.weight"};
+    static const char *const experts[] = {"ffn_gate_exps.weight", "ffn_up_exps.weight",
+                                          "ffn_down_exps.weight"};
+    static const arch_role roles[] = {ARCH_EXPERT_GATE, ARCH_EXPERT_UP, ARCH_EXPERT_DOWN};
+    char out[PATH_BYTES], name[72];
+    gguf_type other;
+    cr_assert(gguf_type_by_name(others, &other));
+    convert_path(out);
+    CONVERT(in, out, "--type", others, "--keep", "*_exps.weight=MXFP4");
+    hotset_model *a = convert_open(in), *b = convert_open(out);
+    for (uint32_t l = 0; l < b->shape.layer_n; l++) {
+        for (size_t i = 0; i < COUNT_OF(floats); i++) {
+            snprintf(name, sizeof name, "blk.%u.%s", l, floats[i]);
+            cr_expect_eq(type_of(b, name), GGUF_F32, "%s", name);
+        }
+        for (size_t i = 0; i < COUNT_OF(experts); i++) {
+            snprintf(name, sizeof name, "blk.%u.%s", l, experts[i]);
+            cr_expect_eq(type_of(b, name), GGUF_MXFP4, "%s", name);
+            const model_tensor *from = &a->layer[l].tensor[roles[i]], *to = &b->layer[l].tensor[roles[i]];
+            cr_assert_eq(to->unit_n, expert_n);
+            check_quantised_rows(from, to, name);
+        }
+        snprintf(name, sizeof name, "blk.%u.attn_k.weight", l);
+        cr_expect_eq(type_of(b, name), other, "%s", name);
+    }
+    cr_expect_eq(type_of(b, "output.weight"), other);
+    hotset_model_free(a);
+    hotset_model_free(b);
+    check_against_float64(out, others);
+    unlink(out);
+}
+
+static const char *const oss_others[] = {"F32", "F16", "BF16", "Q8_0"};
+
+Test(convert, gpt_oss_with_experts_of_mxfp4) {
+    const tiny_model model = {.arch = "gpt-oss",
+                              .layer_n = 2,
+                              .embd_n = 128,
+                              .head_n = 4,
+                              .head_kv_n = 2,
+                              .key_n = 32,
+                              .ff_n = 96,
+                              .vocab_n = 300,
+                              .expert_n = 8,
+                              .expert_used_n = 3,
+                              .window_n = 6,
+                              .qkv_bias = true,
+                              .output_bias = true,
+                              .router_bias = true};
+    char in[PATH_BYTES];
+    convert_write_tiny(in, &model, GGUF_F32);
+    for (size_t i = 0; i < COUNT_OF(oss_others); i++) check_mxfp4_experts(in, oss_others[i], 8);
+    unlink(in);
+}
+
+/* A model that an independent engine's logits are kept of. */
+Test(convert, kept_gpt_oss_with_experts_of_mxfp4) {
+    static const char in[] = HOTSET_SOURCE_DIR "/../shared/data/logits/gpt-oss-F32.gguf";
+    if (access(in, R_OK)) cr_skip_test("SKIP: no gpt-oss beside the checkout");
+    for (size_t i = 0; i < COUNT_OF(oss_others); i++) check_mxfp4_experts(in, oss_others[i], 4);
 }
 
 /* --keep-down, and models without zeros: blocks along the neurons, the stock layout. */

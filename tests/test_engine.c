@@ -197,6 +197,42 @@ Test(engine, opening_can_be_cancelled) {
     hotset_model_free(m);
 }
 
+typedef struct loading {
+    size_t done_n, all_n, calls_n, calls_max;
+} loading;
+
+static bool watch_loading(void *cookie, size_t done_n, size_t all_n) {
+    loading *l = cookie;
+    cr_assert_gt(done_n, l->done_n);
+    cr_assert_leq(done_n, all_n);
+    cr_assert(!l->calls_n || all_n == l->all_n);
+    l->done_n = done_n;
+    l->all_n = all_n;
+    return ++l->calls_n == l->calls_max;
+}
+
+/* Copied weights are counted up to their last byte, but for what aligns it; mapped ones are not copied. */
+Test(engine, counts_the_bytes_that_are_loaded) {
+    enum { ALIGNMENT_MAX = 4096 };
+    loading copied = {0}, mapped = {0}, stopped = {.calls_max = 3};
+    setup s = set_up((hotset_plan_options){.memory = HOTSET_MEMORY_COPIED},
+                     &(hotset_engine_options){.loading = watch_loading, .loading_cookie = &copied});
+    cr_expect_gt(copied.calls_n, 40, "%zu", copied.calls_n);
+    cr_expect_eq(copied.all_n, hotset_plan_footprint(s.plan).weights_copied_bytes);
+    cr_expect_lt(copied.all_n - copied.done_n, ALIGNMENT_MAX);
+    hotset_engine *e;
+    hotset_error err = {0};
+    hotset_engine_options o = {.loading = watch_loading, .loading_cookie = &stopped};
+    cr_expect_eq(hotset_engine_open(&e, s.model, s.plan, &o, &err), HOTSET_E_CANCELLED);
+    cr_expect_null(e);
+    cr_expect_eq(stopped.calls_n, 3);
+    tear_down(s);
+    s = set_up((hotset_plan_options){.memory = HOTSET_MEMORY_MAPPED},
+               &(hotset_engine_options){.loading = watch_loading, .loading_cookie = &mapped});
+    cr_expect_eq(mapped.calls_n, 0);
+    tear_down(s);
+}
+
 static void count_positions(void *cookie, size_t position, const float *logits, size_t logit_n) {
     size_t *next = cookie;
     cr_assert_eq(position, *next);

@@ -6,6 +6,7 @@
 
 #include "devices/quant.h"
 #include "devices/quantise.h"
+#include "profiles/gguf.h"
 #include "tests/kernel_test.h"
 
 /* Sum of uniform numbers: near enough to normal, deviation 1. */
@@ -77,44 +78,92 @@ Test(quantise, floats_round_to_nearest) {
     for (int i = 0; i < 512; i++) cr_expect_leq(fabsf(x[i] - y[i]), fabsf(x[i]) * 0x1p-8f);
 }
 
+/* ---- Against ggml's quantisers ---- */
+
+enum { SAMPLE_N = 256 * 400 };
+typedef enum sample { NORMAL, UNIFORM, TAILS, WEIGHTS, SAMPLES } sample;
+static const char *const sample_names[SAMPLES] = {"normal", "uniform", "heavy tails", "trained weights"};
+
+/* The first weights of a matrix of the bundled model, F16. */
+static void read_weights(float *x) {
+    gguf *file;
+    hotset_error err = {0};
+    cr_assert_eq(gguf_open(&file, HOTSET_SOURCE_DIR "/tools/demo/Gutenberg-7M-ReGLU-F16.gguf", &err),
+                 HOTSET_OK, "%s", err.message);
+    const gguf_tensor *t = gguf_find_tensor(file, "blk.2.ffn_up.weight");
+    cr_assert_eq(t->type, GGUF_F16);
+    cr_assert_geq(t->bytes, SAMPLE_N * sizeof(uint16_t));
+    back(x, t->data, SAMPLE_N, GGUF_F16);
+    gguf_free(file);
+}
+
+/* Heavy tails: Student's t with 4 degrees of freedom. */
+static void make_sample(float *x, sample kind) {
+    random_state r = {(const uint64_t[]){83, 84, 88, 0}[kind]};
+    if (kind == WEIGHTS) {
+        read_weights(x);
+        return;
+    }
+    for (size_t i = 0; i < SAMPLE_N; i++) {
+        double value = kind == UNIFORM ? random_float(&r) : normal(&r), squares = 0;
+        for (int k = 0; k < 4 && kind == TAILS; k++) {
+            const double y = normal(&r);
+            squares += y * y;
+        }
+        x[i] = 0.02f * (float)(kind == TAILS ? value / sqrt(squares / 4) : value);
+    }
+}
+
 /* ||x' - x|| / ||x|| over many blocks. */
-static double relative_error(gguf_type type, bool uniform, uint64_t seed) {
-    enum { N = 256 * 400 };
-    random_state r = {seed};
-    float *x = malloc(N * sizeof *x), *y = malloc(N * sizeof *y);
-    uint8_t *w = malloc(gguf_row_bytes(type, N));
+static double relative_error(const float *x, gguf_type type) {
+    float *y = malloc(SAMPLE_N * sizeof *y);
+    uint8_t *w = malloc(gguf_row_bytes(type, SAMPLE_N));
     double squared = 0, energy = 0;
-    for (size_t i = 0; i < N; i++) x[i] = 0.02f * (uniform ? random_float(&r) : normal(&r));
-    cr_assert(quantise_row(w, x, N, type));
-    back(y, w, N, type);
-    for (size_t i = 0; i < N; i++) {
+    cr_assert(quantise_row(w, x, SAMPLE_N, type));
+    back(y, w, SAMPLE_N, type);
+    for (size_t i = 0; i < SAMPLE_N; i++) {
         squared += ((double)y[i] - x[i]) * ((double)y[i] - x[i]);
         energy += (double)x[i] * x[i];
     }
-    free(x);
     free(y);
     free(w);
     return sqrt(squared / energy);
 }
 
-/* Bounds: what these quantisers reach (0.0053, 0.0848, 0.0702 and 0.0171 of normal weights), and a margin: 3
- * to 14 percent of normal weights, 15 to 25 of uniform ones. For comparison: of normal weights the Python
- * package gguf 0.18 leaves 0.00536 with Q8_0, 0.0861 with Q4_0, 0.0784 with Q4_1, 0.0428 with Q5_0, 0.0379
- * with Q5_1 and 0.1139 with MXFP4. */
-Test(quantise, searches_leave_no_more_error_than_usual) {
+/* What the usual quantisers leave of these very samples: ggml_quantize_chunk, without an importance matrix,
+ * of the libggml-base (0.25.3) in llama-cpp-python 0.3.36, in rows of 256, read back by gguf 0.19.0; that
+ * package's own quantisers, where it has some (BF16 to MXFP4), leave the same. Ours may leave half a percent
+ * more: K-quants of uniform numbers come out 0.08 % above. Q2_K is not among them: convert does not offer it,
+ * for ours has no search yet and leaves a tenth more (0.328 against 0.294 of normal numbers). */
+Test(quantise, leaves_no_more_error_than_the_usual_quantisers) {
     static const struct {
         gguf_type type;
-        double normal, uniform;
-    } most[] = {{GGUF_Q8_0, 0.0060, 0.0046}, {GGUF_Q4_0, 0.0875, 0.076},  {GGUF_Q4_1, 0.0800, 0.068},
-                {GGUF_Q5_0, 0.0440, 0.040},  {GGUF_Q5_1, 0.0400, 0.034},  {GGUF_MXFP4, 0.114, 0.123},
-                {GGUF_IQ4_NL, 0.085, 0.085}, {GGUF_IQ4_XS, 0.085, 0.085}, {GGUF_Q3_K, 0.19, 0.18},
-                {GGUF_Q2_K, 0.35, 0.32},     {GGUF_Q5_K, 0.0365, 0.034},  {GGUF_Q4_K, 0.0730, 0.067},
-                {GGUF_Q6_K, 0.0178, 0.0160}};
-    for (size_t i = 0; i < COUNT_OF(most); i++) {
-        double bell = relative_error(most[i].type, false, 83), even = relative_error(most[i].type, true, 84);
-        cr_expect_lt(bell, most[i].normal, "%s: %.4f", gguf_type_get(most[i].type)->name, bell);
-        cr_expect_lt(even, most[i].uniform, "%s: %.4f", gguf_type_get(most[i].type)->name, even);
+        double theirs[SAMPLES]; /* normal, uniform, heavy tails, trained weights */
+    } rows[] = {{GGUF_F16, {0.000207, 0.000219, 0.000206, 0}},
+                {GGUF_BF16, {0.001659, 0.001758, 0.001662, 0.001680}},
+                {GGUF_Q8_0, {0.005265, 0.003760, 0.007276, 0.005232}},
+                {GGUF_Q4_0, {0.084835, 0.064703, 0.115352, 0.083886}},
+                {GGUF_Q4_1, {0.077473, 0.060439, 0.093538, 0.077133}},
+                {GGUF_Q5_0, {0.042069, 0.031054, 0.058068, 0.041610}},
+                {GGUF_Q5_1, {0.037506, 0.029254, 0.045322, 0.037234}},
+                {GGUF_MXFP4, {0.113241, 0.120124, 0.129792, 0.116237}},
+                {GGUF_Q3_K, {0.149267, 0.124768, 0.181591, 0.148513}},
+                {GGUF_Q4_K, {0.070623, 0.054272, 0.086495, 0.070164}},
+                {GGUF_Q5_K, {0.035736, 0.027515, 0.043773, 0.035391}},
+                {GGUF_Q6_K, {0.017581, 0.013512, 0.022884, 0.017360}},
+                {GGUF_IQ4_NL, {0.075551, 0.063964, 0.093445, 0.074962}},
+                {GGUF_IQ4_XS, {0.076160, 0.064591, 0.094357, 0.075605}}};
+    float *x = malloc(SAMPLE_N * sizeof *x);
+    for (sample s = NORMAL; s < SAMPLES; s++) {
+        make_sample(x, s);
+        for (size_t i = 0; i < COUNT_OF(rows); i++) {
+            const double ours = relative_error(x, rows[i].type);
+            cr_expect_leq(ours, 1.005 * rows[i].theirs[s], "%s of %s: %.6f",
+                          gguf_type_get(rows[i].type)->name, sample_names[s], ours);
+        }
+        cr_expect_leq(relative_error(x, GGUF_Q2_K), 0.37, "Q2_K of %s", sample_names[s]);
     }
+    free(x);
 }
 
 /* No weight is further from its value than a step of its group allows; found from the stored block itself. */

@@ -7,11 +7,11 @@
 #include "tools/commands.h"
 #include "tools/convert_layout.h"
 #include "tools/output.h"
-#include "tools/runtime.h"
+#include "tools/scoring.h"
 
 typedef struct convert_options {
-    const char *in, *out, *type, *profile, *activation;
-    bool keep_down, verbose, quiet;
+    const char *in, *out, *type, *profile, *activation, *text;
+    bool keep_down, json, verbose, quiet;
     uint64_t thread_n;
     option_list keep;
 } convert_options;
@@ -33,7 +33,13 @@ static const option_row rows[] = {
      "store the FFN's down matrices as in stock GGUF files, for other\nprograms too"},
     {"activation", 0, OPTION_TEXT, FIELD(activation), 0, 0, "NAME",
      "FFN activation where the file does not tell it: relu, relu2, silu\n...; stated in OUT"},
+    {"text", 0, OPTION_TEXT, FIELD(text), 0, 0, "FILE",
+     "compare OUT with IN over this text when it is written: perplexity of\nboth, KL divergence, agreement "
+     "of "
+     "the likeliest token; - is standard\ninput"},
     {"threads", 't', OPTION_UINT, FIELD(thread_n), 1, 1024, "N", "threads (as many as there are processors)"},
+    {"json", 0, OPTION_FLAG, FIELD(json), 0, 0, NULL,
+     "one JSON object per line: every tensor that is quantised, the file,\nand with --text the comparison"},
     {"verbose", 'v', OPTION_FLAG, FIELD(verbose), 0, 0, NULL, "the error of every tensor that is quantised"},
     {"quiet", 'q', OPTION_FLAG, FIELD(quiet), 0, 0, NULL, "only errors on standard error"},
 };
@@ -62,10 +68,16 @@ static const command_spec spec = {
         "of\n"
         "the original serve the sorted file too. Neurons of a down matrix that is quantised along the "
         "neurons\n"
-        "share scales: they are sorted in groups (32 neurons, K-quants 256) and inside these.\n",
+        "share scales: they are sorted in groups (32 neurons, K-quants 256) and inside these.\n"
+        "\n"
+        "--text tells on standard output what the conversion costs. Both models are open at once and "
+        "evaluate\n"
+        "the text without skipping, in chunks as hotset eval does; the second half of each is scored. The\n"
+        "divergence is sum over tokens of p ln(p / q), p IN and q OUT, in nats.\n",
     .examples =
         "  hotset convert relu-llama.Q4_0.gguf relu-llama.neuron.gguf --activation relu\n"
         "  hotset convert model.F16.gguf model.Q4_0.gguf --type Q4_0 --profile model.profile.gguf\n"
+        "  hotset convert model.F16.gguf model.Q4_0.gguf --type Q4_0 --text book.txt\n"
         "  hotset convert model.F16.gguf model.Q4_K.gguf --type Q4_K --keep 'blk.0.*=Q8_0,*attn_v*=Q6_K'\n"
         "  hotset convert moe.Q4_K.gguf moe.sorted.gguf --profile moe.profile.gguf --keep-down\n",
     .tables = {{"Options", rows, sizeof rows / sizeof rows[0], 0}},
@@ -152,6 +164,35 @@ static void note(void *cookie, const char *text, size_t text_bytes) {
     say(spec.name, "%.*s", (int)text_bytes, text);
 }
 
+static double rmse_of(const convert_error *e) { return sqrt(e->squared / (double)e->weight_n); }
+
+static double relative_error_of(const convert_error *e) {
+    return e->energy > 0 ? sqrt(e->squared / e->energy) : 0;
+}
+
+static void errors_json(json_object *json, const convert_error *e) {
+    json_count(json, "weight_n", e->weight_n);
+    json_number(json, "rmse", rmse_of(e));
+    json_number(json, "relative_error", relative_error_of(e));
+}
+
+/* Of every tensor that changed its type. */
+static void tell(void *cookie, const convert_part *p, const convert_error *e) {
+    const convert_options *o = *(const convert_options **)cookie;
+    const char *from = gguf_type_get(p->from_type)->name, *to = gguf_type_get(p->type)->name;
+    if (o->verbose && !o->quiet)
+        say(spec.name, "%s: %s to %s, RMSE %.3g, %.3g of the weights'", p->name, from, to, rmse_of(e),
+            relative_error_of(e));
+    if (!o->json) return;
+    json_object json;
+    json_begin(&json, stdout);
+    json_text(&json, "tensor", p->name, strlen(p->name));
+    json_text(&json, "from", from, strlen(from));
+    json_text(&json, "to", to, strlen(to));
+    errors_json(&json, e);
+    json_end(&json);
+}
+
 static bool report(void *cookie, uint64_t done_bytes, uint64_t all_bytes) {
     progress_update(cookie, done_bytes, all_bytes);
     return !interrupt_seen();
@@ -179,10 +220,25 @@ static bool check_work(const convert_options *o, const convert_job *job, const c
     return false;
 }
 
+static void summarise_json(const convert_options *o, const convert_job *job, const convert_layout *l,
+                           const convert_output *output, double seconds) {
+    json_object json;
+    json_begin(&json, stdout);
+    json_text(&json, "model", o->out, strlen(o->out));
+    json_text(&json, "original", o->in, strlen(o->in));
+    json_count(&json, "weight_bytes", l->bytes);
+    json_count(&json, "original_weight_bytes", job->model->shape.weight_bytes);
+    json_count(&json, "sorted_layer_n", l->sorted_n);
+    if (output->error.weight_n) errors_json(&json, &output->error);
+    json_number(&json, "seconds", seconds);
+    json_end(&json);
+}
+
 static void summarise(const convert_options *o, const convert_job *job, const convert_layout *l,
                       const convert_output *output, double seconds) {
     char down[64] = "", sorted[96] = "", error[96] = "";
     const convert_error *e = &output->error;
+    if (o->json) summarise_json(o, job, l, output, seconds);
     if (o->quiet) return;
     if (l->by_neuron_n + l->by_row_n)
         snprintf(down, sizeof down, ", down %s in %u tensors", l->by_row_n ? "by row" : "by neuron",
@@ -191,10 +247,85 @@ static void summarise(const convert_options *o, const convert_job *job, const co
         snprintf(sorted, sizeof sorted, ", %s sorted in %u layers",
                  job->model->shape.expert_n ? "experts" : "neurons", l->sorted_n);
     if (e->weight_n)
-        snprintf(error, sizeof error, ", RMSE %.3g (%.3g of the weights')",
-                 sqrt(e->squared / (double)e->weight_n), e->energy > 0 ? sqrt(e->squared / e->energy) : 0);
+        snprintf(error, sizeof error, ", RMSE %.3g (%.3g of the weights')", rmse_of(e), relative_error_of(e));
     say(spec.name, "%s: %.1f MB of weights, before %.1f MB%s%s%s, %.1f s", o->out, (double)l->bytes * 1e-6,
         (double)job->model->shape.weight_bytes * 1e-6, down, sorted, error, seconds);
+}
+
+/* ---- The comparison over a text ---- */
+
+/* What is opened before the file is written, so that a text or a model that cannot be compared is found then.
+ */
+typedef struct comparison {
+    common_options options;
+    runtime in;
+    scoring_text text;
+    scoring score;
+} comparison;
+
+/* Reads the text and plans the original. False after an error line. */
+static bool comparison_open(comparison *c, const convert_options *o) {
+    hotset_plan *plan = NULL;
+    hotset_error err = {0};
+    c->options = (common_options){.activation = o->activation,
+                                  .thread_n = o->thread_n,
+                                  .sparsity = HOTSET_SPARSITY_OFF,
+                                  .quiet = o->quiet,
+                                  .verbose = o->verbose};
+    if (!runtime_open_model(&c->in, spec.name, o->in, &c->options, true) ||
+        !scoring_text_read(&c->text, spec.name, o->text, c->in.tokenizer))
+        return false;
+    scoring_cut(&c->score, &c->text, c->in.shape, 0, 0, true);
+    hotset_plan_options wanted = runtime_plan_options(&c->options, c->score.context_n);
+    hotset_status status = hotset_plan_cpu(&plan, c->in.model, &wanted, &err);
+    if (status) say_failure(spec.name, o->in, &err);
+    hotset_plan_free(plan);
+    return !status;
+}
+
+static void comparison_close(comparison *c) {
+    scoring_free(&c->score);
+    scoring_text_free(&c->text);
+    runtime_close(&c->in);
+}
+
+static void comparison_json(const convert_options *o, scoring *s) {
+    json_object json;
+    json_begin(&json, stdout);
+    json_text(&json, "text", o->text, strlen(o->text));
+    json_number(&json, "perplexity", scoring_estimate_of(&s->asked, s->n).perplexity);
+    json_number(&json, "original_perplexity", scoring_estimate_of(&s->reference, s->n).perplexity);
+    json_count(&json, "scored_token_n", s->n);
+    json_count(&json, "chunk_n", s->chunk_n);
+    json_count(&json, "context_n", s->context_n);
+    scoring_divergence_json(s, &json);
+    json_end(&json);
+}
+
+static void comparison_print(scoring *s) {
+    const scoring_estimate out = scoring_estimate_of(&s->asked, s->n),
+                           in = scoring_estimate_of(&s->reference, s->n);
+    printf("perplexity %.4f +- %.4f, of the original %.4f +- %.4f (%zu tokens scored: %s of %zu chunks of "
+           "%zu)\n",
+           out.perplexity, out.perplexity_error, in.perplexity, in.perplexity_error, s->n,
+           s->half ? "second half" : "all", s->chunk_n, s->context_n);
+    scoring_divergence_print(s, "the original");
+}
+
+/* Evaluates both models. False after an error line. */
+static bool compare(comparison *c, const convert_options *o) {
+    runtime out = {0};
+    interrupt_catch();
+    bool done = runtime_open_session(&c->in, c->score.context_n) &&
+                runtime_open_model(&out, spec.name, o->out, &c->options, false) &&
+                runtime_open_session(&out, c->score.context_n) && scoring_run(&c->score, &out, &c->in);
+    interrupt_release();
+    runtime_close(&out);
+    if (done && o->json)
+        comparison_json(o, &c->score);
+    else if (done)
+        comparison_print(&c->score);
+    return done;
 }
 
 /* ---- The command ---- */
@@ -206,7 +337,8 @@ static bool write_model(const convert_options *o, const convert_job *job, const 
                              .thread_n = (unsigned)o->thread_n,
                              .progress = report,
                              .progress_cookie = &bar,
-                             .tell = o->verbose && !o->quiet ? note : NULL};
+                             .tell = tell,
+                             .tell_cookie = &o};
     uint64_t header_bytes = gguf_file_bytes(job->model->file) - job->model->shape.weight_bytes + (1 << 20);
     hotset_error err;
     if (!out_has_room(spec.name, o->out, l->bytes + header_bytes)) return false;
@@ -277,37 +409,42 @@ static bool convert(const convert_options *o, convert_job *job, double start_s) 
     return done;
 }
 
+/* By options that were read. False after an error line. */
+static bool convert_file(const convert_options *o, convert_job *job, double start_s) {
+    hotset_model *model = NULL;
+    activation_profile *profile = NULL;
+    comparison against = {0};
+    hotset_error err;
+    hotset_model_options options = {.activation = o->activation};
+    if (hotset_model_open(&model, o->in, &options, &err)) {
+        say_failure(spec.name, o->in, &err);
+        return false;
+    }
+    job->model = model;
+    job->activation = o->activation ? model->shape.activation : NULL;
+    job->keep_down = o->keep_down;
+    job->quantise = o->type != NULL;
+    bool done = check_paths(o, gguf_part_n(model->file)) && open_profile(o, model, &profile);
+    job->profile = profile;
+    done = done && (!o->text || comparison_open(&against, o)) && convert(o, job, start_s) &&
+           (!o->text || compare(&against, o));
+    comparison_close(&against);
+    activation_free(profile);
+    hotset_model_free(model);
+    return done;
+}
+
 int command_convert(int argc, char **argv) {
     convert_options o = {0};
     convert_job job = {0};
-    hotset_model *model = NULL;
-    activation_profile *profile = NULL;
-    hotset_error err;
-    int begun = command_begin(&spec, argc, argv, &o);
-    if (begun >= 0) return begun;
+    int status = command_begin(&spec, argc, argv, &o);
+    if (status >= 0) return status;
     double start_s = now_s();
-    if ((o.type && !read_type(o.type, &job.type)) || !read_keep(&o, &job)) {
-        option_list_free(&o.keep);
-        free(job.keep);
-        return 2;
-    }
-    hotset_model_options options = {.activation = o.activation};
-    if (hotset_model_open(&model, o.in, &options, &err)) {
-        say_failure(spec.name, o.in, &err);
-        option_list_free(&o.keep);
-        free(job.keep);
-        return 1;
-    }
-    bool done = check_paths(&o, gguf_part_n(model->file)) && open_profile(&o, model, &profile);
-    job.model = model;
-    job.profile = profile;
-    job.activation = o.activation ? model->shape.activation : NULL;
-    job.keep_down = o.keep_down;
-    job.quantise = o.type != NULL;
-    if (done) done = convert(&o, &job, start_s);
-    activation_free(profile);
-    hotset_model_free(model);
+    if ((o.type && !read_type(o.type, &job.type)) || !read_keep(&o, &job))
+        status = 2;
+    else
+        status = convert_file(&o, &job, start_s) ? 0 : 1;
     option_list_free(&o.keep);
     free(job.keep);
-    return done ? 0 : 1;
+    return status;
 }

@@ -78,12 +78,14 @@ typedef struct convert_error {
     uint64_t weight_n;      /* ... that changed their type */
 } convert_error;
 
+typedef void convert_tell_fn(void *cookie, const convert_part *part, const convert_error *error);
+
 typedef struct convert_output {
     const char *path;
     unsigned thread_n;             /* 0: as many as OpenMP gives */
     convert_progress_fn *progress; /* may be NULL */
     void *progress_cookie;
-    hotset_text_fn *tell; /* one line for every tensor that changes its type; may be NULL */
+    convert_tell_fn *tell; /* of every tensor that changed its type; may be NULL */
     void *tell_cookie;
     convert_error error; /* of the whole file, filled in */
 } convert_output;

@@ -269,16 +269,6 @@ static hotset_status put_blocks(writing *w, const convert_part *p, const uint8_t
 
 /* ---- The file --------------------------------------------------------------------------------------- */
 
-static void tell(writing *w, const convert_part *p, const convert_error *e) {
-    char text[256];
-    if (!w->output->tell || !e->weight_n) return;
-    int bytes =
-        snprintf(text, sizeof text, "%s: %s to %s, RMSE %.3g, %.3g of the weights'", p->name,
-                 gguf_type_get(p->from_type)->name, gguf_type_get(p->type)->name,
-                 sqrt(e->squared / (double)e->weight_n), e->energy > 0 ? sqrt(e->squared / e->energy) : 0);
-    w->output->tell(w->output->tell_cookie, text, (size_t)bytes);
-}
-
 static hotset_status put_part(writing *w, const convert_part *p, hotset_error *err) {
     convert_error error = {0}, *all = &w->output->error;
     for (uint32_t u = 0; u < p->unit_n; u++) {
@@ -292,7 +282,7 @@ static hotset_status put_part(writing *w, const convert_part *p, hotset_error *e
     all->squared += error.squared;
     all->energy += error.energy;
     all->weight_n += error.weight_n;
-    tell(w, p, &error);
+    if (w->output->tell && error.weight_n) w->output->tell(w->output->tell_cookie, p, &error);
     return HOTSET_OK;
 }
 

@@ -171,7 +171,15 @@ void lost_file_catch(void) {
 
 static bool on_cancel(void *cookie) {
     runtime *rt = cookie;
-    if (rt->waiting.what) progress_wait(&rt->waiting);
+    if (rt->waiting.what && !rt->waiting.unit) progress_wait(&rt->waiting);
+    return interrupted;
+}
+
+/* Weights are counted where copying them takes long. */
+static bool on_loading(void *cookie, size_t done_n, size_t all_n) {
+    runtime *rt = cookie;
+    rt->waiting.unit = "MiB";
+    if (now_s() - rt->waiting.begin_s >= 1) progress_update(&rt->waiting, done_n >> 20, all_n >> 20);
     return interrupted;
 }
 
@@ -356,6 +364,8 @@ bool runtime_open_session(runtime *rt, uint64_t context_n) {
     engine_options.log_cookie = rt;
     engine_options.cancel = on_cancel;
     engine_options.cancel_cookie = rt;
+    engine_options.loading = on_loading;
+    engine_options.loading_cookie = rt;
     engine_options.trace_path = rt->options->trace_path;
     engine_options.devices = rt->options->devices;
     engine_options.timed = rt->timed;
