@@ -1,13 +1,13 @@
 /* avx512_blocks.c - one activation row times blocks of 32 in nibbles as they stand in the file (decode).
  *
  * Four blocks per step: two 64-byte loads hold them, one permutation makes a register of their nibbles. Four
- * rows in lockstep share the activations; that defeats the hardware's prefetcher, so every line is prefetched
- * eight rows ahead. Weights are unsigned bytes, the activations' start values undo the offset as in
- * avx512_gemv.c.
+ * or eight rows in lockstep share the activations; that defeats the hardware's prefetcher, so every line is
+ * prefetched eight rows ahead. Weights are unsigned bytes, the activations' start values undo the offset as
+ * in avx512_gemv.c.
  */
 #include "devices/cpu/avx512.h"
 
-enum { ROWS_AHEAD = 8, STEP_MAX = 96, LOCKSTEP = 4 };
+enum { ROWS_AHEAD = 8, STEP_MAX = 96, LOCKSTEP = 4, LOCKSTEP_MAX = 8 };
 
 typedef struct act_4 { /* four blocks of 32 values; missing ones are zero */
     _Alignas(CPU_ALIGN) int8_t low[4][16],
@@ -23,6 +23,7 @@ typedef struct act_4 { /* four blocks of 32 values; missing ones are zero */
  * step. */
 typedef struct step_form {
     size_t block_bytes;
+    bool eight_rows;             /* in lockstep, not four: pays where a step is short (Q4_0: 2 %) */
     bool has_m, has_bits, power; /* power: the scale is a power of two in one byte */
     const uint8_t *values;       /* 16 unsigned bytes by nibble, or NULL */
     const uint8_t *nibbles;      /* [64] of the four blocks */
@@ -102,12 +103,12 @@ INLINE __m512 step_4(__m512 sum, __m512i first, __m512i last, const act_4 *x, co
     return _mm512_fmadd_ps(step_halves(first, last, f.m, f.block_bytes), _mm512_load_ps(x->sum), sum);
 }
 
-/* `row_n` (at most LOCKSTEP) rows in lockstep; `ahead`: bytes to prefetch ahead, 0 for none. Both constants
- * after inlining. */
+/* `row_n` (at most LOCKSTEP_MAX) rows in lockstep; `ahead`: bytes to prefetch ahead, 0 for none. Both
+ * constants after inlining. */
 INLINE void dot_4(float *y, const uint8_t *w, size_t row_bytes, const size_t row_n, const size_t ahead,
                   const act_4 *x, size_t block_n, const step_form f) {
     const size_t step_bytes = 4 * f.block_bytes;
-    __m512 sum[LOCKSTEP];
+    __m512 sum[LOCKSTEP_MAX];
     UNROLL for (size_t r = 0; r < row_n; r++) sum[r] = _mm512_setzero_ps();
     for (size_t i = 0; i < block_n / 4; i++, w += step_bytes, x++) {
         UNROLL for (size_t r = 0; r < row_n; r++) {
@@ -132,9 +133,10 @@ INLINE void dot_4(float *y, const uint8_t *w, size_t row_bytes, const size_t row
 
 INLINE void gemv_4(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const act_4 *x, size_t k,
                    const step_form f) {
+    const size_t together = f.eight_rows ? LOCKSTEP_MAX : LOCKSTEP;
     size_t r = 0;
-    for (; r + LOCKSTEP <= row_n; r += LOCKSTEP) {
-        dot_4(y + r, w + r * row_bytes, row_bytes, LOCKSTEP, ROWS_AHEAD * row_bytes, x, k / BLOCK, f);
+    for (; r + together <= row_n; r += together) {
+        dot_4(y + r, w + r * row_bytes, row_bytes, together, ROWS_AHEAD * row_bytes, x, k / BLOCK, f);
     }
     for (; r < row_n; r++) dot_4(y + r, w + r * row_bytes, row_bytes, 1, 0, x, k / BLOCK, f);
 }
@@ -192,7 +194,7 @@ static const uint8_t iq4_values[16] = {1,   24,  45,  63,  79,  93,  106, 118,
                                        129, 141, 153, 166, 181, 197, 217, 241};
 static const uint8_t mxfp4_values[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
 
-STEP(q4_0, 18, 2, 8, 1, .d = d_18)
+STEP(q4_0, 18, 2, 8, 1, .d = d_18, .eight_rows = true)
 STEP(q4_1, 20, 4, 0, 1, .d = d_20, .m = m_20, .has_m = true)
 STEP(q5_0, 22, 6, 16, 1, .d = d_22, .has_bits = true, .low_bits = low_22, .high_bits = high_22)
 STEP(q5_1, 24, 8, 0, 1, .d = d_24, .m = m_24, .has_m = true, .has_bits = true, .low_bits = low_24,
