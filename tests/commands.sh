@@ -2,7 +2,7 @@
 # The command as scripts see it: exit status, what goes to which stream, results, files. Prints every expectation that is not
 # met and ends with 1; 77 when the model is missing. Usage: tests/commands.sh HOTSET_BINARY MODEL
 set -uo pipefail
-hotset=$1 model=$2
+hotset=$1 model=$2 here=$(cd "$(dirname "$0")" && pwd)
 [ -x "$hotset" ] || { echo "commands: $hotset is not there"; exit 1; }
 [ -f "$model" ] || { echo "SKIP: $model is not there"; exit 77; }
 work=$(mktemp -d)
@@ -713,6 +713,39 @@ check_plan() {
     run 0 plan "$model" "${there[@]}" --memory copied --sparsity off --ram "${needed}B"
 }
 
-for check in wrong_usage errors help tokenize logits run stop state_types eval bench inspect profile convert machine plan; do "check_$check"; done
+# compare STATUS WORD ARGUMENT...: runs tools/compare.sh with no llama.cpp on the PATH; its output has the word.
+compare() {
+    local wanted=$1 word=$2 status
+    shift 2
+    PATH=$work/tools "$here/../tools/compare.sh" --hotset "$hotset" "$@" >"$out" 2>&1
+    status=$?
+    expect "compare.sh $*: exit status" [ "$status" -eq "$wanted" ]
+    expect "compare.sh $*: says $word" grep -qF -e "$word" "$out"
+}
+
+check_compare() {
+    local tool
+    mkdir -p "$work/tools"
+    for tool in bash cat dirname basename perl awk seq mktemp rm tee; do ln -sf "$(command -v $tool)" "$work/tools/$tool"; done
+    ln -sf "$(command -v env)" "$work/tools/env"
+    compare 2 "Usage"
+    compare 2 "is not a number" -r x "$model"
+    compare 1 "cannot be read" "$work/missing"
+    compare 1 "no llama.cpp here" "$model"
+    compare 1 "not there, or not a program" --peer "$work/missing" "$model"
+    # a peer that says what llama-bench would: 100 and 10 tokens/s, while hotset's figures are what they are
+    printf '#!/bin/bash\necho '"'"'[{"n_prompt": 8, "n_gen": 0, "avg_ts": 100.0}, {"n_prompt": 0, "n_gen": 4, "avg_ts": 10.0}]'"'"'\n' \
+        >"$work/llama-bench"
+    chmod +x "$work/llama-bench"
+    compare 0 "median" --peer "$work/llama-bench" -r 3 -p 8 -n 4 "$model"
+    # shellcheck disable=SC2016
+    expect "compare.sh: ratios of every round" awk '
+        /^[0-9]/ { rounds++; if ($3 != 10 || $6 != 100 || $4 / ($2 / 10) < 0.99 || $4 / ($2 / 10) > 1.01) wrong = 1 }
+        END { exit rounds != 3 || wrong }' "$out"
+    printf '#!/bin/bash\nexit 3\n' >"$work/llama-bench"
+    compare 1 "failed on" --peer "$work/llama-bench" -r 1 -p 8 -n 4 "$model"
+}
+
+for check in wrong_usage errors help tokenize logits run stop state_types eval bench inspect profile convert machine plan compare; do "check_$check"; done
 echo "$checked expectations, $failed not met"
 [ $failed -eq 0 ]
