@@ -21,7 +21,7 @@
 
 /* ---- What a module gives away ---- */
 
-enum { MODULE_ABI = 2 };
+enum { MODULE_ABI = 3 };
 
 /* How a queue waits for a counter. */
 typedef enum module_wait {
