@@ -18,7 +18,6 @@ static const char *const activation_names[SHAPE_ACTIVATION_COUNT] = {
     [SHAPE_RELU] = "relu", [SHAPE_RELU2] = "relu2", [SHAPE_DRELU] = "drelu"};
 static const char *const kind_names[] = {
     [PROBLEM_DENSE] = "dense", [PROBLEM_EXACT] = "exact", [PROBLEM_PREDICTED] = "predicted"};
-static const char *const state_names[MACHINE_STATE_COUNT] = {"F16", "F32", "Q8_0"};
 
 /* One of `names` by its number; NULL among them stands for a number that has no name. */
 static void walk_name(walk *w, const char *field, const char *const *names, uint32_t name_n, uint32_t *value,
@@ -118,6 +117,8 @@ static void walk_ffn(walk *w, shape *s) {
 
 static void walk_types(walk *w, problem_shape *m) {
     uint32_t state = m->state_type;
+    const char *state_names[MACHINE_STATE_COUNT];
+    for (int i = 0; i < MACHINE_STATE_COUNT; i++) state_names[i] = machine_state_name((machine_state)i);
     if (!walk_object_begin(w, "types", false)) return;
     walk_type(w, "ffn", &m->ffn_type);
     walk_type(w, "head", &m->head_type);

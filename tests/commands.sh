@@ -726,7 +726,7 @@ compare() {
 check_compare() {
     local tool
     mkdir -p "$work/tools"
-    for tool in bash cat dirname basename perl awk seq mktemp rm tee; do ln -sf "$(command -v $tool)" "$work/tools/$tool"; done
+    for tool in bash cat dirname basename perl awk seq mktemp rm tail tee; do ln -sf "$(command -v $tool)" "$work/tools/$tool"; done
     ln -sf "$(command -v env)" "$work/tools/env"
     compare 2 "Usage"
     compare 2 "is not a number" -r x "$model"
@@ -742,7 +742,8 @@ check_compare() {
     expect "compare.sh: ratios of every round" awk '
         /^[0-9]/ { rounds++; if ($3 != 10 || $6 != 100 || $4 / ($2 / 10) < 0.99 || $4 / ($2 / 10) > 1.01) wrong = 1 }
         END { exit rounds != 3 || wrong }' "$out"
-    printf '#!/bin/bash\nexit 3\n' >"$work/llama-bench"
+    printf '#!/bin/bash\necho "it is tired" >&2\nexit 3\n' >"$work/llama-bench"
+    compare 1 "it is tired" --peer "$work/llama-bench" -r 1 -p 8 -n 4 "$model"
     compare 1 "failed on" --peer "$work/llama-bench" -r 1 -p 8 -n 4 "$model"
 }
 

@@ -153,6 +153,7 @@ Test(quantise, leaves_no_more_error_than_the_usual_quantisers) {
                 {GGUF_Q6_K, {0.017581, 0.013512, 0.022884, 0.017360}},
                 {GGUF_IQ4_NL, {0.075551, 0.063964, 0.093445, 0.074962}},
                 {GGUF_IQ4_XS, {0.076160, 0.064591, 0.094357, 0.075605}}};
+    static const double q2_k_most[SAMPLES] = {0.35, 0.32, 0.37, 0.35};
     float *x = malloc(SAMPLE_N * sizeof *x);
     for (sample s = NORMAL; s < SAMPLES; s++) {
         make_sample(x, s);
@@ -161,7 +162,8 @@ Test(quantise, leaves_no_more_error_than_the_usual_quantisers) {
             cr_expect_leq(ours, 1.005 * rows[i].theirs[s], "%s of %s: %.6f",
                           gguf_type_get(rows[i].type)->name, sample_names[s], ours);
         }
-        cr_expect_leq(relative_error(x, GGUF_Q2_K), 0.37, "Q2_K of %s", sample_names[s]);
+        const double q2_k = relative_error(x, GGUF_Q2_K);
+        cr_expect_lt(q2_k, q2_k_most[s], "Q2_K of %s: %.4f", sample_names[s], q2_k);
     }
     free(x);
 }

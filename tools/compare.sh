@@ -58,6 +58,10 @@ command -v "$peer" >/dev/null || die "$peer: not there, or not a program"
 kind=bench
 case $(basename "$peer") in python*) kind=python; has_package "$peer" || die "$peer has no package llama_cpp" ;; esac
 
+results=$(mktemp) errors=$(mktemp)
+trap 'rm -f "$results" "$errors"' EXIT
+peer_failed() { tail -n 3 "$errors" >&2; die "$peer failed on $model"; }
+
 # numbers KEY...: the values of the numbers of a JSON object on standard input, in that order.
 numbers() { perl -0777 -ne 'BEGIN { @keys = splice @ARGV } for my $key (@keys) { /"\Q$key\E": *([0-9.eE+-]+)/ and print "$1 " }
                                      print "\n"' "$@"; }
@@ -68,12 +72,12 @@ run_hotset() {
         numbers prefill_tokens_per_s decode_tokens_per_s read_bytes_per_s_limit fraction_of_limit threads
 }
 run_bench() {
-    "$peer" -m "$model" -p "$prefill" -n "$decode" -r 1 -t "$threads" -ngl 0 -o json 2>/dev/null |
+    "$peer" -m "$model" -p "$prefill" -n "$decode" -r 1 -t "$threads" -ngl 0 -o json 2>"$errors" |
         perl -0777 -ne 'while (/"n_gen": *(\d+).*?"avg_ts": *([0-9.eE+-]+)/gs) { if ($1) { $decode = $2 } else { $prefill = $2 } }
                         print "$prefill $decode\n" if $prefill && $decode'
 }
 run_python() {
-    "$peer" - "$model" "$prefill" "$decode" "$threads" 2>/dev/null <<'PYTHON'
+    "$peer" - "$model" "$prefill" "$decode" "$threads" 2>"$errors" <<'PYTHON'
 import ctypes, sys, time
 import llama_cpp as llama
 
@@ -111,12 +115,11 @@ PYTHON
 echo "$model, llama.cpp by $peer, $rounds rounds of $prefill tokens and $decode more"
 echo "          ------ decode, tokens/s -------   ------ prefill, tokens/s ------   memory"
 echo "round     hotset   llama.cpp    ratio       hotset   llama.cpp    ratio       read GB/s   hotset's share"
-results=$(mktemp)
-trap 'rm -f "$results"' EXIT
+
 for round in $(seq "$rounds"); do
     read -r own_prefill own_decode read_rate fraction used < <(run_hotset) || die "hotset bench failed on $model"
     [ "$threads" -gt 0 ] || threads=$used
-    read -r peer_prefill peer_decode < <("run_$kind") || die "$peer failed on $model"
+    read -r peer_prefill peer_decode < <("run_$kind") || peer_failed
     echo "$round $own_decode $peer_decode $own_prefill $peer_prefill $read_rate $fraction" | tee -a "$results" |
         awk '{ printf "%-8s %7.1f %11.1f %8.2f      %7.1f %11.1f %8.2f   %13.1f %10.2f\n",
                       $1, $2, $3, $2 / $3, $4, $5, $4 / $5, $6 / 1e9, $7 }'

@@ -31,6 +31,14 @@ void cpu_avx2_rows_init(cpu_kernels *k);
 AVX2_INLINE __m256i load_256(const void *p) { return _mm256_loadu_si256(p); }
 AVX2_INLINE __m128i load_128(const void *p) { return _mm_loadu_si128(p); }
 
+/* Asks for every line of the step of `bytes` (a constant) that comes `ahead` bytes later; harmless past the
+ * end of the weights. */
+AVX2_INLINE void prefetch_step(const uint8_t *w, size_t bytes, size_t ahead) {
+    AVX2_UNROLL
+    for (size_t i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)((uintptr_t)w + ahead + i), _MM_HINT_T0);
+}
+
 /* A half at any address, in every lane. */
 AVX2_INLINE __m256 load_half(const uint8_t *p) {
     int16_t h;

@@ -1,25 +1,14 @@
 /* avx2_blocks.c - AVX2: products of the block types that have no kernels of their own, by one form for all.
  *
  * Decode of blocks of 256 walks one row after the other, as avx2_gemv.c does; sums of 16 meet their scales as
- * integers. That of blocks of 32 is in avx2_nibbles.c.
+ * integers. That of blocks of 32, and of IQ4_XS, is in avx2_nibbles.c.
  *
  * Prefill multiplies numbers of 16 bits: a tile holds values, of K-quants times their scale, which is exact,
  * so that a whole block is one sum of integers.
  */
 #include "devices/cpu/avx2_blocks.h"
 
-enum { ROWS = 16, COLS = 3, HALVES = 2, LINE = 64, BYTES_AHEAD = 2048, NEURONS_AHEAD = 32 };
-
-AVX2_INLINE void prefetch_block(const uint8_t *w, size_t bytes, size_t ahead) {
-    AVX2_UNROLL
-    for (size_t i = 0; i < bytes; i += LINE)
-        _mm_prefetch((const char *)((uintptr_t)w + ahead + i), _MM_HINT_T0);
-}
-
-/* Sums of pairs of products, w signed (nowhere -128 next to it: 2 * 127 * 127 fits). */
-AVX2_INLINE __m256i signed_pairs(__m256i w, __m256i x) {
-    return _mm256_maddubs_epi16(_mm256_sign_epi8(w, w), _mm256_sign_epi8(x, w));
-}
+enum { ROWS = 16, COLS = 3, HALVES = 2, BYTES_AHEAD = 2048, NEURONS_AHEAD = 32 };
 
 /* ---- Decode: blocks of 256 ---- */
 
@@ -63,10 +52,10 @@ AVX2_INLINE float dot_256(const uint8_t *w, const act_256 *a, size_t block_n, co
     __m256 sum = _mm256_setzero_ps();
     for (; block_n > 0; block_n--, a++, w += f.block_bytes) {
         __m128i scale, min;
-        prefetch_block(w, f.block_bytes, BYTES_AHEAD);
+        prefetch_step(w, f.block_bytes, BYTES_AHEAD);
         f.numbers(&scale, &min, w);
         __m256i total = _mm256_setzero_si256();
-        if (f.offset && !f.values) /* offset * scale * minus the sum */
+        if (f.offset) /* offset * scale * minus the sum */
             total = _mm256_mullo_epi32(against_sums(scale, a), _mm256_set1_epi32(f.offset));
         const __m256i words = _mm256_cvtepi8_epi16(scale);
         const __m256i scales[2] = {_mm256_permute4x64_epi64(words, 0x44),
@@ -74,8 +63,7 @@ AVX2_INLINE float dot_256(const uint8_t *w, const act_256 *a, size_t block_n, co
         AVX2_UNROLL
         for (int j = 0; j < 8; j++) {
             const __m256i q = opaque(f.quants(w, (size_t)j)), x = load_256(a->q + 32 * j);
-            const __m256i pairs =
-                f.values ? signed_pairs(signed_values(f, q), x) : _mm256_maddubs_epi16(q, x);
+            const __m256i pairs = _mm256_maddubs_epi16(q, x);
             total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, spread_words(scales[j / 4], j % 4)));
         }
         const __m256 dx = _mm256_set1_ps(a->d);
@@ -378,17 +366,18 @@ AVX2_INLINE void tile_mul(float *y, size_t y_stride, const uint8_t *tile, const 
     X(q5_1, Q5_1, 32)                                                                                        \
     X(iq4_nl, IQ4_NL, 32)                                                                                    \
     X(mxfp4, MXFP4, 32)
-#define TYPES_OF_256(X)                                                                                      \
+#define K_QUANTS(X)                                                                                          \
     X(q2_k, Q2_K, 256)                                                                                       \
     X(q3_k, Q3_K, 256)                                                                                       \
-    X(q5_k, Q5_K, 256)                                                                                       \
-    X(iq4_xs, IQ4_XS, 256)
+    X(q5_k, Q5_K, 256)
 TYPES_OF_32(TILE_FUNCTIONS)
-TYPES_OF_256(TILE_FUNCTIONS)
-TYPES_OF_256(GEMV)
+K_QUANTS(TILE_FUNCTIONS)
+TILE_FUNCTIONS(iq4_xs, IQ4_XS, 256)
+K_QUANTS(GEMV)
 
 void cpu_avx2_blocks_init(cpu_kernels *k) {
     TYPES_OF_32(SET_TILES)
-    TYPES_OF_256(SET_TILES)
-    TYPES_OF_256(SET_GEMV)
+    K_QUANTS(SET_TILES)
+    SET_TILES(iq4_xs, IQ4_XS, 256)
+    K_QUANTS(SET_GEMV)
 }

@@ -12,13 +12,6 @@
 
 #include <stddef.h>
 
-/* Asks for the lines of the step of `bytes` that comes `ahead` bytes later; harmless past the end of the
- * weights. */
-AVX2_INLINE void prefetch_step(const uint8_t *w, size_t bytes, size_t ahead) {
-    AVX2_UNROLL
-    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)w + ahead + i, _MM_HINT_T0);
-}
-
 /* ---- Float types: the activations are the floats, with zeros up to a multiple of 8 ---- */
 
 static size_t act_bytes_float(size_t k) { return round_up(k, 8) * sizeof(float); }

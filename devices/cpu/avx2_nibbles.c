@@ -26,8 +26,9 @@ typedef struct step_form {
     bool power;           /* the scale is a power of two in one byte; the values are doubled */
     const int8_t *values; /* by nibble, or NULL */
     int offset;           /* makes the values unsigned, 0 where they are, or are taken as signed */
-    bool is_signed;
 } step_form;
+
+AVX2_INLINE bool is_signed(const step_form f) { return f.values && !f.offset; }
 
 static size_t act_bytes_4(size_t k) { return (k + 127) / 128 * sizeof(act_4); }
 
@@ -90,7 +91,7 @@ AVX2_INLINE __m256i values_of(__m256i nibbles, const step_form f) {
 
 AVX2_INLINE __m256i multiply(__m256i v, const int8_t *q, const step_form f) {
     const __m256i x = load_256(q);
-    if (!f.is_signed) return _mm256_maddubs_epi16(v, x);
+    if (!is_signed(f)) return _mm256_maddubs_epi16(v, x);
     return _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(x, v));
 }
 
@@ -152,7 +153,7 @@ AVX2_INLINE __m256 step(__m256 sum, const uint8_t *w, const act_4 *a, const step
     __m256i p[2][2], s;
     dot_two(p[0], w, w + b, a->q[0], f);
     dot_two(p[1], w + 2 * b, w + 3 * b, a->q[1], f);
-    if (f.is_signed)
+    if (is_signed(f))
         s = _mm256_add_epi32(merge_large_pairs(p[0][0], p[1][0]), merge_large_pairs(p[0][1], p[1][1]));
     else
         s = merge_pairs(_mm256_add_epi16(p[0][0], p[0][1]), _mm256_add_epi16(p[1][0], p[1][1]));
@@ -165,9 +166,7 @@ AVX2_INLINE float dot(const uint8_t *w, const act_4 *a, size_t k, const step_for
     const size_t step_bytes = 4 * f.block_bytes;
     __m256 sum = _mm256_setzero_ps();
     for (; k >= 128; k -= 128, a++, w += step_bytes) {
-        AVX2_UNROLL
-        for (size_t i = 0; i < step_bytes; i += 64)
-            _mm_prefetch((const char *)((uintptr_t)w + BYTES_AHEAD + i), _MM_HINT_T0);
+        prefetch_step(w, step_bytes, BYTES_AHEAD);
         sum = step(sum, w, a, f);
     }
     if (k > 0) {
@@ -202,13 +201,11 @@ static void act_pack_iq4_xs(void *act, const float *x, size_t k) {
 }
 
 AVX2_INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *a, size_t k) {
-    const step_form f = {.values = quant_iq4_values, .is_signed = true};
+    const step_form f = {.values = quant_iq4_values};
     const __m256i mask = _mm256_set1_epi8(15);
     __m256 sum = _mm256_setzero_ps();
     for (; k > 0; k -= 256, a++, w += sizeof(quant_iq4_xs)) {
-        AVX2_UNROLL
-        for (size_t i = 0; i < sizeof(quant_iq4_xs); i += 64)
-            _mm_prefetch((const char *)((uintptr_t)w + BYTES_AHEAD + i), _MM_HINT_T0);
+        prefetch_step(w, sizeof(quant_iq4_xs), BYTES_AHEAD);
         const __m256i lanes = iq4_xs_scales(w); /* as words 0 to 7 of both halves: */
         const __m256i scales = _mm256_permute4x64_epi64(_mm256_packs_epi32(lanes, lanes), 0x88);
         __m256i total = _mm256_setzero_si256();
@@ -252,7 +249,7 @@ static void gemv_iq4_xs(float *y, const uint8_t *w, size_t row_bytes, size_t row
     X(q4_1, Q4_1, .has_m = true)                                                                             \
     X(q5_0, Q5_0, .high_at = offsetof(quant_q5_0, high), .offset = 16)                                       \
     X(q5_1, Q5_1, .high_at = offsetof(quant_q5_1, high), .has_m = true)                                      \
-    X(iq4_nl, IQ4_NL, .values = quant_iq4_values, .is_signed = true)                                         \
+    X(iq4_nl, IQ4_NL, .values = quant_iq4_values)                                                            \
     X(mxfp4, MXFP4, .values = quant_mxfp4_values, .offset = 12, .power = true)
 TYPES(NIBBLES)
 

@@ -93,8 +93,7 @@ static void gemv_q8_0(float *y, const uint8_t *w, size_t row_bytes, size_t row_n
     for (; r < row_n; r++) dot_q8_0(y + r, w + r * row_bytes, row_bytes, 1, 0, act, k / BLOCK);
 }
 
-/* ---- K-quants: one block of 256 per step -----------------------------------------------------------
- */
+/* ---- K-quants: one block of 256 per step ------------------------------------------------------------ */
 
 /* Sub-scales are applied in integers: lane sums of two quarters are packed to int16 (they fit: at most 63 *
  * 127 * 4) and vpdpwssd multiplies them by scales spread to the same words. */
@@ -355,9 +354,7 @@ ROW_BY_ROW(q5_k, dot_q4_k(w, act, k / SUPERBLOCK, true))
 ROW_BY_ROW(q6_k, dot_q6_k(w, act, k / SUPERBLOCK))
 ROW_BY_ROW(iq4_xs, dot_iq4_xs(w, act, k / SUPERBLOCK))
 
-/* ---- Floats: the activation row, padded with zeros to whole lines
- * ------------------------------------------
- */
+/* ---- Floats: the activation row, padded with zeros to whole lines ---------------------------------- */
 
 enum {
     LINE_WEIGHTS = 32 /* of 16 bits */,

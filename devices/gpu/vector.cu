@@ -1,6 +1,6 @@
 /* vector.cu - the operations that read no weight matrices, but the embedding: few bytes each, so what counts
  * is that there are few kernels and that no result depends on the grid. */
-#include "devices/gpu/kernels.h"
+#include "devices/gpu/dequant.h"
 
 enum {
     BLOCK = 256,
@@ -228,7 +228,7 @@ GPU_DEVICE void rotate_head(const prepare_args &a, float *x, const float *weight
 
 /* A lane for each number of a block, by the rule of devices/cpu/kernels.h. */
 GPU_DEVICE void store_q8_0(uint8_t *row, const float *x, uint32_t n) {
-    for (uint32_t i = lane_of(); i < n; i += GPU_WARP, row += 34) {
+    for (uint32_t i = lane_of(); i < n; i += GPU_WARP, row += GPU_BLOCK_Q8_0) {
         const float max = gpu_warp_max(fabsf(x[i]));
         float inverse = 127.0f / max;
         if (!(inverse <= 3.402823466e+38f)) inverse = 0;
@@ -242,7 +242,7 @@ GPU_DEVICE void store_state(const prepare_args &a, uint8_t *state, uint64_t slot
     const uint64_t row_i = (uint64_t)head * a.context_n + (uint64_t)a.row[r].position, at = row_i * n;
     uint8_t *slot = state + slot_bytes * (uint64_t)a.row[r].slot;
     if (a.state == GGUF_Q8_0) {
-        store_q8_0(slot + row_i * (n / 32) * 34, x, n);
+        store_q8_0(slot + row_i * (n / 32) * GPU_BLOCK_Q8_0, x, n);
         return;
     }
     for (uint32_t i = lane_of(); i < n; i += GPU_WARP)
