@@ -91,6 +91,7 @@ typedef struct device_matrix {
     uint32_t unit_n;
     device_ref unit_offset;
     neurons_order order; /* of each matrix; BY_ROW: row_bytes is that of a neuron's row */
+    bool interleaved;    /* by output: rows as in devices/lanes.h; never with a choice */
 } device_matrix;
 
 typedef enum device_activation {
@@ -348,9 +349,9 @@ typedef struct device_interface {
     /* Either side may be in another device's or the host's memory where both can reach it. */
     hotset_status (*copy_async)(device_queue *q, device_ref to, device_ref from, uint64_t bytes,
                                 hotset_error *err);
-    /* Copies one matrix (or one unit) of rows to its form by neuron, and is done when it returns. `shape`
-     * gives type and sizes. */
-    hotset_status (*copy_by_neuron)(device_queue *q, device_ref to, device_ref from,
+    /* Copies one matrix (or one unit) of rows as in GGUF to the form that `shape` names, by neuron or
+     * interleaved, and is done when it returns. */
+    hotset_status (*copy_reordered)(device_queue *q, device_ref to, device_ref from,
                                     const device_matrix *shape, hotset_error *err);
     /* Scratch bytes that an operation needs beside its operands: a pure function of the op and the device. 0
      * of an operation that list_record refuses as unsupported. */
@@ -375,8 +376,9 @@ typedef struct device_interface {
 
 struct device {
     const device_interface *api;
-    char name[32];      /* cpu, cuda0 ... */
-    uint64_t alignment; /* of tensors in slabs, bytes */
+    char name[32];              /* cpu, cuda0 ... */
+    uint64_t alignment;         /* of tensors in slabs, bytes */
+    uint64_t interleaved_types; /* bit t: matrices of gguf_type t are multiplied faster when interleaved */
     char note[200]; /* how it works, where that was found out when it was opened: for people; "" nothing */
 };
 

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/lanes.h"
+
 enum {
     ROWS_MAX = 512,            /* of activations */
     OPERATIONS_MAX = 256,      /* of a list */
@@ -227,6 +229,9 @@ static hotset_status plan_matrix(workbench *b, const work *w, uint32_t units, li
                               .order = !sums                              ? NEURONS_BY_OUTPUT
                                        : w->access == MACHINE_SUMS_BY_ROW ? NEURONS_BY_ROW
                                                                           : NEURONS_BY_NEURON};
+    /* as copied weights stand that nothing is taken out of; the bytes are random in any order */
+    part->w.interleaved =
+        !sums && !listed && units % LANES_ROWS == 0 && b->d->interleaved_types >> w->type & 1;
     if (listed) {
         HOTSET_TRY(draw_list(b, units, w->share, f.group_n, &count, &groups, err));
         b->op[0].linear.choice = choice_at(b, units, LIST_AT);
@@ -251,8 +256,11 @@ static hotset_status draw_gate(workbench *b, uint32_t n, double share, hotset_er
 static hotset_status plan_select(workbench *b, const work *w, uint32_t units, list_plan *p,
                                  hotset_error *err) {
     uint64_t row_bytes = gguf_row_bytes(GGUF_F16, w->width);
-    device_matrix up = {{b->slab, 0}, GGUF_F16, w->width,  w->width,
-                        row_bytes,    0,        {NULL, 0}, NEURONS_BY_OUTPUT};
+    device_matrix up = {.data = {b->slab, 0},
+                        .type = GGUF_F16,
+                        .in_n = w->width,
+                        .out_n = w->width,
+                        .row_bytes = row_bytes};
     HOTSET_TRY(draw_gate(b, w->width, w->share, err));
     for (uint32_t i = 0; i < units; i++) {
         b->op[i] = (device_op){.kind = DEVICE_OP_SELECT, .row_max = 1, .name = "measured selection"};

@@ -21,7 +21,7 @@
 
 /* ---- What a module gives away ---- */
 
-enum { MODULE_ABI = 3 };
+enum { MODULE_ABI = 4 };
 
 /* How a queue waits for a counter. */
 typedef enum module_wait {

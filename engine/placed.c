@@ -52,6 +52,7 @@ static hotset_status fill_layer(placed_device *p, const hotset_model *m, const p
     const plan_layer *l = &plan->layer[layer_i];
     to->units = has_units(l, p->device_i);
     to->visits = !to->home && to->units;
+    to->streams = l->streamed;
     for (uint32_t d = 0; to->home && d < plan->device_n; d++)
         if (d != p->device_i && has_units(l, d)) to->guest[to->guest_n++] = (uint8_t)d;
     if (m->layer[layer_i].experts) to->place = l->place;

@@ -19,6 +19,7 @@ typedef struct placed_layer {
     uint8_t guest_n, guest[PLAN_DEVICE_MAX]; /* home: rising */
     uint32_t ff_n;                           /* neurons of the dense FFN that are here */
     const uint32_t *neuron; /* [ff_n] rising, their numbers in the model; NULL: all of them, or none */
+    bool streams;           /* the host's units may go to the home, piece by piece */
     const uint8_t *place;   /* of experts: [expert_n] their device; NULL: all are the host's */
 } placed_layer;
 

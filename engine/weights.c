@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/lanes.h"
 #include "devices/neurons.h"
 #include "engine/gather.h"
 #include "planner/footprint.h"
@@ -29,6 +30,19 @@ bool weights_is_down(uint32_t role) {
 bool weights_is_ffn(const hotset_model *m, uint32_t role) {
     bool input = role == ARCH_ATTN_NORM || role == ARCH_ATTN_NORM_BIAS;
     return role >= ARCH_FFN_ROLES || (input && m->arch->rules & ARCH_PARALLEL);
+}
+
+/* Whether single neurons are taken out of the matrix, as lists say. Of gates exact skipping needs all. */
+static bool is_listed(uint32_t role, hotset_sparsity sparsity) {
+    switch (role) {
+    case ARCH_FFN_GATE:
+    case ARCH_EXPERT_GATE:
+    case ARCH_SHARED_GATE: return sparsity == HOTSET_SPARSITY_PREDICT;
+    case ARCH_FFN_UP:
+    case ARCH_EXPERT_UP:
+    case ARCH_SHARED_UP: return sparsity != HOTSET_SPARSITY_OFF;
+    default: return weights_is_down(role) && sparsity != HOTSET_SPARSITY_OFF;
+    }
 }
 
 /* Matrices of units, and of the predictor that every device with units has. */
@@ -197,6 +211,19 @@ static device_ref source(const loading *l, const model_tensor *t, uint32_t u) {
     return (device_ref){l->w->part[t->part_i], (uint64_t)(data - map_of(l, t)->data)};
 }
 
+/* Whether the matrix is copied with rows interleaved: where the device is faster at it, and nobody takes
+ * neurons out of it, by lists or to send them to another device. */
+static bool interleaves(const weights *w, uint32_t layer_i, uint32_t role, const model_tensor *t,
+                        const device_matrix *shape) {
+    const uint64_t types = w->device && w->copies ? w->device->interleaved_types : 0;
+    if (!(types >> t->type & 1) || shape->order != NEURONS_BY_OUTPUT || shape->out_n % LANES_ROWS)
+        return false;
+    if (role < ARCH_LAYER_ROLES) return role != ARCH_POSITIONS;
+    if (is_listed(role, w->sparsity)) return false;
+    return !is_of_units(role) ||
+           !(w->placed->layer[layer_i].streams || units_in_file(w->placed, layer_i, role, t));
+}
+
 /* What an operation needs to know of a matrix besides its place. */
 static device_matrix shape_of(const weights *w, uint32_t layer_i, uint32_t role, const model_tensor *t) {
     neurons_form f;
@@ -209,14 +236,12 @@ static device_matrix shape_of(const weights *w, uint32_t layer_i, uint32_t role,
                            .row_bytes = t->row_bytes,
                            .unit_n = t->unit_n,
                            .order = reorder ? NEURONS_BY_NEURON : t->order};
-    if (role < ARCH_LAYER_ROLES || !is_split(w->placed, layer_i, role)) return shape;
-    const uint32_t ff_n = w->placed->layer[layer_i].ff_n;
-    if (!down) {
-        shape.out_n = ff_n;
-        return shape;
+    if (role >= ARCH_LAYER_ROLES && is_split(w->placed, layer_i, role)) {
+        const uint32_t ff_n = w->placed->layer[layer_i].ff_n;
+        if (down && t->order != NEURONS_BY_ROW) shape.row_bytes = t->row_bytes * ff_n / t->in_n;
+        *(down ? &shape.in_n : &shape.out_n) = ff_n;
     }
-    if (t->order != NEURONS_BY_ROW) shape.row_bytes = t->row_bytes * ff_n / t->in_n;
-    shape.in_n = ff_n;
+    shape.interleaved = interleaves(w, layer_i, role, t, &shape);
     return shape;
 }
 
@@ -225,8 +250,8 @@ static hotset_status copy_one(loading *l, const model_tensor *t, const device_ma
                               uint64_t bytes, device_ref *out, hotset_error *err) {
     const device_interface *api = l->w->device->api;
     *out = (device_ref){l->w->copies, l->copied};
-    if (shape->order != t->order) {
-        HOTSET_TRY(api->copy_by_neuron(l->copy, *out, from, shape, err));
+    if (shape->order != t->order || shape->interleaved) {
+        HOTSET_TRY(api->copy_reordered(l->copy, *out, from, shape, err));
         l->w->reordered_bytes += bytes;
     } else {
         HOTSET_TRY(api->copy_async(l->copy, *out, from, bytes, err));

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/lanes.h"
 #include "tests/kernel_test.h"
 
 typedef struct type_facts {
@@ -306,6 +307,98 @@ static void check_tile(const product_case *c, random_state *r) {
 }
 
 Test(kernels, tile_mul_equals_the_reference) { for_each_product(check_tile); }
+
+/* ---- Products of interleaved rows ---- */
+
+/* Tiles of interleaved rows are those of the rows. */
+static void check_tiles_of_lanes(const product_case *c, const uint8_t *rows, const uint8_t *stored,
+                                 size_t row_bytes) {
+    const cpu_matmul *plain = &c->kernels->matmul[c->type], *m = &c->kernels->lanes[c->type];
+    cr_assert_eq(m->tile_rows, LANES_ROWS);
+    guarded want = guarded_alloc(plain->tile_bytes(c->k), CPU_ALIGN, false);
+    guarded got = guarded_alloc(m->tile_bytes(c->k), CPU_ALIGN, false);
+    for (size_t i = 0; i < c->row_n; i += LANES_ROWS) {
+        memset(want.data, 0, plain->tile_bytes(c->k));
+        memset(got.data, 0, plain->tile_bytes(c->k));
+        plain->tile_unpack(want.data, rows + i * row_bytes, row_bytes, LANES_ROWS, c->k);
+        m->tile_unpack(got.data, stored + i * row_bytes, row_bytes, LANES_ROWS, c->k);
+        cr_assert_eq(memcmp(want.data, got.data, plain->tile_bytes(c->k)), 0, "%s %s k %zu", c->kernels->isa,
+                     facts_of(c->type).name, c->k);
+    }
+    guarded_free(&want);
+    guarded_free(&got);
+}
+
+static void check_lanes(const product_case *given, random_state *r) {
+    product_case c = *given;
+    const type_facts f = facts_of(c.type);
+    const cpu_matmul *m = &c.kernels->lanes[c.type];
+    if (!m->act_bytes) return;
+    c.row_n = LANES_ROWS * (1 + random_below(r, CPU_GEMV_ROWS_MAX / LANES_ROWS));
+    const size_t row_bytes = c.k / f.block_n * f.block_bytes;
+    uint8_t *rows = malloc(row_bytes * c.row_n);
+    guarded stored = guarded_alloc(row_bytes * c.row_n, 1, c.at_start);
+    guarded act = guarded_alloc(m->act_bytes(c.k), CPU_ALIGN, false);
+    guarded x = guarded_alloc(c.k * sizeof(float), sizeof(float), false);
+    float *values = (float *)(void *)x.data, *y = canary_alloc(c.row_n), expected[CPU_GEMV_ROWS_MAX];
+    fill_rows(rows, c.type, row_bytes, c.row_n, c.k, c.weights, r);
+    fill_activations(values, c.k, c.activations, r);
+    for (size_t i = 0; i < c.row_n; i += LANES_ROWS)
+        lanes_store(stored.data + i * row_bytes, rows + i * row_bytes, row_bytes, c.type, (uint32_t)c.k);
+    m->act_pack(act.data, values, c.k);
+    m->gemv(y, stored.data, row_bytes, c.row_n, act.data, c.k);
+    reference(expected, rows, row_bytes, c.row_n, values, c.k, c.type);
+    check_values(&c, y, expected, rows, row_bytes, values, "gemv of lanes");
+    for (size_t i = 0; i < c.row_n; i += LANES_ROWS) { /* a group alone has the same bits */
+        m->gemv(expected, stored.data + i * row_bytes, row_bytes, LANES_ROWS, act.data, c.k);
+        cr_assert_eq(memcmp(expected, y + i, LANES_ROWS * sizeof *y), 0, "%s %s rows %zu", c.kernels->isa,
+                     f.name, i);
+    }
+    check_tiles_of_lanes(&c, rows, stored.data, row_bytes);
+    canary_check_free(y, c.row_n, f.name);
+    guarded_free(&stored);
+    guarded_free(&act);
+    guarded_free(&x);
+    free(rows);
+}
+
+Test(kernels, interleaved_rows_equal_the_reference) { for_each_product(check_lanes); }
+
+/* Every table but the portable one interleaves what most models are made of. */
+Test(kernels, common_types_are_interleaved) {
+    static const gguf_type common[] = {GGUF_Q4_0, GGUF_Q8_0, GGUF_Q4_K};
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    for (size_t t = kernel_tables(tables); t-- > 0;)
+        for (size_t i = 0; i < COUNT_OF(common); i++)
+            cr_assert_eq(tables[t].lanes[common[i]].act_bytes != NULL, strcmp(tables[t].isa, "scalar") != 0,
+                         "%s %s", tables[t].isa, facts_of(common[i]).name);
+}
+
+Test(kernels, interleaved_rows_are_the_same_bytes) {
+    random_state r = {14};
+    for (size_t t = 0; t < ALL_TYPES; t++) {
+        const gguf_type type = all_types[t];
+        const type_facts f = facts_of(type);
+        cr_assert_eq(lanes_has(type), f.block_n > 1, "%s", f.name);
+        if (!lanes_has(type)) continue;
+        const size_t block_n = 5, row_bytes = block_n * f.block_bytes;
+        uint8_t *rows = malloc(LANES_ROWS * row_bytes), *part = malloc(row_bytes);
+        guarded stored = guarded_alloc(LANES_ROWS * row_bytes, 1, false);
+        for (size_t i = 0; i < LANES_ROWS * row_bytes; i++) rows[i] = (uint8_t)random_below(&r, 256);
+        lanes_store(stored.data, rows, row_bytes, type, (uint32_t)(block_n * f.block_n));
+        for (uint32_t lane = 0; lane < LANES_ROWS; lane++)
+            for (size_t b = 0; b < block_n; b++) {
+                const size_t n = block_n - b;
+                lanes_restore_part(part, stored.data, type, lane, (uint32_t)(b * f.block_n),
+                                   (uint32_t)(n * f.block_n));
+                cr_assert_eq(memcmp(part, rows + lane * row_bytes + b * f.block_bytes, n * f.block_bytes), 0,
+                             "%s row %u block %zu", f.name, lane, b);
+            }
+        guarded_free(&stored);
+        free(rows);
+        free(part);
+    }
+}
 
 Test(kernels, types_without_products_have_empty_slots) {
     cpu_kernels tables[KERNEL_TABLES_MAX];

@@ -359,7 +359,7 @@ Test(emulated, matrices_are_stored_by_neuron) {
     for (int i = 0; i < 2; i++) {
         memset(back->host, 0, bytes);
         cr_assert_eq(
-            d->api->copy_by_neuron(q, (device_ref){stored, 64}, (device_ref){sources[i], 0}, &shape, &err),
+            d->api->copy_reordered(q, (device_ref){stored, 64}, (device_ref){sources[i], 0}, &shape, &err),
             HOTSET_OK, "%s", err.message);
         cr_assert_eq(d->api->copy_async(q, (device_ref){back, 0}, (device_ref){stored, 64}, bytes, &err),
                      HOTSET_OK);

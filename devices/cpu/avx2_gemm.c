@@ -618,6 +618,67 @@ static void tile_mul_q6_k(float *y, size_t y_stride, const void *tile, const voi
     store_sums(y, y_stride, sum);
 }
 
+/* ---- Tiles of interleaved rows (devices/lanes.h), which stand side by side already ---- */
+
+/* The nibbles of a word of all rows, to two quads. */
+AVX2_INLINE void split_words(uint8_t *low, uint8_t *high, const uint8_t *words) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    AVX2_UNROLL
+    for (size_t h = 0; h < HALVES; h++) {
+        const __m256i v = load_256(words + 32 * h);
+        _mm256_store_si256((__m256i *)(void *)(low + 32 * h), _mm256_and_si256(v, mask));
+        _mm256_store_si256((__m256i *)(void *)(high + 32 * h),
+                           _mm256_and_si256(_mm256_srli_epi16(v, 4), mask));
+    }
+}
+
+/* The bytes of a word of all rows, widened, to two pairs. */
+AVX2_INLINE void widen_words(int16_t (*first)[2], int16_t (*second)[2], const uint8_t *words) {
+    AVX2_UNROLL
+    for (size_t h = 0; h < HALVES; h++) {
+        const __m256 a = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(load_128(words + 32 * h)));
+        const __m256 b = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(load_128(words + 32 * h + 16)));
+        const __m256i even = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88));
+        const __m256i odd = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd));
+        _mm256_store_si256((__m256i *)(void *)first[8 * h], _mm256_permute4x64_epi64(even, 0xd8));
+        _mm256_store_si256((__m256i *)(void *)second[8 * h], _mm256_permute4x64_epi64(odd, 0xd8));
+    }
+}
+
+static void lanes_q4_0(tile_q4_0 *t, const uint8_t *w) {
+    store_plane(t->d, w);
+    for (size_t g = 0; g < 4; g++) split_words(t->q[g][0], t->q[4 + g][0], w + ROWS * (2 + 4 * g));
+}
+
+static void lanes_q8_0(tile_q8_0 *t, const uint8_t *w) {
+    store_plane(t->d, w);
+    for (size_t g = 0; g < 8; g++) widen_words(t->q[2 * g], t->q[2 * g + 1], w + ROWS * (2 + 4 * g));
+}
+
+static void lanes_q4_k(tile_q4_k *t, const uint8_t *w) {
+    for (size_t r = 0; r < ROWS; r++) {
+        uint8_t head[offsetof(quant_q4_k, q)];
+        for (size_t i = 0; i < sizeof head; i += 4) memcpy(head + i, w + ROWS * i + 4 * r, 4);
+        unpack_scales_q4_k(t, head, r);
+    }
+    for (size_t g = 0; g < 32; g++) {
+        const size_t j = g / 8 * 2, quad = g % 8;
+        split_words(t->q[j][quad][0], t->q[j + 1][quad][0], w + ROWS * (offsetof(quant_q4_k, q) + 4 * g));
+    }
+}
+
+#define TILE_OF_LANES(type, block_n)                                                                         \
+    static void tile_of_lanes_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n,           \
+                                     size_t k) {                                                             \
+        (void)row_bytes;                                                                                     \
+        (void)row_n; /* always all */                                                                        \
+        tile_##type *t = tile;                                                                               \
+        for (size_t b = 0; b < k / (block_n); b++) lanes_##type(t + b, w + ROWS * b * sizeof(quant_##type)); \
+    }
+TILE_OF_LANES(q4_0, 32)
+TILE_OF_LANES(q8_0, 32)
+TILE_OF_LANES(q4_k, 256)
+
 /* ---- The slots ---- */
 
 #define SET_SLOTS(m, type)                                                                                   \
@@ -637,4 +698,10 @@ void cpu_avx2_gemm_init(cpu_kernels *k) {
     SET_SLOTS(&k->matmul[GGUF_Q8_0], q8_0);
     SET_SLOTS(&k->matmul[GGUF_Q4_K], q4_k);
     SET_SLOTS(&k->matmul[GGUF_Q6_K], q6_k);
+    SET_SLOTS(&k->lanes[GGUF_Q4_0], q4_0);
+    SET_SLOTS(&k->lanes[GGUF_Q8_0], q8_0);
+    SET_SLOTS(&k->lanes[GGUF_Q4_K], q4_k);
+    k->lanes[GGUF_Q4_0].tile_unpack = tile_of_lanes_q4_0;
+    k->lanes[GGUF_Q8_0].tile_unpack = tile_of_lanes_q8_0;
+    k->lanes[GGUF_Q4_K].tile_unpack = tile_of_lanes_q4_k;
 }

@@ -29,6 +29,7 @@ void avx512_gemv(cpu_kernels *k);
 void avx512_blocks(cpu_kernels *k);
 void avx512_gemm(cpu_kernels *k);
 void avx512_sgemm(cpu_kernels *k);
+void avx512_lanes(cpu_kernels *k);
 void avx512_attend(cpu_kernels *k);
 void avx512_neurons(cpu_kernels *k);
 void avx512_rows(cpu_kernels *k);

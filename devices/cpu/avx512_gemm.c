@@ -26,6 +26,20 @@ typedef struct panel_32 {
     float d[COLS];
 } panel_32;
 
+/* Tiles of rows that stand alone, and of interleaved ones. */
+#define UNPACK(type)                                                                                         \
+    static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
+        const tile_rows rows = rows_of(w, row_bytes, row_n);                                                 \
+        unpack_##type(tile, &rows, k);                                                                       \
+    }                                                                                                        \
+    static void tile_of_lanes_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n,           \
+                                     size_t k) {                                                             \
+        (void)row_bytes;                                                                                     \
+        (void)row_n; /* always all */                                                                        \
+        const tile_rows rows = rows_of_lanes(w);                                                             \
+        unpack_##type(tile, &rows, k);                                                                       \
+    }
+
 static size_t tile_bytes_32(size_t k) { return k / BLOCK * sizeof(tile_32); }
 static size_t panel_bytes_32(size_t k) { return k / BLOCK * sizeof(panel_32); }
 
@@ -96,36 +110,36 @@ PANEL_PACK_32(q8_0, 128) /* and IQ4_NL */
 PANEL_PACK_32(q5_0, 16)
 PANEL_PACK_32(mxfp4, 12)
 
-static void tile_unpack_q4_0(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
-    const tile_rows rows = rows_of(w, row_bytes, row_n);
+INLINE void unpack_q4_0(void *tile, const tile_rows *rows, size_t k) {
     tile_32 *t = tile;
     for (size_t b = 0; b < k / BLOCK; b++, t++) {
         const size_t offset = b * Q4_0_BYTES;
-        if (b % 3 == 0) prefetch_rows(&rows, offset); /* every 54 bytes */
+        if (b % 3 == 0) prefetch_rows(rows, offset); /* every 54 bytes */
         __m512i q[4];
-        load_quads(q, &rows, offset + 2);
+        load_quads(q, rows, offset + 2);
         UNROLL for (size_t g = 0; g < 4; g++) {
             _mm512_store_si512(t->w[g], low_nibbles(q[g]));
             _mm512_store_si512(t->w[4 + g], high_nibbles(q[g]));
         }
-        _mm512_store_ps(t->d, load_scales(&rows, offset));
+        _mm512_store_ps(t->d, load_scales(rows, offset));
     }
 }
+UNPACK(q4_0)
 
-static void tile_unpack_q8_0(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
-    const tile_rows rows = rows_of(w, row_bytes, row_n);
+INLINE void unpack_q8_0(void *tile, const tile_rows *rows, size_t k) {
     const __m512i flip = _mm512_set1_epi8((char)0x80);
     tile_32 *t = tile;
     for (size_t b = 0; b < k / BLOCK; b++, t++) {
         const size_t offset = b * Q8_0_BYTES;
-        prefetch_rows(&rows, offset);
+        prefetch_rows(rows, offset);
         __m512i q[8];
-        load_quads(q, &rows, offset + 2);
-        load_quads(q + 4, &rows, offset + 18);
+        load_quads(q, rows, offset + 2);
+        load_quads(q + 4, rows, offset + 18);
         UNROLL for (size_t g = 0; g < 8; g++) _mm512_store_si512(t->w[g], _mm512_xor_si512(q[g], flip));
-        _mm512_store_ps(t->d, load_scales(&rows, offset));
+        _mm512_store_ps(t->d, load_scales(rows, offset));
     }
 }
+UNPACK(q8_0)
 
 static void neuron_tiles_q8_0(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
                               size_t from, size_t row_n, size_t k) {
@@ -251,19 +265,18 @@ INLINE void unpack_scales_q4_k(tile_q4_k *t, const __m512i head[4]) {
     _mm512_store_ps(t->dmin, dmin);
 }
 
-static void tile_unpack_q4_k(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
-    const tile_rows rows = rows_of(w, row_bytes, row_n);
+INLINE void unpack_q4_k(void *tile, const tile_rows *rows, size_t k) {
     tile_q4_k *t = tile;
     for (size_t b = 0; b < k / SUPERBLOCK; b++, t++) {
         const size_t offset = b * Q4_K_BYTES;
         __m512i head[4];
-        load_quads(head, &rows, offset);
+        load_quads(head, rows, offset);
         unpack_scales_q4_k(t, head);
         for (size_t i = 0; i < 8; i++) { /* 16 bytes: half of groups 2j (low nibbles) and 2j + 1 (high) */
             const size_t j = i / 2, first_quad = i % 2 * 4, from = offset + 16 + 16 * i;
-            if (i % 3 == 0) prefetch_rows(&rows, from);
+            if (i % 3 == 0) prefetch_rows(rows, from);
             __m512i q[4];
-            load_quads(q, &rows, from);
+            load_quads(q, rows, from);
             UNROLL for (size_t g = 0; g < 4; g++) {
                 _mm512_store_si512(t->w[2 * j][first_quad + g], low_nibbles(q[g]));
                 _mm512_store_si512(t->w[2 * j + 1][first_quad + g], high_nibbles(q[g]));
@@ -271,6 +284,7 @@ static void tile_unpack_q4_k(void *tile, const uint8_t *w, size_t row_bytes, siz
         }
     }
 }
+UNPACK(q4_k)
 
 /* The same 16 bytes of rows whose fields stand in planes. */
 INLINE void load_head_q4_k(__m512i head[4], const uint8_t *planes, size_t out_n, size_t o) {
@@ -392,22 +406,21 @@ INLINE void unpack_scales_q6_k(tile_q6_k *t, const __m512i scale[4], __m512 d) {
     }
 }
 
-static void tile_unpack_q6_k(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) {
-    const tile_rows rows = rows_of(w, row_bytes, row_n);
+INLINE void unpack_q6_k(void *tile, const tile_rows *rows, size_t k) {
     const __m512i upper = _mm512_set1_epi8(0x30);
     tile_q6_k *t = tile;
     for (size_t b = 0; b < k / SUPERBLOCK; b++, t++) {
         const size_t offset = b * Q6_K_BYTES;
         __m512i scale[4];
-        load_quads(scale, &rows, offset + 192);
-        unpack_scales_q6_k(t, scale, load_scales(&rows, offset + 208));
+        load_quads(scale, rows, offset + 192);
+        unpack_scales_q6_k(t, scale, load_scales(rows, offset + 208));
         for (size_t i = 0; i < 4; i++) { /* 16 bytes of upper bits: groups j, j + 2, j + 4, j + 6 */
             const size_t j = i / 2 * 8 + i % 2, low = offset + i / 2 * 64 + i % 2 * 16;
-            prefetch_rows(&rows, offset + 54 * i); /* 54: 210 bytes in four steps of less than a line */
+            prefetch_rows(rows, offset + 54 * i); /* 54: 210 bytes in four steps of less than a line */
             __m512i first[4], second[4], bits[4];
-            load_quads(first, &rows, low);
-            load_quads(second, &rows, low + 32);
-            load_quads(bits, &rows, offset + 128 + 16 * i);
+            load_quads(first, rows, low);
+            load_quads(second, rows, low + 32);
+            load_quads(bits, rows, offset + 128 + 16 * i);
             UNROLL for (size_t g = 0; g < 4; g++) {
                 const __m512i high[4] = {_mm512_slli_epi16(bits[g], 4), _mm512_slli_epi16(bits[g], 2),
                                          bits[g], _mm512_srli_epi16(bits[g], 2)};
@@ -421,6 +434,7 @@ static void tile_unpack_q6_k(void *tile, const uint8_t *w, size_t row_bytes, siz
         }
     }
 }
+UNPACK(q6_k)
 
 /* Upper bits of four neurons for a run of outputs: their 8 bytes twice in each quarter. */
 INLINE __m512i load_bits_q6_k(const uint8_t *p, size_t row_bytes) {
@@ -769,6 +783,15 @@ BLOCK_TILES(q3_k, Q3_K, 256)
 BLOCK_TILES(q5_k, Q5_K, 256)
 BLOCK_TILES(iq4_xs, IQ4_XS, 256)
 
+/* Products of interleaved rows differ in where tiles come from. */
+static void set_lanes(cpu_kernels *k, gguf_type type,
+                      void (*tile_unpack)(void *, const uint8_t *, size_t, size_t, size_t)) {
+    cpu_matmul m = k->matmul[type];
+    m.tile_unpack = tile_unpack;
+    m.neuron_tiles = NULL;
+    set(&k->lanes[type], m);
+}
+
 void avx512_gemm(cpu_kernels *k) {
     set(&k->matmul[GGUF_Q4_0], TILES(ROWS, 32, q4_0, q4_0));
     set(&k->matmul[GGUF_Q8_0], TILES(ROWS, 32, q8_0, q8_0));
@@ -783,4 +806,8 @@ void avx512_gemm(cpu_kernels *k) {
     set(&k->matmul[GGUF_Q3_K], TILES(ROWS, k, k, q3_k));
     set(&k->matmul[GGUF_Q5_K], TILES(ROWS, q4_k, q4_k, q5_k));
     set(&k->matmul[GGUF_IQ4_XS], TILES(ROWS, q4_k, q4_k, iq4_xs));
+    set_lanes(k, GGUF_Q4_0, tile_of_lanes_q4_0);
+    set_lanes(k, GGUF_Q8_0, tile_of_lanes_q8_0);
+    set_lanes(k, GGUF_Q4_K, tile_of_lanes_q4_k);
+    set_lanes(k, GGUF_Q6_K, tile_of_lanes_q6_k);
 }

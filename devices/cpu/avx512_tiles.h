@@ -8,10 +8,12 @@
 enum { ROWS = 16, FLOAT_ROWS = 32, COLS = 8 };
 enum { NEURONS_AHEAD = 32 };
 
-/* The rows of a tile; prefetches reach for the next tile, since callers walk tiles in order. */
+/* The rows of a tile; prefetches reach for the next tile, since callers walk tiles in order. Rows that are
+ * interleaved (devices/lanes.h) stand at `lanes`, else NULL. */
 typedef struct tile_rows {
     const uint8_t *row[ROWS];
     size_t ahead;
+    const uint8_t *lanes;
 } tile_rows;
 
 INLINE tile_rows rows_of(const uint8_t *w, size_t row_bytes, size_t row_n) {
@@ -20,12 +22,19 @@ INLINE tile_rows rows_of(const uint8_t *w, size_t row_bytes, size_t row_n) {
     return t;
 }
 
+INLINE tile_rows rows_of_lanes(const uint8_t *w) { return (tile_rows){.lanes = w}; }
+
 INLINE void prefetch_rows(const tile_rows *t, size_t offset) {
+    if (t->lanes) return; /* one stream, which the hardware follows */
     UNROLL for (size_t r = 0; r < ROWS; r++) prefetch(t->row[r] + offset, t->ahead);
 }
 
 /* 16 bytes of each row at `offset`: t[g] gets the g-th four of them, a row per lane. */
 INLINE void load_quads(__m512i t[4], const tile_rows *w, size_t offset) {
+    if (w->lanes) {
+        UNROLL for (size_t g = 0; g < 4; g++) t[g] = _mm512_loadu_si512(w->lanes + ROWS * (offset + 4 * g));
+        return;
+    }
     __m512i z[4];
     UNROLL for (size_t i = 0; i < 4; i++) { /* quarter j of z[i] is row 4j + i */
         z[i] = _mm512_castsi128_si512(_mm_loadu_si128((const void *)(w->row[i] + offset)));
@@ -44,8 +53,12 @@ INLINE void load_quads(__m512i t[4], const tile_rows *w, size_t offset) {
     t[3] = _mm512_unpackhi_epi64(b, d);
 }
 
+/* 16 halves of a plane. */
+INLINE __m512 load_plane(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+
 /* One half-precision scale of each row. */
 INLINE __m512 load_scales(const tile_rows *w, size_t offset) {
+    if (w->lanes) return load_plane(w->lanes + ROWS * offset);
     _Alignas(32) uint16_t halves[ROWS];
     UNROLL for (size_t r = 0; r < ROWS; r++) memcpy(&halves[r], w->row[r] + offset, sizeof halves[r]);
     return _mm512_cvtph_ps(_mm256_load_si256((const void *)halves));
@@ -67,9 +80,6 @@ INLINE __m512i interleave(__m512i quarters) {
         11, 27, 43, 59, 12, 28, 44, 60, 13, 29, 45, 61, 14, 30, 46, 62, 15, 31, 47, 63};
     return _mm512_permutexvar_epi8(_mm512_load_si512(order), quarters);
 }
-
-/* 16 halves of a plane. */
-INLINE __m512 load_plane(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
 
 /* Asks for the same outputs of the four neurons that are some rows ahead. */
 INLINE void prefetch_neurons(const uint8_t *p, size_t row_bytes) {

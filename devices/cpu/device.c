@@ -6,6 +6,7 @@
 
 #include "devices/cpu/ops.h"
 #include "devices/cpu/selftest.h"
+#include "devices/lanes.h"
 
 enum {
     MEASURE_BYTES = 256 << 20,
@@ -167,16 +168,26 @@ typedef struct reorder_job {
     _Atomic uint32_t next;
 } reorder_job;
 
+static void interleave_rows(const reorder_job *job, uint32_t from, uint32_t n) {
+    const device_matrix *m = job->shape;
+    for (uint32_t r = from; r < from + n; r += LANES_ROWS)
+        lanes_store(job->to + m->row_bytes * r, job->from + m->row_bytes * r, m->row_bytes, m->type, m->in_n);
+}
+
 static void reorder_share(void *cookie, uint32_t thread_i) {
     (void)thread_i;
     reorder_job *job = cookie;
     const device_matrix *m = job->shape;
-    for (uint32_t at; (at = atomic_fetch_add(&job->next, REORDER_OUTPUTS)) < m->out_n;)
-        job->kernels->neuron_store(job->to, job->from, m->row_bytes, m->type, m->in_n, m->out_n, at,
-                                   m->out_n - at < REORDER_OUTPUTS ? m->out_n - at : REORDER_OUTPUTS);
+    for (uint32_t at; (at = atomic_fetch_add(&job->next, REORDER_OUTPUTS)) < m->out_n;) {
+        const uint32_t n = m->out_n - at < REORDER_OUTPUTS ? m->out_n - at : REORDER_OUTPUTS;
+        if (m->interleaved)
+            interleave_rows(job, at, n);
+        else
+            job->kernels->neuron_store(job->to, job->from, m->row_bytes, m->type, m->in_n, m->out_n, at, n);
+    }
 }
 
-static hotset_status cpu_copy_by_neuron(device_queue *q, device_ref to, device_ref from,
+static hotset_status cpu_copy_reordered(device_queue *q, device_ref to, device_ref from,
                                         const device_matrix *shape, hotset_error *err) {
     HOTSET_TRY(cpu_failure(q->cpu, err));
     reorder_job job = {.kernels = &q->cpu->kernels, .to = cpu_at(to), .from = cpu_at(from), .shape = shape};
@@ -433,7 +444,7 @@ static const device_interface cpu_interface = {
     .queue_open = cpu_queue_open,
     .queue_close = cpu_queue_close,
     .copy_async = cpu_copy_async,
-    .copy_by_neuron = cpu_copy_by_neuron,
+    .copy_reordered = cpu_copy_reordered,
     .workspace_bytes = cpu_workspace_bytes,
     .list_record = cpu_list_record,
     .list_free = cpu_list_free,
@@ -470,6 +481,8 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
     cpu->base = (device){.api = &cpu_interface, .name = "cpu", .alignment = CPU_ALIGN};
     cpu->wait_s = options->wait_s ? options->wait_s : WAIT_S_DEFAULT;
     cpu_kernels_init(&cpu->kernels, isa);
+    for (uint32_t type = 0; type < GGUF_TYPE_MAX; type++)
+        if (cpu->kernels.lanes[type].act_bytes) cpu->base.interleaved_types |= (uint64_t)1 << type;
     hotset_status status = cpu_topology_open(&cpu->topology, err);
     if (!status) {
         uint32_t thread_n = options->thread_n ? options->thread_n : cpu->topology.core_n;

@@ -100,6 +100,10 @@ typedef struct cpu_kernels {
     const char *isa; /* scalar, avx2, avx512 */
     /* Products by gguf_type; act_bytes is NULL for a type that has none. */
     cpu_matmul matmul[GGUF_TYPE_MAX];
+    /* The same of rows interleaved (devices/lanes.h), where that is faster: `gemv` and `tile_unpack` take
+     * whole groups of LANES_ROWS rows, tiles and panels are those of `matmul`, and there is no neuron_tiles.
+     */
+    cpu_matmul lanes[GGUF_TYPE_MAX];
     /* One row of weights to floats, by gguf_type; NULL for a type that has none. */
     void (*dequant[GGUF_TYPE_MAX])(float *x, const uint8_t *w, size_t k);
     /* y[o - from] = sum over the active neurons i of x_i w_i[o], for o in [from, from + n); `w` is a matrix

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "devices/cpu/ops.h"
+#include "devices/lanes.h"
 
 enum {
     PIECE_BYTES = 64 << 10, /* weights per piece of work: long enough to stream, short enough to share out */
@@ -26,8 +27,9 @@ typedef struct forms {
     uint64_t bytes; /* of all of them */
 } forms;
 
-static bool same_form(const cpu_matmul *a, const cpu_matmul *b) {
-    return a->act_pack == b->act_pack && a->panel_pack == b->panel_pack && a->panel_cols == b->panel_cols;
+static bool same_form(const cpu_matmul *a, const cpu_matmul *b, bool tiles) {
+    if (!tiles) return a->act_pack == b->act_pack;
+    return a->panel_pack == b->panel_pack && a->panel_cols == b->panel_cols;
 }
 
 static uint64_t act_stride(const cpu_matmul *m, uint32_t k) { return round_up(m->act_bytes(k), CPU_ALIGN); }
@@ -41,7 +43,7 @@ static forms forms_of(const cpu_kernels *kernels, const device_linear_part *part
     for (uint32_t i = 0; i < part_n; i++) {
         const cpu_matmul *m = cpu_matmul_of(kernels, &part[i].w);
         uint32_t j = 0;
-        while (j < f.n && !same_form(f.form[j], m)) j++;
+        while (j < f.n && !same_form(f.form[j], m, tiles)) j++;
         f.of_part[i] = j;
         if (j < f.n) continue;
         uint32_t k = part[i].w.in_n;
@@ -52,6 +54,22 @@ static forms forms_of(const cpu_kernels *kernels, const device_linear_part *part
         f.n++;
     }
     return f;
+}
+
+/* Scratch for `row_n` packed rows of every part: enough for parts interleaved or not, so that a plan need not
+ * know which of them will be. */
+static uint64_t few_rows_bytes(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n,
+                               uint64_t row_n) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < part_n; i++) {
+        device_matrix plain = part[i].w;
+        plain.interleaved = false;
+        uint64_t stride = act_stride(cpu_matmul_of(kernels, &plain), plain.in_n);
+        if (kernels->lanes[plain.type].act_bytes)
+            stride = max_u64(stride, act_stride(&kernels->lanes[plain.type], plain.in_n));
+        bytes += row_n * stride;
+    }
+    return bytes;
 }
 
 /* Scratch of an operation: panels are shared; packed rows, or a tile with its products, are each thread's
@@ -84,8 +102,8 @@ static uint64_t tiles_bytes_max(const cpu_kernels *kernels, const device_linear_
 /* ---- Pieces of weight rows ---- */
 
 static uint32_t piece_rows(const device_matrix *m) {
-    uint64_t rows = PIECE_BYTES / m->row_bytes / 8 * 8;
-    return (uint32_t)(rows < 8 ? 8 : rows > CPU_GEMV_ROWS_MAX ? CPU_GEMV_ROWS_MAX : rows);
+    const uint64_t least = m->interleaved ? LANES_ROWS : 8, rows = PIECE_BYTES / m->row_bytes / least * least;
+    return (uint32_t)(rows < least ? least : rows > CPU_GEMV_ROWS_MAX ? CPU_GEMV_ROWS_MAX : rows);
 }
 
 static uint32_t pieces(uint32_t row_n, uint32_t per_piece) { return (row_n + per_piece - 1) / per_piece; }
@@ -121,7 +139,7 @@ static void walk_piece(const cpu_worker *w, const device_linear_part *part, int3
         memset(y + from, 0, n * sizeof *y);
         return;
     }
-    w->kernels->matmul[m->type].gemv(product, data + m->row_bytes * from, m->row_bytes, n, act, m->in_n);
+    cpu_matmul_of(w->kernels, m)->gemv(product, data + m->row_bytes * from, m->row_bytes, n, act, m->in_n);
     cpu_finish(y + from, product, bias ? bias + from : NULL, n, part->accumulate);
 }
 
@@ -201,7 +219,7 @@ static void multiply_tiles(const tile_job *job) {
 cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op) {
     const device_linear_part *part = op->linear.part;
     uint32_t part_n = op->linear.part_n;
-    uint64_t few = forms_of(k, part, part_n, min_u64(op->row_max, CPU_TILE_ROWS_MIN - 1), 0, false).bytes;
+    uint64_t few = few_rows_bytes(k, part, part_n, min_u64(op->row_max, CPU_TILE_ROWS_MIN - 1));
     if (op->row_max < CPU_TILE_ROWS_MIN) return product_scratch(few, 0, 0);
     return product_scratch(few, forms_of(k, part, part_n, op->row_max, 0, true).bytes,
                            tiles_bytes_max(k, part, part_n) + RECTANGLE_FLOATS * sizeof(float));
@@ -302,7 +320,7 @@ cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op) {
     const device_linear_part *part = op->experts.part;
     uint32_t part_n = op->experts.part_n;
     uint64_t few_rows = experts_input_n(op, min_u64(op->row_max, CPU_TILE_ROWS_MIN - 1));
-    uint64_t few = forms_of(k, part, part_n, few_rows, 0, false).bytes;
+    uint64_t few = few_rows_bytes(k, part, part_n, few_rows);
     if (op->row_max < CPU_TILE_ROWS_MIN) return product_scratch(few, 0, 0);
     uint64_t numbers = 2 * ((uint64_t)experts_unit_n(op) + 1) + (uint64_t)op->row_max * op->experts.used_n;
     uint64_t gathered = PANEL_COLS_MAX * (uint64_t)part[0].w.in_n; /* inputs of one panel */

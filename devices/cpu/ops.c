@@ -5,6 +5,8 @@
 #include <sched.h>
 #include <string.h>
 
+#include "devices/lanes.h"
+
 #define OP_NONE ((cpu_scratch){0, 0})
 
 enum {
@@ -13,31 +15,40 @@ enum {
     CPU_POLLS = 1 << 12 /* of a counter between two looks at the clock */
 };
 
-/* y += row row_i of a table, a few blocks at a time. */
-static void add_table_row(const cpu_kernels *k, const device_matrix *table, uint64_t row_i, float *y) {
-    enum { PART = 256 /* a multiple of every block */ };
+enum { TABLE_PART = 256 /* a multiple of every block */ };
+
+/* Weights [from, from + n) of row row_i of a table, n at most TABLE_PART and whole blocks. */
+static void table_part(const cpu_kernels *k, const device_matrix *table, uint64_t row_i, uint32_t from,
+                       uint32_t n, float *x) {
     const uint8_t *data = cpu_at(table->data);
-    for (uint32_t from = 0; from < table->in_n; from += PART) {
-        float part[PART];
-        const uint32_t n = table->in_n - from < PART ? table->in_n - from : PART;
-        k->dequant[table->type](part, data + table->row_bytes * row_i + gguf_row_bytes(table->type, from), n);
+    if (table->interleaved) {
+        uint8_t row[TABLE_PART * sizeof(float)];
+        const uint32_t lane = (uint32_t)(row_i % LANES_ROWS);
+        lanes_restore_part(row, data + table->row_bytes * (row_i - lane), table->type, lane, from, n);
+        k->dequant[table->type](x, row, n);
+    } else {
+        k->dequant[table->type](x, data + table->row_bytes * row_i + gguf_row_bytes(table->type, from), n);
+    }
+}
+
+static void embed_row(const cpu_kernels *k, const device_op *op, const device_row *row, float *y) {
+    const device_matrix *table = &op->embed.table, *positions = &op->embed.positions;
+    for (uint32_t from = 0; from < table->in_n; from += TABLE_PART) {
+        const uint32_t n = (uint32_t)min_u64(table->in_n - from, TABLE_PART);
+        float part[TABLE_PART];
+        table_part(k, table, (uint64_t)row->token, from, n, y + from);
+        if (op->embed.scale != 1)
+            for (uint32_t i = 0; i < n; i++) y[from + i] *= op->embed.scale;
+        if (!positions->in_n) continue;
+        table_part(k, positions, (uint64_t)row->position + op->embed.position_from, from, n, part);
         for (uint32_t i = 0; i < n; i++) y[from + i] += part[i];
     }
 }
 
 static void embed_run(cpu_op *op, const cpu_worker *w) {
-    const device_matrix *table = &op->op.embed.table;
-    const uint8_t *data = cpu_at(table->data);
     uint32_t row_n = cpu_row_n(op, w);
-    for (uint32_t r; (r = cpu_take(op, 0)) < row_n;) {
-        float *y = cpu_row(op->op.embed.y, r);
-        w->kernels->dequant[table->type](y, data + table->row_bytes * (uint64_t)w->row[r].token, table->in_n);
-        if (op->op.embed.scale != 1)
-            for (uint32_t i = 0; i < table->in_n; i++) y[i] *= op->op.embed.scale;
-        if (op->op.embed.positions.in_n)
-            add_table_row(w->kernels, &op->op.embed.positions,
-                          (uint64_t)w->row[r].position + op->op.embed.position_from, y);
-    }
+    for (uint32_t r; (r = cpu_take(op, 0)) < row_n;)
+        embed_row(w->kernels, &op->op, &w->row[r], cpu_row(op->op.embed.y, r));
 }
 
 /* Angles in double: at position 10^5 a float angle would be off by 10^-2 radians in the fastest pair. */
@@ -307,7 +318,7 @@ hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_err
                                                       : 0;
     for (uint32_t i = 0; i < part_n; i++) {
         gguf_type type = part[i].w.type;
-        bool have = k->matmul[type].act_bytes != NULL;
+        bool have = cpu_matmul_of(k, &part[i].w)->act_bytes != NULL;
         if (part[i].w.order == NEURONS_BY_NEURON) have &= k->neuron_sum[type] != NULL;
         if (part[i].w.order == NEURONS_BY_ROW) have &= k->row_sum[type] && k->row_tile[type];
         HOTSET_TRY(check_type(op, type, have, err));

@@ -57,6 +57,7 @@ HOTSET_CHECKED hotset_status cpu_op_check(const cpu_kernels *k, const device_op 
 /* matmul.c: the two operations that read weights. */
 /* The kernels that multiply with a matrix: blocks by row meet float activations, unpacked to F32 tiles. */
 static inline const cpu_matmul *cpu_matmul_of(const cpu_kernels *k, const device_matrix *m) {
+    if (m->interleaved) return &k->lanes[m->type];
     bool by_row = m->order == NEURONS_BY_ROW && gguf_type_get(m->type)->block_n > 1;
     return &k->matmul[by_row ? GGUF_F32 : m->type];
 }

@@ -303,7 +303,7 @@ static hotset_status gpu_copy_async(device_queue *q, device_ref to, device_ref f
 }
 
 /* The host moves the bytes, by way of memory of its own; models are loaded once. */
-static hotset_status gpu_copy_by_neuron(device_queue *q, device_ref to, device_ref from,
+static hotset_status gpu_copy_reordered(device_queue *q, device_ref to, device_ref from,
                                         const device_matrix *shape, hotset_error *err) {
     const uint64_t bytes = shape->row_bytes * shape->out_n;
     HOTSET_TRY(gpu_begin(q->gpu, err));
@@ -390,7 +390,7 @@ static const device_interface gpu_interface = {
     .queue_open = gpu_queue_open,
     .queue_close = gpu_queue_close,
     .copy_async = gpu_copy_async,
-    .copy_by_neuron = gpu_copy_by_neuron,
+    .copy_reordered = gpu_copy_reordered,
     .workspace_bytes = gpu_workspace_bytes,
     .list_record = gpu_list_record,
     .list_free = gpu_list_free,
