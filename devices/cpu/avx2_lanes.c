@@ -33,14 +33,17 @@ static size_t bytes_32(size_t k) { return k / 32 * sizeof(act_32); }
 static void act_pack_32(void *act, const float *x, size_t k) {
     act_32 *a = act;
     for (size_t i = 0; i < k; i += 32, a++) {
-        __m256i q;
         __m256 inverse;
         a->d = act_scale(x + i, 32, &inverse);
-        q = act_bytes_32(x + i, inverse);
+        const __m256i q = act_bytes_32(x + i, inverse);
         memcpy(a->x, &q, sizeof q);
-        int sum[2] = {0, 0};
-        for (size_t j = 0; j < 32; j++) sum[j / 2 % 2] += a->x[j];
-        for (size_t j = 0; j < 2; j++) a->start[j] = (int16_t)(-8 * sum[j]);
+        /* lanes of 16 bits: the sums of two x each, added up over the quads */
+        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), q);
+        __m128i s = _mm_add_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+        s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0x4e));
+        s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0xb1));
+        s = _mm_sub_epi16(_mm_setzero_si128(), _mm_slli_epi16(s, 3));
+        memcpy(a->start, &s, sizeof a->start);
     }
 }
 

@@ -29,10 +29,10 @@ typedef struct act_32 {
 static size_t bytes_32(size_t k) { return k / BLOCK * sizeof(act_32); }
 
 INLINE void pack_32(act_32 *a, const float *x, size_t k, const int offset) {
-    for (size_t i = 0; i < k; i += BLOCK, a++) {
-        a->d = quantise(a->x, x + i, BLOCK);
-        a->start = -offset * sum_i8(a->x, BLOCK);
-    }
+    for (size_t i = 0; i < k / BLOCK; i++) a[i].d = quantise(a[i].x, x + i * BLOCK, BLOCK);
+    for (size_t i = 0; i < k / BLOCK;
+         i++) /* apart: sums of bytes that were just written would wait for them */
+        a[i].start = -offset * sum_i8(a[i].x, BLOCK);
 }
 static void pack_q4_0(void *act, const float *x, size_t k) { pack_32(act, x, k, 8); }
 static void pack_q8_0(void *act, const float *x, size_t k) { pack_32(act, x, k, 128); }
