@@ -20,6 +20,9 @@
 #define avx512_blocks      avx512_blocks_emulated
 #define avx512_gemv        avx512_gemv_emulated
 #define avx512_gemm        avx512_gemm_emulated
+#define avx512_gemm_blocks avx512_gemm_blocks_emulated
+#define avx512_lanes       avx512_lanes_emulated
+#define avx512_lanes_k     avx512_lanes_k_emulated
 #define avx512_attend      avx512_attend_emulated
 #define avx512_neurons     avx512_neurons_emulated
 #define avx512_sgemm       avx512_sgemm_emulated
@@ -28,6 +31,7 @@
 /* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */
 #define INLINE static inline
 #define UNROLL
+#define KEEP(v) (void)(v)
 
 typedef union emu {
     __m512 ps;

@@ -190,8 +190,10 @@ void cpu_kernels_avx512(cpu_kernels *k) {
     avx512_gemv(k);
     avx512_blocks(k);
     avx512_gemm(k);
+    avx512_gemm_blocks(k);
     avx512_sgemm(k);
     avx512_lanes(k);
+    avx512_lanes_k(k);
     avx512_attend(k);
     avx512_neurons(k);
     avx512_rows(k);

@@ -22,6 +22,9 @@
 #else
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
+/* Holds a vector in its register: else a compiler may load it again where it is used, out of the order in which
+ * the hardware follows a stream. */
+#define KEEP(v) __asm__("" : "+v"(v))
 #endif
 
 /* The parts of the table, one per source file. */
@@ -30,6 +33,8 @@ void avx512_blocks(cpu_kernels *k);
 void avx512_gemm(cpu_kernels *k);
 void avx512_sgemm(cpu_kernels *k);
 void avx512_lanes(cpu_kernels *k);
+void avx512_lanes_k(cpu_kernels *k);
+void avx512_gemm_blocks(cpu_kernels *k);
 void avx512_attend(cpu_kernels *k);
 void avx512_neurons(cpu_kernels *k);
 void avx512_rows(cpu_kernels *k);

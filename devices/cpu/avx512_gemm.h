@@ -1,0 +1,165 @@
+/* avx512_gemm.h - tiles and panels of quantised types: what avx512_gemm.c and avx512_gemm_blocks.c share. */
+#ifndef HOTSET_CPU_AVX512_GEMM_H
+#define HOTSET_CPU_AVX512_GEMM_H
+
+#include "devices/cpu/avx512_tiles.h"
+#include "devices/neurons.h"
+
+/* A block of 32. */
+typedef struct tile_32 {
+    _Alignas(CPU_ALIGN) uint8_t w[8][64]; /* [quad][row * 4], plus the offset of the quants */
+    float d[ROWS];
+} tile_32;
+
+typedef struct panel_32 {
+    _Alignas(CPU_ALIGN) int8_t x[COLS][BLOCK];
+    int32_t start[COLS]; /* minus the offset times the sum of x */
+    float d[COLS];
+} panel_32;
+
+/* Tiles of rows that stand alone, and of interleaved ones. */
+#define TILES_OF_ROWS(type)                                                                                  \
+    static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
+        const tile_rows rows = rows_of(w, row_bytes, row_n);                                                 \
+        unpack_##type(tile, &rows, k);                                                                       \
+    }                                                                                                        \
+    static void tile_of_lanes_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n,           \
+                                     size_t k) {                                                             \
+        (void)row_bytes;                                                                                     \
+        (void)row_n; /* always all */                                                                        \
+        const tile_rows rows = rows_of_lanes(w);                                                             \
+        unpack_##type(tile, &rows, k);                                                                       \
+    }
+
+/* Lane c: the greatest of v[c], or its sum. */
+INLINE __m256 greatest_of_each(const __m256 v[COLS]) {
+    __m256 two[4], four[2];
+    UNROLL for (size_t i = 0; i < 4; i++) {
+        const __m256 a = v[2 * i], b = v[2 * i + 1];
+        two[i] = _mm256_max_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    }
+    UNROLL for (size_t i = 0; i < 2; i++) {
+        const __m256 a = two[2 * i], b = two[2 * i + 1];
+        four[i] = _mm256_max_ps(_mm256_shuffle_ps(a, b, 0x44), _mm256_shuffle_ps(a, b, 0xee));
+    }
+    return _mm256_max_ps(_mm256_permute2f128_ps(four[0], four[1], 0x20),
+                         _mm256_permute2f128_ps(four[0], four[1], 0x31));
+}
+INLINE __m256i sum_of_each(const __m256i v[COLS]) {
+    const __m256i low = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+    const __m256i high = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+    return _mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20),
+                            _mm256_permute2x128_si256(low, high, 0x31));
+}
+
+/* The rule of `quantise` for a block of all columns at once, that their scales share a division. Gives the
+ * sums of each column's bytes. */
+INLINE __m256i quantise_columns(panel_32 *p, const float *x, size_t x_stride, size_t col_n) {
+    _Alignas(32) float inverse[COLS];
+    __m256 most[COLS];
+    __m256i sum[COLS];
+    UNROLL for (size_t c = 0; c < COLS; c++) {
+        const float *column = x + (c < col_n ? c : col_n - 1) * x_stride;
+        const __m512 m = _mm512_max_ps(_mm512_abs_ps(_mm512_loadu_ps(column)),
+                                       _mm512_abs_ps(_mm512_loadu_ps(column + 16)));
+        most[c] = _mm256_max_ps(_mm512_castps512_ps256(m), _mm512_extractf32x8_ps(m, 1));
+    }
+    const __m256 a = greatest_of_each(most), scale = _mm256_div_ps(_mm256_set1_ps(127), a);
+    const __m256 finite = _mm256_cmp_ps(scale, _mm256_set1_ps(FLT_MAX), _CMP_LE_OQ);
+    _mm256_store_ps(inverse, _mm256_and_ps(scale, finite));
+    _mm256_storeu_ps(p->d, _mm256_div_ps(a, _mm256_set1_ps(127)));
+    UNROLL for (size_t c = 0; c < COLS; c++) {
+        const float *column = x + (c < col_n ? c : col_n - 1) * x_stride;
+        const __m512 by = _mm512_set1_ps(inverse[c]);
+        const __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(column), by));
+        const __m512i second = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(column + 16), by));
+        _mm_storeu_si128((void *)p->x[c], _mm512_cvtsepi32_epi8(first));
+        _mm_storeu_si128((void *)(p->x[c] + 16), _mm512_cvtsepi32_epi8(second));
+        const __m512i both = _mm512_add_epi32(first, second);
+        sum[c] = _mm256_add_epi32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1));
+    }
+    return sum_of_each(sum);
+}
+
+INLINE void panel_pack_32(panel_32 *p, const float *x, size_t x_stride, size_t col_n, size_t k,
+                          const int offset) {
+    for (size_t i = 0; i < k; i += BLOCK, p++) {
+        const __m256i sum = quantise_columns(p, x + i, x_stride, col_n);
+        _mm256_storeu_si256((void *)p->start, _mm256_mullo_epi32(sum, _mm256_set1_epi32(-offset)));
+    }
+}
+
+#define PANEL_PACK_32(type, offset)                                                                          \
+    static void panel_pack_##type(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {    \
+        panel_pack_32(panel, x, x_stride, col_n, k, offset);                                                 \
+    }
+
+/* A block of 256 in groups of 32. */
+typedef struct tile_q4_k {                   /* a block of 256 */
+    _Alignas(CPU_ALIGN) uint8_t w[8][8][64]; /* [group][quad][row * 4] */
+    float d[8][ROWS];                        /* scales of the groups */
+    int16_t min[4][ROWS][2];                 /* mins of groups 2i and 2i + 1, to be scaled by dmin */
+    float dmin[ROWS];
+} tile_q4_k;
+
+typedef struct panel_q4_k {
+    _Alignas(CPU_ALIGN) int8_t x[8][COLS][BLOCK];
+    int16_t sum[4][COLS][2]; /* sums of x in groups 2i and 2i + 1 */
+    float d[COLS];
+} panel_q4_k;
+
+/* Adds a block of K weights to sum: w in `group_n` groups with scales d, minima in pairs of groups. */
+INLINE void multiply_block(__m512 sum[COLS], const uint8_t w[][64], const float d[][ROWS],
+                           const int16_t min[][ROWS][2], const float *dmin, const int8_t *x,
+                           const int16_t x_sum[][COLS][2], const float *dx, const size_t group_n) {
+    const size_t quad_n = SUPERBLOCK / 4 / group_n;
+    __m512i s[COLS];
+    __m512 block[COLS]; /* the block's sums, to be scaled by the activations' d */
+    UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_setzero_si512();
+    UNROLL for (size_t i = 0; i < group_n / 2; i++) {
+        const __m512i pair = _mm512_load_si512(min[i]);
+        UNROLL for (size_t c = 0; c < COLS; c++) {
+            s[c] = _mm512_dpwssd_epi32(s[c], pair, _mm512_set1_epi32(read_i32(x_sum[i][c])));
+        }
+    }
+    const __m512 minus = _mm512_load_ps(dmin);
+    UNROLL for (size_t c = 0; c < COLS; c++) {
+        block[c] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(s[c]), minus, _mm512_setzero_ps());
+    }
+    for (size_t j = 0; j < group_n; j++) {
+        UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_setzero_si512();
+        multiply_quads(s, w + j * quad_n, x + j * quad_n * 4 * COLS, quad_n * 4, quad_n);
+        const __m512 scale = _mm512_load_ps(d[j]);
+        UNROLL for (size_t c = 0; c < COLS; c++) block[c] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[c]), scale, block[c]);
+    }
+    UNROLL for (size_t c = 0; c < COLS; c++) sum[c] =
+        _mm512_fmadd_ps(block[c], _mm512_set1_ps(dx[c]), sum[c]);
+}
+
+#define TILE_MUL_K(form, groups)                                                                             \
+    static void tile_mul_##form(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {  \
+        const tile_##form *w = tile;                                                                         \
+        const panel_##form *x = panel;                                                                       \
+        __m512 sum[COLS];                                                                                    \
+        UNROLL for (size_t c = 0; c < COLS; c++) sum[c] = _mm512_setzero_ps();                               \
+        for (size_t b = 0; b < k / SUPERBLOCK; b++, w++, x++)                                                \
+            multiply_block(sum, w->w[0], w->d, w->min, w->dmin, x->x[0][0], x->sum, x->d, groups);           \
+        store_sums(y, y_stride, sum);                                                                        \
+    }
+
+/* Signed byte j of each lane. */
+INLINE __m512i signed_of_lanes(__m512i v, const unsigned j) {
+    return _mm512_srai_epi32(_mm512_slli_epi32(v, 24 - 8 * j), 24);
+}
+
+/* Products of interleaved rows differ in where tiles come from. */
+INLINE void set_tiles_of_lanes(cpu_kernels *k, gguf_type type,
+                               void (*tile_unpack)(void *, const uint8_t *, size_t, size_t, size_t)) {
+    cpu_matmul m = k->matmul[type];
+    m.tile_unpack = tile_unpack;
+    m.neuron_tiles = NULL;
+    set(&k->lanes[type], m);
+}
+
+#endif

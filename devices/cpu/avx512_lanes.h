@@ -1,0 +1,47 @@
+/* avx512_lanes.h - words and scales of interleaved rows (devices/lanes.h): what avx512_lanes.c and
+ * avx512_lanes_k.c share. */
+#ifndef HOTSET_CPU_AVX512_LANES_H
+#define HOTSET_CPU_AVX512_LANES_H
+
+#include "devices/cpu/avx512.h"
+#include "devices/lanes.h"
+
+enum { ROWS = LANES_ROWS };
+
+/* Four activations in every lane. */
+INLINE __m512i broadcast_quad(const int8_t *x) { return _mm512_set1_epi32(read_i32(x)); }
+
+/* The word of all rows that stands at offset `at` of a row, or the half there, as a float. */
+INLINE __m512i load_words(const uint8_t *w, size_t at) { return _mm512_loadu_si512(w + ROWS * at); }
+INLINE __m512 load_halves(const uint8_t *w, size_t at) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(w + ROWS * at)));
+}
+/* The half in the lower 16 bits of each lane, or after a shift in the upper ones. */
+INLINE __m512 halves_of(__m512i words) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)); }
+INLINE __m512 upper_halves_of(__m512i words) { return halves_of(_mm512_srli_epi32(words, 16)); }
+
+/* a | (b & mask), mask being a byte. */
+INLINE __m512i or_masked(__m512i a, __m512i b, const int mask) {
+    return _mm512_ternarylogic_epi64(a, b, _mm512_set1_epi8((char)mask), 0xf8);
+}
+
+/* A register for each value that nibbles stand for, plus `offset`. */
+INLINE __m512i table_of(const int8_t *values, const int offset) {
+    const __m128i v = _mm_loadu_si128((const void *)values);
+    return _mm512_broadcast_i32x4(_mm_add_epi8(v, _mm_set1_epi8((char)offset)));
+}
+
+#define LANES_GEMV(type, rows)                                                                               \
+    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
+                            size_t k) {                                                                      \
+        for (size_t r = 0; r < row_n; r += ROWS, y += ROWS, w += ROWS * row_bytes) rows;                     \
+    }
+
+static void set_lanes(cpu_matmul *m, size_t (*bytes)(size_t), void (*pack)(void *, const float *, size_t),
+                      void (*gemv)(float *, const uint8_t *, size_t, size_t, const void *, size_t)) {
+    m->act_bytes = bytes;
+    m->act_pack = pack;
+    m->gemv = gemv;
+}
+
+#endif
