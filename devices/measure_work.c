@@ -256,11 +256,8 @@ static hotset_status draw_gate(workbench *b, uint32_t n, double share, hotset_er
 static hotset_status plan_select(workbench *b, const work *w, uint32_t units, list_plan *p,
                                  hotset_error *err) {
     uint64_t row_bytes = gguf_row_bytes(GGUF_F16, w->width);
-    device_matrix up = {.data = {b->slab, 0},
-                        .type = GGUF_F16,
-                        .in_n = w->width,
-                        .out_n = w->width,
-                        .row_bytes = row_bytes};
+    device_matrix up = {
+        .data = {b->slab, 0}, .type = GGUF_F16, .in_n = w->width, .out_n = w->width, .row_bytes = row_bytes};
     HOTSET_TRY(draw_gate(b, w->width, w->share, err));
     for (uint32_t i = 0; i < units; i++) {
         b->op[i] = (device_op){.kind = DEVICE_OP_SELECT, .row_max = 1, .name = "measured selection"};

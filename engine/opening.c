@@ -134,7 +134,8 @@ static hotset_status load_weights(hotset_engine *e, const plan_data *places, uin
                    "copied %.1f MiB of weights to memory in %.2f s; the file's pages were released",
                    (double)e->plan.footprint.weights_copied_bytes / (1 << 20), base_now_s() - begin_s);
     if (d->weights.reordered_bytes)
-        engine_log(e, HOTSET_LOG_OBJECT, "of these %.1f MiB were reordered, in the same bytes: by neuron, or rows interleaved",
+        engine_log(e, HOTSET_LOG_OBJECT,
+                   "of these %.1f MiB were reordered, in the same bytes: by neuron, or rows interleaved",
                    (double)d->weights.reordered_bytes / (1 << 20));
     if (e->plan.options.sparsity != HOTSET_SPARSITY_OFF)
         engine_log(e, HOTSET_LOG_OBJECT, "%s skipping is on",

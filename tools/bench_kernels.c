@@ -15,6 +15,7 @@
 #include <strings.h>
 
 #include "devices/cpu/kernels.h"
+#include "devices/lanes.h"
 #include "devices/neurons.h"
 
 enum { REPEATS = 7, CACHED_REPEATS = 1000, PREFILL_REPEATS = 50, SPARSE_REPEATS = 15 };
@@ -34,6 +35,7 @@ static const gguf_type bench_types[] = {GGUF_F32,  GGUF_F16,    GGUF_BF16,   GGU
 typedef struct bench_case {
     const bench_options *options;
     const cpu_kernels *kernels;
+    const cpu_matmul *matmul; /* of rows that stand alone, or interleaved */
     gguf_type type;
     uint8_t *weights;
     size_t row_bytes, row_n;
@@ -77,7 +79,7 @@ static double read_s(bench_case *c) {
 }
 
 static double gemv_s(bench_case *c) {
-    const cpu_matmul *m = &c->kernels->matmul[c->type];
+    const cpu_matmul *m = c->matmul;
     const double start = base_now_s();
 #pragma omp parallel num_threads(c->options->thread_n)
     {
@@ -92,7 +94,7 @@ static double gemv_s(bench_case *c) {
 }
 
 static double gemm_s(bench_case *c) {
-    const cpu_matmul *m = &c->kernels->matmul[c->type];
+    const cpu_matmul *m = c->matmul;
     const size_t k = c->options->k, col_n = c->options->col_n;
     const size_t panel_n = (col_n + m->panel_cols - 1) / m->panel_cols;
     const size_t panel_bytes = (size_t)round_up(m->panel_bytes(k), CPU_ALIGN);
@@ -127,7 +129,7 @@ static void choose(bench_case *c, double share) {
 
 /* Dot products of the chosen rows. */
 static double listed_s(bench_case *c) {
-    const cpu_matmul *m = &c->kernels->matmul[c->type];
+    const cpu_matmul *m = c->matmul;
     const double start = base_now_s();
 #pragma omp parallel num_threads(c->options->thread_n)
     {
@@ -209,7 +211,7 @@ static void case_free(bench_case *c) {
 
 /* Weights of `row_n` rows with finite scales; panels where col_n is not 0. */
 static bool case_make(bench_case *c, size_t row_n, size_t col_n) {
-    const cpu_matmul *m = &c->kernels->matmul[c->type];
+    const cpu_matmul *m = c->matmul;
     const size_t k = c->options->k, panel_n = (col_n + m->panel_cols - 1) / m->panel_cols;
     const size_t panel_bytes = (size_t)round_up(m->panel_bytes(k), CPU_ALIGN);
     c->row_n = row_n;
@@ -303,20 +305,22 @@ static bool bench_prefill(bench_case *c, size_t row_n, double *gop_per_s, double
     return ok;
 }
 
-static bool bench_one(const bench_options *o, const cpu_kernels *kernels, gguf_type type) {
+static bool bench_one(const bench_options *o, const cpu_kernels *kernels, gguf_type type, bool interleaved) {
     enum { CACHED_BYTES = 256 * 1024, PREFILL_ROWS = 256 };
     const size_t row_bytes = gguf_row_bytes(type, o->k);
-    const size_t cached_rows = o->weight_bytes ? (size_t)max_u64(1, CACHED_BYTES / row_bytes) : 0;
+    const size_t step = interleaved ? LANES_ROWS : 1, row_n = o->weight_bytes / row_bytes / step * step;
+    const size_t cached_rows = row_n ? (size_t)max_u64(step, CACHED_BYTES / row_bytes / step * step) : 0;
     double rate[3] = {0}, ratio[3] = {0}, sparse[2 * DENSITIES] = {0}, sparse_ratio[2 * DENSITIES] = {0};
     bench_case c = {.options = o, .kernels = kernels, .type = type, .random = 1};
-    bool ok = bench_decode(&c, o->weight_bytes / row_bytes, REPEATS, &rate[0], &ratio[0]);
+    c.matmul = interleaved ? &kernels->lanes[type] : &kernels->matmul[type];
+    bool ok = bench_decode(&c, row_n, REPEATS, &rate[0], &ratio[0]);
     ok = ok && bench_decode(&c, cached_rows, CACHED_REPEATS, &rate[1], &ratio[1]);
     ok = ok && bench_prefill(&c, PREFILL_ROWS, &rate[2], &ratio[2]);
-    ok = ok && bench_skipping(&c, o->weight_bytes / row_bytes, sparse, sparse_ratio);
+    ok = ok && (interleaved || bench_skipping(&c, row_n, sparse, sparse_ratio));
     if (!ok) return false;
-    printf("%-6s %7.1f %8.2f %10.1f %12.1f %8.2f", gguf_type_get(type)->name, rate[0], ratio[0], rate[1],
-           rate[2], ratio[2]);
-    for (size_t i = 0; i < 2 * DENSITIES; i++)
+    printf("%-6s %-4s %7.1f %8.2f %10.1f %12.1f %8.2f", gguf_type_get(type)->name, interleaved ? "x16" : "",
+           rate[0], ratio[0], rate[1], rate[2], ratio[2]);
+    for (size_t i = 0; i < 2 * DENSITIES && !interleaved; i++)
         printf("%s%6.1f %4.2f", i ? " " : "   ", sparse[i], sparse_ratio[i]);
     printf("\n");
     fflush(stdout);
@@ -360,16 +364,20 @@ int bench_kernels(int argc, char **argv) {
     cpu_kernels kernels;
     cpu_kernels_init(&kernels, o.isa);
     printf("%s, rows of %zu weights, %d thread(s)\n", kernels.isa, o.k, o.thread_n);
-    printf(
-        "      ------ decode: memory ------ cached ---- prefill: %zu columns ----   -- listed rows, neuron "
-        "sums: GB/s of read --\n",
-        o.col_n);
-    printf("type      GB/s  of read       GB/s        Gop/s  of peak      dot 10%%     dot 30%%     sum 10%% "
+    printf("x16: rows interleaved, as copied weights stand where nothing is skipped\n");
+    printf("           ------ decode: memory ------ cached ---- prefill: %zu columns ----   -- listed rows, "
+           "neuron "
+           "sums: GB/s of read --\n",
+           o.col_n);
+    printf("type           GB/s  of read       GB/s        Gop/s  of peak      dot 10%%     dot 30%%     sum "
+           "10%% "
            "    "
            "sum 30%%     sum 90%%\n");
     for (size_t i = 0; i < COUNT_OF(bench_types); i++) {
         if (o.type && strcasecmp(o.type, gguf_type_get(bench_types[i])->name) != 0) continue;
-        if (!bench_one(&o, &kernels, bench_types[i])) {
+        const bool both = kernels.lanes[bench_types[i]].act_bytes != NULL;
+        if (!bench_one(&o, &kernels, bench_types[i], false) ||
+            (both && !bench_one(&o, &kernels, bench_types[i], true))) {
             fputs("out of memory\n", stderr);
             return 1;
         }

@@ -16,7 +16,7 @@ workshop_headers() {
         tools/synth*) echo "engine/base.h engine/arch.h profiles/gguf.h devices/quant.h devices/quantise.h devices/cpu/kernels.h" ;;
         tools/convert*) echo "engine/base.h engine/model.h profiles/gguf.h profiles/activation.h devices/neurons.h devices/neurons_sort.h devices/quantise.h devices/cpu/kernels.h" ;;
         tools/predictor*) echo "engine/base.h engine/arch.h profiles/gguf.h" ;;
-        tools/bench_kernels*) echo "engine/base.h profiles/gguf.h devices/quant.h devices/neurons.h devices/cpu/kernels.h" ;;
+        tools/bench_kernels*) echo "engine/base.h profiles/gguf.h devices/quant.h devices/lanes.h devices/neurons.h devices/cpu/kernels.h" ;;
     esac
 }
 

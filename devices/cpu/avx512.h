@@ -22,8 +22,8 @@
 #else
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
-/* Holds a vector in its register: else a compiler may load it again where it is used, out of the order in which
- * the hardware follows a stream. */
+/* Holds a vector in its register: else a compiler may load it again where it is used, out of the order in
+ * which the hardware follows a stream. */
 #define KEEP(v) __asm__("" : "+v"(v))
 #endif
 
