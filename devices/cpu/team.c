@@ -98,10 +98,14 @@ hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset_error *err) {
                        t->thread_n);
 }
 
-void team_barrier(team *t) {
-    if (t->thread_n == 1) return;
+void team_barrier(team *t) { team_barrier_alone(t, NULL, NULL); }
+
+uint32_t team_barrier_n(const team *t) { return atomic_load_explicit(&t->phase, memory_order_relaxed); }
+
+void team_barrier_alone(team *t, team_alone_fn *alone, void *cookie) {
     uint32_t phase = atomic_load_explicit(&t->phase, memory_order_relaxed);
     if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->thread_n) {
+        if (alone) alone(cookie);
         atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&t->phase, phase + 1, memory_order_seq_cst);
         if (atomic_load_explicit(&t->sleepers, memory_order_seq_cst)) futex_wake_all(&t->phase);

@@ -34,5 +34,11 @@ HOTSET_CHECKED hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset
 /* Waits until every thread of the team has come here; what was written before is visible after. Inside
  * team_run only. */
 void team_barrier(team *t);
+/* The same, but the last thread to come calls alone(cookie), its own cookie, before any goes on: what it
+ * writes is visible to all. `alone` meets nobody. */
+typedef void team_alone_fn(void *cookie);
+void team_barrier_alone(team *t, team_alone_fn *alone, void *cookie);
+/* Barriers that were passed so far, modulo 2^32; outside team_run. */
+uint32_t team_barrier_n(const team *t);
 
 #endif
