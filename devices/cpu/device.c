@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/cpu/crowded.h"
 #include "devices/cpu/ops.h"
 #include "devices/cpu/selftest.h"
 
@@ -33,6 +34,7 @@ typedef struct cpu_device {
     void *trace_cookie;
     device_cpu_skipping skipping;
     double wait_s;
+    crowded crowded;
     uint32_t crossover_n;
     crossover_of crossover[CROSSOVER_MAX];
     hotset_error failure; /* sticky */
@@ -284,6 +286,7 @@ static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t o
 typedef struct list_walk {
     device_list *list;
     uint64_t epoch;
+    uint32_t thread_n;
     uint32_t op_i; /* the operation that all threads share; op_n: none is left */
     double told_s; /* traces: until when operations were told of */
     bool gave_up;
@@ -297,7 +300,7 @@ static cpu_worker worker_of(list_walk *job, uint32_t thread_i) {
         .kernels = &cpu->kernels,
         .team = cpu->team,
         .thread_i = thread_i,
-        .thread_n = team_thread_n(cpu->team),
+        .thread_n = job->thread_n,
         .step = step,
         .row = device_step_rows(step),
         .output = device_step_outputs(step, l->row_max),
@@ -360,14 +363,21 @@ static hotset_status cpu_submit(device_queue *q, device_list *l, uint64_t epoch,
     for (uint32_t i = 0; i < l->op_n; i++)
         for (uint32_t phase = 0; phase < CPU_OP_PHASES; phase++)
             atomic_store_explicit(&l->op[i].next[phase], 0, memory_order_relaxed);
-    list_walk job = {.list = l, .epoch = epoch, .told_s = q->cpu->trace ? base_now_s() : 0};
+    cpu_device *cpu = q->cpu;
+    const double begin_s = base_now_s();
+    const uint32_t stall_n = team_stall_n(cpu->team);
+    list_walk job = {
+        .list = l, .epoch = epoch, .thread_n = crowded_thread_n(&cpu->crowded, begin_s), .told_s = begin_s};
     walker caller = {&job, worker_of(&job, 0)};
     run_small(&caller); /* until it wakes the team, nobody else is there */
     hotset_status status = HOTSET_OK;
-    if (job.op_i < l->op_n) status = team_run(q->cpu->team, walk, &job, &q->cpu->failure);
+    if (job.op_i < l->op_n) status = team_run_some(cpu->team, job.thread_n, walk, &job, &cpu->failure);
+    /* many rows are long pieces of work, for which threads may wait by right */
+    if (caller.w.step->row_n < CPU_TILE_ROWS_MIN && cpu->crowded.thread_n <= cpu->topology.core_n)
+        crowded_saw(&cpu->crowded, team_stall_n(cpu->team) - stall_n, base_now_s());
     if (!status && job.gave_up)
-        hotset_fail(&q->cpu->failure, HOTSET_E_DEVICE, "cpu: waited too long for a counter");
-    return cpu_failure(q->cpu, err);
+        hotset_fail(&cpu->failure, HOTSET_E_DEVICE, "cpu: waited too long for a counter");
+    return cpu_failure(cpu, err);
 }
 
 static void cpu_set_trace(device *d, device_trace_fn *trace, void *cookie) {
@@ -519,6 +529,7 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
     hotset_status status = cpu_topology_open(&cpu->topology, err);
     if (!status) {
         uint32_t thread_n = options->thread_n ? options->thread_n : cpu->topology.core_n;
+        cpu->crowded.thread_n = thread_n;
         status = team_open(&cpu->team, thread_n, &cpu->topology, err);
     }
     if (!status) status = cpu_selftest(&cpu->kernels, err);
