@@ -327,7 +327,8 @@ typedef struct device_op {
 
 typedef enum device_queue_kind { DEVICE_QUEUE_COMPUTE, DEVICE_QUEUE_COPY } device_queue_kind;
 
-/* Busy time of one operation, for traces. */
+/* Busy time of one operation, for traces: called in the order of the list, one call at a time, on any of the
+ * device's threads. Operations that a device does as one may have their time at the first of them. */
 typedef void device_trace_fn(void *cookie, const device_op *op, uint32_t row_n, double begin_s, double end_s);
 
 typedef struct device_interface {
@@ -404,6 +405,9 @@ typedef enum device_cpu_skipping {
 } device_cpu_skipping;
 /* To be set before lists are recorded: the crossover is measured then. */
 void device_cpu_set_skipping(device *d, device_cpu_skipping mode);
+
+/* How often all threads of the device have met so far, modulo 2^32: what lists cost beside their work. */
+uint32_t device_cpu_barrier_n(const device *d);
 
 /* What the host offers a plan. */
 typedef struct device_cpu_facts {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/cpu/crowded.h"
 #include "devices/cpu/ops.h"
 #include "devices/cpu/selftest.h"
 #include "devices/lanes.h"
@@ -34,6 +35,7 @@ typedef struct cpu_device {
     void *trace_cookie;
     device_cpu_skipping skipping;
     double wait_s;
+    crowded crowded;
     uint32_t crossover_n;
     crossover_of crossover[CROSSOVER_MAX];
     hotset_error failure; /* sticky */
@@ -278,6 +280,8 @@ static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t o
     hotset_status status = HOTSET_OK;
     for (uint32_t i = 0; i < op_n && !status; i++) {
         l->op[i] = (cpu_op){.op = ops[i]};
+        if (i + 1 < op_n && cpu_is_activation_of(&ops[i], &ops[i + 1]))
+            l->op[i].activation = &l->op[i + 1].op;
         if (ops[i].kind == DEVICE_OP_SELECT && !ops[i].select.narrow && ops[i].row_max >= CPU_TILE_ROWS_MIN &&
             cpu->skipping == DEVICE_CPU_SKIP_WHERE_IT_PAYS)
             status = find_crossover(cpu, &ops[i], &l->op[i].crossover, err);
@@ -289,22 +293,25 @@ static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t o
     return status;
 }
 
+/* A submission. Between two barriers nobody writes to it. */
 typedef struct list_walk {
     device_list *list;
     uint64_t epoch;
+    uint32_t thread_n;
+    uint32_t op_i; /* the operation that all threads share; op_n: none is left */
+    double told_s; /* traces: until when operations were told of */
     bool gave_up;
 } list_walk;
 
-static void walk(void *cookie, uint32_t thread_i) {
-    list_walk *job = cookie;
-    device_list *l = job->list;
-    cpu_device *cpu = l->cpu;
+static cpu_worker worker_of(list_walk *job, uint32_t thread_i) {
+    const device_list *l = job->list;
+    const cpu_device *cpu = l->cpu;
     device_step *step = cpu_at(l->step);
-    cpu_worker w = {
+    return (cpu_worker){
         .kernels = &cpu->kernels,
         .team = cpu->team,
         .thread_i = thread_i,
-        .thread_n = team_thread_n(cpu->team),
+        .thread_n = job->thread_n,
         .step = step,
         .row = device_step_rows(step),
         .output = device_step_outputs(step, l->row_max),
@@ -314,13 +321,51 @@ static void walk(void *cookie, uint32_t thread_i) {
         .wait_s = cpu->wait_s,
         .gave_up = &job->gave_up,
     };
-    bool trace = cpu->trace && thread_i == 0;
-    for (uint32_t i = 0; i < l->op_n; i++) {
-        double begin_s = trace ? base_now_s() : 0;
-        cpu_op_run(&l->op[i], &w);
-        team_barrier(cpu->team);
-        if (trace)
-            cpu->trace(cpu->trace_cookie, &l->op[i].op, cpu_row_n(&l->op[i], &w), begin_s, base_now_s());
+}
+
+/* One thread of a submission. */
+typedef struct walker {
+    list_walk *job;
+    cpu_worker w;
+} walker;
+
+/* Operation op_i is done: tells whoever traces. */
+static void op_done(walker *me) {
+    list_walk *job = me->job;
+    const cpu_device *cpu = job->list->cpu;
+    const cpu_op *op = &job->list->op[job->op_i++];
+    if (!cpu->trace) return;
+    cpu->trace(cpu->trace_cookie, &op->op, cpu_row_n(op, &me->w), job->told_s, base_now_s());
+    job->told_s = base_now_s();
+}
+
+/* Small operations from op_i on, on this thread alone while no other works. */
+static void run_small(walker *me) {
+    const device_list *l = me->job->list;
+    while (me->job->op_i < l->op_n && cpu_op_is_small(&l->op[me->job->op_i], &me->w)) {
+        cpu_op_run(&l->op[me->job->op_i], &me->w);
+        op_done(me);
+    }
+}
+
+/* What the last thread to be done with its share of operation op_i does before any goes on. */
+static void go_on(void *cookie) {
+    walker *me = cookie;
+    const cpu_op *op = &me->job->list->op[me->job->op_i];
+    const bool two = cpu_activates(op, cpu_row_n(op, &me->w));
+    op_done(me);
+    if (two) op_done(me); /* a trace has the time of both at the product */
+    run_small(me);
+}
+
+static void walk(void *cookie, uint32_t thread_i) {
+    list_walk *job = cookie;
+    const device_list *l = job->list;
+    walker me = {job, worker_of(job, thread_i)};
+    if (thread_i == 0) job->told_s = l->cpu->trace ? base_now_s() : 0;
+    while (job->op_i < l->op_n) {
+        cpu_op_run(&l->op[job->op_i], &me.w);
+        team_barrier_alone(l->cpu->team, go_on, &me);
     }
 }
 
@@ -329,10 +374,21 @@ static hotset_status cpu_submit(device_queue *q, device_list *l, uint64_t epoch,
     for (uint32_t i = 0; i < l->op_n; i++)
         for (uint32_t phase = 0; phase < CPU_OP_PHASES; phase++)
             atomic_store_explicit(&l->op[i].next[phase], 0, memory_order_relaxed);
-    list_walk job = {l, epoch, false};
-    if (!team_run(q->cpu->team, walk, &job, &q->cpu->failure) && job.gave_up)
-        hotset_fail(&q->cpu->failure, HOTSET_E_DEVICE, "cpu: waited too long for a counter");
-    return cpu_failure(q->cpu, err);
+    cpu_device *cpu = q->cpu;
+    const double begin_s = base_now_s();
+    const uint32_t stall_n = team_stall_n(cpu->team);
+    list_walk job = {
+        .list = l, .epoch = epoch, .thread_n = crowded_thread_n(&cpu->crowded, begin_s), .told_s = begin_s};
+    walker caller = {&job, worker_of(&job, 0)};
+    run_small(&caller); /* until it wakes the team, nobody else is there */
+    hotset_status status = HOTSET_OK;
+    if (job.op_i < l->op_n) status = team_run_some(cpu->team, job.thread_n, walk, &job, &cpu->failure);
+    /* many rows are long pieces of work, for which threads may wait by right */
+    if (caller.w.step->row_n < CPU_TILE_ROWS_MIN && cpu->crowded.thread_n <= cpu->topology.core_n)
+        crowded_saw(&cpu->crowded, team_stall_n(cpu->team) - stall_n, base_now_s());
+    if (!status && job.gave_up)
+        hotset_fail(&cpu->failure, HOTSET_E_DEVICE, "cpu: waited too long for a counter");
+    return cpu_failure(cpu, err);
 }
 
 static void cpu_set_trace(device *d, device_trace_fn *trace, void *cookie) {
@@ -486,6 +542,7 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
     hotset_status status = cpu_topology_open(&cpu->topology, err);
     if (!status) {
         uint32_t thread_n = options->thread_n ? options->thread_n : cpu->topology.core_n;
+        cpu->crowded.thread_n = thread_n;
         status = team_open(&cpu->team, thread_n, &cpu->topology, err);
     }
     if (!status) status = cpu_selftest(&cpu->kernels, err);
@@ -494,6 +551,10 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
     else
         *out = &cpu->base;
     return status;
+}
+
+uint32_t device_cpu_barrier_n(const device *d) {
+    return team_barrier_n(((const cpu_device *)(const void *)d)->team);
 }
 
 void device_cpu_set_skipping(device *d, device_cpu_skipping mode) { cpu_of(d)->skipping = mode; }

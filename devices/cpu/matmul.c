@@ -143,6 +143,43 @@ static void walk_piece(const cpu_worker *w, const device_linear_part *part, int3
     cpu_finish(y + from, product, bias ? bias + from : NULL, n, part->accumulate);
 }
 
+static bool same_rows(device_rows a, device_rows b) {
+    return a.ref.buffer == b.ref.buffer && a.ref.offset == b.ref.offset && a.stride == b.stride;
+}
+
+/* The same pieces of gate and of up must be the same neurons; y must be what the product writes anyway, for
+ * others may still read its input. */
+bool cpu_is_activation_of(const device_op *product, const device_op *next) {
+    const bool experts = product->kind == DEVICE_OP_EXPERTS;
+    if (next->kind != DEVICE_OP_ACTIVATE || (product->kind != DEVICE_OP_LINEAR && !experts)) return false;
+    const device_linear_part *part = experts ? product->experts.part : product->linear.part;
+    const uint32_t part_n = experts ? product->experts.part_n : product->linear.part_n;
+    const device_choice *choice = experts ? &product->experts.choice : &product->linear.choice;
+    const device_rows gate = next->activate.gate, up = next->activate.up, y = next->activate.y;
+    if (choice->list.stride || next->activate.choice.list.stride || next->activate.score.ref.buffer)
+        return false;
+    if (part_n > 2 || (part_n == 2) != (up.ref.buffer != NULL) || product->outputs != next->outputs ||
+        next->activate.n != part[0].w.out_n ||
+        next->activate.per_row != (experts ? product->experts.used_n : 1))
+        return false;
+    for (uint32_t i = 0; i < part_n; i++)
+        if (part[i].w.order != NEURONS_BY_OUTPUT || part[i].w.out_n != part[0].w.out_n ||
+            part[i].w.row_bytes != part[0].w.row_bytes || part[i].accumulate ||
+            !same_rows(part[i].y, i ? up : gate))
+            return false;
+    return same_rows(y, gate) || (part_n == 2 && same_rows(y, up));
+}
+
+/* Outputs [from, to) of vector number `use` of row r, which a product has just given, activated. */
+static void activate_outputs(const cpu_worker *w, const device_op *activation, uint32_t r, uint32_t use,
+                             uint32_t from, uint32_t to) {
+    const device_rows up = activation->activate.up;
+    const size_t at = (size_t)use * activation->activate.n + from;
+    w->kernels->activate(cpu_row(activation->activate.y, r) + at, cpu_row(activation->activate.gate, r) + at,
+                         up.ref.buffer ? cpu_row(up, r) + at : NULL, to - from,
+                         (cpu_activation)activation->activate.kind);
+}
+
 /* Weight rows from `from` on, as many as are unpacked at a time, times the panels of col_n columns. */
 typedef struct tile_job {
     const cpu_worker *w;
@@ -225,6 +262,21 @@ cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op) {
                            tiles_bytes_max(k, part, part_n) + RECTANGLE_FLOATS * sizeof(float));
 }
 
+/* Pieces [from, from + n), counted through all parts, times the packed rows. */
+static void linear_walk(const cpu_op *op, const cpu_worker *w, const forms *f, const uint8_t *packed,
+                        uint32_t from, uint32_t n) {
+    const device_linear_part *part = op->op.linear.part;
+    uint32_t part_n = op->op.linear.part_n, k = part[0].w.in_n, row_n = cpu_row_n(op, w);
+    uint32_t piece_n[DEVICE_LINEAR_MAX];
+    for (uint32_t i = 0; i < part_n; i++) piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
+    for (uint32_t next = from; next < from + n; next++) {
+        uint32_t piece = next, i = find_part(piece_n, part_n, &piece), j = f->of_part[i];
+        for (uint32_t r = 0; r < row_n; r++)
+            walk_piece(w, &part[i], 0, piece * piece_rows(&part[i].w),
+                       packed + f->offset[j] + act_stride(f->form[j], k) * r, cpu_row(part[i].y, r));
+    }
+}
+
 static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     const device_linear_part *part = op->op.linear.part;
     uint32_t part_n = op->op.linear.part_n, k = part[0].w.in_n;
@@ -234,16 +286,17 @@ static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
         for (uint32_t r = 0; r < row_n; r++)
             f.form[j]->act_pack(packed + f.offset[j] + act_stride(f.form[j], k) * r,
                                 cpu_row(op->op.linear.x, r), k);
-    uint32_t piece_n[DEVICE_LINEAR_MAX], total = 0;
-    for (uint32_t i = 0; i < part_n; i++)
-        total += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
-    for (uint32_t from, n; (n = cpu_take_run(op, 0, total, w->thread_n, &from));)
-        for (uint32_t next = from; next < from + n; next++) {
-            uint32_t piece = next, i = find_part(piece_n, part_n, &piece), j = f.of_part[i];
-            for (uint32_t r = 0; r < row_n; r++)
-                walk_piece(w, &part[i], 0, piece * piece_rows(&part[i].w),
-                           packed + f.offset[j] + act_stride(f.form[j], k) * r, cpu_row(part[i].y, r));
-        }
+    uint32_t first_n = pieces(part[0].w.out_n, piece_rows(&part[0].w)), total = first_n;
+    for (uint32_t i = 1; i < part_n; i++) total += pieces(part[i].w.out_n, piece_rows(&part[i].w));
+    const bool activates = cpu_activates(op, row_n); /* then a run is one of each part's pieces */
+    for (uint32_t from, n; (n = cpu_take_run(op, 0, activates ? first_n : total, w->thread_n, &from));) {
+        linear_walk(op, w, &f, packed, from, n);
+        if (!activates) continue;
+        if (part_n > 1) linear_walk(op, w, &f, packed, first_n + from, n);
+        const uint32_t begin = from * piece_rows(&part[0].w), end = (from + n) * piece_rows(&part[0].w);
+        for (uint32_t r = 0; r < row_n; r++)
+            activate_outputs(w, op->activation, r, 0, begin, (uint32_t)min_u64(end, part[0].w.out_n));
+    }
 }
 
 static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
@@ -338,6 +391,21 @@ static const float *experts_input(const device_op *op, uint32_t use) {
     return op->experts.x_per_use ? x + (size_t)(use % op->experts.used_n) * op->experts.part[0].w.in_n : x;
 }
 
+/* Pieces [from, from + n), counted through the parts, of one use of an expert. */
+static void experts_walk(const cpu_op *op, const cpu_worker *w, const forms *f, const uint8_t *packed,
+                         uint32_t use, uint32_t from, uint32_t n) {
+    const device_op *o = &op->op;
+    const device_linear_part *part = o->experts.part;
+    uint32_t first_n = pieces(part[0].w.out_n, piece_rows(&part[0].w)), k = part[0].w.in_n;
+    uint32_t used_n = o->experts.used_n, r = use / used_n;
+    for (uint32_t next = from; next < from + n; next++) {
+        uint32_t i = next >= first_n, j = f->of_part[i], piece = i ? next - first_n : next;
+        walk_piece(w, &part[i], chosen(o, r)[use % used_n], piece * piece_rows(&part[i].w),
+                   packed + f->offset[j] + act_stride(f->form[j], k) * (o->experts.x_per_use ? use : r),
+                   cpu_row(part[i].y, r) + (size_t)(use % used_n) * part[i].w.out_n);
+    }
+}
+
 static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     const device_op *o = &op->op;
     const device_linear_part *part = o->experts.part;
@@ -349,16 +417,20 @@ static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
         for (uint32_t input = 0; input < input_n; input++)
             f.form[j]->act_pack(packed + f.offset[j] + act_stride(f.form[j], k) * input,
                                 experts_input(o, input / per_row * used_n + input % per_row), k);
-    uint32_t piece_n[2], per_use = 0;
-    for (uint32_t i = 0; i < part_n; i++)
-        per_use += piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
+    const bool activates = cpu_activates(op, row_n); /* then a run is one of each part's pieces */
+    uint32_t first_n = pieces(part[0].w.out_n, piece_rows(&part[0].w));
+    uint32_t per_use =
+        first_n + (part_n > 1 && !activates ? pieces(part[1].w.out_n, piece_rows(&part[1].w)) : 0);
     for (uint32_t from, n; (n = cpu_take_run(op, 0, row_n * used_n * per_use, w->thread_n, &from));)
-        for (uint32_t next = from; next < from + n; next++) {
-            uint32_t use = next / per_use, piece = next % per_use, r = use / used_n;
-            uint32_t i = find_part(piece_n, part_n, &piece), j = f.of_part[i];
-            walk_piece(w, &part[i], chosen(o, r)[use % used_n], piece * piece_rows(&part[i].w),
-                       packed + f.offset[j] + act_stride(f.form[j], k) * (o->experts.x_per_use ? use : r),
-                       cpu_row(part[i].y, r) + (size_t)(use % used_n) * part[i].w.out_n);
+        for (uint32_t end = from + n, m; from < end; from += m) {
+            uint32_t use = from / per_use, piece = from % per_use;
+            m = (uint32_t)min_u64(end - from, per_use - piece);
+            experts_walk(op, w, &f, packed, use, piece, m);
+            if (!activates) continue;
+            if (part_n > 1) experts_walk(op, w, &f, packed, use, first_n + piece, m);
+            const uint32_t to = (piece + m) * piece_rows(&part[0].w);
+            activate_outputs(w, op->activation, use / used_n, use % used_n, piece * piece_rows(&part[0].w),
+                             (uint32_t)min_u64(to, part[0].w.out_n));
         }
 }
 
@@ -403,6 +475,20 @@ static void pack_expert_panel(const device_op *op, const groups *g, const cpu_ma
     m->panel_pack(panels + panel_stride(m, k) * p, gathered, k, n, k);
 }
 
+/* The turn of one form. */
+typedef struct grouping {
+    cpu_op *op;
+    const groups *g;
+    uint32_t row_n, panel_cols;
+} grouping;
+
+static void begin_turn(void *cookie) {
+    const grouping *turn = cookie;
+    group_uses(&turn->op->op, *turn->g, turn->row_n, turn->panel_cols);
+    for (uint32_t phase = 0; phase < CPU_OP_PHASES; phase++)
+        atomic_store_explicit(&turn->op->next[phase], 0, memory_order_relaxed);
+}
+
 static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     const device_op *o = &op->op;
     const device_linear_part *part = o->experts.part;
@@ -414,13 +500,8 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     uint8_t *tiles = (uint8_t *)(gathered + PANEL_COLS_MAX * (size_t)k);
     /* panels are numbered by one column count: forms of an operation that differ in it take turns */
     for (uint32_t j = 0; j < f.n; j++) {
-        team_barrier(w->team);
-        if (w->thread_i == 0) {
-            group_uses(o, g, row_n, (uint32_t)f.form[j]->panel_cols);
-            atomic_store_explicit(&op->next[0], 0, memory_order_relaxed);
-            atomic_store_explicit(&op->next[1], 0, memory_order_relaxed);
-        }
-        team_barrier(w->team);
+        grouping turn = {op, &g, row_n, (uint32_t)f.form[j]->panel_cols};
+        team_barrier_alone(w->team, begin_turn, &turn);
         for (uint32_t p; (p = cpu_take(op, 0)) < g.panel[unit_n];)
             pack_expert_panel(o, &g, f.form[j], p, w->workspace + f.offset[j], gathered);
         team_barrier(w->team);

@@ -12,7 +12,8 @@
 enum {
     ACTIVATE_CHUNK = 1024,
     COMBINE_CHUNK = 1024,
-    CPU_POLLS = 1 << 12 /* of a counter between two looks at the clock */
+    CPU_POLLS = 1 << 12, /* of a counter between two looks at the clock */
+    SMALL_WORK = 20000   /* floats that one thread passes over sooner than the team meets twice: some 2 us */
 };
 
 enum { TABLE_PART = 256 /* a multiple of every block */ };
@@ -242,8 +243,9 @@ static void pick_run(cpu_op *op, const cpu_worker *w) {
         *(int32_t *)(void *)cpu_row(op->op.pick.id, r) = largest_of(cpu_row(op->op.pick.x, r), op->op.pick.n);
 }
 
+/* WAIT and SIGNAL are always small: the one thread that runs them does so when all others have done what is
+ * before them, and before any begins with what is behind. */
 static void wait_run(cpu_op *op, const cpu_worker *w) {
-    if (w->thread_i != 0) return;
     _Atomic uint64_t *counter = cpu_at(op->op.counter.counter);
     double begin_s = 0;
     for (uint32_t polls = 0; atomic_load_explicit(counter, memory_order_acquire) < w->epoch; polls++) {
@@ -257,9 +259,58 @@ static void wait_run(cpu_op *op, const cpu_worker *w) {
 }
 
 static void signal_run(cpu_op *op, const cpu_worker *w) {
-    if (w->thread_i != 0) return;
     _Atomic uint64_t *counter = cpu_at(op->op.counter.counter);
     atomic_store_explicit(counter, w->epoch, memory_order_release);
+}
+
+/* About how many floats of a copy take as long as one row of the operation does; 0: it is never small. */
+static uint64_t row_work(const device_op *o) {
+    enum {
+        SINCOS = 64,
+        EXP = 8,
+        TANH = 16 /* of the C library, or of vectors: one for about so many floats */
+    };
+    switch (o->kind) {
+    case DEVICE_OP_EMBED: return o->embed.table.in_n;
+    case DEVICE_OP_ROTARY: return o->rotary.pair_n * SINCOS;
+    case DEVICE_OP_NORM: return 2 * (uint64_t)o->norm.n;
+    case DEVICE_OP_PREPARE:
+        return (2 * (uint64_t)o->prepare.head_n + 3 * (uint64_t)o->prepare.head_kv_n) * o->prepare.key_n;
+    case DEVICE_OP_SELECT: return (uint64_t)o->select.n * o->select.per_row;
+    case DEVICE_OP_ACTIVATE: return EXP / 2 * (uint64_t)o->activate.n * o->activate.per_row;
+    case DEVICE_OP_ROUTE: return (uint64_t)o->route.unit_n * (EXP + o->route.used_n);
+    case DEVICE_OP_COMBINE: return (uint64_t)o->combine.n * o->combine.used_n;
+    case DEVICE_OP_COPY: return (uint64_t)o->copy.n * (o->copy.part_n ? o->copy.part_n : 1);
+    case DEVICE_OP_CAP: return (uint64_t)o->cap.n * TANH;
+    case DEVICE_OP_TALLY: return o->tally.n;
+    case DEVICE_OP_GATHER: return o->gather.n;
+    case DEVICE_OP_PICK: return o->pick.n;
+    default: return 0;
+    }
+}
+
+/* Whether threads share out rows, or vectors: one of them is one thread's however long it is. */
+static bool is_one_piece(const device_op *o, uint32_t row_n) {
+    switch (o->kind) {
+    case DEVICE_OP_EMBED:
+    case DEVICE_OP_ROTARY:
+    case DEVICE_OP_NORM:
+    case DEVICE_OP_ROUTE:
+    case DEVICE_OP_TALLY:
+    case DEVICE_OP_GATHER:
+    case DEVICE_OP_PICK: return row_n <= 1;
+    case DEVICE_OP_SELECT: return row_n * o->select.per_row <= 1;
+    case DEVICE_OP_ACTIVATE: return row_n * o->activate.per_row <= 1 && cpu_skips(&o->activate.choice);
+    default: return false;
+    }
+}
+
+bool cpu_op_is_small(const cpu_op *op, const cpu_worker *w) {
+    const device_op *o = &op->op;
+    if (o->kind == DEVICE_OP_WAIT || o->kind == DEVICE_OP_SIGNAL) return true;
+    const uint32_t row_n = cpu_row_n(op, w);
+    const uint64_t work = row_work(o);
+    return work && (is_one_piece(o, row_n) || row_n * work <= SMALL_WORK);
 }
 
 void cpu_op_run(cpu_op *op, const cpu_worker *w) {

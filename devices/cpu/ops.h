@@ -22,7 +22,8 @@ typedef struct cpu_crossover {
 /* A recorded operation with its work counters, one per phase, reset before every submission. */
 typedef struct cpu_op {
     device_op op;
-    cpu_crossover crossover; /* of a SELECT that can have many rows */
+    cpu_crossover crossover;     /* of a SELECT that can have many rows */
+    const device_op *activation; /* of a product: the next operation, which few rows do with it; NULL: none */
     _Alignas(64) _Atomic uint32_t next[CPU_OP_PHASES];
 } cpu_op;
 
@@ -38,7 +39,7 @@ typedef struct cpu_worker {
     uint64_t epoch;
     device_cpu_skipping skipping;
     double wait_s; /* at most, for a counter */
-    bool *gave_up; /* set by thread 0, which waited too long for a counter, and waits no more */
+    bool *gave_up; /* set by a thread that waited too long for a counter: none waits any more */
 } cpu_worker;
 
 /* Scratch of an operation: `shared` bytes for all threads, then `thread` bytes for each. */
@@ -48,8 +49,12 @@ typedef struct cpu_scratch {
 
 /* Pure. */
 cpu_scratch cpu_op_scratch(const cpu_kernels *k, const device_op *op);
-/* Runs this thread's share. Every thread of the team calls it for the same op; the caller puts a barrier
- * behind. */
+/* Whether one thread does all of the operation in less time than the team takes to share it out and meet
+ * again: a function of the operation, how many rows it has, and a choice's verdict. Such an operation meets
+ * nobody, and needs no scratch. */
+bool cpu_op_is_small(const cpu_op *op, const cpu_worker *w);
+/* Runs this thread's share. Every thread of the team calls it for the same op, and the caller puts a barrier
+ * behind; or one thread alone, which then does all of it, where the operation is small. */
 void cpu_op_run(cpu_op *op, const cpu_worker *w);
 /* E_UNSUPPORTED names the operation and the weight type that these kernels do not have. */
 HOTSET_CHECKED hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_error *err);
@@ -71,6 +76,14 @@ void cpu_tiles_make(const cpu_kernels *k, const device_matrix *m, const uint8_t 
                     uint32_t n, uint8_t *tiles);
 cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op);
 cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op);
+/* Whether `next`, the operation behind a product, is the activation of what the product gives and of nothing
+ * else, so that a thread can activate its own outputs. Pure; true means that neither has a choice. */
+bool cpu_is_activation_of(const device_op *product, const device_op *next);
+/* Whether a product does the activation behind it, too: with few rows. With many, whoever unpacks tiles of
+ * gate has none of up. */
+static inline bool cpu_activates(const cpu_op *op, uint32_t row_n) {
+    return op->activation && row_n < CPU_TILE_ROWS_MIN;
+}
 void cpu_linear_run(cpu_op *op, const cpu_worker *w);
 void cpu_experts_run(cpu_op *op, const cpu_worker *w);
 
@@ -123,15 +136,16 @@ static inline uint32_t cpu_row_n(const cpu_op *op, const cpu_worker *w) {
 static inline uint32_t cpu_take(cpu_op *op, uint32_t phase) {
     return atomic_fetch_add_explicit(&op->next[phase], 1, memory_order_relaxed);
 }
-/* A run of pieces [*from, *from + result) of `total`, 0 when none is left. Runs shrink from half a thread's
- * share to one piece: long streams are read faster than scattered pieces, and short ones at the end let all
- * threads finish together (guided self-scheduling, Polychronopoulos & Kuck 1987). */
+/* A run of pieces [*from, *from + result) of `total`, 0 when none is left. Runs shrink from three quarters of
+ * a thread's share to one piece: long streams are read faster than scattered pieces (each start costs more
+ * than a microsecond), and short ones at the end let all threads finish together, a slower one, too (guided
+ * self-scheduling, Polychronopoulos & Kuck 1987). */
 static inline uint32_t cpu_take_run(cpu_op *op, uint32_t phase, uint32_t total, uint32_t thread_n,
                                     uint32_t *from) {
     uint32_t at = atomic_load_explicit(&op->next[phase], memory_order_relaxed), n;
     do {
         if (at >= total) return 0;
-        n = (total - at) / (2 * thread_n);
+        n = (uint32_t)((total - at) * 3ull / (4 * thread_n));
         if (n == 0) n = 1;
     } while (!atomic_compare_exchange_weak_explicit(&op->next[phase], &at, at + n, memory_order_relaxed,
                                                     memory_order_relaxed));

@@ -14,16 +14,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { CACHE_LINE = 64, SPINS_BEFORE_SLEEP = 4096 };
+enum { CACHE_LINE = 64, SPINS_BEFORE_SLEEP = 4096, STALL_NS = 1000 * 1000 };
 
 struct team {
-    uint32_t thread_n;
+    uint32_t thread_n, running_n;
     uint32_t core_n;
     int *core_pu;
     int spin_n; /* before sleeping at a barrier: none where threads share cores, for the others need them */
     _Alignas(CACHE_LINE) _Atomic uint32_t arrived;
     _Alignas(CACHE_LINE) _Atomic uint32_t phase; /* futex word: counts completed barriers */
     _Atomic uint32_t sleepers;
+    _Atomic uint64_t asleep_ns; /* when the last of them fell asleep */
+    uint32_t stall_n;           /* written by the last thread to come, one at a time */
 };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
@@ -33,6 +35,8 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
 static void futex_wake_all(_Atomic uint32_t *word) {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
+
+static uint64_t now_ns(void) { return (uint64_t)(base_now_s() * 1e9); }
 
 static inline void cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -76,32 +80,62 @@ static void pin(const team *t, uint32_t thread_i) {
     sched_setaffinity(0, sizeof want, &want); /* a refusal costs speed, not correctness */
 }
 
+/* Lets the calling thread run on any core of the team. */
+static void unpin(const team *t) {
+    cpu_set_t all;
+    CPU_ZERO(&all);
+    for (uint32_t i = 0; i < t->core_n; i++)
+        if (t->core_pu[i] >= 0) CPU_SET((size_t)t->core_pu[i], &all);
+    if (CPU_COUNT(&all)) sched_setaffinity(0, sizeof all, &all);
+}
+
 hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset_error *err) {
+    return team_run_some(t, t->thread_n, fn, cookie, err);
+}
+
+hotset_status team_run_some(team *t, uint32_t thread_n, team_fn *fn, void *cookie, hotset_error *err) {
     cpu_set_t caller;
     bool restore = !sched_getaffinity(0, sizeof caller, &caller);
     uint32_t got = 0;
     int dynamic = omp_get_dynamic();
     omp_set_dynamic(0); /* whatever the environment says: the plan has a number of threads */
-#pragma omp parallel num_threads((int)t->thread_n) shared(got)
+    t->running_n = thread_n;
+#pragma omp parallel num_threads((int)thread_n) shared(got)
     {
         uint32_t i = (uint32_t)omp_get_thread_num(), n = (uint32_t)omp_get_num_threads();
         if (i == 0) got = n;
-        if (n == t->thread_n) {
-            pin(t, i);
+        if (n == thread_n) {
+            if (thread_n == t->thread_n)
+                pin(t, i);
+            else
+                unpin(t);
             fn(cookie, i);
         }
     }
     omp_set_dynamic(dynamic);
     if (restore) sched_setaffinity(0, sizeof caller, &caller);
-    if (got == t->thread_n) return HOTSET_OK;
+    if (got == thread_n) return HOTSET_OK;
     return hotset_fail(err, HOTSET_E_DEVICE, "the system gave %u threads of the %u that the plan has", got,
-                       t->thread_n);
+                       thread_n);
 }
 
-void team_barrier(team *t) {
-    if (t->thread_n == 1) return;
+void team_barrier(team *t) { team_barrier_alone(t, NULL, NULL); }
+
+uint32_t team_barrier_n(const team *t) { return atomic_load_explicit(&t->phase, memory_order_relaxed); }
+
+uint32_t team_stall_n(const team *t) { return t->stall_n; }
+
+/* Nobody sleeps any more of those who slept at the barrier before: they have come to this one. */
+static void look_for_stall(team *t) {
+    if (!atomic_load_explicit(&t->sleepers, memory_order_acquire)) return;
+    t->stall_n += now_ns() > atomic_load_explicit(&t->asleep_ns, memory_order_relaxed) + STALL_NS;
+}
+
+void team_barrier_alone(team *t, team_alone_fn *alone, void *cookie) {
     uint32_t phase = atomic_load_explicit(&t->phase, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->thread_n) {
+    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->running_n) {
+        look_for_stall(t); /* before `alone`, which may wait for other devices */
+        if (alone) alone(cookie);
         atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
         atomic_store_explicit(&t->phase, phase + 1, memory_order_seq_cst);
         if (atomic_load_explicit(&t->sleepers, memory_order_seq_cst)) futex_wake_all(&t->phase);
@@ -111,6 +145,7 @@ void team_barrier(team *t) {
         if (atomic_load_explicit(&t->phase, memory_order_acquire) != phase) return;
         cpu_relax();
     }
+    atomic_store_explicit(&t->asleep_ns, now_ns(), memory_order_relaxed);
     atomic_fetch_add_explicit(&t->sleepers, 1, memory_order_seq_cst);
     while (atomic_load_explicit(&t->phase, memory_order_seq_cst) == phase) futex_wait(&t->phase, phase);
     atomic_fetch_sub_explicit(&t->sleepers, 1, memory_order_relaxed);

@@ -31,8 +31,21 @@ uint32_t team_thread_n(const team *t);
  * done. The caller is pinned for the length of the call only. E_DEVICE when the system gives fewer threads
  * than asked for. */
 HOTSET_CHECKED hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset_error *err);
-/* Waits until every thread of the team has come here; what was written before is visible after. Inside
+/* The same on thread_n threads of the team: numbers 0 to thread_n - 1. Where these are not all, they are not
+ * pinned, so that the system can put them on whichever of the cores are free. */
+HOTSET_CHECKED hotset_status team_run_some(team *t, uint32_t thread_n, team_fn *fn, void *cookie,
+                                           hotset_error *err);
+/* Waits until every thread that runs has come here; what was written before is visible after. Inside
  * team_run only. */
 void team_barrier(team *t);
+/* The same, but the last thread to come calls alone(cookie), its own cookie, before any goes on: what it
+ * writes is visible to all. `alone` meets nobody. */
+typedef void team_alone_fn(void *cookie);
+void team_barrier_alone(team *t, team_alone_fn *alone, void *cookie);
+/* Barriers that were passed so far, modulo 2^32; outside team_run. */
+uint32_t team_barrier_n(const team *t);
+/* How often the last thread to come was more than a millisecond late: later than shares of few rows' work
+ * make it. Modulo 2^32; outside team_run. */
+uint32_t team_stall_n(const team *t);
 
 #endif

@@ -1,0 +1,388 @@
+/* test_team.c - how often the threads of the CPU meet in a step, that what one of them does alone, or two
+ * operations as one, changes no bit, and how many work where other processes want their cores. */
+#include "devices/cpu/crowded.h"
+#include "devices/cpu/ops.h"
+#include "engine/executor.h"
+#include "tests/rig.h"
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- Barriers --------------------------------------------------------------------------------------- */
+
+enum { VOCAB_N = 272, BODY_ROWS_MAX = 3 };
+
+/* Barriers of a step of row_n rows. */
+static uint32_t barriers(const tiny_model *model, uint32_t row_n) {
+    rig r;
+    int32_t tokens[2 * BODY_ROWS_MAX];
+    tiny_tokens(3, VOCAB_N, tokens, 2 * BODY_ROWS_MAX);
+    rig_open_tiny(&r, model, &(rig_options){.thread_n = 2, .batch_n = BODY_ROWS_MAX});
+    free(rig_append(&r, r.session, tokens, row_n)); /* so that nothing is the first of its kind */
+    uint32_t before = device_cpu_barrier_n(r.engine->device[0].device);
+    free(rig_append(&r, r.session, tokens, row_n));
+    uint32_t n = device_cpu_barrier_n(r.engine->device[0].device) - before;
+    rig_close(&r);
+    return n;
+}
+
+/* Of one layer: what a model with one more has. */
+static void must_meet(const char *label, tiny_model model, uint32_t layer_n, uint32_t head_n) {
+    for (uint32_t row_n = 1; row_n <= BODY_ROWS_MAX; row_n++) {
+        model.layer_n = 2;
+        const uint32_t two = barriers(&model, row_n);
+        model.layer_n = 3;
+        const uint32_t three = barriers(&model, row_n);
+        cr_expect_eq(three - two, layer_n, "%s, %u rows: %u barriers a layer", label, row_n, three - two);
+        cr_expect_eq(two - 2 * layer_n, head_n, "%s, %u rows: %u outside layers", label, row_n,
+                     two - 2 * layer_n);
+    }
+}
+
+/* One barrier behind each product and behind attention: q, k and v; attention; out; gate and up; down; and,
+ * of experts, the router. Norms, rotation, routing, sums and copies have none. */
+Test(team, meets_once_for_each_dependency) {
+    must_meet("dense", (tiny_model){.arch = "llama"}, 5, 1);
+    must_meet("norms of heads", (tiny_model){.arch = "qwen3", .key_n = 32, .qk_norm = true}, 5, 1);
+    must_meet("no gate", (tiny_model){.arch = "arcee"}, 5, 1);
+    must_meet("experts", (tiny_model){.arch = "qwen3moe", .qk_norm = true, .expert_n = 8, .expert_used_n = 3},
+              6, 1);
+    must_meet("both at once", (tiny_model){.arch = "falcon"}, 5, 1);
+}
+
+/* ---- A product and the activation behind it --------------------------------------------------------- */
+
+enum { IN_N = 64, OUT_N = 331, UNIT_N = 5, USED_N = 3, ROW_MAX = 6, BYTES = 8 << 20 };
+
+/* Memory of a test: one buffer, cut as it goes. */
+typedef struct bench {
+    device *cpu;
+    device_queue *queue;
+    device_buffer *memory;
+    uint64_t used;
+} bench;
+
+static bench bench_open(uint32_t thread_n, const char *isa) {
+    bench b = {0};
+    hotset_error err = {0};
+    cr_assert_eq(device_cpu_open(&b.cpu, &(device_cpu_options){.thread_n = thread_n, .isa = isa}, &err),
+                 HOTSET_OK, "%s", err.message);
+    cr_assert_eq(b.cpu->api->queue_open(b.cpu, DEVICE_QUEUE_COMPUTE, &b.queue, &err), HOTSET_OK);
+    cr_assert_eq(b.cpu->api->buffer_alloc(b.cpu, DEVICE_MEMORY_PINNED, BYTES, &b.memory, &err), HOTSET_OK);
+    return b;
+}
+
+static void bench_close(bench *b) {
+    b->cpu->api->buffer_free(b->memory);
+    b->cpu->api->queue_close(b->queue);
+    b->cpu->api->close(b->cpu);
+}
+
+static device_ref cut(bench *b, uint64_t bytes) {
+    device_ref at = {b->memory, b->used};
+    b->used += round_up(bytes, 64);
+    cr_assert_leq(b->used, BYTES);
+    return at;
+}
+
+static void *at(device_ref r) { return (uint8_t *)r.buffer->host + r.offset; }
+
+static device_rows rows(bench *b, uint32_t n) {
+    return (device_rows){cut(b, (uint64_t)ROW_MAX * n * sizeof(float)), n};
+}
+
+static float next_float(uint64_t *seed) {
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return (float)(int32_t)(*seed >> 32) / (float)(1u << 31);
+}
+
+static device_linear_part part_of(bench *b, uint64_t *seed, uint32_t unit_n) {
+    const uint32_t all_n = unit_n ? unit_n : 1;
+    device_linear_part part = {.w = {.type = GGUF_F32, .in_n = IN_N, .out_n = OUT_N, .unit_n = unit_n}};
+    part.w.row_bytes = IN_N * sizeof(float);
+    part.w.data = cut(b, (uint64_t)all_n * OUT_N * part.w.row_bytes);
+    part.bias = cut(b, (uint64_t)all_n * OUT_N * sizeof(float));
+    part.y = rows(b, OUT_N * (unit_n ? USED_N : 1));
+    for (uint32_t i = 0; i < all_n * OUT_N * IN_N; i++) ((float *)at(part.w.data))[i] = next_float(seed);
+    for (uint32_t i = 0; i < all_n * OUT_N; i++) ((float *)at(part.bias))[i] = next_float(seed);
+    if (!unit_n) return part;
+    part.w.unit_offset = cut(b, unit_n * sizeof(uint64_t));
+    for (uint32_t u = 0; u < unit_n; u++)
+        ((uint64_t *)at(part.w.unit_offset))[u] =
+            u == 1 ? DEVICE_ABSENT : part.w.data.offset + u * OUT_N * part.w.row_bytes;
+    return part;
+}
+
+/* The product with gate and up, or with one matrix, and its activation: ops[2]. */
+static void make_ops(bench *b, device_op ops[2], bool experts, uint32_t part_n) {
+    uint64_t seed = 11;
+    const device_rows x = rows(b, IN_N), none = {0};
+    for (uint32_t i = 0; i < ROW_MAX * IN_N; i++) ((float *)at(x.ref))[i] = next_float(&seed);
+    device_linear_part part[2];
+    for (uint32_t i = 0; i < part_n; i++) part[i] = part_of(b, &seed, experts ? UNIT_N : 0);
+    ops[0] = (device_op){.kind = DEVICE_OP_LINEAR, .name = "gate, up", .row_max = ROW_MAX};
+    if (experts) {
+        ops[0].kind = DEVICE_OP_EXPERTS;
+        ops[0].experts.x = x;
+        ops[0].experts.used_n = USED_N;
+        ops[0].experts.part_n = part_n;
+        ops[0].experts.id = rows(b, USED_N);
+        for (int32_t i = 0; i < ROW_MAX * USED_N; i++)
+            ((int32_t *)at(ops[0].experts.id.ref))[i] = i * 7 % UNIT_N;
+        memcpy(ops[0].experts.part, part, part_n * sizeof *part);
+    } else {
+        ops[0].linear.x = x;
+        ops[0].linear.part_n = part_n;
+        memcpy(ops[0].linear.part, part, part_n * sizeof *part);
+    }
+    ops[1] = (device_op){.kind = DEVICE_OP_ACTIVATE,
+                         .name = "activation",
+                         .row_max = ROW_MAX,
+                         .activate = {.gate = part[0].y,
+                                      .up = part_n > 1 ? part[1].y : none,
+                                      .y = part[0].y,
+                                      .n = OUT_N,
+                                      .per_row = experts ? USED_N : 1,
+                                      .kind = DEVICE_ACT_SILU}};
+}
+
+/* Runs the operations in one list, or each in a list of its own; returns the barriers. */
+static uint32_t run(bench *b, const device_op *ops, uint32_t op_n, bool apart, uint32_t row_n) {
+    hotset_error err = {0};
+    const device_ref step = cut(b, device_step_bytes(ROW_MAX));
+    uint64_t scratch = 64;
+    for (uint32_t i = 0; i < op_n; i++)
+        scratch = max_u64(scratch, b->cpu->api->workspace_bytes(b->cpu, &ops[i]));
+    const device_ref workspace = cut(b, scratch);
+    *(device_step *)at(step) = (device_step){.row_n = row_n};
+    const uint32_t before = device_cpu_barrier_n(b->cpu);
+    for (uint32_t i = 0; i < op_n; i += apart ? 1 : op_n) {
+        device_list *list;
+        cr_assert_eq(b->cpu->api->list_record(b->cpu, ops + i, apart ? 1 : op_n, step, ROW_MAX, workspace,
+                                              &list, &err),
+                     HOTSET_OK, "%s", err.message);
+        cr_assert_eq(b->cpu->api->submit(b->queue, list, i + 1, &err), HOTSET_OK, "%s", err.message);
+        b->cpu->api->list_free(list);
+    }
+    return device_cpu_barrier_n(b->cpu) - before;
+}
+
+/* What gate and up hold after the activation: [2][ROW_MAX * USED_N * OUT_N], the caller frees it. */
+static float *activated(const char *isa, uint32_t thread_n, bool experts, uint32_t part_n, bool apart,
+                        uint32_t row_n) {
+    enum { EACH = ROW_MAX * USED_N * OUT_N };
+    bench b = bench_open(thread_n, isa);
+    device_op ops[2];
+    make_ops(&b, ops, experts, part_n);
+    const uint32_t met = run(&b, ops, 2, apart, row_n);
+    if (!apart && row_n < 4) cr_expect_eq(met, 1, "%u barriers", met);
+    float *out = calloc(2 * EACH, sizeof *out);
+    const size_t n = (size_t)row_n * (experts ? USED_N : 1) * OUT_N;
+    memcpy(out, at(ops[1].activate.gate.ref), n * sizeof *out);
+    if (part_n > 1) memcpy(out + EACH, at(ops[1].activate.up.ref), n * sizeof *out);
+    bench_close(&b);
+    return out;
+}
+
+Test(team, an_activation_with_its_product_changes_no_bit) {
+    for (uint32_t i = 0; rig_isas[i]; i++) {
+        if (!rig_has_isa(rig_isas[i])) continue;
+        for (uint32_t form = 0; form < 4; form++)
+            for (uint32_t row_n = 1; row_n <= ROW_MAX; row_n++) {
+                float *apart = activated(rig_isas[i], 1, form & 1, 1 + form / 2, true, row_n);
+                for (uint32_t thread_n = 1; thread_n <= 3; thread_n++) {
+                    float *one = activated(rig_isas[i], thread_n, form & 1, 1 + form / 2, false, row_n);
+                    cr_expect_arr_eq(one, apart, 2 * sizeof *one * ROW_MAX * USED_N * OUT_N,
+                                     "%s, form %u, %u rows, %u threads", rig_isas[i], form, row_n, thread_n);
+                    free(one);
+                }
+                free(apart);
+            }
+    }
+}
+
+/* What is activated must be all that the product gives, and nothing else. */
+Test(team, an_activation_of_something_else_stays_apart) {
+    bench b = bench_open(1, NULL);
+    for (int experts = 0; experts < 2; experts++) {
+        device_op ops[2];
+        make_ops(&b, ops, experts, 2);
+        cr_expect(cpu_is_activation_of(&ops[0], &ops[1]));
+        cr_expect_not(cpu_is_activation_of(&ops[1], &ops[0]));
+        device_linear_part *part = experts ? ops[0].experts.part : ops[0].linear.part;
+        for (int form = 0; form < 7; form++) {
+            const device_op product = ops[0];
+            device_op next = ops[1];
+            if (form == 0) next.activate.gate = part[1].y;
+            if (form == 1) next.activate.y = rows(&b, OUT_N);
+            if (form == 2) next.activate.score = rows(&b, OUT_N);
+            if (form == 3) next.activate.choice.list = rows(&b, OUT_N + 1);
+            if (form == 4) next.activate.n--;
+            if (form == 5) next.activate.up = (device_rows){0};
+            if (form == 6) part[1].accumulate = true;
+            cr_expect_not(cpu_is_activation_of(&ops[0], &next), "experts %d, form %d", experts, form);
+            ops[0] = product;
+        }
+    }
+    bench_close(&b);
+}
+
+/* ---- What one thread does alone --------------------------------------------------------------------- */
+
+/* A chain of small operations: norm, sum of experts' outputs, copy, cap. As many rows as make it the work of
+ * all give the same as row by row. */
+Test(team, small_operations_give_the_same_alone_and_shared) {
+    enum { N = 1500, CHAIN_ROWS = 60, OPS = 4 };
+    float *expected = NULL;
+    for (uint32_t thread_n = 1; thread_n <= 3; thread_n++)
+        for (int alone = 0; alone < 2; alone++) {
+            bench b = bench_open(thread_n, NULL);
+            uint64_t seed = 5;
+            device_ref x = cut(&b, CHAIN_ROWS * 2 * N * sizeof(float)),
+                       y = cut(&b, CHAIN_ROWS * N * sizeof(float));
+            device_ref weight = cut(&b, CHAIN_ROWS * 2 * sizeof(float)),
+                       z = cut(&b, CHAIN_ROWS * N * sizeof(float));
+            for (uint32_t i = 0; i < CHAIN_ROWS * 2 * N; i++) ((float *)at(x))[i] = next_float(&seed);
+            for (uint32_t i = 0; i < CHAIN_ROWS * 2; i++) ((float *)at(weight))[i] = next_float(&seed);
+            const uint32_t each = alone ? 1 : CHAIN_ROWS;
+            const device_ref step = cut(&b, device_step_bytes(CHAIN_ROWS)), workspace = cut(&b, 64);
+            *(device_step *)at(step) = (device_step){.row_n = each};
+            const uint32_t before = device_cpu_barrier_n(b.cpu);
+            for (uint32_t r = 0; r < CHAIN_ROWS; r += each) {
+                const device_rows in = {device_ref_at(x, r * 2 * N * sizeof(float)), 2 * N};
+                const device_rows sum = {device_ref_at(y, r * N * sizeof(float)), N};
+                const device_rows out = {device_ref_at(z, r * N * sizeof(float)), N};
+                const device_rows by = {device_ref_at(weight, r * 2 * sizeof(float)), 2};
+                const device_op ops[OPS] = {
+                    {.kind = DEVICE_OP_NORM, .norm = {.x = in, .y = in, .n = 2 * N, .epsilon = 1e-5f}},
+                    {.kind = DEVICE_OP_COMBINE,
+                     .combine = {.x = in, .weight = by, .y = sum, .used_n = 2, .n = N, .anew = true}},
+                    {.kind = DEVICE_OP_COPY, .copy = {.x = sum, .y = out, .n = N}},
+                    {.kind = DEVICE_OP_CAP, .cap = {.x = out, .n = N, .cap = 0.5f}},
+                };
+                device_list *list;
+                hotset_error err = {0};
+                cr_assert_eq(b.cpu->api->list_record(b.cpu, ops, COUNT_OF(ops), step, CHAIN_ROWS, workspace,
+                                                     &list, &err),
+                             HOTSET_OK, "%s", err.message);
+                cr_assert_eq(b.cpu->api->submit(b.queue, list, r + 1, &err), HOTSET_OK);
+                b.cpu->api->list_free(list);
+            }
+            const uint32_t met = device_cpu_barrier_n(b.cpu) - before;
+            if (alone)
+                cr_expect_lt(met, CHAIN_ROWS + 1, "%u", met);
+            else
+                cr_expect_eq(met, OPS, "%u", met);
+            if (!expected) {
+                expected = malloc(CHAIN_ROWS * N * sizeof *expected);
+                memcpy(expected, at(z), CHAIN_ROWS * N * sizeof *expected);
+            }
+            cr_expect_arr_eq(at(z), expected, CHAIN_ROWS * N * sizeof *expected, "%u threads, alone %d",
+                             thread_n, alone);
+            bench_close(&b);
+        }
+    free(expected);
+}
+
+/* ---- Crowded cores ---------------------------------------------------------------------------------- */
+
+enum { THREAD_N = 4 };
+
+/* Work of 10 ms from *now_s on, in which threads stall; returns how many it had. */
+static uint32_t work(crowded *c, double *now_s, uint32_t stall_n) {
+    const uint32_t n = crowded_thread_n(c, *now_s);
+    *now_s += 0.01;
+    crowded_saw(c, stall_n, *now_s);
+    return n;
+}
+
+/* Seconds until all threads work, nobody stalling meanwhile. */
+static double pause_of(crowded *c, double *now_s) {
+    const double begin_s = *now_s;
+    while (crowded_thread_n(c, *now_s) < THREAD_N) work(c, now_s, 0);
+    return *now_s - begin_s;
+}
+
+Test(team, stalls_far_apart_change_nothing) {
+    crowded c = {.thread_n = THREAD_N};
+    double now_s = 1000;
+    for (int i = 0; i < 100; i++) {
+        cr_expect_eq(work(&c, &now_s, 2), THREAD_N);
+        now_s += 0.2;
+    }
+}
+
+Test(team, stalls_that_come_together_leave_a_thread_out) {
+    crowded c = {.thread_n = THREAD_N};
+    double now_s = 1000;
+    work(&c, &now_s, 1);
+    work(&c, &now_s, 1);
+    cr_expect_eq(work(&c, &now_s, 1), THREAD_N);
+    cr_expect_eq(work(&c, &now_s, 0), THREAD_N - 1);
+    for (uint32_t left = THREAD_N - 1; left > 1; left--) cr_expect_eq(work(&c, &now_s, 9), left);
+    for (int i = 0; i < 5; i++) cr_expect_eq(work(&c, &now_s, 9), 1, "one is always left");
+    cr_expect_float_eq(pause_of(&c, &now_s), 0.2 - 0.08, 0.011, "from the first one left out on");
+}
+
+Test(team, pauses_grow_while_trying_fails_and_begin_anew_when_it_works) {
+    crowded c = {.thread_n = THREAD_N};
+    double now_s = 1000;
+    static const double pauses_s[] = {0.2, 0.4, 0.8, 1.6, 2, 2};
+    for (int run = 0; run < 2; run++) {
+        for (size_t i = 0; i < COUNT_OF(pauses_s); i++) {
+            cr_expect_eq(work(&c, &now_s, 3), THREAD_N);
+            cr_expect_float_eq(pause_of(&c, &now_s), pauses_s[i], 0.011, "run %d, pause %zu", run, i);
+        }
+        for (int i = 0; i < 30; i++) cr_expect_eq(work(&c, &now_s, i % 25 == 24), THREAD_N);
+    }
+}
+
+Test(team, a_team_of_one_stays) {
+    crowded c = {.thread_n = 1};
+    double now_s = 0;
+    for (int i = 0; i < 10; i++) cr_expect_eq(work(&c, &now_s, 5), 1);
+}
+
+/* Thread 1 comes late to a barrier that thread 0 is at, or soon will be. */
+typedef struct late {
+    team *team;
+    _Atomic uint32_t is_there, ran_n;
+} late;
+
+static void come_late(void *cookie, uint32_t thread_i) {
+    late *l = cookie;
+    atomic_fetch_add(&l->ran_n, 1);
+    if (thread_i == 0)
+        atomic_store(&l->is_there, 1);
+    else {
+        while (!atomic_load(&l->is_there)) continue;
+        usleep(5000);
+    }
+    team_barrier(l->team);
+}
+
+Test(team, who_is_late_is_seen) {
+    cpu_topology topology;
+    hotset_error err = {0};
+    late l = {0};
+    cr_assert_eq(cpu_topology_open(&topology, &err), HOTSET_OK);
+    cr_assert_eq(team_open(&l.team, 2, &topology, &err), HOTSET_OK);
+    for (int i = 0; i < 1000 && !team_stall_n(l.team); i++) { /* thread 0 may have been kept away itself */
+        atomic_store(&l.is_there, 0);
+        cr_assert_eq(team_run(l.team, come_late, &l, &err), HOTSET_OK, "%s", err.message);
+    }
+    cr_expect_gt(team_stall_n(l.team), 0);
+    const uint32_t stall_n = team_stall_n(l.team);
+    for (uint32_t thread_n = 1; thread_n <= 2; thread_n++) { /* alone there is nobody to wait for */
+        atomic_store(&l.ran_n, 0);
+        const uint32_t before = team_barrier_n(l.team);
+        cr_assert_eq(team_run_some(l.team, thread_n, come_late, &l, &err), HOTSET_OK, "%s", err.message);
+        cr_expect_eq(atomic_load(&l.ran_n), thread_n);
+        cr_expect_eq(team_barrier_n(l.team) - before, 1);
+        if (thread_n == 1) cr_expect_eq(team_stall_n(l.team), stall_n);
+    }
+    team_close(l.team);
+    cpu_topology_close(&topology);
+}
