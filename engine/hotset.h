@@ -199,7 +199,8 @@ typedef struct hotset_machine hotset_machine;
 typedef enum hotset_memory_mode {
     HOTSET_MEMORY_AUTO = 0, /* mapped when weights take over 70 % of the available memory, else copied */
     HOTSET_MEMORY_MAPPED,   /* weights are read from the mapped file */
-    HOTSET_MEMORY_COPIED    /* weights are copied to huge pages, the file's pages are released */
+    HOTSET_MEMORY_COPIED    /* weights are copied to huge pages in the order that is read fastest (same bytes,
+                               rows interleaved), the file's pages are released */
 } hotset_memory_mode;
 
 /* What keys and values are stored as. Q8_0: blocks of 32 numbers in 34 bytes, so that widths of heads (of the

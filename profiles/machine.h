@@ -82,7 +82,8 @@ typedef struct machine_curve {
 
 /* How a product with one row of activations reaches the weights of a matrix. */
 typedef enum machine_access {
-    MACHINE_DENSE,  /* all rows, one after the other */
+    MACHINE_DENSE,  /* all rows, in the order in which the device has them copied: one after the other, or on
+                       CPUs interleaved */
     MACHINE_LISTED, /* the listed rows */
     MACHINE_SUMS,   /* by neuron, block types: groups of neurons that share scales. Bytes count the quants
                        of active neurons and the scales of every group that has one; `row_bytes` is one
