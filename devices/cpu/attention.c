@@ -11,7 +11,7 @@
 #include "devices/cpu/ops.h"
 
 enum {
-    ATTEND_RUN = 256,       /* positions per run */
+    ATTEND_RUN = CPU_ATTEND_ROWS_MAX, /* positions per run */
     ATTEND_SPREAD_ROWS = 4, /* with at most so many rows the runs of one row are spread over threads */
     PREPARE_HEADS = 8       /* heads per piece of work */
 };
@@ -115,8 +115,9 @@ cpu_scratch cpu_attend_scratch(const device_op *op) {
                          round_up(thread * sizeof(float), CPU_ALIGN)};
 }
 
+/* ahead_n: positions from this run to the one that the thread is likely to get next, 0: unknown. */
 static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r, uint32_t head_kv,
-                           uint32_t run_i, partial p, float *scores) {
+                           uint32_t run_i, uint32_t ahead_n, partial p, float *scores) {
     const device_row *row = &w->row[r];
     uint32_t from = first_seen(op, row) + run_i * ATTEND_RUN, end = (uint32_t)row->position + 1;
     device_row first = *row;
@@ -135,6 +136,7 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
         .key_stride = gguf_row_bytes(type, op->attend.key_n),
         .value_stride = gguf_row_bytes(type, value_step),
         .row_n = end - from < ATTEND_RUN ? end - from : ATTEND_RUN,
+        .ahead_n = ahead_n,
         .state = type,
         .scale = op->attend.scale,
         .softcap = op->attend.softcap,
@@ -186,9 +188,9 @@ static void attend_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     partial whole = partial_at(o, scratch), next = partial_at(o, scratch + partial_floats(o));
     for (uint32_t item; (item = cpu_take(op, 0)) < row_n * o->attend.head_kv_n;) {
         uint32_t r = item / o->attend.head_kv_n, head_kv = item % o->attend.head_kv_n;
-        attend_one_run(o, w, r, head_kv, 0, whole, scores);
+        attend_one_run(o, w, r, head_kv, 0, 0, whole, scores);
         for (uint32_t run = 1; run < row_run_n(o, &w->row[r]); run++) {
-            attend_one_run(o, w, r, head_kv, run, next, scores);
+            attend_one_run(o, w, r, head_kv, run, 0, next, scores);
             merge(o, whole, next);
         }
         write_output(o, r, head_kv, whole);
@@ -204,7 +206,8 @@ static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n, uint3
     for (uint32_t item; (item = cpu_take(op, 0)) < row_n * heads * run_max;) {
         uint32_t run = item % run_max, head_kv = item / run_max % heads, r = item / run_max / heads;
         if (run >= row_run_n(o, &w->row[r])) continue;
-        attend_one_run(o, w, r, head_kv, run, partial_at(o, partials + item * partial_floats(o)), scores);
+        attend_one_run(o, w, r, head_kv, run, w->thread_n * ATTEND_RUN,
+                       partial_at(o, partials + item * partial_floats(o)), scores);
     }
     team_barrier(w->team);
     for (uint32_t item; (item = cpu_take(op, 1)) < row_n * heads;) {

@@ -23,12 +23,7 @@ static void layernorm(float *y, const float *x, const float *w, const float *b, 
 }
 
 static float state_value(const void *row, size_t i, gguf_type type) {
-    const uint8_t *p = row;
-    if (type == GGUF_F32) return ((const float *)row)[i];
-    uint16_t h;
-    memcpy(&h, type == GGUF_F16 ? p + 2 * i : p + i / 32 * sizeof(quant_q8_0), sizeof h);
-    const float value = ref_f16_to_f32(h);
-    return type == GGUF_F16 ? value : value * (float)(int8_t)p[i / 32 * sizeof(quant_q8_0) + 2 + i % 32];
+    return type == GGUF_F32 ? ((const float *)row)[i] : ref_f16_to_f32(((const uint16_t *)row)[i]);
 }
 
 static float attend_score(const cpu_attend_args *a, const float *q, size_t row_i) {
@@ -58,6 +53,10 @@ static void attend_head(const cpu_attend_args *a, size_t head_i) {
 }
 
 static void attend(const cpu_attend_args *args) {
+    if (args->state == GGUF_Q8_0) {
+        ref_attend_int8(args);
+        return;
+    }
     for (size_t h = 0; h < args->head_n; h++) attend_head(args, h);
 }
 
