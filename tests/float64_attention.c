@@ -175,13 +175,13 @@ static void round_query(double *q, size_t n) {
 }
 
 /* out += sum of weight times value over positions from `first` on, where weights, times the scales of values,
- * are rounded to 8 bits: by blocks of 32 elements, by groups of 64 positions inside runs of 256. */
+ * are rounded to 8 bits: by blocks of 32 elements, by groups of 32 positions. */
 static void add_rounded(const double *weight, const double *v, size_t v_stride, size_t value_n, size_t first,
                         size_t end, double *out) {
     for (size_t block = 0; block < value_n; block += 32) {
-        for (size_t from = first; from < end; from += 64) {
-            double w[64], scale[64] = {0}, largest = 0;
-            const size_t n = end - from < 64 ? end - from : 64;
+        for (size_t from = first; from < end; from += 32) {
+            double w[32], scale[32] = {0}, largest = 0;
+            const size_t n = end - from < 32 ? end - from : 32;
             for (size_t j = 0; j < n; j++) {
                 const double *value = v + (from + j) * v_stride + block;
                 for (size_t i = 0; i < 32; i++) scale[j] = fmax(scale[j], fabs(value[i]) / 127);

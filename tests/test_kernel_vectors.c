@@ -123,7 +123,7 @@ Test(kernel_vectors, exponentials_in_activations_are_exact_to_1e_6) {
     }
 }
 
-Test(kernel_vectors, axpy_and_rope_follow_their_formulas) {
+Test(kernel_vectors, sums_and_rope_follow_their_formulas) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {7};
@@ -137,6 +137,9 @@ Test(kernel_vectors, axpy_and_rope_follow_their_formulas) {
         for (size_t i = 0; i < 2 * n; i++) expected[i] = (double)y[i] + 0.75 * (double)x[i];
         k->axpy(y, x, 0.75f, 2 * n);
         check_close(y, expected, 2 * n, 1e-6, k->isa, "axpy");
+        for (size_t i = 0; i < 2 * n; i++) expected[i] = 0.5 * (double)y[i] - 0.25 * (double)x[i];
+        k->blend(y, x, 0.5f, -0.25f, 2 * n);
+        check_close(y, expected, 2 * n, 1e-6, k->isa, "blend");
         for (size_t i = 0; i < n; i++) cs[2 * i] = cosf((float)i), cs[2 * i + 1] = sinf((float)i);
         for (int adjacent = 0; adjacent < 2; adjacent++) {
             for (size_t i = 0; i < n; i++) {
@@ -148,7 +151,7 @@ Test(kernel_vectors, axpy_and_rope_follow_their_formulas) {
             k->rope(y, cs, n, adjacent);
             check_close(y, expected, 2 * n, 1e-6, k->isa, "rope");
         }
-        canary_check_free(y, 2 * n, "axpy or rope");
+        canary_check_free(y, 2 * n, "axpy, blend or rope");
     }
 }
 

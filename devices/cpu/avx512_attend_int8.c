@@ -16,7 +16,7 @@ enum {
     QUAD = 4,                 /* elements, or positions, that one lane of VPDPBUSD adds */
     QUADS = BLOCK / QUAD,     /* of elements in a block */
     GROUP = CPU_ATTEND_GROUP, /* positions whose weights share a scale */
-    GROUP_VECTORS = GROUP / 16,
+    SPAN = 4 * GROUP,         /* positions whose weights are made at once */
     ROWS = CPU_ATTEND_ROWS_MAX,
     GROUPS = ROWS / GROUP,
     HEADS = 8,      /* query heads in a lot */
@@ -27,7 +27,7 @@ enum {
 
 /* What the heads of one lot have between the steps; small enough for the first level of cache. */
 typedef struct lot {
-    float score[HEADS][ROWS];    /* then exp(score - max), then zeros to the end of the group */
+    float score[HEADS][ROWS];    /* then exp(score - max), then zeros to the end of the span */
     uint8_t weight[HEADS][ROWS]; /* of one block, in units of weight_d */
     float value_d[ROWS];         /* scales of one block, zeros behind them as above */
     float weight_d[HEADS][GROUPS];
@@ -35,9 +35,11 @@ typedef struct lot {
     int32_t start[HEADS];        /* what the bias of the keys adds to a product, negated */
     float query_d[HEADS];        /* times the scale of scores, and log2(e) where nothing caps these */
     uint16_t half[TILES * TILE]; /* scales as they stand in the rows */
+    const uint8_t *stream;
+    size_t stream_bytes, stream_at, stream_lines; /* lines: per step */
 } lot;
 
-static size_t padded(size_t row_n) { return (row_n + GROUP - 1) / GROUP * GROUP; }
+static size_t padded(size_t row_n) { return (row_n + SPAN - 1) / SPAN * SPAN; }
 
 /* One block of each of the first n rows, one behind the other in `to`, which gets row_n of them, zeros where
  * there are none. */
@@ -54,9 +56,17 @@ INLINE __m512 load_halves(const uint16_t *half) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)half));
 }
 
-/* Asks for n rows. Every thread waits for memory less than it computes, if what comes next is on its way. */
-INLINE void prefetch_rows(const void *rows, size_t stride, size_t n) {
-    for (size_t at = 0; at < n * stride; at += LINE) prefetch(rows, at);
+/* What is wanted in the cache next. It is asked for a few lines at a time, between products: more at once
+ * would hold up the loads of these. */
+static void stream_start(lot *l, const void *rows, size_t bytes, size_t step_n) {
+    l->stream = rows;
+    l->stream_bytes = rows ? bytes : 0;
+    l->stream_at = 0;
+    l->stream_lines = step_n ? bytes / LINE / step_n + 1 : 0;
+}
+INLINE void stream_step(lot *l) {
+    for (size_t i = 0; i < l->stream_lines && l->stream_at < l->stream_bytes; i++, l->stream_at += LINE)
+        prefetch(l->stream, l->stream_at);
 }
 
 /* ---- Scores ---- */
@@ -122,9 +132,9 @@ INLINE void score_tiles(lot *l, size_t head_n, size_t row_i, const uint8_t *row,
         key_d[t] = load_halves(l->half + t * TILE);
     }
     size_t h = 0;
-    for (; h + SCORE_HEADS <= head_n; h += SCORE_HEADS)
+    for (; h + SCORE_HEADS <= head_n; h += SCORE_HEADS, stream_step(l))
         score_heads(l, h, SCORE_HEADS, row_i, key, key_d, first);
-    for (; h < head_n; h++) score_heads(l, h, 1, row_i, key, key_d, first);
+    for (; h < head_n; h++, stream_step(l)) score_heads(l, h, 1, row_i, key, key_d, first);
 }
 
 /* A block of the queries to 8 bits, and what every product starts with. */
@@ -150,8 +160,6 @@ static void score_block(const cpu_attend_args *a, lot *l, size_t head_i, size_t 
     size_t i = 0;
     quantise_queries(a, l, head_i, head_n, block_i);
     for (; i + step <= a->row_n; i += step, row += step * a->key_stride) {
-        if (head_i == 0 && block_i == 0)
-            prefetch_rows((const uint8_t *)a->value + i * a->value_stride, a->value_stride, step);
         score_tiles(l, head_n, i, row, a->key_stride, block_i == 0);
     }
     if (i < a->row_n) {
@@ -188,8 +196,8 @@ static void soften(float *s, size_t row_n, float softcap, float *max, float *sum
     for (size_t i = 16; i < end; i += 16) most = _mm512_max_ps(most, _mm512_load_ps(s + i));
     const float largest = _mm512_reduce_max_ps(most);
     most = _mm512_set1_ps(largest);
-    for (size_t i = 0; i < end; i += GROUP) {
-        UNROLL for (size_t j = i; j < i + GROUP; j += 16) {
+    for (size_t i = 0; i < end; i += 64) {
+        UNROLL for (size_t j = i; j < i + 64; j += 16) {
             const __m512 p = exp2_lanes(_mm512_sub_ps(_mm512_load_ps(s + j), most));
             _mm512_store_ps(s + j, p);
             total = _mm512_add_ps(total, p);
@@ -220,32 +228,30 @@ INLINE __m128 max_4(const __m512 v[4]) {
     return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-/* The weights of group_n groups (a constant) by the rule of kernels.h, and their scales. */
-INLINE void quantise_weights(uint8_t *to, float *scales, const float *p, const float *d,
-                             const size_t group_n) {
-    __m512 w[GROUPS][GROUP_VECTORS], most[GROUPS];
-    UNROLL for (size_t g = 0; g < GROUPS; g++) most[g] = _mm512_setzero_ps();
-    UNROLL for (size_t g = 0; g < group_n; g++) {
-        UNROLL for (size_t i = 0; i < GROUP_VECTORS; i++) {
+/* The weights of a span by the rule of kernels.h, and their scales. */
+INLINE void quantise_weights(uint8_t *to, float *scales, const float *p, const float *d) {
+    __m512 w[SPAN / GROUP][2], most[SPAN / GROUP];
+    UNROLL for (size_t g = 0; g < SPAN / GROUP; g++) {
+        UNROLL for (size_t i = 0; i < 2; i++) {
             const size_t at = g * GROUP + 16 * i;
             w[g][i] = _mm512_mul_ps(_mm512_load_ps(p + at), _mm512_load_ps(d + at));
-            most[g] = _mm512_max_ps(most[g], w[g][i]);
         }
+        most[g] = _mm512_max_ps(w[g][0], w[g][1]);
     }
     const __m128 a = max_4(most), steps = _mm_set1_ps(255), factor = _mm_div_ps(steps, a);
-    float factors[GROUPS], size[GROUPS];
-    _mm_storeu_ps(size, _mm_div_ps(a, steps));
+    float factors[SPAN / GROUP];
+    _mm_storeu_ps(scales, _mm_div_ps(a, steps));
     _mm_storeu_ps(factors, _mm_and_ps(factor, _mm_cmple_ps(factor, _mm_set1_ps(FLT_MAX))));
     const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
-    UNROLL for (size_t g = 0; g < group_n; g++) {
-        const __m512 f = _mm512_set1_ps(factors[g]);
-        __m512i q[GROUP_VECTORS];
-        UNROLL for (size_t i = 0; i < GROUP_VECTORS; i++) q[i] =
-            _mm512_cvtps_epi32(_mm512_mul_ps(w[g][i], f));
-        const __m512i low = _mm512_packs_epi32(q[0], q[1]), high = _mm512_packs_epi32(q[2], q[3]);
-        const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
+    UNROLL for (size_t g = 0; g < SPAN / GROUP; g += 2) {
+        __m512i words[2];
+        UNROLL for (size_t i = 0; i < 2; i++) {
+            const __m512 f = _mm512_set1_ps(factors[g + i]);
+            words[i] = _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(w[g + i][0], f)),
+                                          _mm512_cvtps_epi32(_mm512_mul_ps(w[g + i][1], f)));
+        }
+        const __m512i bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words[0], words[1]));
         _mm512_store_si512((void *)(to + g * GROUP), bytes);
-        scales[g] = size[g];
     }
 }
 
@@ -274,35 +280,33 @@ INLINE void load_quad(__m512i value[2], const uint8_t *row, size_t stride) {
 }
 
 /* sum += weights times values of four positions, for head_n heads (a constant). */
-INLINE void add_quad(__m512i sum[HEADS][2], uint8_t (*weight)[ROWS], const size_t head_n, const uint8_t *row,
+INLINE void add_quad(__m512i sum[HEADS][2], const uint8_t *weight, const size_t head_n, const uint8_t *row,
                      size_t stride) {
     __m512i value[2];
     load_quad(value, row, stride);
     UNROLL for (size_t h = 0; h < head_n; h++) {
-        const __m512i w = _mm512_set1_epi32(read_i32(weight[h]));
+        const __m512i w = _mm512_set1_epi32(read_i32(weight + h * ROWS));
         UNROLL for (size_t j = 0; j < 2; j++) sum[h][j] = _mm512_dpbusd_epi32(sum[h][j], w, value[j]);
     }
 }
 
 /* A block of the outputs of head_n heads (a constant) from h of the lot on; the block stands at `row`. */
 INLINE void add_heads(const cpu_attend_args *a, lot *l, size_t h, const size_t head_n, const uint8_t *row,
-                      float *out, bool first) {
+                      float *out) {
     row += sizeof(uint16_t);
     for (size_t from = 0; from < a->row_n; from += GROUP) {
-        if (first && a->ahead_n)
-            prefetch_rows((const uint8_t *)a->key + (a->ahead_n + from) * a->key_stride, a->key_stride,
-                          GROUP);
         const size_t n = (size_t)min_u64(GROUP, a->row_n - from);
         __m512i sum[HEADS][2];
         UNROLL for (size_t i = 0; i < head_n; i++) sum[i][0] = sum[i][1] = _mm512_setzero_si512();
         size_t r = 0;
-        for (; r + QUAD <= n; r += QUAD, row += QUAD * a->value_stride)
-            add_quad(sum, (uint8_t(*)[ROWS]) & l->weight[h][from + r], head_n, row, a->value_stride);
+        for (; r + QUAD <= n; r += QUAD, row += QUAD * a->value_stride) {
+            stream_step(l);
+            add_quad(sum, &l->weight[h][from + r], head_n, row, a->value_stride);
+        }
         if (r < n) {
             uint8_t rest[QUAD * Q8_0_BYTES];
             copy_blocks(rest, row - sizeof(uint16_t), a->value_stride, n - r, QUAD);
-            add_quad(sum, (uint8_t(*)[ROWS]) & l->weight[h][from + r], head_n, rest + sizeof(uint16_t),
-                     Q8_0_BYTES);
+            add_quad(sum, &l->weight[h][from + r], head_n, rest + sizeof(uint16_t), Q8_0_BYTES);
         }
         UNROLL for (size_t i = 0; i < head_n; i++) {
             const __m512 d = _mm512_set1_ps(l->weight_d[h + i][from / GROUP]);
@@ -318,32 +322,30 @@ INLINE void add_heads(const cpu_attend_args *a, lot *l, size_t h, const size_t h
 /* A block of the outputs of a lot. */
 static void add_block(const cpu_attend_args *a, lot *l, size_t head_i, size_t head_n, size_t block_i) {
     const uint8_t *row = (const uint8_t *)a->value + block_i * Q8_0_BYTES;
-    const size_t group_n = padded(a->row_n) / GROUP;
     float *out = a->out + head_i * a->value_n + block_i * BLOCK;
     load_value_scales(a, l, row);
-    for (size_t h = 0; h < head_n; h++) {
-        if (group_n == GROUPS)
-            quantise_weights(l->weight[h], l->weight_d[h], l->score[h], l->value_d, GROUPS);
-        else
-            for (size_t g = 0; g < group_n; g++)
-                quantise_weights(l->weight[h] + g * GROUP, l->weight_d[h] + g, l->score[h] + g * GROUP,
-                                 l->value_d + g * GROUP, 1);
-    }
-    const bool first = head_i + block_i == 0;
+    for (size_t i = 0; i < a->row_n; i += SPAN)
+        for (size_t h = 0; h < head_n; h++)
+            quantise_weights(&l->weight[h][i], &l->weight_d[h][i / GROUP], &l->score[h][i], &l->value_d[i]);
     size_t h = 0;
-    for (; h + 8 <= head_n; h += 8) add_heads(a, l, h, 8, row, out + h * a->value_n, first && h == 0);
-    for (; h + 4 <= head_n; h += 4) add_heads(a, l, h, 4, row, out + h * a->value_n, first && h == 0);
-    for (; h + 2 <= head_n; h += 2) add_heads(a, l, h, 2, row, out + h * a->value_n, first && h == 0);
-    if (h < head_n) add_heads(a, l, h, 1, row, out + h * a->value_n, first && h == 0);
+    for (; h + 8 <= head_n; h += 8) add_heads(a, l, h, 8, row, out + h * a->value_n);
+    for (; h + 4 <= head_n; h += 4) add_heads(a, l, h, 4, row, out + h * a->value_n);
+    for (; h + 2 <= head_n; h += 2) add_heads(a, l, h, 2, row, out + h * a->value_n);
+    if (h < head_n) add_heads(a, l, h, 1, row, out + h * a->value_n);
 }
 
 void avx512_attend_int8(const cpu_attend_args *a) {
+    const size_t key_blocks = a->key_n / BLOCK, value_blocks = a->value_n / BLOCK;
     _Alignas(LINE) lot l;
     for (size_t from = 0; from < a->head_n; from += HEADS) {
         const size_t head_n = (size_t)min_u64(HEADS, a->head_n - from);
-        for (size_t b = 0; b < a->key_n / BLOCK; b++) score_block(a, &l, from, head_n, b);
+        stream_start(&l, from ? NULL : a->value, a->row_n * a->value_stride,
+                     (a->row_n + TILES * TILE - 1) / (TILES * TILE) * key_blocks *
+                         ((head_n + 3) / SCORE_HEADS));
+        for (size_t b = 0; b < key_blocks; b++) score_block(a, &l, from, head_n, b);
         for (size_t h = 0; h < head_n; h++)
             soften(l.score[h], a->row_n, a->softcap, &a->max[from + h], &a->sum[from + h]);
-        for (size_t b = 0; b < a->value_n / BLOCK; b++) add_block(a, &l, from, head_n, b);
+        stream_start(&l, from ? NULL : a->ahead, a->row_n * a->key_stride, a->row_n / QUAD * value_blocks);
+        for (size_t b = 0; b < value_blocks; b++) add_block(a, &l, from, head_n, b);
     }
 }

@@ -65,7 +65,7 @@ typedef struct cpu_matmul {
  * = 0 or 255 / a overflows), and the group gives a / 255 sum(q v). No weight is negative, so that all eight
  * bits are theirs: a step is half of an activation's. */
 enum {
-    CPU_ATTEND_GROUP = 64,    /* positions */
+    CPU_ATTEND_GROUP = 32,    /* positions */
     CPU_ATTEND_ROWS_MAX = 256 /* of a run of rows in Q8_0 */
 };
 typedef struct cpu_attend_args {
@@ -75,14 +75,14 @@ typedef struct cpu_attend_args {
     const void *key;   /* row i at key + i * key_stride bytes, key_n elements of `state` */
     const void *value; /* row i at value + i * value_stride bytes, value_n elements */
     size_t key_stride, value_stride;
-    size_t row_n;     /* state rows, > 0 */
-    size_t ahead_n;   /* rows from the first one to the next run's, for the cache; 0: unknown */
-    gguf_type state;  /* of the rows: F16, F32, or Q8_0, with key_n and value_n multiples of 32, d >= 0 */
-    float scale;      /* of q . k */
-    float softcap;    /* 0: none; else s = softcap * tanh(s / softcap) */
-    float *scores;    /* scratch [head_n][row_n]; unused for Q8_0 */
-    float *out;       /* [head_n][value_n]: sum_i exp(s_i - max) v_i, not divided */
-    float *max, *sum; /* [head_n]: max_i s_i and sum_i exp(s_i - max) */
+    const void *ahead; /* keys that the caller is likely to pass next, to be brought near; NULL: unknown */
+    size_t row_n;      /* state rows, > 0 */
+    gguf_type state;   /* of the rows: F16, F32, or Q8_0, with key_n and value_n multiples of 32, d >= 0 */
+    float scale;       /* of q . k */
+    float softcap;     /* 0: none; else s = softcap * tanh(s / softcap) */
+    float *scores;     /* scratch [head_n][row_n]; unused for Q8_0 */
+    float *out;        /* [head_n][value_n]: sum_i exp(s_i - max) v_i, not divided */
+    float *max, *sum;  /* [head_n]: max_i s_i and sum_i exp(s_i - max) */
 } cpu_attend_args;
 
 typedef enum cpu_activation {
@@ -143,6 +143,8 @@ typedef struct cpu_kernels {
     void (*activate)(float *h, const float *gate, const float *up, size_t n, cpu_activation kind);
     /* y += a * x */
     void (*axpy)(float *y, const float *x, float a, size_t n);
+    /* y = a * y + b * x */
+    void (*blend)(float *y, const float *x, float a, float b, size_t n);
     /* Rotates n_pairs pairs in place: (x0, x1) -> (x0 c - x1 s, x0 s + x1 c) with (cos, sin)[i] at cs[2i],
      * cs[2i + 1]. adjacent: pair i is (x[2i], x[2i + 1]); else (x[i], x[i + n_pairs]). (RoPE, Su et al. 2021)
      */

@@ -91,6 +91,10 @@ static void axpy(float *y, const float *x, float a, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] += a * x[i];
 }
 
+static void blend(float *y, const float *x, float a, float b, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = a * y[i] + b * x[i];
+}
+
 static void rope(float *x, const float *cs, size_t pair_n, bool adjacent) {
     const size_t step = adjacent ? 2 : 1, partner = adjacent ? 1 : pair_n;
     for (size_t i = 0; i < pair_n; i++) {
@@ -153,6 +157,7 @@ void cpu_kernels_ref(cpu_kernels *k) {
         .attend = attend,
         .activate = activate,
         .axpy = axpy,
+        .blend = blend,
         .rope = rope,
         .f32_to_f16 = f32_to_f16,
         .read_sum = read_sum,
