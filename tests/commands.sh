@@ -307,6 +307,8 @@ check_bench() {
     for key in model machine isa; do expect "bench: $key" grep -qE "\"$key\": \"[^\"]+\"" "$out"; done
     run 0 bench "$model" -p 8 -n 2 -r 2
     expect "bench: a table for people" grep -qE '^decode +[0-9.]+ tokens/s over 2 tokens' "$out"
+    run 0 bench "$model" -d 24 -p 8 -n 2 -r 2
+    expect "bench: tokens before the prompt" grep -qE '^depth +24 tokens before the prompt' "$out"
 }
 
 check_inspect() {

@@ -24,6 +24,7 @@
 #define avx512_lanes       avx512_lanes_emulated
 #define avx512_lanes_k     avx512_lanes_k_emulated
 #define avx512_attend      avx512_attend_emulated
+#define avx512_attend_int8 avx512_attend_int8_emulated
 #define avx512_neurons     avx512_neurons_emulated
 #define avx512_sgemm       avx512_sgemm_emulated
 #define avx512_rows        avx512_rows_emulated
@@ -159,6 +160,7 @@ static inline __m512i emu_mm512_castsi128_si512(__m128i a) {
 }
 static inline __m512i emu_mm512_zextsi256_si512(__m256i a) { return ((emu){.half = {a}}).i; }
 static inline __m512 emu_mm512_zextps256_ps512(__m256 a) { return ((emu){.half_ps = {a}}).ps; }
+static inline __m128i emu_mm512_castsi512_si128(__m512i a) { return ((emu){.i = a}).quarter[0]; }
 static inline __m256i emu_mm512_castsi512_si256(__m512i a) { return ((emu){.i = a}).half[0]; }
 static inline __m256 emu_mm512_castps512_ps256(__m512 a) { return ((emu){.ps = a}).half_ps[0]; }
 static inline __m512 emu_mm512_castsi512_ps(__m512i a) { return ((emu){.i = a}).ps; }
@@ -182,6 +184,13 @@ static inline __m512i emu_mm512_mask_broadcast_i32x4(__m512i a, __mmask16 m, __m
 static inline __m512i emu_mm512_set_epi64(long long a7, long long a6, long long a5, long long a4,
                                           long long a3, long long a2, long long a1, long long a0) {
     return ((emu){.half = {_mm256_set_epi64x(a3, a2, a1, a0), _mm256_set_epi64x(a7, a6, a5, a4)}}).i;
+}
+static inline __m512i emu_mm512_set_epi32(int a15, int a14, int a13, int a12, int a11, int a10, int a9,
+                                          int a8, int a7, int a6, int a5, int a4, int a3, int a2, int a1,
+                                          int a0) {
+    return ((emu){.half = {_mm256_set_epi32(a7, a6, a5, a4, a3, a2, a1, a0),
+                           _mm256_set_epi32(a15, a14, a13, a12, a11, a10, a9, a8)}})
+        .i;
 }
 static inline __m512i emu_mm512_permutexvar_epi64(__m512i index, __m512i a) {
     const emu n = {.i = index}, x = {.i = a};
@@ -234,6 +243,9 @@ EMU_TWICE(mm512_unpacklo_epi32, _mm256_unpacklo_epi32)
 EMU_TWICE(mm512_unpackhi_epi32, _mm256_unpackhi_epi32)
 EMU_TWICE(mm512_unpacklo_epi64, _mm256_unpacklo_epi64)
 EMU_TWICE(mm512_unpackhi_epi64, _mm256_unpackhi_epi64)
+static inline __m512i emu_mm512_shuffle_i32x4(__m512i a, __m512i b, int n) {
+    return (__m512i)emu_mm512_shuffle_f32x4((__m512)a, (__m512)b, n);
+}
 EMU_TWICE_PS(mm512_unpacklo_ps, _mm256_unpacklo_ps)
 EMU_TWICE_PS(mm512_unpackhi_ps, _mm256_unpackhi_ps)
 static inline __m512d emu_mm512_unpacklo_pd(__m512d a, __m512d b) {
@@ -243,6 +255,7 @@ static inline __m512d emu_mm512_unpackhi_pd(__m512d a, __m512d b) {
     return (__m512d)emu_mm512_unpackhi_epi64((__m512i)a, (__m512i)b);
 }
 EMU_TWICE(mm512_packs_epi32, _mm256_packs_epi32)
+EMU_TWICE(mm512_packus_epi16, _mm256_packus_epi16)
 
 /* ---- Integers ---------------------------------------------------------------------------------------- */
 
@@ -479,6 +492,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_castsi256_si512 emu_mm512_castsi256_si512
 #undef _mm512_castsi512_ps
 #define _mm512_castsi512_ps emu_mm512_castsi512_ps
+#undef _mm512_castsi512_si128
+#define _mm512_castsi512_si128 emu_mm512_castsi512_si128
 #undef _mm512_castsi512_si256
 #define _mm512_castsi512_si256 emu_mm512_castsi512_si256
 #undef _mm512_cmp_ps_mask
@@ -555,6 +570,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_or_si512 emu_mm512_or_si512
 #undef _mm512_packs_epi32
 #define _mm512_packs_epi32 emu_mm512_packs_epi32
+#undef _mm512_packus_epi16
+#define _mm512_packus_epi16 emu_mm512_packus_epi16
 #undef _mm512_permutex2var_epi16
 #define _mm512_permutex2var_epi16 emu_mm512_permutex2var_epi16
 #undef _mm512_permutex2var_epi8
@@ -587,6 +604,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_set1_epi8 emu_mm512_set1_epi8
 #undef _mm512_set1_ps
 #define _mm512_set1_ps emu_mm512_set1_ps
+#undef _mm512_set_epi32
+#define _mm512_set_epi32 emu_mm512_set_epi32
 #undef _mm512_set_epi64
 #define _mm512_set_epi64 emu_mm512_set_epi64
 #undef _mm512_setzero_ps
@@ -597,6 +616,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_shuffle_epi8 emu_mm512_shuffle_epi8
 #undef _mm512_shuffle_f32x4
 #define _mm512_shuffle_f32x4 emu_mm512_shuffle_f32x4
+#undef _mm512_shuffle_i32x4
+#define _mm512_shuffle_i32x4 emu_mm512_shuffle_i32x4
 #undef _mm512_slli_epi16
 #define _mm512_slli_epi16 emu_mm512_slli_epi16
 #undef _mm512_slli_epi32

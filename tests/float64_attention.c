@@ -164,39 +164,144 @@ static void round_state(const model *m, double *x, size_t n) {
 
 double float64_capped(double x, double cap) { return cap == 0 ? x : cap * tanh(x / cap); }
 
+/* A query's share in products with a state in Q8_0: 8 bits per 32 numbers (devices/cpu/kernels.h). */
+static void round_query(double *q, size_t n) {
+    for (size_t first = 0; first < n; first += 32) {
+        double largest = 0;
+        for (size_t i = first; i < first + 32; i++) largest = fmax(largest, fabs(q[i]));
+        for (size_t i = first; i < first + 32 && largest > 0; i++)
+            q[i] = nearbyint(q[i] * 127 / largest) * largest / 127;
+    }
+}
+
+/* out += sum of weight times value over positions from `first` on, where weights, times the scales of values,
+ * are rounded to 8 bits: by blocks of 32 elements, by groups of 32 positions. */
+static void add_rounded(const double *weight, const double *v, size_t v_stride, size_t value_n, size_t first,
+                        size_t end, double *out) {
+    for (size_t block = 0; block < value_n; block += 32) {
+        for (size_t from = first; from < end; from += 32) {
+            double w[32], scale[32] = {0}, largest = 0;
+            const size_t n = end - from < 32 ? end - from : 32;
+            for (size_t j = 0; j < n; j++) {
+                const double *value = v + (from + j) * v_stride + block;
+                for (size_t i = 0; i < 32; i++) scale[j] = fmax(scale[j], fabs(value[i]) / 127);
+                w[j] = weight[from + j] * scale[j];
+                largest = fmax(largest, w[j]);
+            }
+            for (size_t j = 0; j < n; j++) {
+                if (scale[j] == 0) continue;
+                const double kept = nearbyint(w[j] * 255 / largest) * largest / 255 / scale[j];
+                for (size_t i = 0; i < 32; i++) out[block + i] += kept * v[(from + j) * v_stride + block + i];
+            }
+        }
+    }
+}
+
+/* What a query head attends to: keys and values of all positions. Strides are in doubles. */
+typedef struct state {
+    const double *k, *v;
+    size_t key_n, value_n, k_stride, v_stride;
+} state;
+
 /* One query head: out [value_n] = sum_j softmax_j(scale q . k_j) v_j over the positions j that `position`
  * sees: j <= position and, with a window, position - j < window. `sink` takes part in the softmax and adds
- * nothing
- * (-INFINITY: none). Strides are in doubles. */
-static void attend(const model *m, const double *q, const double *k, size_t k_stride, const double *v,
-                   size_t v_stride, size_t position, double sink, double *out) {
+ * nothing (-INFINITY: none). With a rounded state q is rounded in place. */
+static void attend(const model *m, double *q, state s, size_t position, double sink, double *out) {
     size_t first = m->window_n && position + 1 > m->window_n ? position + 1 - m->window_n : 0;
     double *score = float64_doubles(position + 1), max = sink, sum = 0;
+    if (m->rounded_state) round_query(q, s.key_n);
     for (size_t j = first; j <= position; j++) {
-        for (size_t i = 0; i < m->key_n; i++) score[j] += q[i] * k[j * k_stride + i];
+        for (size_t i = 0; i < s.key_n; i++) score[j] += q[i] * s.k[j * s.k_stride + i];
         score[j] = float64_capped(score[j] * m->scale, m->attention_cap);
         max = fmax(max, score[j]);
     }
     for (size_t j = first; j <= position; j++) sum += score[j] = exp(score[j] - max);
     sum += exp(sink - max);
-    for (size_t j = first; j <= position; j++) {
-        for (size_t i = 0; i < m->value_n; i++) out[i] += score[j] / sum * v[j * v_stride + i];
+    for (size_t j = first; j <= position; j++) score[j] /= sum;
+    if (m->rounded_state) {
+        add_rounded(score, s.v, s.v_stride, s.value_n, first, position + 1, out);
+    } else {
+        for (size_t j = first; j <= position; j++)
+            for (size_t i = 0; i < s.value_n; i++) out[i] += score[j] * s.v[j * s.v_stride + i];
     }
     free(score);
 }
 
+/* One head of latent attention: its matrices, [still_n][latent_n] and [value_n][latent_n]. */
+typedef struct latent_head {
+    const double *to_key, *to_value;
+    size_t still_n, latent_n;
+} latent_head;
+
+/* GGUF: attn_kv_b has of each head first the rows of keys, then those of values; newer files have attn_k_b,
+ * transposed, and attn_v_b instead. */
+static void latent_matrices(const model *m, size_t layer_i, size_t h, size_t still_n, size_t latent_n,
+                            double *to_key, double *to_value) {
+    const gguf_tensor *k_b = float64_maybe(m, layer_i, "attn_k_b.weight"),
+                      *v_b = float64_maybe(m, layer_i, "attn_v_b.weight");
+    const gguf_tensor *kv_b = k_b ? NULL : float64_tensor(m, layer_i, "attn_kv_b.weight");
+    double *row = float64_doubles(still_n);
+    for (size_t i = 0; i < (k_b ? latent_n : still_n); i++) {
+        if (!k_b) {
+            float64_row(kv_b, h * (still_n + m->value_n) + i, to_key + i * latent_n);
+            continue;
+        }
+        float64_row(k_b, h * latent_n + i, row);
+        for (size_t j = 0; j < still_n; j++) to_key[j * latent_n + i] = row[j];
+    }
+    for (size_t i = 0; i < m->value_n; i++)
+        float64_row(v_b ? v_b : kv_b, v_b ? h * m->value_n + i : h * (still_n + m->value_n) + still_n + i,
+                    to_value + i * latent_n);
+    free(row);
+}
+
+/* y = W x for each of n vectors; rows of W are [row_n][k]. Strides are in doubles. */
+static void multiply(const double *w, size_t row_n, size_t k, const double *x, size_t x_stride, size_t n,
+                     double *y, size_t y_stride) {
+    for (size_t t = 0; t < n; t++)
+        for (size_t i = 0; i < row_n; i++)
+            for (size_t j = 0; j < k; j++) y[t * y_stride + i] += w[i * k + j] * x[t * x_stride + j];
+}
+
+/* Keys and values are made of the n kept vectors, latent and rotated part, as DeepSeek-V2 defines them. Where
+ * the state rounds, what meets it does too, so there the query is brought to the latents and their sum to
+ * values, which is the same but for rounding. */
+static void attend_latents(const model *m, latent_head head, double *q, size_t q_stride, const double *kept,
+                           size_t n, double *out, size_t out_stride) {
+    const size_t latent_n = head.latent_n, still_n = head.still_n, kept_n = latent_n + m->rotated_n;
+    double *k = float64_doubles(n * m->key_n), *v = float64_doubles(n * m->value_n);
+    double *absorbed = float64_doubles(kept_n), *sum = float64_doubles(latent_n);
+    if (!m->rounded_state) {
+        multiply(head.to_key, still_n, latent_n, kept, kept_n, n, k, m->key_n);
+        multiply(head.to_value, m->value_n, latent_n, kept, kept_n, n, v, m->value_n);
+    }
+    for (size_t t = 0; t < n; t++)
+        memcpy(k + t * m->key_n + still_n, kept + t * kept_n + latent_n, m->rotated_n * sizeof *k);
+    for (size_t t = 0; t < n; t++) {
+        double *query = q + t * q_stride;
+        if (!m->rounded_state) {
+            const state s = {k, v, m->key_n, m->value_n, m->key_n, m->value_n};
+            attend(m, query, s, t, -INFINITY, out + t * out_stride);
+            continue;
+        }
+        memset(absorbed, 0, latent_n * sizeof *absorbed);
+        memset(sum, 0, latent_n * sizeof *sum);
+        for (size_t i = 0; i < still_n; i++)
+            for (size_t j = 0; j < latent_n; j++) absorbed[j] += query[i] * head.to_key[i * latent_n + j];
+        memcpy(absorbed + latent_n, query + still_n, m->rotated_n * sizeof *absorbed);
+        attend(m, absorbed, (state){kept, kept, kept_n, latent_n, kept_n, kept_n}, t, -INFINITY, sum);
+        multiply(head.to_value, m->value_n, latent_n, sum, latent_n, 1, out + t * out_stride, m->value_n);
+    }
+    free(k), free(v), free(absorbed), free(sum);
+}
+
 /* DeepSeek-V2 (modeling_deepseek.py, DeepseekV2Attention): keys and values of all heads are made of one
- * latent vector; a key ends with a rotated part, which is the same for all heads. GGUF: attn_kv_b has of each
- * head first the rows of keys, then those of values; newer files have attn_k_b, transposed, and attn_v_b
- * instead. */
+ * latent vector; a key ends with a rotated part, which is the same for all heads. */
 void float64_latent_attention(const model *m, size_t layer_i, const double *x, size_t n, double *out) {
     size_t head_n = float64_count(m, "attention.head_count", layer_i, 0),
            latent_n = float64_count(m, "attention.kv_lora_rank", 0, 0);
     size_t still_n = m->key_n - m->rotated_n, kept_n = latent_n + m->rotated_n, q_rows = head_n * m->key_n;
     const gguf_tensor *first = float64_maybe(m, layer_i, "attn_q_a.weight");
-    const gguf_tensor *k_b = float64_maybe(m, layer_i, "attn_k_b.weight"),
-                      *v_b = float64_maybe(m, layer_i, "attn_v_b.weight");
-    const gguf_tensor *kv_b = k_b ? NULL : float64_tensor(m, layer_i, "attn_kv_b.weight");
     double *q = float64_doubles(n * q_rows), *kept = float64_doubles(n * kept_n),
            *latent = float64_doubles(n * latent_n);
     if (first) {
@@ -215,37 +320,22 @@ void float64_latent_attention(const model *m, size_t layer_i, const double *x, s
     float64_rms_norm(float64_tensor(m, layer_i, "attn_kv_a_norm.weight"), m->eps, latent, n, latent);
     round_state(m, latent, n * latent_n);
 
-    double *mixed = float64_doubles(n * head_n * m->value_n), *k = float64_doubles(n * m->key_n),
-           *v = float64_doubles(n * m->value_n);
-    double *row = float64_doubles(latent_n > still_n ? latent_n : still_n);
+    for (size_t t = 0; t < n; t++) {
+        memcpy(kept + t * kept_n, latent + t * latent_n, latent_n * sizeof *latent);
+        rotate(m, kept + t * kept_n + latent_n, t);
+        round_state(m, kept + t * kept_n + latent_n, m->rotated_n);
+        for (size_t h = 0; h < head_n; h++) rotate(m, q + t * q_rows + h * m->key_n + still_n, t);
+    }
+
+    double *mixed = float64_doubles(n * head_n * m->value_n);
+    double *to_key = float64_doubles(still_n * latent_n), *to_value = float64_doubles(m->value_n * latent_n);
     for (size_t h = 0; h < head_n; h++) {
-        memset(k, 0, n * m->key_n * sizeof *k);
-        memset(v, 0, n * m->value_n * sizeof *v);
-        for (size_t i = 0; i < (k_b ? latent_n : still_n); i++) {
-            float64_row(k_b ? k_b : kv_b, k_b ? h * latent_n + i : h * (still_n + m->value_n) + i, row);
-            for (size_t t = 0; t < n; t++)
-                for (size_t j = 0; j < (k_b ? still_n : latent_n); j++)
-                    k[t * m->key_n + (k_b ? j : i)] += row[j] * latent[t * latent_n + (k_b ? i : j)];
-        }
-        for (size_t i = 0; i < m->value_n; i++) {
-            float64_row(v_b ? v_b : kv_b, v_b ? h * m->value_n + i : h * (still_n + m->value_n) + still_n + i,
-                        row);
-            for (size_t t = 0; t < n; t++)
-                for (size_t j = 0; j < latent_n; j++)
-                    v[t * m->value_n + i] += row[j] * latent[t * latent_n + j];
-        }
-        for (size_t t = 0; t < n; t++) {
-            memcpy(k + t * m->key_n + still_n, kept + t * kept_n + latent_n, m->rotated_n * sizeof *k);
-            rotate(m, k + t * m->key_n + still_n, t);
-            round_state(m, k + t * m->key_n + still_n, m->rotated_n);
-            rotate(m, q + t * q_rows + h * m->key_n + still_n, t);
-        }
-        for (size_t t = 0; t < n; t++)
-            attend(m, q + t * q_rows + h * m->key_n, k, m->key_n, v, m->value_n, t, -INFINITY,
-                   mixed + (t * head_n + h) * m->value_n);
+        latent_matrices(m, layer_i, h, still_n, latent_n, to_key, to_value);
+        attend_latents(m, (latent_head){to_key, to_value, still_n, latent_n}, q + h * m->key_n, q_rows, kept,
+                       n, mixed + h * m->value_n, head_n * m->value_n);
     }
     float64_product(m, float64_tensor(m, layer_i, "attn_output.weight"), 0, m->embd_n, mixed, n, out);
-    free(q), free(kept), free(latent), free(mixed), free(k), free(v), free(row);
+    free(q), free(kept), free(latent), free(mixed), free(to_key), free(to_value);
 }
 
 /* out [n][embd_n] from the normed residual x [n][embd_n]. */
@@ -268,8 +358,8 @@ void float64_attention(const model *m, size_t layer_i, const double *x, size_t n
     for (size_t t = 0; t < n; t++) {
         for (size_t h = 0; h < head_n; h++) {
             size_t kv = h / (head_n / kv_n); /* consecutive query heads share a key/value head */
-            attend(m, q + t * q_rows + h * m->key_n, k + kv * m->key_n, k_rows, v + kv * m->value_n, v_rows,
-                   t, sink[h], mixed + (t * head_n + h) * m->value_n);
+            const state s = {k + kv * m->key_n, v + kv * m->value_n, m->key_n, m->value_n, k_rows, v_rows};
+            attend(m, q + t * q_rows + h * m->key_n, s, t, sink[h], mixed + (t * head_n + h) * m->value_n);
         }
     }
     float64_product(m, float64_tensor(m, layer_i, "attn_output.weight"), 0, m->embd_n, mixed, n, out);

@@ -105,8 +105,8 @@ static void must(hotset_status status, const hotset_error *err, const device *d,
     cr_assert_eq(status, HOTSET_OK, "%s on %s: %s", what, d->name, err->message);
 }
 
-/* Runs the case's operations; what has become of the memory goes to `after`. */
-static void run_on(const gpu_case *c, device *d, const char *what, uint8_t *after) {
+/* Runs the operations in the case's memory; what has become of it goes to `after`. */
+static void run_on(const gpu_case *c, const device_op *ops, device *d, const char *what, uint8_t *after) {
     run r = {.d = d};
     hotset_error err = {0};
     device_op op[GPU_CASE_OPS];
@@ -117,7 +117,7 @@ static void run_on(const gpu_case *c, device *d, const char *what, uint8_t *afte
     must(d->api->buffer_alloc(d, DEVICE_MEMORY_PINNED, step_bytes + c->bytes, &r.pinned, &err), &err, d,
          what);
     for (uint32_t i = 0; i < c->op_n; i++) {
-        op[i] = with_memory(&c->op[i], r.memory);
+        op[i] = with_memory(&ops[i], r.memory);
         workspace_bytes = max_u64(workspace_bytes, d->api->workspace_bytes(d, &op[i]));
     }
     must(d->api->buffer_alloc(d, DEVICE_MEMORY_DEVICE, workspace_bytes, &r.workspace, &err), &err, d, what);
@@ -202,7 +202,7 @@ static void check_rest(const gpu_case *c, const uint8_t *after, const char *what
 
 /* The case on a device, which is closed; what has become of the memory goes to `after`. */
 static void check_on(const gpu_case *c, device *d, const uint8_t *want, const char *what, uint8_t *after) {
-    run_on(c, d, what, after);
+    run_on(c, c->op, d, what, after);
     d->api->close(d);
     for (uint32_t o = 0; o < c->output_n; o++) compare(&c->out[o], after, want, what);
     check_rest(c, after, what);
@@ -271,7 +271,7 @@ static void check_on_real_ones(const gpu_case *c, const uint8_t *want, const uin
 
 void gpu_case_run(const gpu_case *c, const char *what, uint8_t *after) {
     device *d = gpu_rig_open("");
-    run_on(c, d, what, after);
+    run_on(c, c->op, d, what, after);
     d->api->close(d);
 }
 
@@ -282,7 +282,7 @@ void gpu_case_check(const gpu_case *c, const char *what) {
     hotset_error err = {0};
     const device_cpu_options portable = {.thread_n = 1, .isa = "scalar"};
     cr_assert_eq(device_cpu_open(&cpu, &portable, &err), HOTSET_OK, "%s", err.message);
-    run_on(c, cpu, what, want);
+    run_on(c, c->wanted ? c->wanted : c->op, cpu, what, want);
     cpu->api->close(cpu);
     for (int i = 0; i < 2; i++) check_on(c, gpu_rig_open(orders[i]), want, what, got[i]);
     cr_assert_eq(memcmp(got[0], got[1], c->bytes), 0, "%s: the order of lanes changes bits", what);

@@ -35,6 +35,7 @@ typedef struct gpu_case {
     uint32_t op_n, output_n;
     /* Operands' buffers are GPU_CASE_MEMORY. */
     device_op op[GPU_CASE_OPS];
+    const device_op *wanted; /* [op_n] what the CPU runs in their place; NULL: the same */
     gpu_output out[GPU_CASE_OUTPUTS];
 } gpu_case;
 

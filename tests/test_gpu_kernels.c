@@ -402,8 +402,33 @@ static void draw_positions(gpu_case *c, random_state *r, bool mixed) {
     }
 }
 
+/* The same numbers as `state`, in F32. */
+static device_ref widened(gpu_case *c, device_ref state, uint64_t slot_bytes) {
+    const uint64_t block_n = SLOTS * slot_bytes / sizeof(quant_q8_0);
+    device_ref wide = gpu_case_take(c, block_n * 32 * sizeof(float));
+    float *to = gpu_case_at(c, wide);
+    const quant_q8_0 *from = gpu_case_at(c, state);
+    for (uint64_t i = 0; i < 32 * block_n; i++)
+        to[i] = ref_f16_to_f32(from[i / 32].d) * (float)from[i / 32].q[i % 32];
+    return wide;
+}
+
+/* A GPU multiplies a state in Q8_0 with floats; the CPU rounds these to 8 bits, so it gets the numbers in
+ * F32.
+ */
+static device_op attend_of_floats(gpu_case *c, const device_op *op) {
+    device_op wide = *op;
+    wide.attend.state = GGUF_F32;
+    wide.attend.key_state = widened(c, op->attend.key_state, op->attend.key_slot_bytes);
+    wide.attend.value_state = widened(c, op->attend.value_state, op->attend.value_slot_bytes);
+    wide.attend.key_slot_bytes = op->attend.key_slot_bytes / sizeof(quant_q8_0) * 32 * sizeof(float);
+    wide.attend.value_slot_bytes = op->attend.value_slot_bytes / sizeof(quant_q8_0) * 32 * sizeof(float);
+    return wide;
+}
+
 static void check_attend(random_state *r, attend_shape shape) {
     gpu_case c;
+    device_op wanted;
     char what[128];
     gpu_case_open(&c, ROOM);
     draw_step(&c, r, shape.row_n, shape.row_n + draw(r, 0, shape.row_n < 64 ? 1 : 0), false);
@@ -432,6 +457,10 @@ static void check_attend(random_state *r, attend_shape shape) {
     if (shape.sinks) op->attend.sinks = gpu_case_floats(&c, r, head_n);
     for (uint32_t i = 0; i < head_n && shape.sinks; i++) /* some outweigh all positions, some nothing */
         ((float *)gpu_case_at(&c, op->attend.sinks))[i] *= 20;
+    if (shape.state == GGUF_Q8_0) {
+        wanted = attend_of_floats(&c, op);
+        c.wanted = &wanted;
+    }
     gpu_case_writes(&c, op->attend.y, c.step.row_n, head_n * shape.value_n, CLOSE);
     snprintf(what, sizeof what,
              "attend: %u rows, %u heads of %u, key %u, value %u, window %u, cap %g, %s, sinks %d",

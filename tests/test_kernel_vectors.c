@@ -123,7 +123,7 @@ Test(kernel_vectors, exponentials_in_activations_are_exact_to_1e_6) {
     }
 }
 
-Test(kernel_vectors, axpy_and_rope_follow_their_formulas) {
+Test(kernel_vectors, sums_and_rope_follow_their_formulas) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {7};
@@ -137,6 +137,9 @@ Test(kernel_vectors, axpy_and_rope_follow_their_formulas) {
         for (size_t i = 0; i < 2 * n; i++) expected[i] = (double)y[i] + 0.75 * (double)x[i];
         k->axpy(y, x, 0.75f, 2 * n);
         check_close(y, expected, 2 * n, 1e-6, k->isa, "axpy");
+        for (size_t i = 0; i < 2 * n; i++) expected[i] = 0.5 * (double)y[i] - 0.25 * (double)x[i];
+        k->blend(y, x, 0.5f, -0.25f, 2 * n);
+        check_close(y, expected, 2 * n, 1e-6, k->isa, "blend");
         for (size_t i = 0; i < n; i++) cs[2 * i] = cosf((float)i), cs[2 * i + 1] = sinf((float)i);
         for (int adjacent = 0; adjacent < 2; adjacent++) {
             for (size_t i = 0; i < n; i++) {
@@ -148,7 +151,7 @@ Test(kernel_vectors, axpy_and_rope_follow_their_formulas) {
             k->rope(y, cs, n, adjacent);
             check_close(y, expected, 2 * n, 1e-6, k->isa, "rope");
         }
-        canary_check_free(y, 2 * n, "axpy or rope");
+        canary_check_free(y, 2 * n, "axpy, blend or rope");
     }
 }
 
@@ -245,7 +248,7 @@ Test(kernel_vectors, attend_is_softmax_of_scaled_products) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {8};
-    static const gguf_type states[] = {GGUF_F16, GGUF_F32, GGUF_Q8_0};
+    static const gguf_type states[] = {GGUF_F16, GGUF_F32}; /* of Q8_0: test_attend_int8.c */
     static const size_t widths[] = {1, 5, 8, 12, 16, 64, 80, 96, 100, 128, 256};
     for (size_t i = 0; i < 300 * table_n; i++) {
         attend_case c = {.kernels = &tables[i % table_n]};
@@ -254,7 +257,6 @@ Test(kernel_vectors, attend_is_softmax_of_scaled_products) {
         c.value_n = widths[random_below(&r, COUNT_OF(widths))];
         c.row_n = 1 + random_below(&r, i % 3 ? 70 : 8);
         c.state = states[random_below(&r, COUNT_OF(states))];
-        if (c.state == GGUF_Q8_0) c.key_n = (c.key_n + 31) / 32 * 32, c.value_n = (c.value_n + 31) / 32 * 32;
         c.scale = random_below(&r, 4) ? 1 / sqrtf((float)c.key_n) : 20; /* 20: scores far below the maximum */
         c.softcap = random_below(&r, 3) ? 0 : 5 + 45 * (float)random_below(&r, 2);
         check_attend(&c, &r);

@@ -312,13 +312,14 @@ Test(placement, gate_and_up_in_one) {
     check_places(c, few_places, EXACT);
 }
 
-/* Keys that differ in their last bits are rounded to other quants now and then, hence the tolerance. */
+/* The CPU rounds what it multiplies with such a state to 8 bits (devices/cpu/kernels.h), a GPU does not; keys
+ * that differ in their last bits are rounded to other quants now and then. */
 Test(placement, a_state_in_q8_0) {
     need_emulation();
     placement_case c = {.model = dense_model(GGUF_F32), .sparsity = HOTSET_SPARSITY_OFF, .state = GGUF_Q8_0};
-    check_places(c, all_places, 1e-3);
+    check_places(c, all_places, 1e-2);
     c.model = (tiny_model){.layer_n = 3, .head_n = 4, .head_kv_n = 2, .embd_n = 128, .window_n = 5};
-    check_places(c, few_places, 1e-3);
+    check_places(c, few_places, 1e-2);
     c.model = dense_model(GGUF_Q4_0);
     check_places(c, few_places, CLOSE);
 }

@@ -15,13 +15,15 @@
 typedef struct bench_options {
     common_options common;
     const char *path, *profile;
-    uint64_t prefill_n, decode_n, repeat_n;
+    uint64_t prefill_n, decode_n, depth_n, repeat_n;
 } bench_options;
 
 #define FIELD(name) .offset = offsetof(bench_options, name)
 static const option_row rows[] = {
     {"prefill", 'p', OPTION_UINT, FIELD(prefill_n), 1, 1 << 20, "N", "tokens of the prompt"},
     {"decode", 'n', OPTION_UINT, FIELD(decode_n), 1, 1 << 20, "N", "tokens decoded one by one behind it"},
+    {"depth", 'd', OPTION_UINT, FIELD(depth_n), 0, 1 << 20, "N",
+     "tokens that the context holds before the prompt; evaluated once, not measured"},
     {"profile", 0, OPTION_TEXT, FIELD(profile), 0, 0, "P.gguf",
      "which units are hot, for a plan that is made (--place, --plan new)"},
     {"repeat", 'r', OPTION_UINT, FIELD(repeat_n), 1, 1000, "N", "repetitions, of which medians are told"},
@@ -44,6 +46,7 @@ static const command_spec spec = {
                "not counted.\n",
     .examples = "  hotset bench model.gguf\n"
                 "  hotset bench model.gguf -p 512 -n 128 -r 9 --threads 8 --json\n"
+                "  hotset bench model.gguf -d 8192 -p 16  decode behind a long context\n"
                 "  hotset bench --kernels                 the CPU kernels alone, without a model\n",
     .tables = {{"Options", rows, sizeof rows / sizeof rows[0], 0},
                COMMON_TABLE(offsetof(bench_options, common))},
@@ -132,10 +135,14 @@ static int32_t *tokens_make(const runtime *rt, size_t token_n) {
 
 /* ---- Measuring ---- */
 
-/* Prefill, limits, decode. False after an error line. */
-static bool sample_take(runtime *rt, const int32_t *tokens, size_t prefill_n, size_t decode_n, sample *s) {
+/* Prefill, limits, decode, behind the first depth_n tokens, which the session has. False after an error line.
+ */
+static bool sample_take(runtime *rt, const int32_t *tokens, const bench_options *o, size_t decode_n,
+                        sample *s) {
+    const size_t prefill_n = o->prefill_n;
     hotset_error err = {0};
-    hotset_session_truncate(rt->session, 0);
+    hotset_session_truncate(rt->session, o->depth_n);
+    tokens += o->depth_n;
     double start = now_s();
     if (hotset_session_append(rt->session, tokens, prefill_n, NULL, NULL)) return runtime_fail(rt), false;
     s->prefill_tokens_per_s = (double)prefill_n / (now_s() - start);
@@ -231,6 +238,7 @@ static void result_json(const runtime *rt, const bench_options *o, const double 
     json_count(&json, "batch_n", plan.batch_n);
     json_count(&json, "prefill_n", o->prefill_n);
     json_count(&json, "decode_n", o->decode_n);
+    json_count(&json, "depth_n", o->depth_n);
     json_count(&json, "repeat_n", o->repeat_n);
     for (int f = 0; f < FIGURE_N; f++) json_number(&json, figure_keys[f], figures[f]);
     json_count(&json, "parameter_n", rt->shape->parameter_n);
@@ -264,6 +272,7 @@ static void result_table(const runtime *rt, const bench_options *o, const double
     printf("opened   in %.2f s; memory %.1f MiB announced, %.1f MiB anonymous and %.1f MiB in all resident\n",
            stats.open_s, (double)bytes.total_bytes / mib, (double)resident_bytes("RssAnon") / mib,
            (double)resident_bytes("VmRSS") / mib);
+    if (o->depth_n) printf("depth    %llu tokens before the prompt\n", (unsigned long long)o->depth_n);
     printf("prefill  %8.1f tokens/s over %llu tokens: %.1f Gop/s, %.0f %% of the int8 and %.0f %% of the "
            "float peak\n",
            figures[PREFILL_TOKENS_PER_S], (unsigned long long)o->prefill_n, figures[PREFILL_OPS] / gb,
@@ -286,10 +295,12 @@ static bool measure(runtime *rt, const bench_options *o, const int32_t *tokens, 
     progress bar = {.what = "bench", .quiet = o->common.quiet};
     /* the first evaluation meets cold pages and sleeping threads: it is not counted */
     sample warm_up;
-    bool done = sample_take(rt, tokens, o->prefill_n, o->decode_n < 4 ? o->decode_n : 4, &warm_up);
+    bool done = !o->depth_n || !hotset_session_append(rt->session, tokens, o->depth_n, NULL, NULL);
+    if (!done) runtime_fail(rt);
+    done = done && sample_take(rt, tokens, o, o->decode_n < 4 ? o->decode_n : 4, &warm_up);
     for (size_t i = 0; i < o->repeat_n && done; i++) {
         progress_update(&bar, i, o->repeat_n);
-        done = sample_take(rt, tokens, o->prefill_n, o->decode_n, &samples[i]);
+        done = sample_take(rt, tokens, o, o->decode_n, &samples[i]);
     }
     progress_clear(&bar);
     return done;
@@ -304,7 +315,7 @@ int command_bench(int argc, char **argv) {
     runtime rt = {0};
     hotset_profile *profile = NULL;
     char machine[128] = "unknown";
-    size_t token_n = o.prefill_n + o.decode_n;
+    size_t token_n = o.depth_n + o.prefill_n + o.decode_n;
     int32_t *tokens = NULL;
     sample *samples = calloc(o.repeat_n, sizeof *samples);
     double *scratch = calloc(o.repeat_n, sizeof *scratch), figures[FIGURE_N];

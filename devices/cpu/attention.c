@@ -11,7 +11,7 @@
 #include "devices/cpu/ops.h"
 
 enum {
-    ATTEND_RUN = 256,       /* positions per run */
+    ATTEND_RUN = CPU_ATTEND_ROWS_MAX, /* positions per run */
     ATTEND_SPREAD_ROWS = 4, /* with at most so many rows the runs of one row are spread over threads */
     PREPARE_HEADS = 8       /* heads per piece of work */
 };
@@ -115,10 +115,23 @@ cpu_scratch cpu_attend_scratch(const device_op *op) {
                          round_up(thread * sizeof(float), CPU_ALIGN)};
 }
 
+/* First position of a run. */
+static uint32_t run_from(const device_op *op, const device_row *row, uint32_t run_i) {
+    return first_seen(op, row) + run_i * ATTEND_RUN;
+}
+
+static const void *run_keys(const device_op *op, const device_row *row, uint32_t head_kv, uint32_t run_i) {
+    device_row first = *row;
+    first.position = (int32_t)run_from(op, row, run_i);
+    return state_at(op->attend.key_state, op->attend.key_slot_bytes, &first, op->attend.context_n, head_kv,
+                    op->attend.key_n, op->attend.state);
+}
+
+/* ahead: cpu_attend_args. */
 static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r, uint32_t head_kv,
-                           uint32_t run_i, partial p, float *scores) {
+                           uint32_t run_i, const void *ahead, partial p, float *scores) {
     const device_row *row = &w->row[r];
-    uint32_t from = first_seen(op, row) + run_i * ATTEND_RUN, end = (uint32_t)row->position + 1;
+    uint32_t from = run_from(op, row, run_i), end = (uint32_t)row->position + 1;
     device_row first = *row;
     first.position = (int32_t)from;
     const gguf_type type = op->attend.state;
@@ -128,10 +141,10 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
         .head_n = group_n(op),
         .key_n = op->attend.key_n,
         .value_n = op->attend.value_n,
-        .key = state_at(op->attend.key_state, op->attend.key_slot_bytes, &first, op->attend.context_n,
-                        head_kv, op->attend.key_n, type),
+        .key = run_keys(op, row, head_kv, run_i),
         .value = state_at(op->attend.value_state, op->attend.value_slot_bytes, &first, op->attend.context_n,
                           head_kv, value_step, type),
+        .ahead = ahead,
         .key_stride = gguf_row_bytes(type, op->attend.key_n),
         .value_stride = gguf_row_bytes(type, value_step),
         .row_n = end - from < ATTEND_RUN ? end - from : ATTEND_RUN,
@@ -147,13 +160,12 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
 }
 
 /* into <- into merged with next: softmax over the union of their positions. */
-static void merge(const device_op *op, partial into, partial next) {
+static void merge(const device_op *op, const cpu_worker *w, partial into, partial next) {
     uint32_t n = op->attend.value_n;
     for (uint32_t g = 0; g < group_n(op); g++) {
         float max = fmaxf(into.max[g], next.max[g]);
         float a = expf(into.max[g] - max), b = expf(next.max[g] - max);
-        for (uint32_t i = 0; i < n; i++)
-            into.out[(size_t)g * n + i] = into.out[(size_t)g * n + i] * a + next.out[(size_t)g * n + i] * b;
+        w->kernels->blend(into.out + (size_t)g * n, next.out + (size_t)g * n, a, b, n);
         into.sum[g] = into.sum[g] * a + next.sum[g] * b;
         into.max[g] = max;
     }
@@ -186,10 +198,10 @@ static void attend_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     partial whole = partial_at(o, scratch), next = partial_at(o, scratch + partial_floats(o));
     for (uint32_t item; (item = cpu_take(op, 0)) < row_n * o->attend.head_kv_n;) {
         uint32_t r = item / o->attend.head_kv_n, head_kv = item % o->attend.head_kv_n;
-        attend_one_run(o, w, r, head_kv, 0, whole, scores);
+        attend_one_run(o, w, r, head_kv, 0, NULL, whole, scores);
         for (uint32_t run = 1; run < row_run_n(o, &w->row[r]); run++) {
-            attend_one_run(o, w, r, head_kv, run, next, scores);
-            merge(o, whole, next);
+            attend_one_run(o, w, r, head_kv, run, NULL, next, scores);
+            merge(o, w, whole, next);
         }
         write_output(o, r, head_kv, whole);
     }
@@ -204,14 +216,19 @@ static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n, uint3
     for (uint32_t item; (item = cpu_take(op, 0)) < row_n * heads * run_max;) {
         uint32_t run = item % run_max, head_kv = item / run_max % heads, r = item / run_max / heads;
         if (run >= row_run_n(o, &w->row[r])) continue;
-        attend_one_run(o, w, r, head_kv, run, partial_at(o, partials + item * partial_floats(o)), scores);
+        /* threads take turns, more or less */
+        uint32_t next = item + w->thread_n, next_r = next / run_max / heads;
+        const void *ahead =
+            next_r < row_n ? run_keys(o, &w->row[next_r], next / run_max % heads, next % run_max) : NULL;
+        attend_one_run(o, w, r, head_kv, run, ahead, partial_at(o, partials + item * partial_floats(o)),
+                       scores);
     }
     team_barrier(w->team);
     for (uint32_t item; (item = cpu_take(op, 1)) < row_n * heads;) {
         float *first = partials + (size_t)item * run_max * partial_floats(o);
         uint32_t r = item / heads;
         for (uint32_t run = 1; run < row_run_n(o, &w->row[r]); run++)
-            merge(o, partial_at(o, first), partial_at(o, first + run * partial_floats(o)));
+            merge(o, w, partial_at(o, first), partial_at(o, first + run * partial_floats(o)));
         write_output(o, r, item % heads, partial_at(o, first));
     }
 }

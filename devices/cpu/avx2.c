@@ -168,6 +168,14 @@ static void axpy(float *y, const float *x, float a, size_t n) {
     for (; i < n; i++) y[i] += a * x[i];
 }
 
+static void blend(float *y, const float *x, float a, float b, size_t n) {
+    const __m256 old = _mm256_set1_ps(a), new = _mm256_set1_ps(b);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_fmadd_ps(new, load_f32(x + i), _mm256_mul_ps(old, load_f32(y + i))));
+    for (; i < n; i++) y[i] = a * y[i] + b * x[i];
+}
+
 static void rope_adjacent(float *x, const float *cs, size_t pair_n) {
     size_t i = 0;
     for (; i + 4 <= pair_n; i += 4) {
@@ -277,6 +285,7 @@ void cpu_kernels_avx2(cpu_kernels *k) {
     k->layernorm = layernorm;
     k->activate = activate;
     k->axpy = axpy;
+    k->blend = blend;
     k->rope = rope;
     k->f32_to_f16 = f32_to_f16;
     k->read_sum = read_sum;

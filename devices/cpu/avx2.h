@@ -26,6 +26,10 @@ void cpu_avx2_attend_init(cpu_kernels *k);
 void cpu_avx2_neurons_init(cpu_kernels *k);
 void cpu_avx2_neuron_store_init(cpu_kernels *k);
 void cpu_avx2_rows_init(cpu_kernels *k);
+/* One head's products q . k to exp(score - max), in place; writes their largest and sum (avx2_attend.c). */
+void avx2_soften(float *s, size_t row_n, float scale, float softcap, float *max, float *sum);
+/* attend() of a state in Q8_0 (avx2_attend_int8.c). */
+void avx2_attend_int8(const cpu_attend_args *args);
 
 #define AVX2_INLINE static inline __attribute__((always_inline))
 #define AVX2_UNROLL _Pragma("GCC unroll 16")

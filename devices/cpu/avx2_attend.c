@@ -1,4 +1,5 @@
-/* avx2_attend.c - attention of the query heads that share one key/value head over a run of state rows.
+/* avx2_attend.c - attention of the query heads that share one key/value head over a run of state rows of
+ * floats.
  *
  * Keys and values are read in blocks of rows that stay in the first cache level while all heads use them, and
  * four heads share each load.
@@ -12,11 +13,7 @@ enum { BLOCK_ROWS = 32, HEADS = 4 };
 
 /* Eight state values of a row from number i, a multiple of 8, on; or the first n of them. */
 AVX2_INLINE __m256 load_state(const uint8_t *row, size_t i, const gguf_type type) {
-    if (type == GGUF_F16) return load_f16(row + 2 * i);
-    if (type == GGUF_F32) return load_f32(row + 4 * i);
-    const uint8_t *block = row + i / 32 * sizeof(quant_q8_0);
-    const __m128i q = _mm_loadl_epi64((const __m128i *)(const void *)(block + 2 + i % 32));
-    return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)), load_half(block));
+    return type == GGUF_F16 ? load_f16(row + 2 * i) : load_f32(row + 4 * i);
 }
 AVX2_INLINE __m256 load_state_part(const uint8_t *row, size_t i, size_t n, const gguf_type type) {
     return type == GGUF_F16 ? AVX2_LOAD_PART(load_f16, row + 2 * i, n, sizeof(uint16_t))
@@ -94,26 +91,23 @@ AVX2_INLINE __m256 load_scores(const float *s, size_t n, float fill) {
     return load_f32(part);
 }
 
-/* Turns one head's products into scaled scores and these into exp(score - max), in place. */
-static void softmax_head(const cpu_attend_args *a, size_t head_i) {
-    float *s = a->scores + head_i * a->row_n;
+void avx2_soften(float *s, size_t row_n, float scale, float softcap, float *max_out, float *sum_out) {
     __m256 max = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
-    for (size_t i = 0; i < a->row_n; i += 8) {
-        const size_t n = a->row_n - i;
-        __m256 v = _mm256_mul_ps(load_scores(s + i, n, s[i]), _mm256_set1_ps(a->scale));
-        if (a->softcap != 0) v = softcap_8(v, a->softcap);
+    for (size_t i = 0; i < row_n; i += 8) {
+        const size_t n = row_n - i;
+        __m256 v = _mm256_mul_ps(load_scores(s + i, n, s[i]), _mm256_set1_ps(scale));
+        if (softcap != 0) v = softcap_8(v, softcap);
         max = _mm256_max_ps(max, v);
         if (n >= 8)
             _mm256_storeu_ps(s + i, v);
         else
             store_part(s + i, v, n);
     }
-    a->max[head_i] = max_8(max);
-    for (size_t i = 0; i < a->row_n; i += 8) {
-        const size_t n = a->row_n - i;
+    *max_out = max_8(max);
+    for (size_t i = 0; i < row_n; i += 8) {
+        const size_t n = row_n - i;
         /* absent rows get a score that the exponential takes to nothing */
-        const __m256 shifted =
-            _mm256_sub_ps(load_scores(s + i, n, -INFINITY), _mm256_set1_ps(a->max[head_i]));
+        const __m256 shifted = _mm256_sub_ps(load_scores(s + i, n, -INFINITY), _mm256_set1_ps(*max_out));
         const __m256 p = exp_8(shifted);
         sum = _mm256_add_ps(sum, p);
         if (n >= 8)
@@ -121,7 +115,7 @@ static void softmax_head(const cpu_attend_args *a, size_t head_i) {
         else
             store_part(s + i, p, n);
     }
-    a->sum[head_i] = sum_8(sum);
+    *sum_out = sum_8(sum);
 }
 
 /* out[h][8c..] += sum over rows of scores[h][r] * value[r][8c..] for a few heads and runs of eight values. */
@@ -182,7 +176,8 @@ AVX2_INLINE void attend_state(const cpu_attend_args *a, const gguf_type type) {
         for (size_t h = 0; h < grouped; h += HEADS) score_heads(a, h, r, last, type);
         for (size_t h = grouped; h < a->head_n; h++) score_rows(a, h, r, last, type);
     }
-    for (size_t h = 0; h < a->head_n; h++) softmax_head(a, h);
+    for (size_t h = 0; h < a->head_n; h++)
+        avx2_soften(a->scores + h * a->row_n, a->row_n, a->scale, a->softcap, &a->max[h], &a->sum[h]);
     memset(a->out, 0, a->head_n * a->value_n * sizeof *a->out);
     for (size_t r = 0; r < a->row_n; r += BLOCK_ROWS) {
         const size_t last = (size_t)min_u64(r + BLOCK_ROWS, a->row_n);
@@ -194,7 +189,7 @@ AVX2_INLINE void attend_state(const cpu_attend_args *a, const gguf_type type) {
 static void attend(const cpu_attend_args *args) {
     switch ((int)args->state) {
     case GGUF_F16: attend_state(args, GGUF_F16); break;
-    case GGUF_Q8_0: attend_state(args, GGUF_Q8_0); break;
+    case GGUF_Q8_0: avx2_attend_int8(args); break;
     default: attend_state(args, GGUF_F32);
     }
 }

@@ -44,6 +44,15 @@ static void axpy(float *y, const float *x, float a, size_t n) {
     }
 }
 
+static void blend(float *y, const float *x, float a, float b, size_t n) {
+    const __m512 old = _mm512_set1_ps(a), new = _mm512_set1_ps(b);
+    for (size_t i = 0; i < n; i += 16) {
+        const __mmask16 lanes = lanes_left(n - i);
+        const __m512 kept = _mm512_mul_ps(old, _mm512_maskz_loadu_ps(lanes, y + i));
+        _mm512_mask_storeu_ps(y + i, lanes, _mm512_fmadd_ps(new, _mm512_maskz_loadu_ps(lanes, x + i), kept));
+    }
+}
+
 static void f32_to_f16(uint16_t *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i += 16) {
         const __mmask16 lanes = lanes_left(n - i);
@@ -200,6 +209,7 @@ void cpu_kernels_avx512(cpu_kernels *k) {
     k->rmsnorm = rmsnorm;
     k->activate = activate;
     k->axpy = axpy;
+    k->blend = blend;
     k->f32_to_f16 = f32_to_f16;
     k->read_sum = read_sum;
     k->peak_int8 = peak_int8;

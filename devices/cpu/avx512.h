@@ -38,6 +38,8 @@ void avx512_gemm_blocks(cpu_kernels *k);
 void avx512_attend(cpu_kernels *k);
 void avx512_neurons(cpu_kernels *k);
 void avx512_rows(cpu_kernels *k);
+/* attend() of a state in Q8_0 (avx512_attend_int8.c). */
+void avx512_attend_int8(const cpu_attend_args *args);
 
 enum {
     BLOCK = 32,
@@ -105,6 +107,14 @@ INLINE __m512 exp_lanes(__m512 x) {
     p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.fffffcp-2f));
     p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, r);
     return _mm512_scalef_ps(_mm512_add_ps(p, _mm512_set1_ps(1)), n);
+}
+
+/* c tanh(s / c), by tanh(u) = 1 - 2 / (exp(2u) + 1) */
+INLINE __m512 soft_cap(__m512 s, float cap) {
+    const __m512 one = _mm512_set1_ps(1), two = _mm512_set1_ps(2);
+    const __m512 e = exp_lanes(_mm512_mul_ps(s, _mm512_set1_ps(2 / cap)));
+    const __m512 tanh_u = _mm512_sub_ps(one, _mm512_div_ps(two, _mm512_add_ps(e, one)));
+    return _mm512_mul_ps(tanh_u, _mm512_set1_ps(cap));
 }
 
 /* Activations to 8 bits by the rule of kernels.h: returns d and writes q for one block of n (32 or 256)

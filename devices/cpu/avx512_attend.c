@@ -1,4 +1,4 @@
-/* avx512_attend.c - streaming softmax over state rows (keys and values).
+/* avx512_attend.c - streaming softmax over state rows (keys and values) of floats.
  *
  * The query heads of a group read the same keys and values, so up to four heads are computed together from
  * one load and one widening. Scores: four rows at a time, each row and head a vector of partial sums, four of
@@ -10,14 +10,6 @@
 #include <math.h>
 
 enum { HEADS = 4, SCORE_ROWS = 4, VALUE_VECTORS = 4 };
-
-/* 16 state values of a row from number i, a multiple of 16, on. */
-INLINE __m512 load_state(const gguf_type type, const uint8_t *row, size_t i, __mmask16 lanes) {
-    if (type != GGUF_Q8_0) return load_float(type, row + i * float_bytes(type), lanes);
-    const uint8_t *block = row + i / BLOCK * Q8_0_BYTES;
-    const __m128i q = _mm_loadu_si128((const void *)(block + 2 + i % BLOCK));
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)), _mm512_set1_ps(read_half(block)));
-}
 
 /* The sums of the lanes of four vectors. */
 INLINE __m128 reduce_4(__m512 a, __m512 b, __m512 c, __m512 d) {
@@ -47,7 +39,7 @@ INLINE void score_rows(const cpu_attend_args *a, size_t row_i, const size_t row_
         __m512 k[SCORE_ROWS];
         UNROLL for (size_t r = 0; r < row_n; r++) {
             const uint8_t *row = key + r * a->key_stride;
-            k[r] = load_state(type, row, i, lanes);
+            k[r] = load_float(type, row + i * float_bytes(type), lanes);
         }
         UNROLL for (size_t h = 0; h < head_n; h++) {
             const __m512 v = _mm512_maskz_loadu_ps(lanes, q + h * a->key_n + i);
@@ -69,14 +61,6 @@ INLINE void score_heads(const cpu_attend_args *a, size_t head_i, const size_t he
     size_t i = 0;
     for (; i + SCORE_ROWS <= a->row_n; i += SCORE_ROWS) score_rows(a, i, SCORE_ROWS, head_i, head_n, type);
     for (; i < a->row_n; i++) score_rows(a, i, 1, head_i, head_n, type);
-}
-
-/* c tanh(s / c), by tanh(u) = 1 - 2 / (exp(2u) + 1) */
-INLINE __m512 soft_cap(__m512 s, float cap) {
-    const __m512 one = _mm512_set1_ps(1), two = _mm512_set1_ps(2);
-    const __m512 e = exp_lanes(_mm512_mul_ps(s, _mm512_set1_ps(2 / cap)));
-    const __m512 tanh_u = _mm512_sub_ps(one, _mm512_div_ps(two, _mm512_add_ps(e, one)));
-    return _mm512_mul_ps(tanh_u, _mm512_set1_ps(cap));
 }
 
 /* Scores of one head to exp(s - max). */
@@ -117,7 +101,8 @@ INLINE void add_values(const cpu_attend_args *a, size_t first, const size_t vect
     for (size_t i = 0; i < a->row_n; i++, row += a->value_stride) {
         __m512 v[VALUE_VECTORS];
         UNROLL for (size_t c = 0; c < vector_n; c++) {
-            v[c] = load_state(type, row, first + 16 * c, c + 1 < vector_n ? 0xffff : lanes);
+            const uint8_t *at = row + (first + 16 * c) * float_bytes(type);
+            v[c] = load_float(type, at, c + 1 < vector_n ? 0xffff : lanes);
         }
         UNROLL for (size_t h = 0; h < head_n; h++) {
             const __m512 weight = _mm512_set1_ps(p[h * a->row_n + i]);
@@ -151,7 +136,7 @@ INLINE void attend_type(const cpu_attend_args *a, const gguf_type type) {
 static void attend(const cpu_attend_args *args) {
     switch ((int)args->state) {
     case GGUF_F16: attend_type(args, GGUF_F16); break;
-    case GGUF_Q8_0: attend_type(args, GGUF_Q8_0); break;
+    case GGUF_Q8_0: avx512_attend_int8(args); break;
     default: attend_type(args, GGUF_F32);
     }
 }

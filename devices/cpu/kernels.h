@@ -54,7 +54,20 @@ typedef struct cpu_matmul {
                          size_t row_n, size_t k);
 } cpu_matmul;
 
-/* Streaming softmax over one run of state rows, for the query heads that share one key/value head. */
+/* Streaming softmax over one run of state rows, for the query heads that share one key/value head.
+ *
+ * Rows in F16 and F32 are multiplied as floats. Rows in Q8_0 are multiplied as the bytes they are, by a rule
+ * that is again the same in every implementation. A query is an activation: per block of 32 elements 8-bit
+ * numbers q with their d, as above; a score is the sum over blocks of d d_k sum(q k). The other factors of
+ * values are the weights p_i = exp(s_i - max) with the scales of the values' blocks: per block of 32
+ * elements, w_i = p_i d_v,i; per group of CPU_ATTEND_GROUP positions, counted from the run's first one (the
+ * last group may be shorter), a = max w, q = round-to-nearest-even(w * (255 / a)) in float (all q = 0 where a
+ * = 0 or 255 / a overflows), and the group gives a / 255 sum(q v). No weight is negative, so that all eight
+ * bits are theirs: a step is half of an activation's. */
+enum {
+    CPU_ATTEND_GROUP = 32,    /* positions */
+    CPU_ATTEND_ROWS_MAX = 256 /* of a run of rows in Q8_0 */
+};
 typedef struct cpu_attend_args {
     const float *q; /* [head_n][key_n], already rotated; query heads of the group */
     size_t head_n;
@@ -62,13 +75,14 @@ typedef struct cpu_attend_args {
     const void *key;   /* row i at key + i * key_stride bytes, key_n elements of `state` */
     const void *value; /* row i at value + i * value_stride bytes, value_n elements */
     size_t key_stride, value_stride;
-    size_t row_n;     /* state rows, > 0 */
-    gguf_type state;  /* of the rows: F16, F32, or Q8_0, with key_n and value_n multiples of 32 */
-    float scale;      /* of q . k */
-    float softcap;    /* 0: none; else s = softcap * tanh(s / softcap) */
-    float *scores;    /* scratch [head_n][row_n] */
-    float *out;       /* [head_n][value_n]: sum_i exp(s_i - max) v_i, not divided */
-    float *max, *sum; /* [head_n]: max_i s_i and sum_i exp(s_i - max) */
+    const void *ahead; /* keys that the caller is likely to pass next, to be brought near; NULL: unknown */
+    size_t row_n;      /* state rows, > 0 */
+    gguf_type state;   /* of the rows: F16, F32, or Q8_0, with key_n and value_n multiples of 32, d >= 0 */
+    float scale;       /* of q . k */
+    float softcap;     /* 0: none; else s = softcap * tanh(s / softcap) */
+    float *scores;     /* scratch [head_n][row_n]; unused for Q8_0 */
+    float *out;        /* [head_n][value_n]: sum_i exp(s_i - max) v_i, not divided */
+    float *max, *sum;  /* [head_n]: max_i s_i and sum_i exp(s_i - max) */
 } cpu_attend_args;
 
 typedef enum cpu_activation {
@@ -133,6 +147,8 @@ typedef struct cpu_kernels {
     void (*activate)(float *h, const float *gate, const float *up, size_t n, cpu_activation kind);
     /* y += a * x */
     void (*axpy)(float *y, const float *x, float a, size_t n);
+    /* y = a * y + b * x */
+    void (*blend)(float *y, const float *x, float a, float b, size_t n);
     /* Rotates n_pairs pairs in place: (x0, x1) -> (x0 c - x1 s, x0 s + x1 c) with (cos, sin)[i] at cs[2i],
      * cs[2i + 1]. adjacent: pair i is (x[2i], x[2i + 1]); else (x[i], x[i + n_pairs]). (RoPE, Su et al. 2021)
      */

@@ -23,12 +23,7 @@ static void layernorm(float *y, const float *x, const float *w, const float *b, 
 }
 
 static float state_value(const void *row, size_t i, gguf_type type) {
-    const uint8_t *p = row;
-    if (type == GGUF_F32) return ((const float *)row)[i];
-    uint16_t h;
-    memcpy(&h, type == GGUF_F16 ? p + 2 * i : p + i / 32 * sizeof(quant_q8_0), sizeof h);
-    const float value = ref_f16_to_f32(h);
-    return type == GGUF_F16 ? value : value * (float)(int8_t)p[i / 32 * sizeof(quant_q8_0) + 2 + i % 32];
+    return type == GGUF_F32 ? ((const float *)row)[i] : ref_f16_to_f32(((const uint16_t *)row)[i]);
 }
 
 static float attend_score(const cpu_attend_args *a, const float *q, size_t row_i) {
@@ -58,6 +53,10 @@ static void attend_head(const cpu_attend_args *a, size_t head_i) {
 }
 
 static void attend(const cpu_attend_args *args) {
+    if (args->state == GGUF_Q8_0) {
+        ref_attend_int8(args);
+        return;
+    }
     for (size_t h = 0; h < args->head_n; h++) attend_head(args, h);
 }
 
@@ -90,6 +89,10 @@ static void activate(float *h, const float *gate, const float *up, size_t n, cpu
 
 static void axpy(float *y, const float *x, float a, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] += a * x[i];
+}
+
+static void blend(float *y, const float *x, float a, float b, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = a * y[i] + b * x[i];
 }
 
 static void rope(float *x, const float *cs, size_t pair_n, bool adjacent) {
@@ -154,6 +157,7 @@ void cpu_kernels_ref(cpu_kernels *k) {
         .attend = attend,
         .activate = activate,
         .axpy = axpy,
+        .blend = blend,
         .rope = rope,
         .f32_to_f16 = f32_to_f16,
         .read_sum = read_sum,

@@ -34,5 +34,7 @@ void ref_products_init(cpu_kernels *k);
 void ref_neurons_init(cpu_kernels *k);
 /* Fills row_sum[] and row_tile[]. */
 void ref_rows_init(cpu_kernels *k);
+/* attend() of a state in Q8_0 (ref_attend_int8.c). */
+void ref_attend_int8(const cpu_attend_args *args);
 
 #endif
