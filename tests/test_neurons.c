@@ -252,5 +252,14 @@ Test(neurons, self_test_finds_wrong_kernels) {
         wrong.matmul[GGUF_F16].neuron_tiles = tables[i].matmul[GGUF_BF16].neuron_tiles;
         cr_expect_eq(cpu_selftest(&wrong, &err), HOTSET_E_DEVICE);
         cr_expect(strstr(err.message, "wrong F16 tiles by neuron"), "%s", err.message);
+        if (!tables[i].lanes[GGUF_Q4_0].act_bytes) continue;
+        wrong = tables[i];
+        wrong.lanes[GGUF_Q4_0].act_pack = tables[i].lanes[GGUF_Q4_K].act_pack;
+        cr_expect_eq(cpu_selftest(&wrong, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong Q4_0 products of interleaved rows"), "%s", err.message);
+        wrong = tables[i];
+        wrong.lanes[GGUF_Q4_0].tile_unpack = tables[i].matmul[GGUF_Q4_0].tile_unpack;
+        cr_expect_eq(cpu_selftest(&wrong, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong Q4_0 tiles of interleaved rows"), "%s", err.message);
     }
 }

@@ -693,15 +693,21 @@ TILE_OF_LANES(q4_k, 256)
         (m)->neuron_tiles = neuron_tiles_##type;                                                             \
     } while (0)
 
+/* Products of interleaved rows differ in where tiles come from. */
+static void set_tiles_of_lanes(cpu_kernels *k, gguf_type type,
+                               void (*tile_unpack)(void *, const uint8_t *, size_t, size_t, size_t)) {
+    cpu_matmul *m = &k->lanes[type];
+    *m = k->matmul[type];
+    m->tile_unpack = tile_unpack;
+    m->neuron_tiles = NULL;
+}
+
 void cpu_avx2_gemm_init(cpu_kernels *k) {
     SET_SLOTS(&k->matmul[GGUF_Q4_0], q4_0);
     SET_SLOTS(&k->matmul[GGUF_Q8_0], q8_0);
     SET_SLOTS(&k->matmul[GGUF_Q4_K], q4_k);
     SET_SLOTS(&k->matmul[GGUF_Q6_K], q6_k);
-    SET_SLOTS(&k->lanes[GGUF_Q4_0], q4_0);
-    SET_SLOTS(&k->lanes[GGUF_Q8_0], q8_0);
-    SET_SLOTS(&k->lanes[GGUF_Q4_K], q4_k);
-    k->lanes[GGUF_Q4_0].tile_unpack = tile_of_lanes_q4_0;
-    k->lanes[GGUF_Q8_0].tile_unpack = tile_of_lanes_q8_0;
-    k->lanes[GGUF_Q4_K].tile_unpack = tile_of_lanes_q4_k;
+    set_tiles_of_lanes(k, GGUF_Q4_0, tile_of_lanes_q4_0);
+    set_tiles_of_lanes(k, GGUF_Q8_0, tile_of_lanes_q8_0);
+    set_tiles_of_lanes(k, GGUF_Q4_K, tile_of_lanes_q4_k);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "devices/blocks.h"
+#include "devices/lanes.h"
 #include "devices/neurons.h"
 
 /* ROW_N: a run of outputs, as matrices by neuron need. ACTIVE_EVERY: neurons of sums. */
@@ -50,14 +51,17 @@ typedef struct workspace {
 } workspace;
 
 /* Lays the parts out from `base` on, which may be NULL; returns the bytes they take. */
-static uint64_t lay_out(workspace *ws, const cpu_matmul *m, uint64_t row_bytes, uint8_t *base) {
+static uint64_t lay_out(workspace *ws, const cpu_kernels *k, gguf_type type, uint8_t *base) {
+    const cpu_matmul *m = &k->matmul[type], *lanes = &k->lanes[type];
+    const uint64_t row_bytes = gguf_row_bytes(type, K);
+    const uint64_t act_bytes = max_u64(m->act_bytes(K), lanes->act_bytes ? lanes->act_bytes(K) : 0);
     const uint64_t tile_n = (ROW_N + m->tile_rows - 1) / m->tile_rows;
     const uint64_t products = max_u64(ROW_N, m->tile_rows * m->panel_cols) * sizeof(float);
     const struct {
         uint8_t **at;
         uint64_t bytes;
     } part[] = {{&ws->rows, row_bytes * ROW_N}, {&ws->stored, row_bytes * ROW_N},
-                {&ws->act, m->act_bytes(K)},    {&ws->panel, m->panel_bytes(K)},
+                {&ws->act, act_bytes},          {&ws->panel, m->panel_bytes(K)},
                 {&ws->tile, m->tile_bytes(K)},  {&ws->tiles, round_up(m->tile_bytes(K), CPU_ALIGN) * tile_n}};
     uint64_t used = 0;
     for (size_t i = 0; i < COUNT_OF(part); i++) {
@@ -116,6 +120,26 @@ static hotset_status test_tiles(const type_test *t, hotset_error *err) {
     return HOTSET_OK;
 }
 
+/* Interleaved rows: products with one row, and tiles against tiles of rows. */
+static hotset_status test_lanes(const type_test *t, hotset_error *err) {
+    const cpu_matmul *m = &t->kernels->lanes[t->type], *plain = &t->kernels->matmul[t->type];
+    for (size_t r = 0; r < ROW_N; r += LANES_ROWS)
+        lanes_store(t->ws.stored + r * t->row_bytes, t->ws.rows + r * t->row_bytes, t->row_bytes, t->type, K);
+    m->act_pack(t->ws.act, t->x, K);
+    m->gemv(t->ws.got, t->ws.stored, t->row_bytes, ROW_N, t->ws.act, K);
+    ref_gemv_int(t->ws.want, t->ws.rows, t->row_bytes, ROW_N, t->x, K, t->type);
+    HOTSET_TRY(compare(t, "products of interleaved rows", ROW_N, err));
+    m->panel_pack(t->ws.panel, t->x, 0, m->panel_cols, K); /* every column the same */
+    for (size_t r = 0; r < ROW_N; r += LANES_ROWS) {
+        plain->tile_unpack(t->ws.tile, t->ws.rows + r * t->row_bytes, t->row_bytes, LANES_ROWS, K);
+        plain->tile_mul(t->ws.want, m->tile_rows, t->ws.tile, t->ws.panel, K);
+        m->tile_unpack(t->ws.tile, t->ws.stored + r * t->row_bytes, t->row_bytes, LANES_ROWS, K);
+        m->tile_mul(t->ws.got, m->tile_rows, t->ws.tile, t->ws.panel, K);
+        HOTSET_TRY(compare(t, "tiles of interleaved rows", LANES_ROWS, err));
+    }
+    return HOTSET_OK;
+}
+
 static hotset_status test_sums(const type_test *t, hotset_error *err) {
     uint32_t neuron[K];
     int8_t q[K];
@@ -139,6 +163,7 @@ static hotset_status test_type(type_test *t, hotset_error *err) {
     else
         fill_floats(t->ws.rows, ROW_N * K, t->type, &state);
     HOTSET_TRY(test_gemv(t, err));
+    if (t->kernels->lanes[t->type].act_bytes) HOTSET_TRY(test_lanes(t, err));
     if (!t->kernels->neuron_sum[t->type]) return HOTSET_OK;
     neurons_store(t->ws.stored, t->ws.rows, t->row_bytes, t->type, K, ROW_N, 0, ROW_N);
     HOTSET_TRY(test_tiles(t, err));
@@ -151,8 +176,7 @@ hotset_status cpu_selftest(const cpu_kernels *k, hotset_error *err) {
     uint64_t bytes = 0;
     for (int type = 0; type < GGUF_TYPE_MAX; type++)
         if (k->matmul[type].act_bytes)
-            bytes = max_u64(
-                bytes, lay_out(&(workspace){0}, &k->matmul[type], gguf_row_bytes((gguf_type)type, K), NULL));
+            bytes = max_u64(bytes, lay_out(&(workspace){0}, k, (gguf_type)type, NULL));
     uint8_t *memory = aligned_alloc(CPU_ALIGN, round_up(bytes, CPU_ALIGN));
     if (!memory) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the CPU's self-test");
     hotset_status status = HOTSET_OK;
@@ -160,7 +184,7 @@ hotset_status cpu_selftest(const cpu_kernels *k, hotset_error *err) {
         if (!k->matmul[type].act_bytes) continue;
         type_test t = {.kernels = k, .reference = &reference, .type = (gguf_type)type};
         t.row_bytes = gguf_row_bytes(t.type, K);
-        lay_out(&t.ws, &k->matmul[type], t.row_bytes, memory);
+        lay_out(&t.ws, k, t.type, memory);
         status = test_type(&t, err);
     }
     free(memory);
