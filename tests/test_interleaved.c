@@ -9,7 +9,7 @@
 #include "tests/block_values.h"
 #include "tests/rig.h"
 
-enum { TOKEN_N = 40, VOCAB_N = 272 };
+enum { TOKEN_N = 12, VOCAB_N = 272 };
 
 static bool is_interleaved(const rig *r, uint32_t layer_i, arch_role role) {
     const weights_tensor *t = weights_of(&r->engine->device[0].weights, layer_i, role);
