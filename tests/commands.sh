@@ -309,6 +309,9 @@ check_bench() {
     expect "bench: a table for people" grep -qE '^decode +[0-9.]+ tokens/s over 2 tokens' "$out"
     run 0 bench "$model" -d 24 -p 8 -n 2 -r 2
     expect "bench: tokens before the prompt" grep -qE '^depth +24 tokens before the prompt' "$out"
+    run 0 bench --kernels --type q4_0 --mib 1 --columns 8
+    expect "bench --kernels: rows alone" grep -qE '^Q4_0 +[0-9.]+ ' "$out"
+    refuse 2 "no type that has kernels" bench --kernels --type q9_9
 }
 
 check_inspect() {

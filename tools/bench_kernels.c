@@ -334,6 +334,12 @@ static int usage(void) {
     return 2;
 }
 
+static bool is_bench_type(const char *name) {
+    for (size_t i = 0; i < COUNT_OF(bench_types); i++)
+        if (!strcasecmp(name, gguf_type_get(bench_types[i])->name)) return true;
+    return false;
+}
+
 int bench_kernels(int argc, char **argv) {
     static const struct option table[] = {
         {"isa", required_argument, NULL, 'i'},
@@ -361,6 +367,10 @@ int bench_kernels(int argc, char **argv) {
         }
     }
     if (o.k == 0 || o.k % 256 != 0 || o.thread_n < 1) return usage();
+    if (o.type && !is_bench_type(o.type)) {
+        fprintf(stderr, "hotset bench: --type %s: no type that has kernels\n", o.type);
+        return 2;
+    }
     cpu_kernels kernels;
     cpu_kernels_init(&kernels, o.isa);
     printf("%s, rows of %zu weights, %d thread(s)\n", kernels.isa, o.k, o.thread_n);
