@@ -57,9 +57,18 @@ INLINE void score_rows(const cpu_attend_args *a, size_t row_i, const size_t row_
     }
 }
 
+/* Asks for bytes [from, from + n) behind p. Runs of rows are too short for the hardware to find in time. */
+INLINE void prefetch_lines(const void *p, size_t from, size_t n) {
+    for (size_t at = from; at < from + n; at += LINE) prefetch(p, at);
+}
+
 INLINE void score_heads(const cpu_attend_args *a, size_t head_i, const size_t head_n, const gguf_type type) {
+    const bool first = head_i == 0 && a->value != a->key; /* the values are wanted next */
     size_t i = 0;
-    for (; i + SCORE_ROWS <= a->row_n; i += SCORE_ROWS) score_rows(a, i, SCORE_ROWS, head_i, head_n, type);
+    for (; i + SCORE_ROWS <= a->row_n; i += SCORE_ROWS) {
+        if (first) prefetch_lines(a->value, i * a->value_stride, SCORE_ROWS * a->value_stride);
+        score_rows(a, i, SCORE_ROWS, head_i, head_n, type);
+    }
     for (; i < a->row_n; i++) score_rows(a, i, 1, head_i, head_n, type);
 }
 
@@ -98,8 +107,10 @@ INLINE void add_values(const cpu_attend_args *a, size_t first, const size_t vect
     UNROLL for (size_t h = 0; h < head_n; h++) {
         UNROLL for (size_t c = 0; c < vector_n; c++) sum[h][c] = _mm512_setzero_ps();
     }
+    const void *ahead = head_i == 0 && first == 0 ? a->ahead : NULL;
     for (size_t i = 0; i < a->row_n; i++, row += a->value_stride) {
         __m512 v[VALUE_VECTORS];
+        if (ahead) prefetch_lines(ahead, i * a->key_stride, a->key_stride);
         UNROLL for (size_t c = 0; c < vector_n; c++) {
             const uint8_t *at = row + (first + 16 * c) * float_bytes(type);
             v[c] = load_float(type, at, c + 1 < vector_n ? 0xffff : lanes);
