@@ -27,8 +27,6 @@ static division division_of(gguf_type type) {
     return d;
 }
 
-bool lanes_has(gguf_type type) { return blocks_form_of(type) != NULL; }
-
 /* A field of `bytes` (a constant) of all rows. */
 static inline void store_field(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, const uint32_t bytes) {
     for (uint64_t r = 0; r < LANES_ROWS; r++) memcpy(to + r * bytes, rows + r * row_bytes, bytes);

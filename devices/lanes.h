@@ -12,8 +12,7 @@
 
 enum { LANES_ROWS = 16 };
 
-/* Whether blocks of the type divide into such fields: all quantised types that Hotset multiplies with. */
-bool lanes_has(gguf_type type);
+/* Types: all quantised ones that Hotset multiplies with (devices/blocks.h). */
 
 /* Interleaves LANES_ROWS rows of in_n weights, row_bytes apart; `to` receives LANES_ROWS * row_bytes bytes.
  */

@@ -230,8 +230,7 @@ static hotset_status plan_matrix(workbench *b, const work *w, uint32_t units, li
                                        : w->access == MACHINE_SUMS_BY_ROW ? NEURONS_BY_ROW
                                                                           : NEURONS_BY_NEURON};
     /* as copied weights stand that nothing is taken out of; the bytes are random in any order */
-    part->w.interleaved =
-        !sums && !listed && units % LANES_ROWS == 0 && b->d->interleaved_types >> w->type & 1;
+    part->w.interleaved = !listed && units % LANES_ROWS == 0 && b->d->interleaved_types >> w->type & 1;
     if (listed) {
         HOTSET_TRY(draw_list(b, units, w->share, f.group_n, &count, &groups, err));
         b->op[0].linear.choice = choice_at(b, units, LIST_AT);

@@ -379,8 +379,7 @@ Test(kernels, interleaved_rows_are_the_same_bytes) {
     for (size_t t = 0; t < ALL_TYPES; t++) {
         const gguf_type type = all_types[t];
         const type_facts f = facts_of(type);
-        cr_assert_eq(lanes_has(type), f.block_n > 1, "%s", f.name);
-        if (!lanes_has(type)) continue;
+        if (f.block_n == 1) continue;
         const size_t block_n = 5, row_bytes = block_n * f.block_bytes;
         uint8_t *rows = malloc(LANES_ROWS * row_bytes), *part = malloc(row_bytes);
         guarded stored = guarded_alloc(LANES_ROWS * row_bytes, 1, false);

@@ -204,19 +204,11 @@ GEMV(q8_0)
 GEMV(q4_k)
 GEMV(q6_k)
 
-static void set_slots(cpu_matmul *m, size_t (*act_bytes)(size_t),
-                      void (*act_pack)(void *, const float *, size_t),
-                      void (*gemv)(float *, const uint8_t *, size_t, size_t, const void *, size_t)) {
-    m->act_bytes = act_bytes;
-    m->act_pack = act_pack;
-    m->gemv = gemv;
-}
-
 void cpu_avx2_gemv_init(cpu_kernels *k) {
-    set_slots(&k->matmul[GGUF_F32], act_bytes_float, act_pack_float, gemv_f32);
-    set_slots(&k->matmul[GGUF_F16], act_bytes_float, act_pack_float, gemv_f16);
-    set_slots(&k->matmul[GGUF_BF16], act_bytes_float, act_pack_float, gemv_bf16);
-    set_slots(&k->matmul[GGUF_Q8_0], act_bytes_q8_0, act_pack_q8_0, gemv_q8_0);
-    set_slots(&k->matmul[GGUF_Q4_K], act_bytes_256, act_pack_q4_k, gemv_q4_k);
-    set_slots(&k->matmul[GGUF_Q6_K], act_bytes_256, act_pack_q6_k, gemv_q6_k);
+    cpu_set_gemv(&k->matmul[GGUF_F32], act_bytes_float, act_pack_float, gemv_f32);
+    cpu_set_gemv(&k->matmul[GGUF_F16], act_bytes_float, act_pack_float, gemv_f16);
+    cpu_set_gemv(&k->matmul[GGUF_BF16], act_bytes_float, act_pack_float, gemv_bf16);
+    cpu_set_gemv(&k->matmul[GGUF_Q8_0], act_bytes_q8_0, act_pack_q8_0, gemv_q8_0);
+    cpu_set_gemv(&k->matmul[GGUF_Q4_K], act_bytes_256, act_pack_q4_k, gemv_q4_k);
+    cpu_set_gemv(&k->matmul[GGUF_Q6_K], act_bytes_256, act_pack_q6_k, gemv_q6_k);
 }

@@ -207,15 +207,8 @@ GEMV(q4_0, rows_32(y, w, act, k / 32, sizeof(quant_q4_0), block_q4_0))
 GEMV(q8_0, rows_32(y, w, act, k / 32, sizeof(quant_q8_0), block_q8_0))
 GEMV(q4_k, rows_q4_k(y, w, act, k / 256))
 
-static void set(cpu_matmul *m, size_t (*bytes)(size_t), void (*pack)(void *, const float *, size_t),
-                void (*gemv)(float *, const uint8_t *, size_t, size_t, const void *, size_t)) {
-    m->act_bytes = bytes;
-    m->act_pack = pack;
-    m->gemv = gemv;
-}
-
 void cpu_avx2_lanes_init(cpu_kernels *k) {
-    set(&k->lanes[GGUF_Q4_0], bytes_32, act_pack_32, gemv_q4_0);
-    set(&k->lanes[GGUF_Q8_0], bytes_32, act_pack_32, gemv_q8_0);
-    set(&k->lanes[GGUF_Q4_K], act_bytes_q4_k, act_pack_q4_k, gemv_q4_k);
+    cpu_set_gemv(&k->lanes[GGUF_Q4_0], bytes_32, act_pack_32, gemv_q4_0);
+    cpu_set_gemv(&k->lanes[GGUF_Q8_0], bytes_32, act_pack_32, gemv_q8_0);
+    cpu_set_gemv(&k->lanes[GGUF_Q4_K], act_bytes_q4_k, act_pack_q4_k, gemv_q4_k);
 }

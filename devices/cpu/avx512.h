@@ -78,6 +78,22 @@ INLINE float read_half(const void *p) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_se
 /* The lanes of one vector that hold the next of n > 0 elements. */
 INLINE __mmask16 lanes_left(size_t n) { return n < 16 ? (__mmask16)((1u << n) - 1) : 0xffff; }
 
+/* 16 halves at any address. */
+INLINE __m512 load_halves(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+
+/* Byte j of each lane, unsigned or signed. */
+INLINE __m512i byte_of_lanes(__m512i v, const unsigned j) {
+    return _mm512_and_si512(_mm512_srli_epi32(v, 8 * j), _mm512_set1_epi32(0xff));
+}
+INLINE __m512i signed_of_lanes(__m512i v, const unsigned j) {
+    return _mm512_srai_epi32(_mm512_slli_epi32(v, 24 - 8 * j), 24);
+}
+
+/* 2^(e - 127) of e from 0 to 255, in 32-bit lanes. */
+INLINE __m512 powers_of(__m512i e) {
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_slli_epi32(e, 23), _mm512_set1_epi32(0x00400000)));
+}
+
 /* The nibbles of each byte. */
 INLINE __m512i low_nibbles(__m512i v) { return _mm512_and_si512(v, _mm512_set1_epi8(15)); }
 INLINE __m512i high_nibbles(__m512i v) { return low_nibbles(_mm512_srli_epi16(v, 4)); }

@@ -52,9 +52,6 @@ INLINE void copy_blocks(uint8_t *to, const uint8_t *rows, size_t stride, size_t 
 INLINE void copy_scales(uint16_t *half, const uint8_t *row, size_t stride, size_t n) {
     for (size_t r = 0; r < n; r++) *(volatile uint16_t *)&half[r] = (uint16_t)read_i16(row + r * stride);
 }
-INLINE __m512 load_halves(const uint16_t *half) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)half));
-}
 
 /* What is wanted in the cache next. It is asked for a few lines at a time, between products: more at once
  * would hold up the loads of these. */

@@ -69,9 +69,7 @@ INLINE __m512 step_halves(__m512i first, __m512i last, const void *words, const 
 /* 2^(e - 127), also for e = 0. */
 INLINE __m512 step_powers(__m512i first, const void *bytes) {
     const __m512i e = _mm512_permutexvar_epi8(_mm512_load_si512(bytes), first);
-    const __m512i shifted = _mm512_slli_epi32(e, 23); /* the sign bit and what is above falls out below */
-    const __m512i exponent = _mm512_and_si512(shifted, _mm512_set1_epi32(0x7f800000));
-    return _mm512_castsi512_ps(_mm512_max_epi32(exponent, _mm512_set1_epi32(0x00400000)));
+    return powers_of(_mm512_and_si512(e, _mm512_set1_epi32(0xff)));
 }
 
 /* 16 more where a nibble's fifth bit is set. */

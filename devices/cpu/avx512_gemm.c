@@ -66,7 +66,7 @@ static void neuron_tiles_q8_0(void *tiles, size_t tile_stride, const uint8_t *st
         }
         for (size_t r = 0; r < row_n; r += ROWS) {
             tile_32 *t = (void *)(tile + r / ROWS * tile_stride);
-            _mm512_store_ps(t->d, load_plane(stored + BLOCK * out_n + 2 * (from + r)));
+            _mm512_store_ps(t->d, load_halves(stored + BLOCK * out_n + 2 * (from + r)));
         }
     }
 }
@@ -89,7 +89,7 @@ static void neuron_tiles_q4_0(void *tiles, size_t tile_stride, const uint8_t *st
         }
         for (size_t r = 0; r < row_n; r += ROWS) {
             tile_32 *t = (void *)(tile + r / ROWS * tile_stride);
-            _mm512_store_ps(t->d, load_plane(stored + BLOCK * row_bytes + 2 * (from + r)));
+            _mm512_store_ps(t->d, load_halves(stored + BLOCK * row_bytes + 2 * (from + r)));
         }
     }
 }
@@ -117,24 +117,7 @@ static void tile_mul_32(float *y, size_t y_stride, const void *tile, const void 
 static size_t tile_bytes_q4_k(size_t k) { return k / SUPERBLOCK * sizeof(tile_q4_k); }
 static size_t panel_bytes_q4_k(size_t k) { return k / SUPERBLOCK * sizeof(panel_q4_k); }
 
-static void panel_pack_q4_k(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
-    panel_q4_k *p = panel;
-    for (size_t i = 0; i < k; i += SUPERBLOCK, p++) {
-        for (size_t c = 0; c < COLS; c++) {
-            int8_t q[SUPERBLOCK];
-            p->d[c] = quantise(q, x + (c < col_n ? c : col_n - 1) * x_stride + i, SUPERBLOCK);
-            for (size_t j = 0; j < 8; j++) {
-                memcpy(p->x[j][c], q + j * BLOCK, BLOCK);
-                p->sum[j / 2][c][j % 2] = (int16_t)sum_i8(q + j * BLOCK, BLOCK);
-            }
-        }
-    }
-}
-
-/* Byte j of each lane. */
-INLINE __m512i byte_of_lanes(__m512i v, const unsigned j) {
-    return _mm512_and_si512(_mm512_srli_epi32(v, 8 * j), _mm512_set1_epi32(0xff));
-}
+PANEL_PACK_K(q4_k, 8)
 
 /* The 16 bytes d, dmin, scales of each row. As dwords s0, s1, s2 of the scales: the bytes of s0 and s1 hold
  * scales and mins of groups 0-3 in six bits and the upper two bits of groups 4-7; s2 has the lower four. */
@@ -333,7 +316,7 @@ static void neuron_tiles_q6_k(void *tiles, size_t tile_stride, const uint8_t *st
                 scale[i] = interleave(load_neurons(stored + 4 * i * out_n + from + r, out_n));
             }
             unpack_scales_q6_k((void *)(tile + r / ROWS * tile_stride), scale,
-                               load_plane(stored + 16 * out_n + 2 * (from + r)));
+                               load_halves(stored + 16 * out_n + 2 * (from + r)));
         }
         stored += 18 * out_n;
     }

@@ -108,6 +108,21 @@ typedef struct panel_q4_k {
     float d[COLS];
 } panel_q4_k;
 
+#define PANEL_PACK_K(form, group_n)                                                                          \
+    static void panel_pack_##form(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {    \
+        const size_t n = SUPERBLOCK / (group_n);                                                             \
+        panel_##form *p = panel;                                                                             \
+        for (size_t i = 0; i < k; i += SUPERBLOCK, p++)                                                      \
+            for (size_t c = 0; c < COLS; c++) {                                                              \
+                int8_t q[SUPERBLOCK];                                                                        \
+                p->d[c] = quantise(q, x + (c < col_n ? c : col_n - 1) * x_stride + i, SUPERBLOCK);           \
+                for (size_t j = 0; j < (group_n); j++) {                                                     \
+                    memcpy(p->x[j][c], q + n * j, n);                                                        \
+                    p->sum[j / 2][c][j % 2] = (int16_t)sum_i8(q + n * j, n);                                 \
+                }                                                                                            \
+            }                                                                                                \
+    }
+
 /* Adds a block of K weights to sum: w in `group_n` groups with scales d, minima in pairs of groups. */
 INLINE void multiply_block(__m512 sum[COLS], const uint8_t w[][64], const float d[][ROWS],
                            const int16_t min[][ROWS][2], const float *dmin, const int8_t *x,
@@ -147,11 +162,6 @@ INLINE void multiply_block(__m512 sum[COLS], const uint8_t w[][64], const float 
             multiply_block(sum, w->w[0], w->d, w->min, w->dmin, x->x[0][0], x->sum, x->d, groups);           \
         store_sums(y, y_stride, sum);                                                                        \
     }
-
-/* Signed byte j of each lane. */
-INLINE __m512i signed_of_lanes(__m512i v, const unsigned j) {
-    return _mm512_srai_epi32(_mm512_slli_epi32(v, 24 - 8 * j), 24);
-}
 
 /* Products of interleaved rows differ in where tiles come from. */
 INLINE void set_tiles_of_lanes(cpu_kernels *k, gguf_type type,

@@ -154,20 +154,7 @@ typedef struct panel_k {
 static size_t tile_bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(tile_k); }
 static size_t panel_bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(panel_k); }
 
-static void panel_pack_k(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
-    panel_k *p = panel;
-    for (size_t i = 0; i < k; i += SUPERBLOCK, p++) {
-        for (size_t c = 0; c < COLS; c++) {
-            int8_t q[SUPERBLOCK];
-            p->d[c] = quantise(q, x + (c < col_n ? c : col_n - 1) * x_stride + i, SUPERBLOCK);
-            for (size_t j = 0; j < 16; j++) {
-                memcpy(p->x[j][c], q + 16 * j, 16);
-                p->sum[j / 2][c][j % 2] = (int16_t)sum_i8(q + 16 * j, 16);
-            }
-        }
-    }
-}
-
+PANEL_PACK_K(k, 16)
 TILE_MUL_K(k, 16)
 
 /* Where a block's scales go. */
@@ -268,14 +255,10 @@ enum { BLOCK_BYTES_MAX = 192 };
 /* 16 bytes of each row, four words from offset `at` on. */
 INLINE void store_words(uint8_t rows[ROWS][BLOCK_BYTES_MAX], const uint8_t *lanes, size_t at) {
     _Alignas(CPU_ALIGN) uint8_t z[4][4][16]; /* quarter j of z[i] is row 4j + i */
-    __m512i t[4];
+    __m512i t[4], q[4];
     UNROLL for (size_t g = 0; g < 4; g++) t[g] = _mm512_loadu_si512(lanes + ROWS * (at + 4 * g));
-    const __m512i a = _mm512_unpacklo_epi32(t[0], t[1]), b = _mm512_unpackhi_epi32(t[0], t[1]);
-    const __m512i c = _mm512_unpacklo_epi32(t[2], t[3]), d = _mm512_unpackhi_epi32(t[2], t[3]);
-    _mm512_store_si512(z[0], _mm512_unpacklo_epi64(a, c));
-    _mm512_store_si512(z[1], _mm512_unpackhi_epi64(a, c));
-    _mm512_store_si512(z[2], _mm512_unpacklo_epi64(b, d));
-    _mm512_store_si512(z[3], _mm512_unpackhi_epi64(b, d));
+    transpose_quarters(q, t);
+    UNROLL for (size_t i = 0; i < 4; i++) _mm512_store_si512(z[i], q[i]);
     UNROLL for (size_t r = 0; r < ROWS; r++) memcpy(rows[r] + at, z[r % 4][r / 4], 16);
 }
 
@@ -285,7 +268,7 @@ INLINE void restore_block(uint8_t rows[ROWS][BLOCK_BYTES_MAX], const uint8_t *la
     for (size_t at = front; at + 16 < end; at += 16) store_words(rows, lanes, at);
     store_words(rows, lanes, end - 16);
     UNROLL for (size_t r = 0; r < ROWS; r++) {
-        memcpy(rows[r], front ? lanes + r * front : rows[r], front);
+        memcpy(rows[r], lanes + r * front, front);
         memcpy(rows[r] + end, lanes + ROWS * end + r * (block_bytes - end), block_bytes - end);
     }
 }

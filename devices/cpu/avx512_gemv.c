@@ -459,22 +459,15 @@ INLINE float dot_f32(const uint8_t *w, const float *x, size_t k) {
 }
 ROW_BY_ROW(f32, dot_f32(w, act, k))
 
-static void set(cpu_matmul *m, size_t (*bytes)(size_t), void (*pack)(void *, const float *, size_t),
-                void (*gemv)(float *, const uint8_t *, size_t, size_t, const void *, size_t)) {
-    m->act_bytes = bytes;
-    m->act_pack = pack;
-    m->gemv = gemv;
-}
-
 void avx512_gemv(cpu_kernels *k) {
-    set(&k->matmul[GGUF_Q8_0], bytes_q8_0, pack_q8_0, gemv_q8_0);
-    set(&k->matmul[GGUF_Q4_K], bytes_k, pack_q4_k, gemv_q4_k);
-    set(&k->matmul[GGUF_Q2_K], bytes_k, pack_pairs, gemv_q2_k);
-    set(&k->matmul[GGUF_Q3_K], bytes_k, pack_pairs, gemv_q3_k);
-    set(&k->matmul[GGUF_Q5_K], bytes_k, pack_q4_k, gemv_q5_k);
-    set(&k->matmul[GGUF_Q6_K], bytes_k, pack_natural, gemv_q6_k);
-    set(&k->matmul[GGUF_IQ4_XS], bytes_iq4_xs, pack_iq4_xs, gemv_iq4_xs);
-    set(&k->matmul[GGUF_F32], bytes_float, pack_float, gemv_f32);
-    set(&k->matmul[GGUF_F16], bytes_float, pack_float, gemv_f16);
-    set(&k->matmul[GGUF_BF16], bytes_float, pack_bf16, gemv_bf16);
+    cpu_set_gemv(&k->matmul[GGUF_Q8_0], bytes_q8_0, pack_q8_0, gemv_q8_0);
+    cpu_set_gemv(&k->matmul[GGUF_Q4_K], bytes_k, pack_q4_k, gemv_q4_k);
+    cpu_set_gemv(&k->matmul[GGUF_Q2_K], bytes_k, pack_pairs, gemv_q2_k);
+    cpu_set_gemv(&k->matmul[GGUF_Q3_K], bytes_k, pack_pairs, gemv_q3_k);
+    cpu_set_gemv(&k->matmul[GGUF_Q5_K], bytes_k, pack_q4_k, gemv_q5_k);
+    cpu_set_gemv(&k->matmul[GGUF_Q6_K], bytes_k, pack_natural, gemv_q6_k);
+    cpu_set_gemv(&k->matmul[GGUF_IQ4_XS], bytes_iq4_xs, pack_iq4_xs, gemv_iq4_xs);
+    cpu_set_gemv(&k->matmul[GGUF_F32], bytes_float, pack_float, gemv_f32);
+    cpu_set_gemv(&k->matmul[GGUF_F16], bytes_float, pack_float, gemv_f16);
+    cpu_set_gemv(&k->matmul[GGUF_BF16], bytes_float, pack_bf16, gemv_bf16);
 }

@@ -75,12 +75,6 @@ INLINE __m512i products(const uint8_t *w, const act_32 *x, const lanes_form f) {
     return s;
 }
 
-/* 2^(e - 127), also for e = 0; the sign bit falls out. */
-INLINE __m512 powers_of(__m128i e) {
-    const __m512i shifted = _mm512_slli_epi32(_mm512_cvtepu8_epi32(e), 23);
-    return _mm512_castsi512_ps(_mm512_max_epi32(shifted, _mm512_set1_epi32(0x00400000)));
-}
-
 INLINE void rows_32(float *y, const uint8_t *w, const act_32 *x, size_t block_n, const lanes_form f) {
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w += ROWS * f.block_bytes, x++) {
@@ -91,9 +85,9 @@ INLINE void rows_32(float *y, const uint8_t *w, const act_32 *x, size_t block_n,
             d = halves_of(head);
             sum = _mm512_fmadd_ps(upper_halves_of(head), _mm512_set1_ps(x->sum), sum);
         } else if (f.doubled == 2) {
-            d = powers_of(_mm_loadu_si128((const void *)w));
+            d = powers_of(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)w)));
         } else {
-            d = load_halves(w, 0);
+            d = halves_at(w, 0);
         }
         sum = _mm512_fmadd_ps(s, _mm512_mul_ps(d, _mm512_set1_ps(x->d)), sum);
     }
@@ -109,7 +103,7 @@ INLINE void rows_q8_0(float *y, const uint8_t *w, const act_32 *x, size_t block_
             const __m512i v = _mm512_xor_si512(load_words(w, 2 + 4 * g), flip);
             s = _mm512_dpbusd_epi32(s, v, broadcast_quad(x->x + 4 * g));
         }
-        const __m512 d = _mm512_mul_ps(load_halves(w, 0), _mm512_set1_ps(x->d));
+        const __m512 d = _mm512_mul_ps(halves_at(w, 0), _mm512_set1_ps(x->d));
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), d, sum);
     }
     _mm512_storeu_ps(y, sum);
@@ -131,11 +125,11 @@ NIBBLES(iq4_nl, IQ4_NL)
 NIBBLES(mxfp4, MXFP4)
 
 void avx512_lanes(cpu_kernels *k) {
-    set_lanes(&k->lanes[GGUF_Q8_0], bytes_32, pack_q8_0, gemv_q8_0);
-    set_lanes(&k->lanes[GGUF_Q4_0], bytes_32, pack_q4_0, gemv_q4_0);
-    set_lanes(&k->lanes[GGUF_Q4_1], bytes_32, pack_q4_1, gemv_q4_1);
-    set_lanes(&k->lanes[GGUF_Q5_0], bytes_32, pack_q5_0, gemv_q5_0);
-    set_lanes(&k->lanes[GGUF_Q5_1], bytes_32, pack_q5_1, gemv_q5_1);
-    set_lanes(&k->lanes[GGUF_IQ4_NL], bytes_32, pack_iq4_nl, gemv_iq4_nl);
-    set_lanes(&k->lanes[GGUF_MXFP4], bytes_32, pack_mxfp4, gemv_mxfp4);
+    cpu_set_gemv(&k->lanes[GGUF_Q8_0], bytes_32, pack_q8_0, gemv_q8_0);
+    cpu_set_gemv(&k->lanes[GGUF_Q4_0], bytes_32, pack_q4_0, gemv_q4_0);
+    cpu_set_gemv(&k->lanes[GGUF_Q4_1], bytes_32, pack_q4_1, gemv_q4_1);
+    cpu_set_gemv(&k->lanes[GGUF_Q5_0], bytes_32, pack_q5_0, gemv_q5_0);
+    cpu_set_gemv(&k->lanes[GGUF_Q5_1], bytes_32, pack_q5_1, gemv_q5_1);
+    cpu_set_gemv(&k->lanes[GGUF_IQ4_NL], bytes_32, pack_iq4_nl, gemv_iq4_nl);
+    cpu_set_gemv(&k->lanes[GGUF_MXFP4], bytes_32, pack_mxfp4, gemv_mxfp4);
 }

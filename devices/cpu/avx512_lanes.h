@@ -13,9 +13,7 @@ INLINE __m512i broadcast_quad(const int8_t *x) { return _mm512_set1_epi32(read_i
 
 /* The word of all rows that stands at offset `at` of a row, or the half there, as a float. */
 INLINE __m512i load_words(const uint8_t *w, size_t at) { return _mm512_loadu_si512(w + ROWS * at); }
-INLINE __m512 load_halves(const uint8_t *w, size_t at) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(w + ROWS * at)));
-}
+INLINE __m512 halves_at(const uint8_t *w, size_t at) { return load_halves(w + ROWS * at); }
 /* The half in the lower 16 bits of each lane, or after a shift in the upper ones. */
 INLINE __m512 halves_of(__m512i words) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)); }
 INLINE __m512 upper_halves_of(__m512i words) { return halves_of(_mm512_srli_epi32(words, 16)); }
@@ -36,12 +34,5 @@ INLINE __m512i table_of(const int8_t *values, const int offset) {
                             size_t k) {                                                                      \
         for (size_t r = 0; r < row_n; r += ROWS, y += ROWS, w += ROWS * row_bytes) rows;                     \
     }
-
-static void set_lanes(cpu_matmul *m, size_t (*bytes)(size_t), void (*pack)(void *, const float *, size_t),
-                      void (*gemv)(float *, const uint8_t *, size_t, size_t, const void *, size_t)) {
-    m->act_bytes = bytes;
-    m->act_pack = pack;
-    m->gemv = gemv;
-}
 
 #endif

@@ -33,20 +33,12 @@ INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_n, con
     }
 }
 
-/* Byte j of each lane. */
-INLINE __m512i byte_of(__m512i v, const unsigned j) {
-    return _mm512_and_si512(_mm512_srli_epi32(v, 8 * j), _mm512_set1_epi32(0xff));
-}
-INLINE __m512i signed_byte_of(__m512i v, const unsigned j) {
-    return _mm512_srai_epi32(_mm512_slli_epi32(v, 24 - 8 * j), 24);
-}
-
 /* sum + s times byte j of `scales`. */
 INLINE __m512i add_scaled(__m512i sum, __m512i s, __m512i scales, const unsigned j) {
-    return _mm512_add_epi32(sum, _mm512_mullo_epi32(s, byte_of(scales, j)));
+    return _mm512_add_epi32(sum, _mm512_mullo_epi32(s, byte_of_lanes(scales, j)));
 }
 INLINE __m512i add_scaled_signed(__m512i sum, __m512i s, __m512i scales, const unsigned j) {
-    return _mm512_add_epi32(sum, _mm512_mullo_epi32(s, signed_byte_of(scales, j)));
+    return _mm512_add_epi32(sum, _mm512_mullo_epi32(s, signed_of_lanes(scales, j)));
 }
 
 /* The minima of four groups, a byte each, times the groups' sums. */
@@ -138,7 +130,7 @@ INLINE void rows_q6_k(float *y, const uint8_t *w, const act_k *x, size_t block_n
         }
         UNROLL for (unsigned j = 0; j < GROUPS_MAX; j++) scaled =
             add_scaled_signed(scaled, s[j], load_words(w, 192 + j / 4 * 4), j % 4);
-        const __m512 d = _mm512_mul_ps(load_halves(w, 208), _mm512_set1_ps(x->d));
+        const __m512 d = _mm512_mul_ps(halves_at(w, 208), _mm512_set1_ps(x->d));
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), d, sum);
     }
     _mm512_storeu_ps(y, sum);
@@ -208,7 +200,7 @@ INLINE void rows_q3_k(float *y, const uint8_t *w, const act_k *x, size_t block_n
             all = _mm512_add_epi32(all, s[j]);
         }
         scaled = _mm512_sub_epi32(scaled, _mm512_slli_epi32(all, 5)); /* the scales' offset, 32 */
-        const __m512 d = _mm512_mul_ps(load_halves(w, offsetof(quant_q3_k, d)), _mm512_set1_ps(x->d));
+        const __m512 d = _mm512_mul_ps(halves_at(w, offsetof(quant_q3_k, d)), _mm512_set1_ps(x->d));
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), d, sum);
     }
     _mm512_storeu_ps(y, sum);
@@ -234,7 +226,7 @@ INLINE void rows_iq4_xs(float *y, const uint8_t *w, const act_k *x, size_t block
             }
             const __m512i high = _mm512_and_si512(_mm512_srli_epi32(head, 16 + 2 * j), three);
             const __m512i scale =
-                _mm512_add_epi32(byte_of(nibbles[j % 2], j / 2), _mm512_slli_epi32(high, 4));
+                _mm512_add_epi32(byte_of_lanes(nibbles[j % 2], j / 2), _mm512_slli_epi32(high, 4));
             scaled = _mm512_add_epi32(scaled,
                                       _mm512_mullo_epi32(s, _mm512_sub_epi32(scale, _mm512_set1_epi32(32))));
         }
@@ -255,10 +247,10 @@ K_LANES(q6_k, 16, 32, rows_q6_k(y, w, act, k / SUPERBLOCK))
 K_LANES(iq4_xs, 8, 128, rows_iq4_xs(y, w, act, k / SUPERBLOCK))
 
 void avx512_lanes_k(cpu_kernels *k) {
-    set_lanes(&k->lanes[GGUF_Q2_K], bytes_k, pack_q2_k, gemv_q2_k);
-    set_lanes(&k->lanes[GGUF_Q3_K], bytes_k, pack_q3_k, gemv_q3_k);
-    set_lanes(&k->lanes[GGUF_Q4_K], bytes_k, pack_q4_k, gemv_q4_k);
-    set_lanes(&k->lanes[GGUF_Q5_K], bytes_k, pack_q5_k, gemv_q5_k);
-    set_lanes(&k->lanes[GGUF_Q6_K], bytes_k, pack_q6_k, gemv_q6_k);
-    set_lanes(&k->lanes[GGUF_IQ4_XS], bytes_k, pack_iq4_xs, gemv_iq4_xs);
+    cpu_set_gemv(&k->lanes[GGUF_Q2_K], bytes_k, pack_q2_k, gemv_q2_k);
+    cpu_set_gemv(&k->lanes[GGUF_Q3_K], bytes_k, pack_q3_k, gemv_q3_k);
+    cpu_set_gemv(&k->lanes[GGUF_Q4_K], bytes_k, pack_q4_k, gemv_q4_k);
+    cpu_set_gemv(&k->lanes[GGUF_Q5_K], bytes_k, pack_q5_k, gemv_q5_k);
+    cpu_set_gemv(&k->lanes[GGUF_Q6_K], bytes_k, pack_q6_k, gemv_q6_k);
+    cpu_set_gemv(&k->lanes[GGUF_IQ4_XS], bytes_k, pack_iq4_xs, gemv_iq4_xs);
 }

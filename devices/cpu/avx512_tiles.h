@@ -29,6 +29,16 @@ INLINE void prefetch_rows(const tile_rows *t, size_t offset) {
     UNROLL for (size_t r = 0; r < ROWS; r++) prefetch(t->row[r] + offset, t->ahead);
 }
 
+/* Four words in each quarter of four vectors: word j of z[i] becomes word i of t[j]. Its own inverse. */
+INLINE void transpose_quarters(__m512i t[4], const __m512i z[4]) {
+    const __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
+    const __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
+    t[0] = _mm512_unpacklo_epi64(a, c);
+    t[1] = _mm512_unpackhi_epi64(a, c);
+    t[2] = _mm512_unpacklo_epi64(b, d);
+    t[3] = _mm512_unpackhi_epi64(b, d);
+}
+
 /* 16 bytes of each row at `offset`: t[g] gets the g-th four of them, a row per lane. */
 INLINE void load_quads(__m512i t[4], const tile_rows *w, size_t offset) {
     if (w->lanes) {
@@ -45,20 +55,12 @@ INLINE void load_quads(__m512i t[4], const tile_rows *w, size_t offset) {
         z[i] = _mm512_mask_broadcast_i32x4(z[i], 0xf000,
                                            _mm_loadu_si128((const void *)(w->row[12 + i] + offset)));
     }
-    const __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
-    const __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
-    t[0] = _mm512_unpacklo_epi64(a, c);
-    t[1] = _mm512_unpackhi_epi64(a, c);
-    t[2] = _mm512_unpacklo_epi64(b, d);
-    t[3] = _mm512_unpackhi_epi64(b, d);
+    transpose_quarters(t, z);
 }
-
-/* 16 halves of a plane. */
-INLINE __m512 load_plane(const uint8_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
 
 /* One half-precision scale of each row. */
 INLINE __m512 load_scales(const tile_rows *w, size_t offset) {
-    if (w->lanes) return load_plane(w->lanes + ROWS * offset);
+    if (w->lanes) return load_halves(w->lanes + ROWS * offset);
     _Alignas(32) uint16_t halves[ROWS];
     UNROLL for (size_t r = 0; r < ROWS; r++) memcpy(&halves[r], w->row[r] + offset, sizeof halves[r]);
     return _mm512_cvtph_ps(_mm256_load_si256((const void *)halves));

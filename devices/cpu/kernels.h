@@ -54,6 +54,15 @@ typedef struct cpu_matmul {
                          size_t row_n, size_t k);
 } cpu_matmul;
 
+/* Sets the slots of one activation row. */
+static inline void
+cpu_set_gemv(cpu_matmul *m, size_t (*act_bytes)(size_t), void (*act_pack)(void *, const float *, size_t),
+             void (*gemv)(float *, const uint8_t *, size_t, size_t, const void *, size_t)) {
+    m->act_bytes = act_bytes;
+    m->act_pack = act_pack;
+    m->gemv = gemv;
+}
+
 /* Streaming softmax over one run of state rows, for the query heads that share one key/value head.
  *
  * Rows in F16 and F32 are multiplied as floats. Rows in Q8_0 are multiplied as the bytes they are, by a rule

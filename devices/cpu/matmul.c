@@ -164,9 +164,8 @@ bool cpu_is_activation_of(const device_op *product, const device_op *next) {
         return false;
     for (uint32_t i = 0; i < part_n; i++)
         if (part[i].w.order != NEURONS_BY_OUTPUT || part[i].w.out_n != part[0].w.out_n ||
-            part[i].w.type != part[0].w.type || part[i].w.row_bytes != part[0].w.row_bytes ||
-            part[i].w.interleaved != part[0].w.interleaved || part[i].accumulate ||
-            !same_rows(part[i].y, i ? up : gate))
+            part[i].w.type != part[0].w.type || part[i].w.interleaved != part[0].w.interleaved ||
+            part[i].accumulate || !same_rows(part[i].y, i ? up : gate))
             return false;
     return same_rows(y, gate) || (part_n == 2 && same_rows(y, up));
 }
