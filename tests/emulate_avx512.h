@@ -16,18 +16,20 @@
 #include <string.h>
 
 /* The sources' own external names, so that both versions can stand in one program. */
-#define cpu_kernels_avx512 cpu_kernels_avx512_emulated
-#define avx512_blocks      avx512_blocks_emulated
-#define avx512_gemv        avx512_gemv_emulated
-#define avx512_gemm        avx512_gemm_emulated
-#define avx512_gemm_blocks avx512_gemm_blocks_emulated
-#define avx512_lanes       avx512_lanes_emulated
-#define avx512_lanes_k     avx512_lanes_k_emulated
-#define avx512_attend      avx512_attend_emulated
-#define avx512_attend_int8 avx512_attend_int8_emulated
-#define avx512_neurons     avx512_neurons_emulated
-#define avx512_sgemm       avx512_sgemm_emulated
-#define avx512_rows        avx512_rows_emulated
+#define cpu_kernels_avx512      cpu_kernels_avx512_emulated
+#define cpu_kernels_avx512_bf16 cpu_kernels_avx512_bf16_emulated
+#define avx512_blocks           avx512_blocks_emulated
+#define avx512_gemv             avx512_gemv_emulated
+#define avx512_gemm             avx512_gemm_emulated
+#define avx512_gemm_blocks      avx512_gemm_blocks_emulated
+#define avx512_lanes            avx512_lanes_emulated
+#define avx512_lanes_k          avx512_lanes_k_emulated
+#define avx512_attend           avx512_attend_emulated
+#define avx512_attend_by_type   avx512_attend_by_type_emulated
+#define avx512_attend_int8      avx512_attend_int8_emulated
+#define avx512_neurons          avx512_neurons_emulated
+#define avx512_sgemm            avx512_sgemm_emulated
+#define avx512_rows             avx512_rows_emulated
 
 /* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */
 #define INLINE static inline
@@ -106,6 +108,11 @@ static inline void emu_mm512_store_ps(void *p, __m512 a) {
 static inline __m512i emu_mm512_maskz_loadu_epi8(__mmask64 m, const void *p) {
     emu r = {{0}};
     EMU_EACH(i, 64) if (m >> i & 1) memcpy(&r.u8[i], (const char *)p + i, 1);
+    return r.i;
+}
+static inline __m512i emu_mm512_maskz_loadu_epi16(__mmask32 m, const void *p) {
+    emu r = {{0}};
+    EMU_EACH(i, 32) if (m >> i & 1) memcpy(&r.u16[i], (const char *)p + 2 * i, 2);
     return r.i;
 }
 static inline __m512 emu_mm512_maskz_loadu_ps(__mmask16 m, const void *p) {
@@ -259,6 +266,7 @@ EMU_TWICE(mm512_packus_epi16, _mm256_packus_epi16)
 
 /* ---- Integers ---------------------------------------------------------------------------------------- */
 
+EMU_TWICE(mm512_add_epi16, _mm256_add_epi16)
 EMU_TWICE(mm512_add_epi32, _mm256_add_epi32)
 EMU_TWICE(mm512_add_epi64, _mm256_add_epi64)
 EMU_TWICE(mm512_max_epi32, _mm256_max_epi32)
@@ -283,6 +291,7 @@ EMU_TWICE(mm512_or_si512, _mm256_or_si256)
 EMU_TWICE(mm512_xor_si512, _mm256_xor_si256)
 EMU_TWICE_SHIFT(mm512_srli_epi16, _mm256_srli_epi16)
 EMU_TWICE_SHIFT(mm512_srli_epi32, _mm256_srli_epi32)
+EMU_TWICE_SHIFT(mm512_srai_epi16, _mm256_srai_epi16)
 EMU_TWICE_SHIFT(mm512_srai_epi32, _mm256_srai_epi32)
 EMU_TWICE_SHIFT(mm512_slli_epi16, _mm256_slli_epi16)
 EMU_TWICE_SHIFT(mm512_slli_epi32, _mm256_slli_epi32)
@@ -407,6 +416,33 @@ static inline __m512 emu_mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) {
                               _mm256_fmadd_ps(x.half_ps[1], y.half_ps[1], z.half_ps[1])}})
         .ps;
 }
+/* BF16 is the upper half of a float; subnormal numbers count as zero. */
+static inline float emu_bf16_value(uint16_t half) {
+    const uint32_t bits = half & 0x7f80 ? (uint32_t)half << 16 : 0;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+static inline uint16_t emu_bf16_nearest(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (isnan(x)) return (uint16_t)(bits >> 16 | 0x40);
+    if (!isnormal(x) && !isinf(x)) return bits >> 31 ? 0x8000 : 0;
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+static inline __m512i emu_mm512_cvtne2ps_pbh(__m512 high, __m512 low) {
+    const emu x = {.ps = low}, y = {.ps = high};
+    emu r;
+    EMU_EACH(i, 32) r.u16[i] = emu_bf16_nearest(i < 16 ? x.f32[i] : y.f32[i - 16]);
+    return r.i;
+}
+static inline __m512 emu_mm512_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
+    const emu x = {.i = (__m512i)a}, y = {.i = (__m512i)b};
+    emu r = {.ps = sum};
+    EMU_EACH(i, 32)
+    r.f32[i / 2] = fmaf(emu_bf16_value(x.u16[i]), emu_bf16_value(y.u16[i]), r.f32[i / 2]);
+    return r.ps;
+}
 static inline __m512 emu_mm512_fnmadd_ps(__m512 a, __m512 b, __m512 c) {
     return emu_mm512_fmadd_ps(-a, b, c);
 }
@@ -466,6 +502,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm256_maskz_set1_epi16 emu_mm256_maskz_set1_epi16
 #undef _mm512_abs_ps
 #define _mm512_abs_ps emu_mm512_abs_ps
+#undef _mm512_add_epi16
+#define _mm512_add_epi16 emu_mm512_add_epi16
 #undef _mm512_add_epi32
 #define _mm512_add_epi32 emu_mm512_add_epi32
 #undef _mm512_add_epi64
@@ -500,6 +538,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_cmp_ps_mask emu_mm512_cmp_ps_mask
 #undef _mm512_cvtepi32_epi16
 #define _mm512_cvtepi32_epi16 emu_mm512_cvtepi32_epi16
+#undef _mm512_cvtne2ps_pbh
+#define _mm512_cvtne2ps_pbh emu_mm512_cvtne2ps_pbh
 #undef _mm512_cvtepi32_ps
 #define _mm512_cvtepi32_ps emu_mm512_cvtepi32_ps
 #undef _mm512_cvtepi8_epi32
@@ -518,6 +558,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_cvtsepi32_epi8 emu_mm512_cvtsepi32_epi8
 #undef _mm512_div_ps
 #define _mm512_div_ps emu_mm512_div_ps
+#undef _mm512_dpbf16_ps
+#define _mm512_dpbf16_ps emu_mm512_dpbf16_ps
 #undef _mm512_dpbusd_epi32
 #define _mm512_dpbusd_epi32 emu_mm512_dpbusd_epi32
 #undef _mm512_dpwssd_epi32
@@ -552,6 +594,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_mask_max_ps emu_mm512_mask_max_ps
 #undef _mm512_mask_storeu_ps
 #define _mm512_mask_storeu_ps emu_mm512_mask_storeu_ps
+#undef _mm512_maskz_loadu_epi16
+#define _mm512_maskz_loadu_epi16 emu_mm512_maskz_loadu_epi16
 #undef _mm512_maskz_loadu_epi8
 #define _mm512_maskz_loadu_epi8 emu_mm512_maskz_loadu_epi8
 #undef _mm512_maskz_loadu_ps
@@ -624,6 +668,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_slli_epi32 emu_mm512_slli_epi32
 #undef _mm512_sllv_epi16
 #define _mm512_sllv_epi16 emu_mm512_sllv_epi16
+#undef _mm512_srai_epi16
+#define _mm512_srai_epi16 emu_mm512_srai_epi16
 #undef _mm512_srai_epi32
 #define _mm512_srai_epi32 emu_mm512_srai_epi32
 #undef _mm512_srli_epi16

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 void cpu_kernels_avx512_emulated(cpu_kernels *k); /* the AVX-512 sources through tests/emulate_avx512.h */
+void cpu_kernels_avx512_bf16_emulated(cpu_kernels *k);
 
 size_t kernel_tables(cpu_kernels *tables) {
     size_t n = 0;
@@ -18,6 +19,15 @@ size_t kernel_tables(cpu_kernels *tables) {
         tables[n++].isa = "avx512 emulated";
     }
     return n;
+}
+
+bool kernel_table_bf16(cpu_kernels *table) {
+    if (cpu_isa_detect() < CPU_ISA_AVX2) return false;
+    cpu_kernels_init(table, CPU_ISA_AVX2);
+    cpu_kernels_avx512_emulated(table);
+    cpu_kernels_avx512_bf16_emulated(table);
+    table->isa = "avx512 with bf16 emulated";
+    return true;
 }
 
 static void put_half(uint8_t *p, float x) {

@@ -10,6 +10,8 @@
  * tables; returns their number. */
 enum { KERNEL_TABLES_MAX = CPU_ISA_COUNT + 1 };
 size_t kernel_tables(cpu_kernels *tables);
+/* AVX-512 with BF16, emulated: what none of them may have. False where the machine cannot even emulate it. */
+bool kernel_table_bf16(cpu_kernels *table);
 
 /* xorshift64* (Vigna 2016); seed with anything but 0. */
 typedef struct random_state {

@@ -57,7 +57,9 @@ static attend_call *call_make(const attend_case *c, random_state *r) {
     attend_call *call = calloc(1, sizeof *call);
     cr_assert_not_null(call);
     cpu_attend_args *a = &call->args;
-    *a = (cpu_attend_args){.head_n = c->head_n,
+    *a = (cpu_attend_args){.query_n = 1,
+                           .seen_n = c->row_n,
+                           .head_n = c->head_n,
                            .key_n = c->key_n,
                            .value_n = c->value_n,
                            .row_n = c->row_n,
@@ -223,32 +225,6 @@ Test(attend_int8, all_instruction_sets_follow_the_rule) {
                                      .scale = 0.05f,
                                      .latent = true},
                       &r);
-    }
-}
-
-/* How many heads are computed together changes no bit of one. */
-Test(attend_int8, a_head_alone_has_the_same_bits) {
-    cpu_kernels tables[KERNEL_TABLES_MAX];
-    const size_t table_n = kernel_tables(tables);
-    random_state r = {52};
-    for (size_t i = 0; i < 20 * table_n; i++) {
-        attend_case c = {.kernels = &tables[i % table_n]};
-        draw_case(&c, i / table_n, &r);
-        attend_call *call = call_make(&c, &r);
-        for (size_t h = 0; h < c.head_n; h++) {
-            float out[WIDTH_MAX], max, sum;
-            cpu_attend_args alone = call->args;
-            alone.head_n = 1;
-            alone.q += h * c.key_n;
-            alone.out = out;
-            alone.max = &max;
-            alone.sum = &sum;
-            c.kernels->attend(&alone);
-            cr_assert(max == call->args.max[h] && sum == call->args.sum[h], "%s head %zu", c.kernels->isa, h);
-            cr_assert_arr_eq(out, call->args.out + h * c.value_n, c.value_n * sizeof *out,
-                             "%s head %zu of %zu", c.kernels->isa, h, c.head_n);
-        }
-        call_free(call);
     }
 }
 

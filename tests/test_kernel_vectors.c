@@ -1,12 +1,11 @@
-/* test_kernel_vectors.c - norms, activations, attention and the other vector work of every CPU instruction
- * set that this machine has, against their formulas in double.
+/* test_kernel_vectors.c - norms, activations and the other vector work of every CPU instruction set that this
+ * machine has, against their formulas in double. Attention: test_attend.c.
  */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "devices/quantise.h"
 #include "tests/kernel_test.h"
 
 /* ---- Norms, activations and small vector work ---- */
@@ -153,116 +152,6 @@ Test(kernel_vectors, sums_and_rope_follow_their_formulas) {
         }
         canary_check_free(y, 2 * n, "axpy, blend or rope");
     }
-}
-
-/* ---- Attention ---- */
-
-typedef struct attend_case {
-    const cpu_kernels *kernels;
-    size_t head_n, key_n, value_n, row_n;
-    gguf_type state;
-    float scale, softcap;
-} attend_case;
-
-/* State rows with gaps between them, the last touching the guard page; `x` gets their values as doubles. */
-static guarded state_rows(double *x, size_t *stride, size_t row_n, size_t n, gguf_type type,
-                          random_state *r) {
-    const size_t row_bytes = gguf_row_bytes(type, n), align = type == GGUF_F32 ? 4 : 2;
-    const size_t block_n = gguf_type_get(type)->block_n, block_bytes = gguf_type_get(type)->block_bytes;
-    *stride = row_bytes + random_below(r, 3) * align;
-    guarded g = guarded_alloc((row_n - 1) * *stride + row_bytes, align, false);
-    float row[VECTOR_MAX];
-    for (size_t i = 0; i < row_n; i++) {
-        uint8_t *to = g.data + i * *stride;
-        random_floats(r, row, n);
-        cr_assert(quantise_row(to, row, n, type));
-        for (size_t j = 0; j < n; j++)
-            x[i * n + j] = block_value(to + j / block_n * block_bytes, type, j % block_n);
-    }
-    return g;
-}
-
-static void check_head(const attend_case *c, const cpu_attend_args *a, size_t h, const double *key,
-                       const double *value) {
-    double *p = calloc(c->row_n, sizeof *p), *out = calloc(c->value_n, sizeof *out), max = -INFINITY, sum = 0;
-    for (size_t r = 0; r < c->row_n; r++) {
-        for (size_t i = 0; i < c->key_n; i++) p[r] += (double)a->q[h * c->key_n + i] * key[r * c->key_n + i];
-        p[r] *= (double)c->scale;
-        if (c->softcap != 0) p[r] = (double)c->softcap * tanh(p[r] / (double)c->softcap);
-        max = fmax(max, p[r]);
-    }
-    for (size_t r = 0; r < c->row_n; r++) {
-        sum += exp(p[r] - max);
-        for (size_t i = 0; i < c->value_n; i++) out[i] += exp(p[r] - max) * value[r * c->value_n + i];
-    }
-    /* a float's rounding of a score, at most scale * key_n, becomes a relative error of its exponential */
-    const double tolerance = 1e-5 + 2e-7 * (double)c->scale * (double)c->key_n;
-    /* the kernel's own maximum may differ in the last bit, which scales sum and output alike */
-    const double shift = exp((double)a->max[h] - max), error = tolerance * sum;
-    cr_assert_float_eq((double)a->max[h], max, tolerance, "%s head %zu", c->kernels->isa, h);
-    cr_assert_float_eq((double)a->sum[h] * shift, sum, error, "%s head %zu of %zu, %zu rows", c->kernels->isa,
-                       h, c->head_n, c->row_n);
-    for (size_t i = 0; i < c->value_n; i++)
-        cr_assert_float_eq((double)a->out[h * c->value_n + i] * shift, out[i], error,
-                           "%s head %zu of %zu, value %zu of %zu, %zu rows, keys of %zu", c->kernels->isa, h,
-                           c->head_n, i, c->value_n, c->row_n, c->key_n);
-    free(p);
-    free(out);
-}
-
-static void check_attend(const attend_case *c, random_state *r) {
-    double *key = calloc(c->row_n * c->key_n, sizeof *key),
-           *value = calloc(c->row_n * c->value_n, sizeof *value);
-    cpu_attend_args a = {.head_n = c->head_n,
-                         .key_n = c->key_n,
-                         .value_n = c->value_n,
-                         .row_n = c->row_n,
-                         .state = c->state,
-                         .scale = c->scale,
-                         .softcap = c->softcap};
-    guarded keys = state_rows(key, &a.key_stride, c->row_n, c->key_n, c->state, r);
-    guarded values = state_rows(value, &a.value_stride, c->row_n, c->value_n, c->state, r);
-    guarded q = guarded_alloc(c->head_n * c->key_n * sizeof(float), sizeof(float), false);
-    random_floats(r, (float *)(void *)q.data, c->head_n * c->key_n);
-    a.key = keys.data;
-    a.value = values.data;
-    a.q = (const float *)(const void *)q.data;
-    a.scores = canary_alloc(c->head_n * c->row_n);
-    a.out = canary_alloc(c->head_n * c->value_n);
-    a.max = canary_alloc(c->head_n);
-    a.sum = canary_alloc(c->head_n);
-    c->kernels->attend(&a);
-    for (size_t h = 0; h < c->head_n; h++) check_head(c, &a, h, key, value);
-    canary_check_free(a.scores, c->head_n * c->row_n, "attend (scores)");
-    canary_check_free(a.out, c->head_n * c->value_n, "attend (out)");
-    canary_check_free(a.max, c->head_n, "attend (max)");
-    canary_check_free(a.sum, c->head_n, "attend (sum)");
-    guarded_free(&keys);
-    guarded_free(&values);
-    guarded_free(&q);
-    free(key);
-    free(value);
-}
-
-Test(kernel_vectors, attend_is_softmax_of_scaled_products) {
-    cpu_kernels tables[KERNEL_TABLES_MAX];
-    const size_t table_n = kernel_tables(tables);
-    random_state r = {8};
-    static const gguf_type states[] = {GGUF_F16, GGUF_F32}; /* of Q8_0: test_attend_int8.c */
-    static const size_t widths[] = {1, 5, 8, 12, 16, 64, 80, 96, 100, 128, 256};
-    for (size_t i = 0; i < 300 * table_n; i++) {
-        attend_case c = {.kernels = &tables[i % table_n]};
-        c.head_n = 1 + random_below(&r, 9);
-        c.key_n = widths[random_below(&r, COUNT_OF(widths))];
-        c.value_n = widths[random_below(&r, COUNT_OF(widths))];
-        c.row_n = 1 + random_below(&r, i % 3 ? 70 : 8);
-        c.state = states[random_below(&r, COUNT_OF(states))];
-        c.scale = random_below(&r, 4) ? 1 / sqrtf((float)c.key_n) : 20; /* 20: scores far below the maximum */
-        c.softcap = random_below(&r, 3) ? 0 : 5 + 45 * (float)random_below(&r, 2);
-        check_attend(&c, &r);
-    }
-    for (size_t t = 0; t < table_n; t++)
-        check_attend(&(attend_case){&tables[t], 4, 128, 128, 1025, GGUF_F16, 0.0883883f, 0}, &r);
 }
 
 /* ---- Limits ---- */

@@ -13,7 +13,9 @@
 enum {
     ATTEND_RUN = CPU_ATTEND_ROWS_MAX, /* positions per run */
     ATTEND_SPREAD_ROWS = 4, /* with at most so many rows the runs of one row are spread over threads */
-    PREPARE_HEADS = 8       /* heads per piece of work */
+    ATTEND_QUERIES =
+        32,           /* query heads of several rows that are worked on together: what kernels take at once */
+    PREPARE_HEADS = 8 /* heads per piece of work */
 };
 
 /* ---- q = rope(norm(q)); k = rope(norm(k)); state <- k, v ---- */
@@ -76,20 +78,35 @@ void cpu_prepare_run(cpu_op *op, const cpu_worker *w) {
 
 /* ---- y = softmax(scale q k^T) v ---- */
 
-/* Result of one or more runs for the heads of one group, before division: views into memory of
- * partial_floats(). */
+/* Result of one or more runs for the heads of one group of one or more rows, before division: views into
+ * memory of partial_floats(). */
 typedef struct partial {
     float *out, *max, *sum;
+    uint32_t query_n; /* heads of all rows */
 } partial;
 
 static uint32_t group_n(const device_op *op) { return op->attend.head_n / op->attend.head_kv_n; }
 
-static size_t partial_floats(const device_op *op) { return (size_t)group_n(op) * (op->attend.value_n + 2); }
+static size_t partial_floats(const device_op *op, uint32_t row_n) {
+    return (size_t)row_n * group_n(op) * (op->attend.value_n + 2);
+}
 
-static partial partial_at(const device_op *op, float *memory) {
-    uint32_t g = group_n(op);
-    return (partial){memory, memory + (size_t)g * op->attend.value_n,
-                     memory + (size_t)g * op->attend.value_n + g};
+static partial partial_at(const device_op *op, float *memory, uint32_t row_n) {
+    const uint32_t n = row_n * group_n(op);
+    float *max = memory + (size_t)n * op->attend.value_n;
+    return (partial){memory, max, max + n, n};
+}
+
+/* Of the rows from the i-th on. */
+static partial partial_from(const device_op *op, partial p, uint32_t i) {
+    const uint32_t from = i * group_n(op);
+    return (partial){p.out + (size_t)from * op->attend.value_n, p.max + from, p.sum + from, p.query_n - from};
+}
+
+/* Rows that are worked on together at most. */
+static uint32_t block_rows(const device_op *op) {
+    const uint32_t most = group_n(op) < ATTEND_QUERIES ? ATTEND_QUERIES / group_n(op) : 1;
+    return op->row_max < most ? op->row_max : most;
 }
 
 static uint32_t run_n_max(const device_op *op) {
@@ -109,8 +126,8 @@ static uint32_t row_run_n(const device_op *op, const device_row *row) {
 
 cpu_scratch cpu_attend_scratch(const device_op *op) {
     uint64_t spread_rows = op->row_max < ATTEND_SPREAD_ROWS ? op->row_max : ATTEND_SPREAD_ROWS;
-    uint64_t partials = spread_rows * op->attend.head_kv_n * run_n_max(op) * partial_floats(op);
-    uint64_t thread = (uint64_t)group_n(op) * ATTEND_RUN + 2 * partial_floats(op);
+    uint64_t partials = spread_rows * op->attend.head_kv_n * run_n_max(op) * partial_floats(op, 1);
+    uint64_t thread = (uint64_t)group_n(op) * ATTEND_RUN + 2 * partial_floats(op, block_rows(op));
     return (cpu_scratch){round_up(partials * sizeof(float), CPU_ALIGN),
                          round_up(thread * sizeof(float), CPU_ALIGN)};
 }
@@ -127,9 +144,10 @@ static const void *run_keys(const device_op *op, const device_row *row, uint32_t
                     op->attend.key_n, op->attend.state);
 }
 
-/* ahead: cpu_attend_args. */
-static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r, uint32_t head_kv,
-                           uint32_t run_i, const void *ahead, partial p, float *scores) {
+/* One run for rows [r, r + row_n), of which each next one has the next position of the same slot and sees all
+ * from the same first one on. ahead: cpu_attend_args. */
+static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r, uint32_t row_n,
+                           uint32_t head_kv, uint32_t run_i, const void *ahead, partial p, float *scores) {
     const device_row *row = &w->row[r];
     uint32_t from = run_from(op, row, run_i), end = (uint32_t)row->position + 1;
     device_row first = *row;
@@ -138,6 +156,9 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
     const uint32_t value_step = op->attend.value_step ? op->attend.value_step : op->attend.value_n;
     cpu_attend_args args = {
         .q = cpu_row(op->attend.q, r) + (size_t)head_kv * group_n(op) * op->attend.key_n,
+        .query_n = row_n,
+        .query_stride = op->attend.q.stride,
+        .seen_n = end - from,
         .head_n = group_n(op),
         .key_n = op->attend.key_n,
         .value_n = op->attend.value_n,
@@ -147,7 +168,7 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
         .ahead = ahead,
         .key_stride = gguf_row_bytes(type, op->attend.key_n),
         .value_stride = gguf_row_bytes(type, value_step),
-        .row_n = end - from < ATTEND_RUN ? end - from : ATTEND_RUN,
+        .row_n = (size_t)min_u64(end + row_n - 1 - from, ATTEND_RUN),
         .state = type,
         .scale = op->attend.scale,
         .softcap = op->attend.softcap,
@@ -162,12 +183,12 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
 /* into <- into merged with next: softmax over the union of their positions. */
 static void merge(const device_op *op, const cpu_worker *w, partial into, partial next) {
     uint32_t n = op->attend.value_n;
-    for (uint32_t g = 0; g < group_n(op); g++) {
-        float max = fmaxf(into.max[g], next.max[g]);
-        float a = expf(into.max[g] - max), b = expf(next.max[g] - max);
-        w->kernels->blend(into.out + (size_t)g * n, next.out + (size_t)g * n, a, b, n);
-        into.sum[g] = into.sum[g] * a + next.sum[g] * b;
-        into.max[g] = max;
+    for (uint32_t i = 0; i < into.query_n; i++) {
+        float max = fmaxf(into.max[i], next.max[i]);
+        float a = expf(into.max[i] - max), b = expf(next.max[i] - max);
+        w->kernels->blend(into.out + (size_t)i * n, next.out + (size_t)i * n, a, b, n);
+        into.sum[i] = into.sum[i] * a + next.sum[i] * b;
+        into.max[i] = max;
     }
 }
 
@@ -190,20 +211,40 @@ static void write_output(const device_op *op, uint32_t r, uint32_t head_kv, part
     }
 }
 
-/* Many rows: each piece of work is all runs of one row and key/value head. */
+/* Whether a row may follow another one in attend_one_run(). */
+static bool follows(const device_op *op, const device_row *row, const device_row *before) {
+    return row->slot == before->slot && row->position == before->position + 1 &&
+           first_seen(op, row) == first_seen(op, before);
+}
+
+/* Rows [r, end) that attend_one_run() takes together: all runs, folded. */
+static void attend_block(const device_op *op, const cpu_worker *w, uint32_t r, uint32_t end,
+                         uint32_t head_kv) {
+    const uint32_t row_n = end - r;
+    float *scratch = (float *)(void *)cpu_thread_scratch(w, cpu_attend_scratch(op));
+    float *memory = scratch + partial_floats(op, row_n), *scores = memory + partial_floats(op, row_n);
+    const partial whole = partial_at(op, scratch, row_n);
+    attend_one_run(op, w, r, row_n, head_kv, 0, NULL, whole, scores);
+    uint32_t first = 0; /* row that sees anything of the run */
+    for (uint32_t run = 1; run < row_run_n(op, &w->row[end - 1]); run++) {
+        while (run >= row_run_n(op, &w->row[r + first])) first++;
+        const partial next = partial_at(op, memory, row_n - first);
+        attend_one_run(op, w, r + first, row_n - first, head_kv, run, NULL, next, scores);
+        merge(op, w, partial_from(op, whole, first), next);
+    }
+    for (uint32_t i = 0; i < row_n; i++) write_output(op, r + i, head_kv, partial_from(op, whole, i));
+}
+
+/* Many rows: each piece of work is all runs of some rows and one key/value head. */
 static void attend_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     const device_op *o = &op->op;
-    float *scratch = (float *)(void *)cpu_thread_scratch(w, cpu_attend_scratch(o));
-    float *scores = scratch + 2 * partial_floats(o);
-    partial whole = partial_at(o, scratch), next = partial_at(o, scratch + partial_floats(o));
-    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * o->attend.head_kv_n;) {
-        uint32_t r = item / o->attend.head_kv_n, head_kv = item % o->attend.head_kv_n;
-        attend_one_run(o, w, r, head_kv, 0, NULL, whole, scores);
-        for (uint32_t run = 1; run < row_run_n(o, &w->row[r]); run++) {
-            attend_one_run(o, w, r, head_kv, run, NULL, next, scores);
-            merge(o, w, whole, next);
+    const uint32_t rows = block_rows(o), heads = o->attend.head_kv_n, piece_n = (row_n + rows - 1) / rows;
+    for (uint32_t item; (item = cpu_take(op, 0)) < piece_n * heads;) {
+        const uint32_t from = item / heads * rows, to = (uint32_t)min_u64(from + rows, row_n);
+        for (uint32_t r = from, end; r < to; r = end) {
+            for (end = r + 1; end < to && follows(o, &w->row[end], &w->row[end - 1]);) end++;
+            attend_block(o, w, r, end, item % heads);
         }
-        write_output(o, r, head_kv, whole);
     }
 }
 
@@ -220,16 +261,16 @@ static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n, uint3
         uint32_t next = item + w->thread_n, next_r = next / run_max / heads;
         const void *ahead =
             next_r < row_n ? run_keys(o, &w->row[next_r], next / run_max % heads, next % run_max) : NULL;
-        attend_one_run(o, w, r, head_kv, run, ahead, partial_at(o, partials + item * partial_floats(o)),
-                       scores);
+        attend_one_run(o, w, r, 1, head_kv, run, ahead,
+                       partial_at(o, partials + item * partial_floats(o, 1), 1), scores);
     }
     team_barrier(w->team);
     for (uint32_t item; (item = cpu_take(op, 1)) < row_n * heads;) {
-        float *first = partials + (size_t)item * run_max * partial_floats(o);
+        float *first = partials + (size_t)item * run_max * partial_floats(o, 1);
         uint32_t r = item / heads;
         for (uint32_t run = 1; run < row_run_n(o, &w->row[r]); run++)
-            merge(o, w, partial_at(o, first), partial_at(o, first + run * partial_floats(o)));
-        write_output(o, r, item % heads, partial_at(o, first));
+            merge(o, w, partial_at(o, first, 1), partial_at(o, first + run * partial_floats(o, 1), 1));
+        write_output(o, r, item % heads, partial_at(o, first, 1));
     }
 }
 

@@ -186,13 +186,15 @@ AVX2_INLINE void attend_state(const cpu_attend_args *a, const gguf_type type) {
     }
 }
 
-static void attend(const cpu_attend_args *args) {
+static void attend_token(const cpu_attend_args *args) {
     switch ((int)args->state) {
     case GGUF_F16: attend_state(args, GGUF_F16); break;
     case GGUF_Q8_0: avx2_attend_int8(args); break;
     default: attend_state(args, GGUF_F32);
     }
 }
+
+static void attend(const cpu_attend_args *args) { cpu_attend_each(args, attend_token); }
 
 static void f32_to_q8_0(uint8_t *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i += 32, y += sizeof(quant_q8_0)) {

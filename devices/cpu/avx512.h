@@ -38,7 +38,8 @@ void avx512_gemm_blocks(cpu_kernels *k);
 void avx512_attend(cpu_kernels *k);
 void avx512_neurons(cpu_kernels *k);
 void avx512_rows(cpu_kernels *k);
-/* attend() of a state in Q8_0 (avx512_attend_int8.c). */
+/* attend(), of a state in any type (avx512_attend.c), and of one in Q8_0 (avx512_attend_int8.c). */
+void avx512_attend_by_type(const cpu_attend_args *args);
 void avx512_attend_int8(const cpu_attend_args *args);
 
 enum {
@@ -87,6 +88,16 @@ INLINE __m512i byte_of_lanes(__m512i v, const unsigned j) {
 }
 INLINE __m512i signed_of_lanes(__m512i v, const unsigned j) {
     return _mm512_srai_epi32(_mm512_slli_epi32(v, 24 - 8 * j), 24);
+}
+
+/* Four words in each quarter of four vectors: word j of z[i] becomes word i of t[j]. Its own inverse. */
+INLINE void transpose_quarters(__m512i t[4], const __m512i z[4]) {
+    const __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
+    const __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
+    t[0] = _mm512_unpacklo_epi64(a, c);
+    t[1] = _mm512_unpackhi_epi64(a, c);
+    t[2] = _mm512_unpacklo_epi64(b, d);
+    t[3] = _mm512_unpackhi_epi64(b, d);
 }
 
 /* 2^(e - 127) of e from 0 to 255, in 32-bit lanes. */

@@ -144,12 +144,15 @@ INLINE void attend_type(const cpu_attend_args *a, const gguf_type type) {
     for (; h < a->head_n; h++) attend_heads(a, h, 1, type);
 }
 
-static void attend(const cpu_attend_args *args) {
+static void attend_f16(const cpu_attend_args *a) { attend_type(a, GGUF_F16); }
+static void attend_f32(const cpu_attend_args *a) { attend_type(a, GGUF_F32); }
+
+void avx512_attend_by_type(const cpu_attend_args *args) {
     switch ((int)args->state) {
-    case GGUF_F16: attend_type(args, GGUF_F16); break;
+    case GGUF_F16: cpu_attend_each(args, attend_f16); break;
     case GGUF_Q8_0: avx512_attend_int8(args); break;
-    default: attend_type(args, GGUF_F32);
+    default: cpu_attend_each(args, attend_f32);
     }
 }
 
-void avx512_attend(cpu_kernels *k) { k->attend = attend; }
+void avx512_attend(cpu_kernels *k) { k->attend = avx512_attend_by_type; }

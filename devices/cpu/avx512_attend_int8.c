@@ -1,14 +1,12 @@
 /* avx512_attend_int8.c - streaming softmax over state rows in Q8_0, with products in integers (the rule:
  * kernels.h).
  *
- * The bytes of the state are brought into the order that VPDPBUSD takes, once for all query heads of a lot:
+ * The bytes of the state are brought into the order that VPDPBUSD takes, once for all queries of a lot:
  * of keys a vector holds four elements of 16 positions, of values four positions of 16 elements. So no sum
- * ever runs across lanes, and what differs by head is a broadcast operand. Rows are worked on block by block:
- * each broadcast query then serves 32 positions, or loads would be the limit.
+ * ever runs across lanes, and what differs by query is a broadcast operand. Rows are worked on block by
+ * block: each broadcast query then serves 32 positions, or loads would be the limit.
  */
-#include "devices/cpu/avx512.h"
-
-#include <math.h>
+#include "devices/cpu/avx512_attend.h"
 
 enum {
     TILE = 16,                /* positions in a vector of keys */
@@ -19,24 +17,23 @@ enum {
     SPAN = 4 * GROUP,         /* positions whose weights are made at once */
     ROWS = CPU_ATTEND_ROWS_MAX,
     GROUPS = ROWS / GROUP,
-    HEADS = 8,      /* query heads in a lot */
-    SCORE_HEADS = 4 /* of these, so that sums are enough to hide the latency of VPDPBUSD */
+    LOT = 32,          /* queries that share the reordered keys */
+    SCORE_QUERIES = 4, /* of these, so that sums are enough to hide the latency of VPDPBUSD */
+    QUERIES = 8        /* whose sums of values stay in registers */
 };
-#define LOG2_E 0x1.715476p+0f
-#define LN_2   0x1.62e430p-1f
 
-/* What the heads of one lot have between the steps; small enough for the first level of cache. */
+/* What the queries of one lot have between the steps. */
 typedef struct lot {
-    float score[HEADS][ROWS];    /* then exp(score - max), then zeros to the end of the span */
-    uint8_t weight[HEADS][ROWS]; /* of one block, in units of weight_d */
-    float value_d[ROWS];         /* scales of one block, zeros behind them as above */
-    float weight_d[HEADS][GROUPS];
-    int8_t query[HEADS][BLOCK];  /* of one block */
-    int32_t start[HEADS];        /* what the bias of the keys adds to a product, negated */
-    float query_d[HEADS];        /* times the scale of scores, and log2(e) where nothing caps these */
-    uint16_t half[TILES * TILE]; /* scales as they stand in the rows */
-    const uint8_t *stream;
-    size_t stream_bytes, stream_at, stream_lines; /* lines: per step */
+    float score[LOT][ROWS];    /* then exp(score - max), then zeros to the end of the span */
+    uint8_t weight[LOT][ROWS]; /* of one block, in units of weight_d */
+    float value_d[ROWS];       /* scales of one block, zeros behind them as above */
+    float weight_d[LOT][GROUPS];
+    int8_t query[LOT][BLOCK];       /* of one block */
+    int32_t start[LOT];             /* what the bias of the keys adds to a product, negated */
+    float query_d[LOT];             /* times query_scale() */
+    uint16_t half[TILES * TILE];    /* scales as they stand in the rows */
+    __m512i value[GROUP / QUAD][2]; /* of one block of a group: four positions of 16 elements */
+    stream next;
 } lot;
 
 static size_t padded(size_t row_n) { return (row_n + SPAN - 1) / SPAN * SPAN; }
@@ -51,19 +48,6 @@ INLINE void copy_blocks(uint8_t *to, const uint8_t *rows, size_t stride, size_t 
 /* Copies scales. The compiler would collect them in registers, at twice the price of memory. */
 INLINE void copy_scales(uint16_t *half, const uint8_t *row, size_t stride, size_t n) {
     for (size_t r = 0; r < n; r++) *(volatile uint16_t *)&half[r] = (uint16_t)read_i16(row + r * stride);
-}
-
-/* What is wanted in the cache next. It is asked for a few lines at a time, between products: more at once
- * would hold up the loads of these. */
-static void stream_start(lot *l, const void *rows, size_t bytes, size_t step_n) {
-    l->stream = rows;
-    l->stream_bytes = rows ? bytes : 0;
-    l->stream_at = 0;
-    l->stream_lines = step_n ? bytes / LINE / step_n + 1 : 0;
-}
-INLINE void stream_step(lot *l) {
-    for (size_t i = 0; i < l->stream_lines && l->stream_at < l->stream_bytes; i++, l->stream_at += LINE)
-        prefetch(l->stream, l->stream_at);
 }
 
 /* ---- Scores ---- */
@@ -94,24 +78,25 @@ INLINE void load_keys(__m512i key[QUADS], const uint8_t *row, size_t stride) {
     }
 }
 
-/* What a block adds to the scores of head_n heads (a constant) from h on, of the positions from row_i on. */
-INLINE void score_heads(lot *l, size_t h, const size_t head_n, size_t row_i, __m512i key[TILES][QUADS],
-                        const __m512 key_d[TILES], bool first) {
-    __m512i sum[SCORE_HEADS][TILES];
-    UNROLL for (size_t i = 0; i < head_n; i++) {
-        UNROLL for (size_t t = 0; t < TILES; t++) sum[i][t] = _mm512_set1_epi32(l->start[h + i]);
+/* What a block adds to the scores of query_n queries (a constant) from q on, of the positions from row_i on.
+ */
+INLINE void score_queries(lot *l, size_t q, const size_t query_n, size_t row_i, __m512i key[TILES][QUADS],
+                          const __m512 key_d[TILES], bool first) {
+    __m512i sum[SCORE_QUERIES][TILES];
+    UNROLL for (size_t i = 0; i < query_n; i++) {
+        UNROLL for (size_t t = 0; t < TILES; t++) sum[i][t] = _mm512_set1_epi32(l->start[q + i]);
     }
     UNROLL for (size_t j = 0; j < QUADS; j++) {
-        UNROLL for (size_t i = 0; i < head_n; i++) {
-            const __m512i q = _mm512_set1_epi32(read_i32(l->query[h + i] + QUAD * j));
+        UNROLL for (size_t i = 0; i < query_n; i++) {
+            const __m512i x = _mm512_set1_epi32(read_i32(l->query[q + i] + QUAD * j));
             UNROLL for (size_t t = 0; t < TILES; t++) sum[i][t] =
-                _mm512_dpbusd_epi32(sum[i][t], key[t][j], q);
+                _mm512_dpbusd_epi32(sum[i][t], key[t][j], x);
         }
     }
-    UNROLL for (size_t i = 0; i < head_n; i++) {
-        const __m512 d = _mm512_set1_ps(l->query_d[h + i]);
+    UNROLL for (size_t i = 0; i < query_n; i++) {
+        const __m512 d = _mm512_set1_ps(l->query_d[q + i]);
         UNROLL for (size_t t = 0; t < TILES; t++) {
-            float *to = l->score[h + i] + row_i + t * TILE;
+            float *to = l->score[q + i] + row_i + t * TILE;
             const __m512 before = first ? _mm512_setzero_ps() : _mm512_load_ps(to);
             const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[i][t]), key_d[t]);
             _mm512_store_ps(to, _mm512_fmadd_ps(product, d, before));
@@ -119,8 +104,8 @@ INLINE void score_heads(lot *l, size_t h, const size_t head_n, size_t row_i, __m
     }
 }
 
-/* The same of all heads; the block stands at `row`, in rows `stride` apart. */
-INLINE void score_tiles(lot *l, size_t head_n, size_t row_i, const uint8_t *row, size_t stride, bool first) {
+/* The same of all queries; the block stands at `row`, in rows `stride` apart. */
+INLINE void score_tiles(lot *l, size_t query_n, size_t row_i, const uint8_t *row, size_t stride, bool first) {
     __m512i key[TILES][QUADS];
     __m512 key_d[TILES];
     copy_scales(l->half, row, stride, TILES * TILE);
@@ -128,80 +113,41 @@ INLINE void score_tiles(lot *l, size_t head_n, size_t row_i, const uint8_t *row,
         load_keys(key[t], row + sizeof(uint16_t) + t * TILE * stride, stride);
         key_d[t] = load_halves(l->half + t * TILE);
     }
-    size_t h = 0;
-    for (; h + SCORE_HEADS <= head_n; h += SCORE_HEADS, stream_step(l))
-        score_heads(l, h, SCORE_HEADS, row_i, key, key_d, first);
-    for (; h < head_n; h++, stream_step(l)) score_heads(l, h, 1, row_i, key, key_d, first);
+    size_t q = 0;
+    for (; q + SCORE_QUERIES <= query_n; q += SCORE_QUERIES, stream_step(&l->next))
+        score_queries(l, q, SCORE_QUERIES, row_i, key, key_d, first);
+    for (; q < query_n; q++, stream_step(&l->next)) score_queries(l, q, 1, row_i, key, key_d, first);
 }
 
 /* A block of the queries to 8 bits, and what every product starts with. */
-static void quantise_queries(const cpu_attend_args *a, lot *l, size_t head_i, size_t head_n, size_t block_i) {
-    const float scale = a->softcap != 0 ? a->scale : a->scale * LOG2_E;
+static void quantise_queries(const cpu_attend_args *a, lot *l, size_t first, size_t query_n, size_t block_i) {
     const __m512i bias = _mm512_set1_epi8((char)0x80);
-    for (size_t h = 0; h < head_n; h++)
-        l->query_d[h] =
-            scale * quantise(l->query[h], a->q + (head_i + h) * a->key_n + block_i * BLOCK, BLOCK);
-    for (size_t h = 0; h < head_n; h++) {
+    for (size_t q = 0; q < query_n; q++)
+        l->query_d[q] =
+            query_scale(a) * quantise(l->query[q], query_at(a, first + q) + block_i * BLOCK, BLOCK);
+    for (size_t q = 0; q < query_n; q++) {
         __m512i sum = _mm512_setzero_si512();
         UNROLL for (size_t j = 0; j < QUADS; j++) {
-            sum = _mm512_dpbusd_epi32(sum, bias, _mm512_set1_epi32(read_i32(l->query[h] + QUAD * j)));
+            sum = _mm512_dpbusd_epi32(sum, bias, _mm512_set1_epi32(read_i32(l->query[q] + QUAD * j)));
         }
-        l->start[h] = -_mm_cvtsi128_si32(_mm512_castsi512_si128(sum));
+        l->start[q] = -_mm_cvtsi128_si32(_mm512_castsi512_si128(sum));
     }
 }
 
 /* What a block adds to all scores of a lot. */
-static void score_block(const cpu_attend_args *a, lot *l, size_t head_i, size_t head_n, size_t block_i) {
+static void score_block(const cpu_attend_args *a, lot *l, size_t first, size_t query_n, size_t block_i) {
     const uint8_t *row = (const uint8_t *)a->key + block_i * Q8_0_BYTES;
     const size_t step = TILES * TILE;
     size_t i = 0;
-    quantise_queries(a, l, head_i, head_n, block_i);
+    quantise_queries(a, l, first, query_n, block_i);
     for (; i + step <= a->row_n; i += step, row += step * a->key_stride) {
-        score_tiles(l, head_n, i, row, a->key_stride, block_i == 0);
+        score_tiles(l, query_n, i, row, a->key_stride, block_i == 0);
     }
     if (i < a->row_n) {
         uint8_t rest[TILES * TILE * Q8_0_BYTES];
         copy_blocks(rest, row, a->key_stride, a->row_n - i, step);
-        score_tiles(l, head_n, i, rest, Q8_0_BYTES, block_i == 0);
+        score_tiles(l, query_n, i, rest, Q8_0_BYTES, block_i == 0);
     }
-}
-
-/* ---- Softmax ---- */
-
-/* 2^x for x <= 0, off by 2e-7 of it at most; 0 below -150, NaN kept. */
-INLINE __m512 exp2_lanes(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-160), x);
-    const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 r = _mm512_sub_ps(x, n); /* exactly; on it a least-maximum fit, off by 1e-7 */
-    __m512 p = _mm512_fmadd_ps(r, _mm512_set1_ps(0x1.5bba10p-10f), _mm512_set1_ps(0x1.3cea88p-7f));
-    p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.c6b752p-5f));
-    p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.ebf9bcp-3f));
-    p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.62e42ap-1f));
-    p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(1));
-    return _mm512_scalef_ps(p, n);
-}
-
-/* Scores of one head to exp(s - max). */
-static void soften(float *s, size_t row_n, float softcap, float *max, float *sum) {
-    const size_t end = padded(row_n);
-    for (size_t i = 0; softcap != 0 && i < row_n; i += 16) {
-        const __m512 capped = soft_cap(_mm512_load_ps(s + i), softcap);
-        _mm512_store_ps(s + i, _mm512_mul_ps(capped, _mm512_set1_ps(LOG2_E)));
-    }
-    for (size_t i = row_n; i < end; i++) s[i] = -INFINITY;
-    __m512 most = _mm512_load_ps(s), total = _mm512_setzero_ps();
-    for (size_t i = 16; i < end; i += 16) most = _mm512_max_ps(most, _mm512_load_ps(s + i));
-    const float largest = _mm512_reduce_max_ps(most);
-    most = _mm512_set1_ps(largest);
-    for (size_t i = 0; i < end; i += 64) {
-        UNROLL for (size_t j = i; j < i + 64; j += 16) {
-            const __m512 p = exp2_lanes(_mm512_sub_ps(_mm512_load_ps(s + j), most));
-            _mm512_store_ps(s + j, p);
-            total = _mm512_add_ps(total, p);
-        }
-    }
-    *max = largest * LN_2;
-    *sum = _mm512_reduce_add_ps(total);
 }
 
 /* ---- Values ---- */
@@ -276,73 +222,75 @@ INLINE void load_quad(__m512i value[2], const uint8_t *row, size_t stride) {
     }
 }
 
-/* sum += weights times values of four positions, for head_n heads (a constant). */
-INLINE void add_quad(__m512i sum[HEADS][2], const uint8_t *weight, const size_t head_n, const uint8_t *row,
-                     size_t stride) {
-    __m512i value[2];
-    load_quad(value, row, stride);
-    UNROLL for (size_t h = 0; h < head_n; h++) {
-        const __m512i w = _mm512_set1_epi32(read_i32(weight + h * ROWS));
-        UNROLL for (size_t j = 0; j < 2; j++) sum[h][j] = _mm512_dpbusd_epi32(sum[h][j], w, value[j]);
+/* A block of the values of a group of n rows, zeros where there are none. */
+static void load_values(lot *l, const uint8_t *row, size_t stride, size_t n) {
+    size_t r = 0;
+    for (; r + QUAD <= n && r < GROUP; r += QUAD, row += QUAD * stride) {
+        load_quad(l->value[r / QUAD], row + sizeof(uint16_t), stride);
+        stream_step(&l->next);
     }
+    if (r == GROUP || r == n) return;
+    uint8_t rest[QUAD * Q8_0_BYTES];
+    copy_blocks(rest, row, stride, n - r, QUAD);
+    load_quad(l->value[r / QUAD], rest + sizeof(uint16_t), Q8_0_BYTES);
 }
 
-/* A block of the outputs of head_n heads (a constant) from h of the lot on; the block stands at `row`. */
-INLINE void add_heads(const cpu_attend_args *a, lot *l, size_t h, const size_t head_n, const uint8_t *row,
-                      float *out) {
-    row += sizeof(uint16_t);
-    for (size_t from = 0; from < a->row_n; from += GROUP) {
-        const size_t n = (size_t)min_u64(GROUP, a->row_n - from);
-        __m512i sum[HEADS][2];
-        UNROLL for (size_t i = 0; i < head_n; i++) sum[i][0] = sum[i][1] = _mm512_setzero_si512();
-        size_t r = 0;
-        for (; r + QUAD <= n; r += QUAD, row += QUAD * a->value_stride) {
-            stream_step(l);
-            add_quad(sum, &l->weight[h][from + r], head_n, row, a->value_stride);
+/* What the group at row_i, of quad_n times four positions, adds to a block of the outputs of query_n queries
+ * (a constant) from q of the lot on. */
+INLINE void add_group(const lot *l, size_t q, const size_t query_n, size_t row_i, size_t quad_n, float *out,
+                      size_t out_stride) {
+    __m512i sum[QUERIES][2];
+    UNROLL for (size_t i = 0; i < query_n; i++) sum[i][0] = sum[i][1] = _mm512_setzero_si512();
+    for (size_t r = 0; r < quad_n; r++) {
+        UNROLL for (size_t i = 0; i < query_n; i++) {
+            const __m512i w = _mm512_set1_epi32(read_i32(&l->weight[q + i][row_i + r * QUAD]));
+            UNROLL for (size_t j = 0; j < 2; j++) sum[i][j] =
+                _mm512_dpbusd_epi32(sum[i][j], w, l->value[r][j]);
         }
-        if (r < n) {
-            uint8_t rest[QUAD * Q8_0_BYTES];
-            copy_blocks(rest, row - sizeof(uint16_t), a->value_stride, n - r, QUAD);
-            add_quad(sum, &l->weight[h][from + r], head_n, rest + sizeof(uint16_t), Q8_0_BYTES);
-        }
-        UNROLL for (size_t i = 0; i < head_n; i++) {
-            const __m512 d = _mm512_set1_ps(l->weight_d[h + i][from / GROUP]);
-            UNROLL for (size_t j = 0; j < 2; j++) {
-                float *to = out + i * a->value_n + 16 * j;
-                const __m512 before = from == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
-                _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][j]), d, before));
-            }
+    }
+    UNROLL for (size_t i = 0; i < query_n; i++) {
+        const __m512 d = _mm512_set1_ps(l->weight_d[q + i][row_i / GROUP]);
+        UNROLL for (size_t j = 0; j < 2; j++) {
+            float *to = out + i * out_stride + 16 * j;
+            const __m512 before = row_i == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(to);
+            _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][j]), d, before));
         }
     }
 }
 
 /* A block of the outputs of a lot. */
-static void add_block(const cpu_attend_args *a, lot *l, size_t head_i, size_t head_n, size_t block_i) {
+static void add_block(const cpu_attend_args *a, lot *l, size_t first, size_t query_n, size_t block_i) {
     const uint8_t *row = (const uint8_t *)a->value + block_i * Q8_0_BYTES;
-    float *out = a->out + head_i * a->value_n + block_i * BLOCK;
+    float *out = a->out + first * a->value_n + block_i * BLOCK;
+    const size_t stride = a->value_n;
     load_value_scales(a, l, row);
     for (size_t i = 0; i < a->row_n; i += SPAN)
-        for (size_t h = 0; h < head_n; h++)
-            quantise_weights(&l->weight[h][i], &l->weight_d[h][i / GROUP], &l->score[h][i], &l->value_d[i]);
-    size_t h = 0;
-    for (; h + 8 <= head_n; h += 8) add_heads(a, l, h, 8, row, out + h * a->value_n);
-    for (; h + 4 <= head_n; h += 4) add_heads(a, l, h, 4, row, out + h * a->value_n);
-    for (; h + 2 <= head_n; h += 2) add_heads(a, l, h, 2, row, out + h * a->value_n);
-    if (h < head_n) add_heads(a, l, h, 1, row, out + h * a->value_n);
+        for (size_t q = 0; q < query_n; q++)
+            quantise_weights(&l->weight[q][i], &l->weight_d[q][i / GROUP], &l->score[q][i], &l->value_d[i]);
+    for (size_t i = 0; i < a->row_n; i += GROUP, row += GROUP * a->value_stride) {
+        const size_t quad_n = (size_t)min_u64(GROUP, a->row_n - i + QUAD - 1) / QUAD;
+        load_values(l, row, a->value_stride, a->row_n - i);
+        size_t q = 0;
+        for (; q + 8 <= query_n; q += 8) add_group(l, q, 8, i, quad_n, out + q * stride, stride);
+        for (; q + 4 <= query_n; q += 4) add_group(l, q, 4, i, quad_n, out + q * stride, stride);
+        for (; q < query_n; q++) add_group(l, q, 1, i, quad_n, out + q * stride, stride);
+    }
 }
 
 void avx512_attend_int8(const cpu_attend_args *a) {
     const size_t key_blocks = a->key_n / BLOCK, value_blocks = a->value_n / BLOCK;
     _Alignas(LINE) lot l;
-    for (size_t from = 0; from < a->head_n; from += HEADS) {
-        const size_t head_n = (size_t)min_u64(HEADS, a->head_n - from);
-        stream_start(&l, from ? NULL : a->value, a->row_n * a->value_stride,
+    for (size_t from = 0; from < a->query_n * a->head_n; from += LOT) {
+        const size_t query_n = (size_t)min_u64(LOT, a->query_n * a->head_n - from);
+        stream_start(&l.next, from ? NULL : a->value, a->row_n * a->value_stride,
                      (a->row_n + TILES * TILE - 1) / (TILES * TILE) * key_blocks *
-                         ((head_n + 3) / SCORE_HEADS));
-        for (size_t b = 0; b < key_blocks; b++) score_block(a, &l, from, head_n, b);
-        for (size_t h = 0; h < head_n; h++)
-            soften(l.score[h], a->row_n, a->softcap, &a->max[from + h], &a->sum[from + h]);
-        stream_start(&l, from ? NULL : a->ahead, a->row_n * a->key_stride, a->row_n / QUAD * value_blocks);
-        for (size_t b = 0; b < value_blocks; b++) add_block(a, &l, from, head_n, b);
+                         ((query_n + 3) / SCORE_QUERIES));
+        for (size_t b = 0; b < key_blocks; b++) score_block(a, &l, from, query_n, b);
+        for (size_t q = 0; q < query_n; q++)
+            soften(l.score[q], seen_by(a, from + q), padded(a->row_n), 1, 0, a->softcap, &a->max[from + q],
+                   &a->sum[from + q]);
+        stream_start(&l.next, from ? NULL : a->ahead, a->row_n * a->key_stride,
+                     a->row_n / QUAD * value_blocks);
+        for (size_t b = 0; b < value_blocks; b++) add_block(a, &l, from, query_n, b);
     }
 }

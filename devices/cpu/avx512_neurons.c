@@ -182,7 +182,7 @@ INLINE void add_four(__m512i sum[8], const uint8_t *const *neuron, __m512i q, si
 }
 
 /* Quarter c of s[j] becomes quarter j of s[c]. */
-INLINE void transpose_quarters(__m512 s[4]) {
+INLINE void exchange_quarters(__m512 s[4]) {
     const __m512 a = _mm512_shuffle_f32x4(s[0], s[1], 0x44), b = _mm512_shuffle_f32x4(s[0], s[1], 0xee);
     const __m512 c = _mm512_shuffle_f32x4(s[2], s[3], 0x44), d = _mm512_shuffle_f32x4(s[2], s[3], 0xee);
     s[0] = _mm512_shuffle_f32x4(a, c, 0x88);
@@ -241,7 +241,7 @@ INLINE void add_part(float *y, const part *p, size_t o, size_t runs, size_t out_
     for (size_t i = 0; i < p->four_n; i++)
         add_four(sum, p->neuron + 4 * i, _mm512_set1_epi32(p->q[i]), o, runs, out_n, f);
     UNROLL for (size_t j = 0; j < 8; j++) value[j] = _mm512_cvtepi32_ps(sum[j]);
-    UNROLL for (size_t h = 0; h < half_n; h++) transpose_quarters(value + 4 * h);
+    UNROLL for (size_t h = 0; h < half_n; h++) exchange_quarters(value + 4 * h);
     UNROLL for (size_t r = 0; r < f.width / NEURONS_RUN; r++) {
         if (r >= runs) break;
         UNROLL for (size_t h = 0; h < 2; h++) {

@@ -29,16 +29,6 @@ INLINE void prefetch_rows(const tile_rows *t, size_t offset) {
     UNROLL for (size_t r = 0; r < ROWS; r++) prefetch(t->row[r] + offset, t->ahead);
 }
 
-/* Four words in each quarter of four vectors: word j of z[i] becomes word i of t[j]. Its own inverse. */
-INLINE void transpose_quarters(__m512i t[4], const __m512i z[4]) {
-    const __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
-    const __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
-    t[0] = _mm512_unpacklo_epi64(a, c);
-    t[1] = _mm512_unpackhi_epi64(a, c);
-    t[2] = _mm512_unpacklo_epi64(b, d);
-    t[3] = _mm512_unpackhi_epi64(b, d);
-}
-
 /* 16 bytes of each row at `offset`: t[g] gets the g-th four of them, a row per lane. */
 INLINE void load_quads(__m512i t[4], const tile_rows *w, size_t offset) {
     if (w->lanes) {

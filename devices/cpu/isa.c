@@ -12,6 +12,7 @@ enum { LEAF1_FMA = 1 << 12, LEAF1_OSXSAVE = 1 << 27, LEAF1_AVX = 1 << 28, LEAF1_
 enum { LEAF7_AVX2 = 1 << 5, LEAF7_F = 1 << 16, LEAF7_DQ = 1 << 17, LEAF7_BW = 1 << 30 };
 #define LEAF7_VL (1u << 31)
 enum { LEAF7_ECX_VBMI = 1 << 1, LEAF7_ECX_VNNI = 1 << 11 };
+enum { LEAF7_1_EAX_BF16 = 1 << 5 }; /* of subleaf 1 */
 enum { XCR0_XMM_YMM = 0x06, XCR0_OPMASK_ZMM = 0xe0 };
 
 static bool has_all(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
@@ -34,8 +35,15 @@ cpu_isa cpu_isa_detect(void) {
                         has_all(ecx, LEAF7_ECX_VBMI | LEAF7_ECX_VNNI) && has_all(xcr0, XCR0_OPMASK_ZMM);
     return avx512 ? CPU_ISA_AVX512 : CPU_ISA_AVX2;
 }
+
+bool cpu_has_bf16(void) {
+    uint32_t eax, ebx, ecx, edx;
+    return cpu_isa_detect() == CPU_ISA_AVX512 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
+           has_all(eax, LEAF7_1_EAX_BF16);
+}
 #else
 cpu_isa cpu_isa_detect(void) { return CPU_ISA_SCALAR; }
+bool cpu_has_bf16(void) { return false; }
 #endif
 
 static const char *const isa_names[CPU_ISA_COUNT] = {"scalar", "avx2", "avx512"};
@@ -57,6 +65,7 @@ void cpu_kernels_init(cpu_kernels *k, cpu_isa isa) {
 #if defined(__x86_64__)
     if (isa >= CPU_ISA_AVX2) cpu_kernels_avx2(k);
     if (isa >= CPU_ISA_AVX512) cpu_kernels_avx512(k);
+    if (isa >= CPU_ISA_AVX512 && cpu_has_bf16()) cpu_kernels_avx512_bf16(k);
 #endif
     k->isa = cpu_isa_name(isa);
 }

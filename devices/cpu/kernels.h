@@ -63,9 +63,14 @@ cpu_set_gemv(cpu_matmul *m, size_t (*act_bytes)(size_t), void (*act_pack)(void *
     m->gemv = gemv;
 }
 
-/* Streaming softmax over one run of state rows, for the query heads that share one key/value head.
+/* Streaming softmax over one run of state rows, for the query heads that share one key/value head, of one
+ * token or of several tokens in a row. A head's result does not depend on what is computed together with it.
  *
- * Rows in F16 and F32 are multiplied as floats. Rows in Q8_0 are multiplied as the bytes they are, by a rule
+ * Rows in F32 are multiplied as floats, and so are rows in F16, but on processors that multiply pairs of BF16
+ * (AVX512_BF16): there queries times scale, keys, weights p and values are rounded to BF16 (8 significant
+ * bits, a step finer than those of activations), and sums are floats.
+ *
+ * Rows in Q8_0 are multiplied as the bytes they are, by a rule
  * that is again the same in every implementation. A query is an activation: per block of 32 elements 8-bit
  * numbers q with their d, as above; a score is the sum over blocks of d d_k sum(q k). The other factors of
  * values are the weights p_i = exp(s_i - max) with the scales of the values' blocks: per block of 32
@@ -75,11 +80,14 @@ cpu_set_gemv(cpu_matmul *m, size_t (*act_bytes)(size_t), void (*act_pack)(void *
  * bits are theirs: a step is half of an activation's. */
 enum {
     CPU_ATTEND_GROUP = 32,    /* positions */
-    CPU_ATTEND_ROWS_MAX = 256 /* of a run of rows in Q8_0 */
+    CPU_ATTEND_ROWS_MAX = 256 /* of a run */
 };
 typedef struct cpu_attend_args {
-    const float *q; /* [head_n][key_n], already rotated; query heads of the group */
-    size_t head_n;
+    const float *q;      /* of token t at q + t * query_stride: [head_n][key_n], already rotated */
+    size_t query_n;      /* tokens, > 0 */
+    size_t query_stride; /* in floats */
+    size_t seen_n;       /* > 0: token t sees the first min(row_n, seen_n + t) rows */
+    size_t head_n;       /* query heads of the group */
     size_t key_n, value_n;
     const void *key;   /* row i at key + i * key_stride bytes, key_n elements of `state` */
     const void *value; /* row i at value + i * value_stride bytes, value_n elements */
@@ -90,9 +98,29 @@ typedef struct cpu_attend_args {
     float scale;       /* of q . k */
     float softcap;     /* 0: none; else s = softcap * tanh(s / softcap) */
     float *scores;     /* scratch [head_n][row_n]; unused for Q8_0 */
-    float *out;        /* [head_n][value_n]: sum_i exp(s_i - max) v_i, not divided */
-    float *max, *sum;  /* [head_n]: max_i s_i and sum_i exp(s_i - max) */
+    float *out;        /* [query_n][head_n][value_n]: sum_i exp(s_i - max) v_i, not divided */
+    float *max, *sum;  /* [query_n][head_n]: max_i s_i and sum_i exp(s_i - max) */
 } cpu_attend_args;
+
+/* Rows that token t sees. */
+static inline size_t cpu_attend_seen(const cpu_attend_args *a, size_t t) {
+    return a->seen_n + t < a->row_n ? a->seen_n + t : a->row_n;
+}
+
+/* attend() by what can do one token. */
+static inline void cpu_attend_each(const cpu_attend_args *args, void (*one)(const cpu_attend_args *)) {
+    for (size_t t = 0; t < args->query_n; t++) {
+        cpu_attend_args a = *args;
+        a.query_n = 1;
+        a.row_n = a.seen_n = cpu_attend_seen(args, t);
+        a.q += t * a.query_stride;
+        a.out += t * a.head_n * a.value_n;
+        a.max += t * a.head_n;
+        a.sum += t * a.head_n;
+        if (t) a.ahead = NULL;
+        one(&a);
+    }
+}
 
 typedef enum cpu_activation {
     CPU_ACT_SILU,
@@ -151,6 +179,7 @@ typedef struct cpu_kernels {
     /* y = (x - mean) / sqrt(var + eps) * w + b; b may be NULL; y may be x. (LayerNorm, Ba et al. 2016) */
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
     void (*attend)(const cpu_attend_args *args);
+    bool attend_bf16; /* which multiplies rows in F16 as BF16 */
     /* h = act(gate) * up, or act(gate) when up is NULL; h may be gate or up. DRELU and SWIGLU_OAI:
      * see devices/device.h. */
     void (*activate)(float *h, const float *gate, const float *up, size_t n, cpu_activation kind);
@@ -178,13 +207,16 @@ typedef struct cpu_kernels {
 /* The references, each filling every slot it can (portable) or overwriting what it does better. The fast ones
  * must be called only where the CPU has the instructions. */
 void cpu_kernels_ref(cpu_kernels *k);
-void cpu_kernels_avx2(cpu_kernels *k);   /* AVX2, FMA, F16C */
-void cpu_kernels_avx512(cpu_kernels *k); /* AVX-512 F, BW, VL, DQ, VNNI, VBMI; call avx2 first */
+void cpu_kernels_avx2(cpu_kernels *k);        /* AVX2, FMA, F16C */
+void cpu_kernels_avx512(cpu_kernels *k);      /* AVX-512 F, BW, VL, DQ, VNNI, VBMI; call avx2 first */
+void cpu_kernels_avx512_bf16(cpu_kernels *k); /* AVX512_BF16; call avx512 first */
 
 /* Instruction sets, ordered: each includes those before it. */
 typedef enum cpu_isa { CPU_ISA_SCALAR, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_COUNT } cpu_isa;
 /* The best one of this processor and operating system (CPUID, XCR0) that this build has. */
 cpu_isa cpu_isa_detect(void);
+/* Whether the processor also multiplies pairs of BF16, where it has AVX-512 as above. */
+bool cpu_has_bf16(void);
 const char *cpu_isa_name(cpu_isa isa);
 bool cpu_isa_by_name(const char *name, cpu_isa *out);
 /* Fills the table for an instruction set, which must not be above the detected one. */

@@ -52,13 +52,15 @@ static void attend_head(const cpu_attend_args *a, size_t head_i) {
     a->sum[head_i] = (float)sum;
 }
 
-static void attend(const cpu_attend_args *args) {
+static void attend_token(const cpu_attend_args *args) {
     if (args->state == GGUF_Q8_0) {
         ref_attend_int8(args);
         return;
     }
     for (size_t h = 0; h < args->head_n; h++) attend_head(args, h);
 }
+
+static void attend(const cpu_attend_args *args) { cpu_attend_each(args, attend_token); }
 
 /* GELU: Hendrycks & Gimpel 2016, exact and with tanh; SiLU: Elfwing et al. 2017; ReLU^2: So et al. 2021;
  * dReLU: Song et al. 2024 (TurboSparse); the cut SwiGLU: OpenAI 2025 (gpt-oss). */

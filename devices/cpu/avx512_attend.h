@@ -1,0 +1,73 @@
+/* avx512_attend.h - what the AVX-512 kernels of attention that reorder the state share: queries of several
+ * tokens, softmax in powers of two, and asking memory for what comes next. */
+#ifndef HOTSET_CPU_AVX512_ATTEND_H
+#define HOTSET_CPU_AVX512_ATTEND_H
+
+#include "devices/cpu/avx512.h"
+
+#include <math.h>
+
+#define LOG2_E 0x1.715476p+0f
+#define LN_2   0x1.62e430p-1f
+
+/* Queries are numbered token by token: head h of token t is t * head_n + h. */
+INLINE const float *query_at(const cpu_attend_args *a, size_t i) {
+    return a->q + i / a->head_n * a->query_stride + i % a->head_n * a->key_n;
+}
+INLINE size_t seen_by(const cpu_attend_args *a, size_t i) { return cpu_attend_seen(a, i / a->head_n); }
+
+/* What queries are multiplied with, so that scores are exponents of two unless they are capped first. */
+INLINE float query_scale(const cpu_attend_args *a) { return a->softcap != 0 ? a->scale : a->scale * LOG2_E; }
+
+/* What is wanted in the cache next. It is asked for a few lines at a time, between products: more at once
+ * would hold up the loads of these. */
+typedef struct stream {
+    const uint8_t *p;
+    size_t bytes, at, lines; /* lines: per step */
+} stream;
+
+INLINE void stream_start(stream *s, const void *rows, size_t bytes, size_t step_n) {
+    *s = (stream){rows, rows ? bytes : 0, 0, step_n ? bytes / LINE / step_n + 1 : 0};
+}
+INLINE void stream_step(stream *s) {
+    for (size_t i = 0; i < s->lines && s->at < s->bytes; i++, s->at += LINE) prefetch(s->p, s->at);
+}
+
+/* 2^x for x < 128, off by 2e-7 of it at most; 0 below -150, NaN kept. */
+INLINE __m512 exp2_lanes(__m512 x) {
+    x = _mm512_max_ps(_mm512_set1_ps(-160), x);
+    const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 r = _mm512_sub_ps(x, n); /* exactly; on it a least-maximum fit, off by 1e-7 */
+    __m512 p = _mm512_fmadd_ps(r, _mm512_set1_ps(0x1.5bba10p-10f), _mm512_set1_ps(0x1.3cea88p-7f));
+    p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.c6b752p-5f));
+    p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.ebf9bcp-3f));
+    p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.62e42ap-1f));
+    p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(1));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* Scores of one query, of `seen_n` rows and in units of `unit`, to 2^lift exp(s - max); zeros from there to
+ * `end`, a multiple of 64. *sum is that of exp(s - max). */
+static inline void soften(float *s, size_t seen_n, size_t end, float unit, int lift, float softcap,
+                          float *max, float *sum) {
+    for (size_t i = 0; softcap != 0 && i < seen_n; i += 16) {
+        const __m512 capped = soft_cap(_mm512_mul_ps(_mm512_load_ps(s + i), _mm512_set1_ps(unit)), softcap);
+        _mm512_store_ps(s + i, _mm512_mul_ps(capped, _mm512_set1_ps(LOG2_E / unit)));
+    }
+    for (size_t i = seen_n; i < end; i++) s[i] = -INFINITY;
+    __m512 most = _mm512_load_ps(s), total = _mm512_setzero_ps();
+    for (size_t i = 16; i < end; i += 16) most = _mm512_max_ps(most, _mm512_load_ps(s + i));
+    const float largest = _mm512_reduce_max_ps(most) * unit;
+    const __m512 units = _mm512_set1_ps(unit), start = _mm512_set1_ps((float)lift - largest);
+    for (size_t i = 0; i < end; i += 64) {
+        UNROLL for (size_t j = i; j < i + 64; j += 16) {
+            const __m512 p = exp2_lanes(_mm512_fmadd_ps(_mm512_load_ps(s + j), units, start));
+            _mm512_store_ps(s + j, p);
+            total = _mm512_add_ps(total, p);
+        }
+    }
+    *max = largest * LN_2;
+    *sum = ldexpf(_mm512_reduce_add_ps(total), -lift);
+}
+
+#endif

@@ -1,0 +1,233 @@
+/* test_attend.c - attention of every instruction set over a state in F32 and F16, against softmax in double;
+ * and of several tokens at once, over any state, against each of them alone.
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "devices/quantise.h"
+#include "tests/kernel_test.h"
+
+enum { TABLES_MAX = KERNEL_TABLES_MAX + 1, WIDTH_MAX = 576 };
+
+/* One more: AVX-512 with BF16, emulated. */
+static size_t attend_tables(cpu_kernels *tables) {
+    const size_t n = kernel_tables(tables);
+    return kernel_table_bf16(&tables[n]) ? n + 1 : n;
+}
+
+typedef struct attend_case {
+    const cpu_kernels *kernels;
+    size_t token_n, seen_n, head_n, key_n, value_n, row_n;
+    gguf_type state;
+    float scale, softcap;
+} attend_case;
+
+/* A call, and what its rows hold. */
+typedef struct attend_call {
+    cpu_attend_args args;
+    guarded keys, values, q;
+    double *key, *value; /* [row_n][key_n], [row_n][value_n] */
+} attend_call;
+
+/* State rows with gaps between them, the last touching the guard page; `x` gets their values as doubles. */
+static guarded state_rows(double *x, size_t *stride, size_t row_n, size_t n, gguf_type type,
+                          random_state *r) {
+    const size_t row_bytes = gguf_row_bytes(type, n), align = type == GGUF_F32 ? 4 : 2;
+    const size_t block_n = gguf_type_get(type)->block_n, block_bytes = gguf_type_get(type)->block_bytes;
+    *stride = row_bytes + random_below(r, 3) * align;
+    guarded g = guarded_alloc((row_n - 1) * *stride + row_bytes, align, false);
+    float row[WIDTH_MAX];
+    for (size_t i = 0; i < row_n; i++) {
+        uint8_t *to = g.data + i * *stride;
+        random_floats(r, row, n);
+        if (random_below(r, 20) == 0) memset(row, 0, n * sizeof *row);
+        cr_assert(quantise_row(to, row, n, type));
+        for (size_t j = 0; j < n; j++)
+            x[i * n + j] = block_value(to + j / block_n * block_bytes, type, j % block_n);
+    }
+    return g;
+}
+
+static attend_call call_make(const attend_case *c, random_state *r) {
+    attend_call call = {.args = {.query_n = c->token_n,
+                                 .query_stride = c->head_n * c->key_n + random_below(r, 3),
+                                 .seen_n = c->seen_n,
+                                 .head_n = c->head_n,
+                                 .key_n = c->key_n,
+                                 .value_n = c->value_n,
+                                 .row_n = c->row_n,
+                                 .state = c->state,
+                                 .scale = c->scale,
+                                 .softcap = c->softcap}};
+    cpu_attend_args *a = &call.args;
+    const size_t query_n = c->token_n * c->head_n;
+    const size_t q_n = (c->token_n - 1) * a->query_stride + c->head_n * c->key_n;
+    call.key = calloc(c->row_n * c->key_n, sizeof *call.key);
+    call.value = calloc(c->row_n * c->value_n, sizeof *call.value);
+    call.keys = state_rows(call.key, &a->key_stride, c->row_n, c->key_n, c->state, r);
+    call.values = state_rows(call.value, &a->value_stride, c->row_n, c->value_n, c->state, r);
+    call.q = guarded_alloc(q_n * sizeof(float), sizeof(float), false);
+    random_floats(r, (float *)(void *)call.q.data, q_n);
+    a->key = call.keys.data;
+    a->value = call.values.data;
+    a->q = (const float *)(const void *)call.q.data;
+    a->scores = canary_alloc(c->head_n * c->row_n);
+    a->out = canary_alloc(query_n * c->value_n);
+    a->max = canary_alloc(query_n);
+    a->sum = canary_alloc(query_n);
+    c->kernels->attend(a);
+    return call;
+}
+
+static void call_free(attend_call *call) {
+    cpu_attend_args *a = &call->args;
+    const size_t query_n = a->query_n * a->head_n;
+    canary_check_free(a->scores, a->head_n * a->row_n, "attend (scores)");
+    canary_check_free(a->out, query_n * a->value_n, "attend (out)");
+    canary_check_free(a->max, query_n, "attend (max)");
+    canary_check_free(a->sum, query_n, "attend (sum)");
+    guarded_free(&call->keys);
+    guarded_free(&call->values);
+    guarded_free(&call->q);
+    free(call->key);
+    free(call->value);
+}
+
+/* ---- Softmax in double ---- */
+
+/* To 8 significant bits: of a query to even, of a half away from zero, and to 0 if it is subnormal. */
+static double round_query(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000;
+    memcpy(&x, &bits, sizeof x);
+    return (double)x;
+}
+static double round_half(double x) {
+    int exponent;
+    const double part = frexp(x, &exponent);
+    return fabs(x) < 0x1p-14 ? 0 : ldexp(round(part * 256), exponent - 8);
+}
+
+/* The head by the rule of kernels.h, but for the weights: *doubt gets what their rounding may cost. */
+static void check_head(const attend_case *c, const cpu_attend_args *a, size_t h, const double *key,
+                       const double *value) {
+    double *p = calloc(c->row_n, sizeof *p), *out = calloc(c->value_n, sizeof *out), max = -INFINITY, sum = 0;
+    const bool rounded = c->kernels->attend_bf16 && c->state == GGUF_F16;
+    const float unit =
+        c->softcap != 0 ? c->scale : c->scale * 0x1.715476p+0f; /* exponents of two, uncapped */
+    for (size_t r = 0; r < c->row_n; r++) {
+        for (size_t i = 0; i < c->key_n; i++) {
+            const float q = a->q[h * c->key_n + i];
+            const double k = key[r * c->key_n + i];
+            p[r] += rounded ? round_query(q * unit) / (double)unit * round_half(k) : (double)q * k;
+        }
+        p[r] *= (double)c->scale;
+        if (c->softcap != 0) p[r] = (double)c->softcap * tanh(p[r] / (double)c->softcap);
+        max = fmax(max, p[r]);
+    }
+    double doubt = 0;
+    for (size_t r = 0; r < c->row_n; r++) {
+        const double w = exp(p[r] - max);
+        sum += w;
+        for (size_t i = 0; i < c->value_n; i++) {
+            const double v = value[r * c->value_n + i];
+            out[i] += w * (rounded ? round_half(v) : v);
+        }
+        if (rounded) doubt += w * 0x1p-9; /* values are up to 1 */
+    }
+    /* a float's rounding of a score, at most scale * key_n, becomes a relative error of its exponential */
+    const double tolerance = 1e-5 + 2e-7 * (double)c->scale * (double)c->key_n;
+    /* the kernel's own maximum may differ in the last bit, which scales sum and output alike */
+    const double shift = exp((double)a->max[h] - max), error = tolerance * sum;
+    cr_assert_float_eq((double)a->max[h], max, tolerance, "%s head %zu", c->kernels->isa, h);
+    cr_assert_float_eq((double)a->sum[h] * shift, sum, error, "%s head %zu of %zu, %zu rows", c->kernels->isa,
+                       h, c->head_n, c->row_n);
+    for (size_t i = 0; i < c->value_n; i++)
+        cr_assert_float_eq((double)a->out[h * c->value_n + i] * shift, out[i], error + doubt,
+                           "%s head %zu of %zu, value %zu of %zu, %zu rows, keys of %zu: %.9g, %.9g",
+                           c->kernels->isa, h, c->head_n, i, c->value_n, c->row_n, c->key_n,
+                           (double)a->out[h * c->value_n + i] * shift, out[i]);
+    free(p);
+    free(out);
+}
+
+static void check_attend(const attend_case *c, random_state *r) {
+    attend_call call = call_make(c, r);
+    for (size_t h = 0; h < c->head_n; h++) check_head(c, &call.args, h, call.key, call.value);
+    call_free(&call);
+}
+
+static void draw_case(attend_case *c, random_state *r) {
+    static const size_t widths[] = {1, 5, 8, 12, 16, 32, 64, 80, 96, 100, 128, 256};
+    c->head_n = 1 + random_below(r, 9);
+    c->key_n = widths[random_below(r, COUNT_OF(widths))];
+    c->value_n = widths[random_below(r, COUNT_OF(widths))];
+    c->row_n = 1 + random_below(r, random_below(r, 3) ? 200 : 8);
+    c->scale = random_below(r, 4) ? 1 / sqrtf((float)c->key_n) : 20; /* 20: scores far below the maximum */
+    c->softcap = random_below(r, 3) ? 0 : 5 + 45 * (float)random_below(r, 2);
+}
+
+Test(attend, is_softmax_of_scaled_products) {
+    cpu_kernels tables[TABLES_MAX];
+    const size_t table_n = attend_tables(tables);
+    random_state r = {8};
+    static const gguf_type states[] = {GGUF_F16, GGUF_F32}; /* of Q8_0: test_attend_int8.c */
+    for (size_t i = 0; i < 300 * table_n; i++) {
+        attend_case c = {.kernels = &tables[i % table_n], .token_n = 1};
+        draw_case(&c, &r);
+        c.seen_n = c.row_n;
+        c.state = states[random_below(&r, COUNT_OF(states))];
+        check_attend(&c, &r);
+    }
+    for (size_t t = 0; t < table_n; t++) { /* a whole run; and latents, which many heads share */
+        check_attend(&(attend_case){&tables[t], 1, 256, 4, 128, 128, 256, GGUF_F16, 0.0883883f, 0}, &r);
+        check_attend(&(attend_case){&tables[t], 1, 201, 19, 576, 512, 201, GGUF_F16, 0.05f, 0}, &r);
+    }
+}
+
+/* ---- Several tokens ---- */
+
+/* Each token and head alone, over the rows that the token sees. */
+static void check_tokens(const attend_case *c, random_state *r) {
+    attend_call call = call_make(c, r);
+    for (size_t i = 0; i < c->token_n * c->head_n; i++) {
+        float out[WIDTH_MAX], max, sum;
+        cpu_attend_args alone = call.args;
+        const size_t token = i / c->head_n;
+        alone.q += token * alone.query_stride + i % c->head_n * c->key_n;
+        alone.query_n = alone.head_n = 1;
+        alone.row_n = alone.seen_n = cpu_attend_seen(&call.args, token);
+        alone.out = out;
+        alone.max = &max;
+        alone.sum = &sum;
+        c->kernels->attend(&alone);
+        cr_assert(max == call.args.max[i] && sum == call.args.sum[i],
+                  "%s: head %zu of token %zu: %g %g, %g %g", c->kernels->isa, i % c->head_n, token, max,
+                  call.args.max[i], sum, call.args.sum[i]);
+        cr_assert_arr_eq(out, call.args.out + i * c->value_n, c->value_n * sizeof *out,
+                         "%s: head %zu of token %zu, %zu rows", c->kernels->isa, i % c->head_n, token,
+                         c->row_n);
+    }
+    call_free(&call);
+}
+
+Test(attend, what_is_computed_together_changes_no_bit) {
+    cpu_kernels tables[TABLES_MAX];
+    const size_t table_n = attend_tables(tables);
+    random_state r = {9};
+    static const gguf_type states[] = {GGUF_F16, GGUF_F32, GGUF_Q8_0};
+    for (size_t i = 0; i < 90 * table_n; i++) {
+        attend_case c = {.kernels = &tables[i % table_n], .state = states[i / table_n % 3]};
+        draw_case(&c, &r);
+        c.token_n = 1 + random_below(&r, 9);
+        if (c.state == GGUF_Q8_0) {
+            c.key_n = (c.key_n + 31) / 32 * 32;
+            c.value_n = (c.value_n + 31) / 32 * 32;
+        }
+        c.seen_n = 1 + random_below(&r, c.row_n);
+        check_tokens(&c, &r);
+    }
+}
