@@ -235,6 +235,7 @@ typedef struct device_op {
             uint64_t key_slot_bytes, value_slot_bytes;
             uint32_t context_n;
             gguf_type state; /* Q8_0: value_step is a multiple of its block too */
+            bool rounded;    /* may round q, state and weights of positions to 8 significant bits */
         } attend;
         struct {
             device_rows x;   /* what tells active neurons from others: [per_row][n] */

@@ -315,6 +315,7 @@ static void plan_attend(workbench *b, const work *w, uint32_t units, list_plan *
     b->op[0].attend.key_slot_bytes = b->op[0].attend.value_slot_bytes = half;
     b->op[0].attend.context_n = units;
     b->op[0].attend.state = machine_state_type(w->state);
+    b->op[0].attend.rounded = true; /* as in models of block types */
     device_row *row = device_step_rows(b->step->host);
     double seen_n = 0;
     for (uint32_t r = 0; r < p->row_n; r++) {

@@ -21,7 +21,7 @@
 
 /* ---- What a module gives away ---- */
 
-enum { MODULE_ABI = 4 };
+enum { MODULE_ABI = 5 };
 
 /* How a queue waits for a counter. */
 typedef enum module_wait {

@@ -15,6 +15,12 @@ static void norm_wide(writer *w, device_rows q, device_rows k) {
     norm_of(w, "key norm", k, k, k.stride, ARCH_ATTN_K_NORM, ARCH_ROLE_COUNT, false);
 }
 
+/* Whether what comes out of attention meets 8-bit products. A model of floats stays one of floats throughout.
+ */
+static bool rounds_activations(const writer *w) {
+    return gguf_type_get(matrix(w, ARCH_ATTN_OUT).type)->block_n > 1;
+}
+
 /* The rows' heads over what is kept. */
 static void attend(writer *w, device_rows q, device_rows y, device_ref keys, device_ref values) {
     const hotset_model *m = w->at->model;
@@ -38,7 +44,8 @@ static void attend(writer *w, device_rows q, device_rows y, device_ref keys, dev
                                   .key_slot_bytes = kv->slot_bytes[w->layer_i],
                                   .value_slot_bytes = kv->slot_bytes[w->layer_i],
                                   .context_n = kv->context_n,
-                                  .state = kv->type}});
+                                  .state = kv->type,
+                                  .rounded = rounds_activations(w)}});
 }
 
 /* Rows of heads side by side, cut or joined: `part_n` parts of n. */

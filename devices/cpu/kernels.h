@@ -66,9 +66,9 @@ cpu_set_gemv(cpu_matmul *m, size_t (*act_bytes)(size_t), void (*act_pack)(void *
 /* Streaming softmax over one run of state rows, for the query heads that share one key/value head, of one
  * token or of several tokens in a row. A head's result does not depend on what is computed together with it.
  *
- * Rows in F32 are multiplied as floats, and so are rows in F16, but on processors that multiply pairs of BF16
- * (AVX512_BF16): there queries times scale, keys, weights p and values are rounded to BF16 (8 significant
- * bits, a step finer than those of activations), and sums are floats.
+ * Rows in F32 and F16 are multiplied as floats. Where the caller allows it, and the processor multiplies
+ * pairs of BF16 (AVX512_BF16), rows in F16 are rounded: queries times scale, keys, weights p and values have
+ * 8 significant bits there (a step finer than those of activations), and sums are floats.
  *
  * Rows in Q8_0 are multiplied as the bytes they are, by a rule
  * that is again the same in every implementation. A query is an activation: per block of 32 elements 8-bit
@@ -95,6 +95,7 @@ typedef struct cpu_attend_args {
     const void *ahead; /* keys that the caller is likely to pass next, to be brought near; NULL: unknown */
     size_t row_n;      /* state rows, > 0 */
     gguf_type state;   /* of the rows: F16, F32, or Q8_0, with key_n and value_n multiples of 32, d >= 0 */
+    bool rounded;      /* whether rows in F16 may be rounded */
     float scale;       /* of q . k */
     float softcap;     /* 0: none; else s = softcap * tanh(s / softcap) */
     float *scores;     /* scratch [head_n][row_n]; unused for Q8_0 */
@@ -179,7 +180,7 @@ typedef struct cpu_kernels {
     /* y = (x - mean) / sqrt(var + eps) * w + b; b may be NULL; y may be x. (LayerNorm, Ba et al. 2016) */
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
     void (*attend)(const cpu_attend_args *args);
-    bool attend_bf16; /* which multiplies rows in F16 as BF16 */
+    bool attend_bf16; /* which rounds rows in F16 to BF16 where it may */
     /* h = act(gate) * up, or act(gate) when up is NULL; h may be gate or up. DRELU and SWIGLU_OAI:
      * see devices/device.h. */
     void (*activate)(float *h, const float *gate, const float *up, size_t n, cpu_activation kind);
