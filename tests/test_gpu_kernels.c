@@ -369,7 +369,7 @@ Test(gpu_kernels, lists_of_active_neurons) {
 
 /* ---- ATTEND ---- */
 
-enum { CONTEXT = 600, SLOTS = 2 };
+enum { CONTEXT = 600, SLOTS = 2, LONG = 60 };
 
 typedef struct attend_shape {
     uint32_t row_n, head_kv_n, group_n, key_n, value_n, window_n;
@@ -434,6 +434,8 @@ static void check_attend(random_state *r, attend_shape shape) {
     draw_step(&c, r, shape.row_n, shape.row_n + draw(r, 0, shape.row_n < 64 ? 1 : 0), false);
     draw_positions(&c, r, random_below(r, 2));
     if (shape.row_n == 1) c.row[0].position = (int32_t)draw(r, 250, CONTEXT - 1);
+    for (uint32_t i = 0; i < shape.row_n && shape.row_n == LONG; i++) /* over the end of a run of the CPU */
+        c.row[i] = (device_row){.slot = 1, .position = (int32_t)(CPU_ATTEND_ROWS_MAX - 23 + i)};
     const uint32_t head_n = shape.head_kv_n * shape.group_n;
     const uint64_t row_n = (uint64_t)shape.head_kv_n * CONTEXT;
     device_op *op = add_op(&c, DEVICE_OP_ATTEND);
@@ -489,6 +491,7 @@ Test(gpu_kernels, attention_of_many_rows) {
     for (int f16 = 0; f16 < 2; f16++) {
         const gguf_type type = f16 ? GGUF_F16 : GGUF_F32;
         check_attend(&r, (attend_shape){40, 1, 2, 64, 64, 0, 0, type, false});
+        check_attend(&r, (attend_shape){LONG, 1, 3, 32, 32, 0, 0, type, false});
         check_attend(&r, (attend_shape){64, 1, 1, 128, 112, 100, 5, type, false});
         check_attend(&r, (attend_shape){33, 2, 1, 10, 7, 20, 0, type, false});
         check_attend(&r, (attend_shape){20, 1, 1, 192, 128, 0, 0, type, false});
