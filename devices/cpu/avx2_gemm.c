@@ -16,7 +16,7 @@ typedef struct tile_32 { /* of one block of 32; of types without m, nothing of m
 
 typedef struct tile_256 { /* of one block of 256; of `number`, as many as there are */
     uint8_t q[64][ROWS][4];
-    float d[ROWS], dmin[ROWS];
+    float d[ROWS], minus_dmin[ROWS];
     int16_t number[16 + 8][ROWS][2]; /* scales of the parts, each twice; minima of parts 2j and 2j + 1 */
 } tile_256;
 
@@ -40,10 +40,9 @@ AVX2_INLINE void raise_m(tile_32 *t, const fast_form f) {
         _mm256_store_ps(t->m + r, _mm256_fmadd_ps(load_f32(t->d + r), offset, load_f32(t->m + r)));
 }
 
-/* Numbers of 16 rows in pairs of 16 bits. */
 AVX2_INLINE void store_pairs(int16_t (*to)[2], __m128i first, __m128i second) {
-    store_256(to, _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second)));
-    store_256(to + 8, _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(first, second)));
+    store_256(to, low_pairs(first, second));
+    store_256(to + 8, high_pairs(first, second));
 }
 
 /* Scales and minima of parts j and j + 1. */
@@ -52,20 +51,6 @@ AVX2_INLINE void store_parts(tile_256 *t, size_t j, const __m128i scale[2], cons
     store_pairs(t->number[j], scale[0], scale[0]);
     store_pairs(t->number[j + 1], scale[1], scale[1]);
     if (f.has_min) store_pairs(t->number[parts_of(f) + j / 2], min[0], min[1]);
-}
-
-/* Byte j of row i becomes byte i of row j: each step turns the eight bits of a byte's place by one. */
-AVX2_INLINE void transpose_16x16(__m128i v[16]) {
-    AVX2_UNROLL
-    for (int step = 0; step < 4; step++) {
-        __m128i from[16];
-        memcpy(from, v, sizeof from);
-        AVX2_UNROLL
-        for (int i = 0; i < 8; i++) {
-            v[2 * i] = _mm_unpacklo_epi8(from[i], from[i + 8]);
-            v[2 * i + 1] = _mm_unpackhi_epi8(from[i], from[i + 8]);
-        }
-    }
 }
 
 /* What a block of 32 has besides quants. */
@@ -80,14 +65,10 @@ AVX2_INLINE void unpack_header_32(tile_32 *t, const tile_rows *rows, const fast_
 AVX2_INLINE void unpack_header_256(tile_256 *t, const tile_rows *rows, const fast_form f) {
     const size_t step = f.part_n / 16;
     __m128i scale[ROWS], min[ROWS];
-    AVX2_UNROLL
-    for (size_t r = 0; r < ROWS; r++) {
-        f.numbers(&scale[r], &min[r], rows->row[r]);
-        if (f.has_min) t->dmin[r] = _mm256_cvtss_f32(block_dmin(f, rows->row[r]));
-    }
+    numbers_of(scale, min, rows, f);
     store_d(t->d, rows, f);
-    transpose_16x16(scale);
-    if (f.has_min) transpose_16x16(min);
+    for (size_t r = 0; f.has_min && r < ROWS; r++)
+        t->minus_dmin[r] = -_mm256_cvtss_f32(block_dmin(f, rows->row[r]));
     AVX2_UNROLL
     for (size_t j = 0; j < 16; j += 2 * step) {
         const __m128i s[2] = {scale[j], scale[j + step]}, m[2] = {min[j], min[j + step]};
@@ -178,7 +159,8 @@ AVX2_INLINE void planes_header_256(tile_256 *t, const uint8_t *planes, size_t ou
                                    const fast_form f) {
     store_plane_d(t->d, planes, out_n, o, f);
     for (size_t r = 0; f.has_min && r < ROWS; r += 8)
-        _mm256_store_ps(t->dmin + r, plane_dmin(f, planes, out_n, o + r));
+        _mm256_store_ps(t->minus_dmin + r,
+                        _mm256_xor_ps(plane_dmin(f, planes, out_n, o + r), _mm256_set1_ps(-0.0f)));
     AVX2_UNROLL
     for (size_t j = 0; j < parts_of(f); j += 2) {
         __m128i scale[2], min[2];
@@ -368,15 +350,21 @@ AVX2_INLINE void add_part(__m256i total[HALVES][COLS], __m256i s[HALVES][COLS], 
     }
 }
 
-/* The minima's part of a block, to be subtracted: dmin times the sum of minima times those of activations. */
-AVX2_INLINE __m256 min_part(const tile_256 *t, const panel_256 *p, int h, int c, const fast_form f) {
-    __m256i total = _mm256_setzero_si256();
+/* s[h][c] = minima times the sums of the activations of their parts. */
+AVX2_INLINE void sum_minima(__m256i s[HALVES][COLS], const tile_256 *t, const panel_256 *p,
+                            const fast_form f) {
     AVX2_UNROLL
     for (size_t j = 0; j < parts_of(f) / 2; j++) {
-        const __m256i min = load_256(t->number[parts_of(f) + j][8 * h]);
-        total = _mm256_add_epi32(total, _mm256_madd_epi16(min, broadcast_4(p->sum[j][c])));
+        const int16_t(*min)[2] = t->number[parts_of(f) + j];
+        const __m256i w0 = load_256(min), w1 = load_256(min + 8);
+        AVX2_UNROLL
+        for (int c = 0; c < COLS; c++) {
+            const __m256i v = broadcast_4(p->sum[j][c]);
+            const __m256i p0 = _mm256_madd_epi16(w0, v), p1 = _mm256_madd_epi16(w1, v);
+            s[0][c] = opaque(j == 0 ? p0 : _mm256_add_epi32(s[0][c], p0));
+            s[1][c] = opaque(j == 0 ? p1 : _mm256_add_epi32(s[1][c], p1));
+        }
     }
-    return _mm256_mul_ps(_mm256_cvtepi32_ps(total), load_f32(t->dmin + 8 * h));
 }
 
 AVX2_INLINE void tile_mul_256(float *y, size_t y_stride, const uint8_t *tile, const panel_256 *p, size_t k,
@@ -388,6 +376,10 @@ AVX2_INLINE void tile_mul_256(float *y, size_t y_stride, const uint8_t *tile, co
     for (size_t b = 0; b < k / 256; b++, tile += tile_block_bytes(f), p++) {
         const tile_256 *t = (const tile_256 *)(const void *)tile;
         __m256i s[HALVES][COLS], total[HALVES][COLS];
+        if (f.has_min) {
+            sum_minima(s, t, p, f);
+            add_scaled(sum, s, t->minus_dmin, p->d);
+        }
         AVX2_UNROLL
         for (int i = 0; i < HALVES * COLS; i++) total[i / COLS][i % COLS] = _mm256_setzero_si256();
         for (size_t i = 0; i < 256; i += (size_t)sum_n) {
@@ -395,17 +387,7 @@ AVX2_INLINE void tile_mul_256(float *y, size_t y_stride, const uint8_t *tile, co
             add_quads(s, t->q[i / 4][0], p->x[i / 32][0] + i % 32, sum_n / 4, f.offset == 0);
             add_part(total, s, t->number[i / f.part_n]);
         }
-        if (!f.has_min) {
-            add_scaled(sum, total, t->d, p->d);
-            continue;
-        }
-        AVX2_UNROLL
-        for (int i = 0; i < HALVES * COLS; i++) {
-            const int h = i / COLS, c = i % COLS;
-            const __m256 scaled = _mm256_fmsub_ps(_mm256_cvtepi32_ps(total[h][c]), load_f32(t->d + 8 * h),
-                                                  min_part(t, p, h, c, f));
-            sum[h][c] = _mm256_fmadd_ps(scaled, _mm256_broadcast_ss(p->d + c), sum[h][c]);
-        }
+        add_scaled(sum, total, t->d, p->d);
     }
     store_sums(y, y_stride, sum);
 }

@@ -59,6 +59,36 @@ AVX2_INLINE tile_rows headers_of_lanes(lanes_headers *to, const uint8_t *w, cons
     return rows_of(to->block[0], sizeof to->block[0], ROWS);
 }
 
+/* Byte j of row i becomes byte i of row j: each step turns the eight bits of a byte's place by one. */
+AVX2_INLINE void transpose_16x16(__m128i v[16]) {
+    AVX2_UNROLL
+    for (int step = 0; step < 4; step++) {
+        __m128i from[16];
+        memcpy(from, v, sizeof from);
+        AVX2_UNROLL
+        for (int i = 0; i < 8; i++) {
+            v[2 * i] = _mm_unpacklo_epi8(from[i], from[i + 8]);
+            v[2 * i + 1] = _mm_unpackhi_epi8(from[i], from[i + 8]);
+        }
+    }
+}
+
+/* Scales, and minima where there are any, of every 16 weights: each of all rows. */
+AVX2_INLINE void numbers_of(__m128i scale[16], __m128i min[16], const tile_rows *rows, const fast_form f) {
+    AVX2_UNROLL
+    for (size_t r = 0; r < ROWS; r++) f.numbers(&scale[r], &min[r], rows->row[r]);
+    transpose_16x16(scale);
+    if (f.has_min) transpose_16x16(min);
+}
+
+/* Signed bytes of rows 0 to 7, and of 8 to 15, in pairs of 16 bits. */
+AVX2_INLINE __m256i low_pairs(__m128i first, __m128i second) {
+    return _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second));
+}
+AVX2_INLINE __m256i high_pairs(__m128i first, __m128i second) {
+    return _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(first, second));
+}
+
 AVX2_INLINE void prefetch_neurons(const uint8_t *p, size_t row_bytes, size_t neuron_n) {
     AVX2_UNROLL
     for (size_t i = 0; i < neuron_n; i++)

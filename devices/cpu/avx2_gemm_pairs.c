@@ -49,43 +49,46 @@ AVX2_INLINE void tile_unpack(uint8_t *tile, const uint8_t *w, size_t row_bytes, 
     }
 }
 
-/* Quads of eight rows, widened, to two pairs. `scale`: by row, twice. */
-AVX2_INLINE void store_quads(uint8_t *first, uint8_t *second, __m256i quads, __m256i scale,
-                             const fast_form f) {
+/* Scales of 16 rows in 16 bits, each twice. */
+AVX2_INLINE void twice(__m256i to[HALVES], __m128i scale) {
+    to[0] = low_pairs(scale, scale);
+    to[1] = high_pairs(scale, scale);
+}
+
+/* Quads of eight rows, widened, to two pairs. */
+AVX2_INLINE void store_quads(uint8_t *to, __m256i quads, __m256i scale, const fast_form f) {
     const __m256 a = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_castsi256_si128(quads)));
     const __m256 b = _mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm256_extracti128_si256(quads, 1)));
     __m256i even = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0x88));
     __m256i odd = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd));
     even = _mm256_permute4x64_epi64(even, 0xd8);
     odd = _mm256_permute4x64_epi64(odd, 0xd8);
-    store_256(first, f.run_n > 1 ? _mm256_mullo_epi16(even, scale) : even);
-    store_256(second, f.run_n > 1 ? _mm256_mullo_epi16(odd, scale) : odd);
+    store_256(to, f.run_n > 1 ? _mm256_mullo_epi16(even, scale) : even);
+    store_256(to + 64, f.run_n > 1 ? _mm256_mullo_epi16(odd, scale) : odd);
 }
 
 AVX2_INLINE void tile_of_lanes(uint8_t *tile, const uint8_t *w, size_t k, const size_t quants_at,
                                const fast_form f) {
     lanes_headers headers;
     for (size_t b = 0; b < k / (f.run_n * RUN); b++, tile += tile_block_bytes(f), w += ROWS * f.block_bytes) {
-        int32_t scale[8][ROWS]; /* twice 16 bits */
-        if (f.run_n == 1) {
+        __m128i scale[16], min[16];
+        if (f.run_n == 1) { /* d of all rows, as in a plane */
             store_plane_d(d_of(tile, f), w, ROWS, 0, f);
         } else {
             const tile_rows rows = headers_of_lanes(&headers, w, quants_at, f);
             store_d(d_of(tile, f), &rows, f);
-            for (size_t r = 0; r < ROWS; r++) {
-                __m128i s, min;
-                int8_t bytes[16];
-                f.numbers(&s, &min, rows.row[r]);
-                _mm_storeu_si128((__m128i *)(void *)bytes, s);
-                for (size_t j = 0; j < 8; j++) scale[j][r] = (uint16_t)bytes[2 * j] * 0x10001;
-            }
+            numbers_of(scale, min, &rows, f);
         }
-        for (size_t i = 0; i < f.run_n * 8 * HALVES; i++) {
-            const size_t quad = i / HALVES % 8, half = i % HALVES, run = i / (8 * HALVES);
-            uint8_t *to = tile + run * sizeof(tile_run) + 64 * 2 * quad + 32 * half;
-            const __m256i q = signed_values(f, f.lanes_quants(w + 32 * half, run, quad));
-            const __m256i by = f.run_n > 1 ? load_256(&scale[run][8 * half]) : _mm256_setzero_si256();
-            store_quads(to, to + 64, q, by, f);
+        for (size_t run = 0; run < f.run_n; run++) {
+            uint8_t *to = tile + run * sizeof(tile_run);
+            __m256i by[HALVES];
+            if (f.run_n > 1) twice(by, scale[2 * run]);
+            AVX2_UNROLL
+            for (size_t i = 0; i < 8 * HALVES; i++) {
+                const size_t quad = i / HALVES, half = i % HALVES;
+                const __m256i q = signed_values(f, f.lanes_quants(w + 32 * half, run, quad));
+                store_quads(to + 64 * 2 * quad + 32 * half, q, by[half], f);
+            }
         }
     }
 }
@@ -93,20 +96,18 @@ AVX2_INLINE void tile_of_lanes(uint8_t *tile, const uint8_t *w, size_t k, const 
 /* Two neurons for 16 outputs. */
 AVX2_INLINE void store_neurons(uint8_t *to, __m128i first, __m128i second, const __m256i scale[HALVES],
                                const fast_form f) {
-    const __m256i low = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second));
-    const __m256i high = _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(first, second));
+    const __m256i low = low_pairs(first, second), high = high_pairs(first, second);
     store_256(to, f.run_n > 1 ? _mm256_mullo_epi16(low, scale[0]) : low);
     store_256(to + 32, f.run_n > 1 ? _mm256_mullo_epi16(high, scale[1]) : high);
 }
 
-/* Scales of run `run` of a group for 16 outputs, each twice. */
+/* Scales of run `run` of a group for 16 outputs. */
 AVX2_INLINE void load_scales(__m256i to[HALVES], const uint8_t *planes, size_t out_n, size_t o, size_t run,
                              const fast_form f) {
     __m128i scale, min;
     if (f.run_n == 1) return;
     f.plane(&scale, &min, planes, out_n, o, run, true);
-    to[0] = _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(scale, scale));
-    to[1] = _mm256_cvtepi8_epi16(_mm_unpackhi_epi8(scale, scale));
+    twice(to, scale);
 }
 
 AVX2_INLINE void neuron_tiles(uint8_t *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
