@@ -293,6 +293,7 @@ void cpu_kernels_avx2(cpu_kernels *k) {
     k->peak_f32 = peak_f32;
     cpu_avx2_gemv_init(k);
     cpu_avx2_gemm_init(k);
+    cpu_avx2_gemm_pairs_init(k);
     cpu_avx2_blocks_init(k);
     cpu_avx2_lanes_init(k);
     cpu_avx2_nibbles_init(k);

@@ -11,13 +11,13 @@
 #include <immintrin.h>
 #include <string.h>
 
-/* Each fills its slots: avx2_gemv.c act_* and gemv; avx2_gemm.c and avx2_sgemm.c panel_* and tile_*;
- * avx2_lanes.c act_* and gemv of interleaved rows;
- * avx2_nibbles.c act_* and gemv of blocks of 32 in nibbles; avx2_blocks.c both for the other block types;
- * avx2_attend.c attend; avx2_neurons.c neuron_sum; avx2_neuron_store.c neuron_store; avx2_rows.c row_sum and
- * row_tile. The rest is in avx2.c. */
+/* Each fills its slots: avx2_gemv.c act_* and gemv; avx2_gemm.c, avx2_gemm_pairs.c and avx2_sgemm.c panel_*
+ * and tile_*; avx2_lanes.c act_* and gemv of interleaved rows; avx2_nibbles.c act_* and gemv of blocks of 32
+ * in nibbles; avx2_blocks.c those of the other K-quants; avx2_attend.c attend; avx2_neurons.c neuron_sum;
+ * avx2_neuron_store.c neuron_store; avx2_rows.c row_sum and row_tile. The rest is in avx2.c. */
 void cpu_avx2_gemv_init(cpu_kernels *k);
 void cpu_avx2_gemm_init(cpu_kernels *k);
+void cpu_avx2_gemm_pairs_init(cpu_kernels *k);
 void cpu_avx2_blocks_init(cpu_kernels *k);
 void cpu_avx2_lanes_init(cpu_kernels *k);
 void cpu_avx2_nibbles_init(cpu_kernels *k);

@@ -9,6 +9,7 @@
 
 #include "devices/blocks.h"
 #include "devices/cpu/avx2.h"
+#include "devices/lanes.h"
 #include "devices/neurons.h"
 #include "devices/quant.h"
 
@@ -27,6 +28,8 @@ typedef struct fast_form {
     bool has_min;                /* 256: minus dmin * min; 32: plus what stands at dmin_at */
     bool power;                  /* d is a power of two in one byte (MXFP4) */
     __m256i (*quants)(const uint8_t *block, size_t run); /* of a run, in order */
+    /* the same of interleaved rows: four quants, number `quad` of a run's eight, of eight rows */
+    __m256i (*lanes_quants)(const uint8_t *w, size_t run, size_t quad);
     /* 256: signed bytes, one for every 16 weights */
     void (*numbers)(__m128i *scale, __m128i *min, const uint8_t *block);
     /* 256: those of part j for 8 outputs, or 16 (wide) */
@@ -55,30 +58,62 @@ AVX2_INLINE __m256i bits_32(const uint8_t *p, int value) {
                             _mm256_set1_epi8((char)value));
 }
 
+/* Of interleaved rows: nibbles of words that hold low ones of quads 0 to 3 and high ones of 4 to 7. */
+AVX2_INLINE __m256i lanes_nibbles(const uint8_t *w, size_t quad) {
+    return low_bits_of(load_256(w + 4 * LANES_ROWS * (quad % 4)), quad < 4 ? 0 : 4, 15);
+}
+
+/* Bits 4 * quad and up of eight rows' words, as bits_32 has them. */
+AVX2_INLINE __m256i lanes_bits(const uint8_t *w, size_t quad, int value) {
+    const __m256i first = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+    const __m256i byte = _mm256_add_epi8(first, _mm256_set1_epi8((char)(quad / 2)));
+    const __m256i bit = _mm256_set1_epi32(quad % 2 ? (int)0x80402010 : 0x08040201);
+    const __m256i spread = _mm256_shuffle_epi8(load_256(w), byte);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit),
+                            _mm256_set1_epi8((char)value));
+}
+
 AVX2_INLINE __m256i quants_q8_0(const uint8_t *block, size_t run) {
     (void)run;
     return load_256(block + offsetof(quant_q8_0, q));
 }
+AVX2_INLINE __m256i lanes_quants_q8_0(const uint8_t *w, size_t run, size_t quad) {
+    (void)run;
+    return load_256(w + LANES_ROWS * (offsetof(quant_q8_0, q) + 4 * quad));
+}
 #define NIBBLE_QUANTS(type)                                                                                  \
     AVX2_INLINE __m256i quants_##type(const uint8_t *block, size_t run) {                                    \
-        (void)run;                                                                                           \
-        return nibbles_32(block + offsetof(quant_##type, q));                                                \
+        return nibbles_32(block + offsetof(quant_##type, q) + 16 * run);                                     \
+    }                                                                                                        \
+    AVX2_INLINE __m256i lanes_quants_##type(const uint8_t *w, size_t run, size_t quad) {                     \
+        return lanes_nibbles(w + LANES_ROWS * (offsetof(quant_##type, q) + 16 * run), quad);                 \
     }
 NIBBLE_QUANTS(q4_0)
 NIBBLE_QUANTS(q4_1)
 NIBBLE_QUANTS(iq4_nl)
 NIBBLE_QUANTS(mxfp4)
+NIBBLE_QUANTS(iq4_xs)
 #define FIVE_BIT_QUANTS(type)                                                                                \
     AVX2_INLINE __m256i quants_##type(const uint8_t *block, size_t run) {                                    \
         (void)run;                                                                                           \
         return _mm256_or_si256(nibbles_32(block + offsetof(quant_##type, q)),                                \
                                bits_32(block + offsetof(quant_##type, high), 16));                           \
+    }                                                                                                        \
+    AVX2_INLINE __m256i lanes_quants_##type(const uint8_t *w, size_t run, size_t quad) {                     \
+        (void)run;                                                                                           \
+        return _mm256_or_si256(lanes_nibbles(w + LANES_ROWS * offsetof(quant_##type, q), quad),              \
+                               lanes_bits(w + LANES_ROWS * offsetof(quant_##type, high), quad, 16));         \
     }
 FIVE_BIT_QUANTS(q5_0)
 FIVE_BIT_QUANTS(q5_1)
 
-AVX2_INLINE __m256i quants_q2_k(const uint8_t *block, size_t run) {
-    return low_bits_of(load_256(block + offsetof(quant_q2_k, q) + RUN * (run / 4)), (int)(2 * (run % 4)), 3);
+/* K-quants: what happens to the bytes of a run is the same for all of them. So one function gives the 32
+ * bytes of a row (step 1), and the four bytes of eight interleaved rows, whose offsets are LANES_ROWS times
+ * as far.
+ */
+AVX2_INLINE __m256i bytes_q2_k(const uint8_t *block, size_t step, size_t run) {
+    return low_bits_of(load_256(block + step * (offsetof(quant_q2_k, q) + RUN * (run / 4))),
+                       (int)(2 * (run % 4)), 3);
 }
 /* Bit `run` of 32 bytes, at bit `to`; both constants. */
 AVX2_INLINE __m256i bit_of_bytes(const uint8_t *p, size_t run, int to) {
@@ -87,29 +122,39 @@ AVX2_INLINE __m256i bit_of_bytes(const uint8_t *p, size_t run, int to) {
                   moved = left > 0 ? _mm256_slli_epi16(v, left) : _mm256_srli_epi16(v, -left);
     return _mm256_and_si256(moved, _mm256_set1_epi8((char)(1 << to)));
 }
-AVX2_INLINE __m256i quants_q3_k(const uint8_t *block, size_t run) {
-    const __m256i v = load_256(block + offsetof(quant_q3_k, q) + RUN * (run / 4));
+AVX2_INLINE __m256i bytes_q3_k(const uint8_t *block, size_t step, size_t run) {
+    const __m256i v = load_256(block + step * (offsetof(quant_q3_k, q) + RUN * (run / 4)));
     return _mm256_or_si256(low_bits_of(v, (int)(2 * (run % 4)), 3),
-                           bit_of_bytes(block + offsetof(quant_q3_k, high), run, 2));
+                           bit_of_bytes(block + step * offsetof(quant_q3_k, high), run, 2));
 }
-AVX2_INLINE __m256i quants_q4_k(const uint8_t *block, size_t run) {
-    return low_bits_of(load_256(block + offsetof(quant_q4_k, q) + RUN * (run / 2)), run % 2 ? 4 : 0, 15);
+AVX2_INLINE __m256i bytes_q4_k(const uint8_t *block, size_t step, size_t run) {
+    return low_bits_of(load_256(block + step * (offsetof(quant_q4_k, q) + RUN * (run / 2))), run % 2 ? 4 : 0,
+                       15);
 }
-AVX2_INLINE __m256i quants_q5_k(const uint8_t *block, size_t run) {
-    const __m256i v = load_256(block + offsetof(quant_q5_k, q) + RUN * (run / 2));
+AVX2_INLINE __m256i bytes_q5_k(const uint8_t *block, size_t step, size_t run) {
+    const __m256i v = load_256(block + step * (offsetof(quant_q5_k, q) + RUN * (run / 2)));
     return _mm256_or_si256(low_bits_of(v, run % 2 ? 4 : 0, 15),
-                           bit_of_bytes(block + offsetof(quant_q5_k, high), run, 4));
+                           bit_of_bytes(block + step * offsetof(quant_q5_k, high), run, 4));
 }
-AVX2_INLINE __m256i quants_q6_k(const uint8_t *block, size_t run) {
+AVX2_INLINE __m256i bytes_q6_k(const uint8_t *block, size_t step, size_t run) {
     const size_t half = run / 4, g = run % 4;
-    const __m256i low = load_256(block + 64 * half + RUN * (g % 2));
-    const __m256i high = load_256(block + offsetof(quant_q6_k, qh) + RUN * half);
+    const __m256i low = load_256(block + step * (64 * half + RUN * (g % 2)));
+    const __m256i high = load_256(block + step * (offsetof(quant_q6_k, qh) + RUN * half));
     return _mm256_or_si256(low_bits_of(low, g < 2 ? 0 : 4, 15),
                            _mm256_slli_epi16(low_bits_of(high, (int)(2 * g), 3), 4));
 }
-AVX2_INLINE __m256i quants_iq4_xs(const uint8_t *block, size_t run) {
-    return nibbles_32(block + offsetof(quant_iq4_xs, q) + 16 * run);
-}
+#define RUNS_OF_256(type)                                                                                    \
+    AVX2_INLINE __m256i quants_##type(const uint8_t *block, size_t run) {                                    \
+        return bytes_##type(block, 1, run);                                                                  \
+    }                                                                                                        \
+    AVX2_INLINE __m256i lanes_quants_##type(const uint8_t *w, size_t run, size_t quad) {                     \
+        return bytes_##type(w + 4 * LANES_ROWS * quad, LANES_ROWS, run);                                     \
+    }
+RUNS_OF_256(q2_k)
+RUNS_OF_256(q3_k)
+RUNS_OF_256(q4_k)
+RUNS_OF_256(q5_k)
+RUNS_OF_256(q6_k)
 
 /* Values of quants as signed bytes, or made unsigned by the offset. */
 AVX2_INLINE __m256i signed_values(const fast_form f, __m256i quants) {
@@ -277,11 +322,13 @@ AVX2_INLINE __m256 plane_dmin(const fast_form f, const uint8_t *planes, size_t o
                  .run_n = 1,                                                                                 \
                  .part_n = 32,                                                                               \
                  .quants = quants_##type,                                                                    \
+                 .lanes_quants = lanes_quants_##type,                                                        \
                  __VA_ARGS__})
 #define FAST_256(type, layout, ...)                                                                          \
     ((fast_form){.block_bytes = sizeof(quant_##type),                                                        \
                  .run_n = 8,                                                                                 \
                  .quants = quants_##type,                                                                    \
+                 .lanes_quants = lanes_quants_##type,                                                        \
                  .numbers = numbers_##layout,                                                                \
                  .plane = plane_##layout,                                                                    \
                  .d_at = offsetof(quant_##type, d),                                                          \
