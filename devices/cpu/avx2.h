@@ -12,7 +12,7 @@
 #include <string.h>
 
 /* Each fills its slots: avx2_gemv.c act_* and gemv; avx2_gemm.c and avx2_sgemm.c panel_* and tile_*;
- * avx2_lanes.c act_* and gemv of interleaved rows;
+ * avx2_lanes.c and avx2_lanes_k.c act_* and gemv of interleaved rows;
  * avx2_nibbles.c act_* and gemv of blocks of 32 in nibbles; avx2_blocks.c both for the other block types;
  * avx2_attend.c attend; avx2_neurons.c neuron_sum; avx2_neuron_store.c neuron_store; avx2_rows.c row_sum and
  * row_tile. The rest is in avx2.c. */
@@ -20,6 +20,7 @@ void cpu_avx2_gemv_init(cpu_kernels *k);
 void cpu_avx2_gemm_init(cpu_kernels *k);
 void cpu_avx2_blocks_init(cpu_kernels *k);
 void cpu_avx2_lanes_init(cpu_kernels *k);
+void cpu_avx2_lanes_k_init(cpu_kernels *k);
 void cpu_avx2_nibbles_init(cpu_kernels *k);
 void cpu_avx2_sgemm_init(cpu_kernels *k);
 void cpu_avx2_attend_init(cpu_kernels *k);
@@ -173,6 +174,23 @@ AVX2_INLINE __m256i act_bytes_32(const float *x, __m256 inverse) {
 /* Sums of four neighbouring signed bytes, in 8 lanes. */
 AVX2_INLINE __m256i sum_quads(__m256i bytes) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+}
+
+AVX2_INLINE int sum_of_bytes(__m256i q) {
+    int32_t quads[8];
+    _mm256_storeu_si256((__m256i *)(void *)quads, sum_quads(q));
+    return quads[0] + quads[1] + quads[2] + quads[3] + quads[4] + quads[5] + quads[6] + quads[7];
+}
+
+/* -offset times the sums of what the even and the odd lanes of 16 bits see of the bytes (of each four, the
+ * first two and the last two). Added to sums of unsigned products it takes the offset of the quants away,
+ * exactly: modulo 2^16 all the way, and the result fits. */
+AVX2_INLINE int32_t lane_start(__m128i bytes_0, __m128i bytes_1, const int offset) {
+    const __m128i one = _mm_set1_epi8(1);
+    __m128i s = _mm_add_epi16(_mm_maddubs_epi16(one, bytes_0), _mm_maddubs_epi16(one, bytes_1));
+    s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0x4e));
+    s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0xb1));
+    return _mm_cvtsi128_si32(_mm_mullo_epi16(s, _mm_set1_epi16((short)-offset)));
 }
 
 /* ---- Blocks (layouts: devices/quant.h) ---- */

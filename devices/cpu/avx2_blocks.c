@@ -7,6 +7,7 @@
  * so that a whole block is one sum of integers.
  */
 #include "devices/cpu/avx2_blocks.h"
+#include "devices/cpu/avx2_tiles.h"
 
 enum { ROWS = 16, COLS = 3, HALVES = 2, BYTES_AHEAD = 2048, NEURONS_AHEAD = 32 };
 
@@ -216,12 +217,6 @@ AVX2_INLINE void neuron_tiles(uint8_t *tiles, size_t tile_stride, const uint8_t 
         }
 }
 
-static int sum_of_bytes(__m256i q) {
-    int32_t quads[8];
-    _mm256_storeu_si256((__m256i *)(void *)quads, sum_quads(q));
-    return quads[0] + quads[1] + quads[2] + quads[3] + quads[4] + quads[5] + quads[6] + quads[7];
-}
-
 typedef struct panel_32 {
     int16_t x[COLS][32];
     float d[COLS], sum[COLS]; /* sum: d times that of x */
@@ -331,11 +326,12 @@ AVX2_INLINE void tile_mul(float *y, size_t y_stride, const uint8_t *tile, const 
 
 /* ---- The slots ---- */
 
-#define TILE_FUNCTIONS(type, TYPE, n)                                                                        \
+#define TILE_FUNCTIONS(type, TYPE, n, front, end)                                                            \
     static size_t tile_bytes_##type(size_t k) { return k / (n)*tile_block_bytes(FAST_##TYPE); }              \
     static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
         tile_unpack(tile, w, row_bytes, row_n, k, FAST_##TYPE);                                              \
     }                                                                                                        \
+    TILE_OF_RESTORED(type, n, front, end)                                                                    \
     static void tile_mul_##type(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {  \
         tile_mul(y, y_stride, tile, panel, k, FAST_##TYPE);                                                  \
     }                                                                                                        \
@@ -343,7 +339,7 @@ AVX2_INLINE void tile_mul(float *y, size_t y_stride, const uint8_t *tile, const 
                                     size_t from, size_t row_n, size_t k) {                                   \
         neuron_tiles(tiles, tile_stride, stored, out_n, from, row_n, k, FAST_##TYPE);                        \
     }
-#define SET_TILES(type, TYPE, n)                                                                             \
+#define SET_TILES(type, TYPE, n, front, end)                                                                 \
     k->matmul[GGUF_##TYPE] = (cpu_matmul){.tile_rows = ROWS,                                                 \
                                           .panel_cols = COLS,                                                \
                                           .panel_bytes = panel_bytes_##n,                                    \
@@ -351,33 +347,34 @@ AVX2_INLINE void tile_mul(float *y, size_t y_stride, const uint8_t *tile, const 
                                           .tile_bytes = tile_bytes_##type,                                   \
                                           .tile_unpack = tile_unpack_##type,                                 \
                                           .tile_mul = tile_mul_##type,                                       \
-                                          .neuron_tiles = neuron_tiles_##type};
-#define GEMV(type, TYPE, n)                                                                                  \
+                                          .neuron_tiles = neuron_tiles_##type};                              \
+    set_tiles_of_lanes(k, GGUF_##TYPE, tile_of_lanes_##type);
+#define GEMV(type, TYPE, n, front, end)                                                                      \
     static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
                             size_t k) {                                                                      \
         for (size_t r = 0; r < row_n; r++) y[r] = dot_256(w + r * row_bytes, act, k / (n), FAST_##TYPE);     \
     }
-#define SET_GEMV(type, TYPE, n)                                                                              \
+#define SET_GEMV(type, TYPE, n, front, end)                                                                  \
     k->matmul[GGUF_##TYPE].act_bytes = act_size_256, k->matmul[GGUF_##TYPE].act_pack = act_pack_256,         \
     k->matmul[GGUF_##TYPE].gemv = gemv_##type;
 #define TYPES_OF_32(X)                                                                                       \
-    X(q4_1, Q4_1, 32)                                                                                        \
-    X(q5_0, Q5_0, 32)                                                                                        \
-    X(q5_1, Q5_1, 32)                                                                                        \
-    X(iq4_nl, IQ4_NL, 32)                                                                                    \
-    X(mxfp4, MXFP4, 32)
+    X(q4_1, Q4_1, 32, 0, 20)                                                                                 \
+    X(q5_0, Q5_0, 32, 2, 22)                                                                                 \
+    X(q5_1, Q5_1, 32, 0, 24)                                                                                 \
+    X(iq4_nl, IQ4_NL, 32, 2, 18)                                                                             \
+    X(mxfp4, MXFP4, 32, 1, 17)
 #define K_QUANTS(X)                                                                                          \
-    X(q2_k, Q2_K, 256)                                                                                       \
-    X(q3_k, Q3_K, 256)                                                                                       \
-    X(q5_k, Q5_K, 256)
+    X(q2_k, Q2_K, 256, 0, 84)                                                                                \
+    X(q3_k, Q3_K, 256, 0, 108)                                                                               \
+    X(q5_k, Q5_K, 256, 0, 176)
 TYPES_OF_32(TILE_FUNCTIONS)
 K_QUANTS(TILE_FUNCTIONS)
-TILE_FUNCTIONS(iq4_xs, IQ4_XS, 256)
+TILE_FUNCTIONS(iq4_xs, IQ4_XS, 256, 0, 136)
 K_QUANTS(GEMV)
 
 void cpu_avx2_blocks_init(cpu_kernels *k) {
     TYPES_OF_32(SET_TILES)
     K_QUANTS(SET_TILES)
-    SET_TILES(iq4_xs, IQ4_XS, 256)
+    SET_TILES(iq4_xs, IQ4_XS, 256, 0, 136)
     K_QUANTS(SET_GEMV)
 }

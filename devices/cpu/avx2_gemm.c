@@ -5,7 +5,7 @@
  * for two weight vectors and one of activations. Where 16 bits hold the sums of a group (4 and 6-bit
  * weights), widening is paid once per group.
  */
-#include "devices/cpu/avx2.h"
+#include "devices/cpu/avx2_tiles.h"
 #include "devices/neurons.h"
 #include "devices/quant.h"
 
@@ -120,17 +120,6 @@ AVX2_INLINE void store_sums(float *y, size_t y_stride, __m256 sum[HALVES][COLS])
         _mm256_storeu_ps(y + i % COLS * y_stride + i / COLS * 8, sum[i / COLS][i % COLS]);
 }
 
-/* -offset times the sums of what the even and the odd lanes of 16 bits see of the bytes (of each four, the
- * first two and the last two). Added to sums of unsigned products it takes the offset of the quants away,
- * exactly: modulo 2^16 all the way, and the result fits. */
-AVX2_INLINE int32_t lane_start(__m128i bytes_0, __m128i bytes_1, const int offset_log2) {
-    const __m128i one = _mm_set1_epi8(1);
-    __m128i s = _mm_add_epi16(_mm_maddubs_epi16(one, bytes_0), _mm_maddubs_epi16(one, bytes_1));
-    s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0x4e));
-    s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0xb1));
-    return _mm_cvtsi128_si32(_mm_sub_epi16(_mm_setzero_si128(), _mm_slli_epi16(s, offset_log2)));
-}
-
 /* ---- Q4_0 ---- */
 
 typedef struct tile_q4_0 { /* of one block of 32 */
@@ -156,7 +145,7 @@ static void panel_pack_q4_0(void *panel, const float *x, size_t x_stride, size_t
             p->d[c] = act_scale(column + i, 32, &inverse);
             const __m256i q = act_bytes_32(column + i, inverse);
             _mm256_storeu_si256((__m256i *)(void *)p->x[c], q);
-            p->start[c] = lane_start(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1), 3);
+            p->start[c] = lane_start(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1), 8);
         }
     }
 }
@@ -523,7 +512,7 @@ static void panel_pack_q6_k(void *panel, const float *x, size_t x_stride, size_t
                 const __m128i group[2] = {_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1)};
                 for (size_t g = 0; g < 2; g++) {
                     _mm_storeu_si128((__m128i *)(void *)p->x[j + g][c], group[g]);
-                    p->start[j + g][c] = lane_start(group[g], _mm_setzero_si128(), 5);
+                    p->start[j + g][c] = lane_start(group[g], _mm_setzero_si128(), 32);
                 }
             }
         }
@@ -678,6 +667,7 @@ static void lanes_q4_k(tile_q4_k *t, const uint8_t *w) {
 TILE_OF_LANES(q4_0, 32)
 TILE_OF_LANES(q8_0, 32)
 TILE_OF_LANES(q4_k, 256)
+TILE_OF_RESTORED(q6_k, 256, 0, offsetof(quant_q6_k, d))
 
 /* ---- The slots ---- */
 
@@ -693,15 +683,6 @@ TILE_OF_LANES(q4_k, 256)
         (m)->neuron_tiles = neuron_tiles_##type;                                                             \
     } while (0)
 
-/* Products of interleaved rows differ in where tiles come from. */
-static void set_tiles_of_lanes(cpu_kernels *k, gguf_type type,
-                               void (*tile_unpack)(void *, const uint8_t *, size_t, size_t, size_t)) {
-    cpu_matmul *m = &k->lanes[type];
-    *m = k->matmul[type];
-    m->tile_unpack = tile_unpack;
-    m->neuron_tiles = NULL;
-}
-
 void cpu_avx2_gemm_init(cpu_kernels *k) {
     SET_SLOTS(&k->matmul[GGUF_Q4_0], q4_0);
     SET_SLOTS(&k->matmul[GGUF_Q8_0], q8_0);
@@ -710,4 +691,5 @@ void cpu_avx2_gemm_init(cpu_kernels *k) {
     set_tiles_of_lanes(k, GGUF_Q4_0, tile_of_lanes_q4_0);
     set_tiles_of_lanes(k, GGUF_Q8_0, tile_of_lanes_q8_0);
     set_tiles_of_lanes(k, GGUF_Q4_K, tile_of_lanes_q4_k);
+    set_tiles_of_lanes(k, GGUF_Q6_K, tile_of_lanes_q6_k);
 }
