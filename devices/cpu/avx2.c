@@ -296,6 +296,7 @@ void cpu_kernels_avx2(cpu_kernels *k) {
     cpu_avx2_gemm_pairs_init(k);
     cpu_avx2_blocks_init(k);
     cpu_avx2_lanes_init(k);
+    cpu_avx2_lanes_k_init(k);
     cpu_avx2_nibbles_init(k);
     cpu_avx2_sgemm_init(k);
     cpu_avx2_attend_init(k);

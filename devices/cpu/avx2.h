@@ -12,14 +12,16 @@
 #include <string.h>
 
 /* Each fills its slots: avx2_gemv.c act_* and gemv; avx2_gemm.c, avx2_gemm_pairs.c and avx2_sgemm.c panel_*
- * and tile_*; avx2_lanes.c act_* and gemv of interleaved rows; avx2_nibbles.c act_* and gemv of blocks of 32
- * in nibbles; avx2_blocks.c those of the other K-quants; avx2_attend.c attend; avx2_neurons.c neuron_sum;
- * avx2_neuron_store.c neuron_store; avx2_rows.c row_sum and row_tile. The rest is in avx2.c. */
+ * and tile_*; avx2_lanes.c and avx2_lanes_k.c act_* and gemv of interleaved rows; avx2_nibbles.c act_* and
+ * gemv of blocks of 32 in nibbles; avx2_blocks.c those of the other K-quants; avx2_attend.c attend;
+ * avx2_neurons.c neuron_sum; avx2_neuron_store.c neuron_store; avx2_rows.c row_sum and row_tile. The rest is
+ * in avx2.c. */
 void cpu_avx2_gemv_init(cpu_kernels *k);
 void cpu_avx2_gemm_init(cpu_kernels *k);
 void cpu_avx2_gemm_pairs_init(cpu_kernels *k);
 void cpu_avx2_blocks_init(cpu_kernels *k);
 void cpu_avx2_lanes_init(cpu_kernels *k);
+void cpu_avx2_lanes_k_init(cpu_kernels *k);
 void cpu_avx2_nibbles_init(cpu_kernels *k);
 void cpu_avx2_sgemm_init(cpu_kernels *k);
 void cpu_avx2_attend_init(cpu_kernels *k);
@@ -173,6 +175,26 @@ AVX2_INLINE __m256i act_bytes_32(const float *x, __m256 inverse) {
 /* Sums of four neighbouring signed bytes, in 8 lanes. */
 AVX2_INLINE __m256i sum_quads(__m256i bytes) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+}
+
+/* Sums of two neighbouring bytes. */
+AVX2_INLINE __m256i sum_pairs(__m256i bytes) { return _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes); }
+AVX2_INLINE __m128i sum_halves(__m256i pairs) {
+    return _mm_add_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+}
+
+/* -offset times the sums of what the even and the odd lanes of 16 bits see of bytes, given as sum_pairs (of
+ * each four, the first two and the last two). Added to sums of unsigned products it takes the offset away,
+ * exactly: modulo 2^16 all the way, and the result fits. */
+AVX2_INLINE int32_t lane_start(__m128i pairs, const int offset) {
+    __m128i s = _mm_add_epi16(pairs, _mm_shuffle_epi32(pairs, 0x4e));
+    s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0xb1));
+    return _mm_cvtsi128_si32(_mm_mullo_epi16(s, _mm_set1_epi16((short)-offset)));
+}
+
+AVX2_INLINE int sum_of(__m128i pairs) {
+    const int32_t both = lane_start(pairs, -1);
+    return (int16_t)both + (both >> 16);
 }
 
 /* ---- Blocks (layouts: devices/quant.h) ---- */

@@ -216,23 +216,6 @@ typedef struct panel_256 {
     float d[COLS];
 } panel_256;
 
-/* -offset times the sums of what the even and the odd lanes of 16 bits see of the bytes (of each four, the
- * first two and the last two). Added to sums of unsigned products it takes the offset away, exactly: modulo
- * 2^16 all the way, and the result fits. */
-AVX2_INLINE int32_t lane_start(__m128i pairs, const int offset) {
-    __m128i s = _mm_add_epi16(pairs, _mm_shuffle_epi32(pairs, 0x4e));
-    s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0xb1));
-    return _mm_cvtsi128_si32(_mm_mullo_epi16(s, _mm_set1_epi16((short)-offset)));
-}
-
-/* Sums of two neighbouring bytes. */
-AVX2_INLINE __m256i sum_pairs(__m256i bytes) { return _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes); }
-
-AVX2_INLINE int sum_of(__m128i pairs) {
-    const int32_t both = lane_start(pairs, -1);
-    return (int16_t)both + (both >> 16);
-}
-
 AVX2_INLINE void panel_pack_32(panel_32 *panel, const float *x, size_t x_stride, size_t col_n, size_t k,
                                const int offset) {
     for (size_t c = 0; c < COLS; c++) {
@@ -241,9 +224,8 @@ AVX2_INLINE void panel_pack_32(panel_32 *panel, const float *x, size_t x_stride,
         for (size_t i = 0; i < k; i += 32, p++) {
             __m256 inverse;
             p->d[c] = act_scale(column + i, 32, &inverse);
-            const __m256i q = act_bytes_32(column + i, inverse), pairs = sum_pairs(q);
-            const __m128i all =
-                _mm_add_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+            const __m256i q = act_bytes_32(column + i, inverse);
+            const __m128i all = sum_halves(sum_pairs(q));
             _mm256_storeu_si256((__m256i *)(void *)p->x[c], q);
             p->start[c] = lane_start(all, offset);
             p->sum[c] = p->d[c] * (float)sum_of(all);

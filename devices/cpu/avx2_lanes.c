@@ -1,214 +1,181 @@
-/* avx2_lanes.c - one activation row times weights interleaved by 16 rows (devices/lanes.h).
+/* avx2_lanes.c - one activation row times interleaved rows (devices/lanes.h) of blocks of 32.
  *
  * A lane is a row: four neighbouring activations are broadcast and meet four weights of every row. Two
  * registers of eight rows go side by side and share the broadcasts. The bytes come as one stream, which the
  * hardware follows.
+ *
+ * vpmaddubsw wants one unsigned operand. Small weights get an offset that makes them so, and sums of 16 bits
+ * hold a whole block: what the offset adds is taken off by where they start. Of large ones, of eight bits,
+ * the sign goes to the other operand, and every sum of two is widened.
  */
-#include "devices/cpu/avx2.h"
-#include "devices/lanes.h"
-#include "devices/quant.h"
-
-#include <stddef.h>
-
-enum { ROWS = LANES_ROWS, HALVES = 2 /* registers of 8 rows */ };
-
-/* The word of eight rows that stands at offset `at` of a row. */
-AVX2_INLINE __m256i load_words(const uint8_t *w, size_t at, int h) {
-    return load_256(w + ROWS * at + 32 * h);
-}
-
-AVX2_INLINE __m256i low_nibbles(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
-AVX2_INLINE __m256i high_nibbles(__m256i v) { return low_nibbles(_mm256_srli_epi16(v, 4)); }
-
-/* ---- Q4_0 and Q8_0 ------------------------------------------------------------------------------------ */
+#include "devices/cpu/avx2_lanes.h"
 
 typedef struct act_32 {
     int8_t x[32];
-    int16_t start[2]; /* Q4_0: -8 times the sum of what a lane of 16 bits meets: two of each four x */
+    int32_t start; /* lane_start */
     float d;
+    float sum; /* d times the sum of x */
 } act_32;
 
 static size_t bytes_32(size_t k) { return k / 32 * sizeof(act_32); }
 
-static void act_pack_32(void *act, const float *x, size_t k) {
-    act_32 *a = act;
+/* How the types in nibbles differ. Values are quants, or what a table has for them. */
+typedef struct lanes_form {
+    size_t block_bytes, quants_at;
+    int offset;     /* of unsigned values */
+    size_t bits_at; /* of the fifth bits; 0: none */
+    bool has_m;     /* what quants, or offset ones, are counted from */
+    bool power;     /* the scale is a power of two in one byte; the values are doubled */
+    const int8_t *values;
+} lanes_form;
+
+#define LANES_FORM(type, ...)                                                                                \
+    ((lanes_form){.block_bytes = sizeof(quant_##type), .quants_at = offsetof(quant_##type, q), __VA_ARGS__})
+#define FORM_Q8_0   LANES_FORM(q8_0, .offset = 0)
+#define FORM_Q4_0   LANES_FORM(q4_0, .offset = 8)
+#define FORM_Q4_1   LANES_FORM(q4_1, .has_m = true)
+#define FORM_Q5_0   LANES_FORM(q5_0, .offset = 16, .bits_at = offsetof(quant_q5_0, high))
+#define FORM_Q5_1   LANES_FORM(q5_1, .offset = 16, .bits_at = offsetof(quant_q5_1, high), .has_m = true)
+#define FORM_IQ4_NL LANES_FORM(iq4_nl, .values = quant_iq4_values)
+#define FORM_MXFP4  LANES_FORM(mxfp4, .offset = 12, .values = quant_mxfp4_values, .power = true)
+
+AVX2_INLINE void pack_32(act_32 *a, const float *x, size_t k, const lanes_form f) {
     for (size_t i = 0; i < k; i += 32, a++) {
         __m256 inverse;
-        a->d = act_scale(x + i, 32, &inverse);
+        a->d = act_scale(x + i, 32, &inverse) * (f.power ? 0.5f : 1.0f);
         const __m256i q = act_bytes_32(x + i, inverse);
+        const __m128i pairs = sum_halves(sum_pairs(q));
         memcpy(a->x, &q, sizeof q);
-        /* lanes of 16 bits: the sums of two x each, added up over the quads */
-        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), q);
-        __m128i s = _mm_add_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
-        s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0x4e));
-        s = _mm_add_epi16(s, _mm_shuffle_epi32(s, 0xb1));
-        s = _mm_sub_epi16(_mm_setzero_si128(), _mm_slli_epi16(s, 3));
-        memcpy(a->start, &s, sizeof a->start);
+        a->start = lane_start(pairs, f.offset);
+        if (f.has_m) a->sum = a->d * (float)sum_of(pairs);
     }
 }
 
-/* Sums of 16 bits hold a block: (w + 8) x adds up modulo 2^16 to w x, which fits. */
-AVX2_INLINE __m256i block_q4_0(const uint8_t *w, const act_32 *x, int h) {
-    __m256i s = broadcast_4(x->start);
+/* Adds fifth bits: 16 in the bytes of quad number j where they are set. `high` is `bits` by four bits higher.
+ */
+AVX2_INLINE __m256i add_bits(__m256i quads, __m256i bits, __m256i higher, const int j) {
+    const __m256i where =
+        _mm256_add_epi8(_mm256_set1_epi8((char)(j / 2)),
+                        _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c)));
+    const __m256i spread = _mm256_shuffle_epi8(j % 2 ? bits : higher, where);
+    const __m256i set = _mm256_and_si256(spread, _mm256_set1_epi32((int)0x80402010));
+    return _mm256_or_si256(quads, _mm256_min_epu8(set, _mm256_set1_epi8(16)));
+}
+
+AVX2_INLINE __m256i unsigned_values(__m256i nibbles, const lanes_form f) {
+    if (!f.values) return nibbles;
+    const __m128i table = _mm_add_epi8(load_128(f.values), _mm_set1_epi8((char)f.offset));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles);
+}
+
+AVX2_INLINE void products(__m256i s[HALVES], const uint8_t *w, const act_32 *x, const lanes_form f) {
+    __m256i bits[HALVES], higher[HALVES];
     AVX2_UNROLL
-    for (size_t g = 0; g < 4; g++) {
-        const __m256i v = load_words(w, 2 + 4 * g, h);
-        s = _mm256_add_epi16(s, _mm256_maddubs_epi16(low_nibbles(v), broadcast_4(x->x + 4 * g)));
-        s = _mm256_add_epi16(s, _mm256_maddubs_epi16(high_nibbles(v), broadcast_4(x->x + 16 + 4 * g)));
+    for (int h = 0; h < HALVES; h++) {
+        s[h] = broadcast_4(&x->start);
+        bits[h] = f.bits_at ? load_words(w, f.bits_at, h) : s[h];
+        higher[h] = _mm256_slli_epi16(bits[h], 4);
     }
-    return _mm256_madd_epi16(s, _mm256_set1_epi16(1));
+    AVX2_UNROLL
+    for (int g = 0; g < 4; g++) {
+        const __m256i x_low = broadcast_4(x->x + 4 * g), x_high = broadcast_4(x->x + 16 + 4 * g);
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) {
+            const __m256i v = load_words(w, f.quants_at + 4 * (size_t)g, h);
+            __m256i low = unsigned_values(low_nibbles(v), f), high = unsigned_values(high_nibbles(v), f);
+            if (f.bits_at) {
+                low = add_bits(low, bits[h], higher[h], g);
+                high = add_bits(high, bits[h], higher[h], 4 + g);
+            }
+            s[h] = _mm256_add_epi16(s[h], _mm256_maddubs_epi16(low, x_low));
+            s[h] = _mm256_add_epi16(s[h], _mm256_maddubs_epi16(high, x_high));
+        }
+    }
+    AVX2_UNROLL
+    for (int h = 0; h < HALVES; h++) s[h] = _mm256_madd_epi16(s[h], _mm256_set1_epi16(1));
+}
+
+AVX2_INLINE __m256i add_pairs(__m256i s, __m256i pairs) {
+    return _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
 /* |w| times x with the sign of w, as in avx2_gemv.c. */
-AVX2_INLINE __m256i block_q8_0(const uint8_t *w, const act_32 *x, int h) {
-    __m256i s = _mm256_setzero_si256();
+AVX2_INLINE void products_q8_0(__m256i s[HALVES], const uint8_t *w, const act_32 *x, const lanes_form f) {
+    AVX2_UNROLL
+    for (int h = 0; h < HALVES; h++) s[h] = _mm256_setzero_si256();
     AVX2_UNROLL
     for (size_t g = 0; g < 8; g++) {
-        const __m256i v = load_words(w, 2 + 4 * g, h);
-        const __m256i signs = _mm256_sign_epi8(broadcast_4(x->x + 4 * g), v);
-        const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(v), signs);
-        s = _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-    }
-    return s;
-}
-
-AVX2_INLINE void rows_32(float *y, const uint8_t *w, const act_32 *x, size_t block_n,
-                         const size_t block_bytes,
-                         __m256i (*const block)(const uint8_t *, const act_32 *, int)) {
-    __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (size_t b = 0; b < block_n; b++, w += ROWS * block_bytes, x++) {
-        const __m256 xd = _mm256_broadcast_ss(&x->d);
+        const __m256i quad = broadcast_4(x->x + 4 * g);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
-            const __m256 d = _mm256_mul_ps(load_f16(w + 16 * h), xd);
-            sum[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(block(w, x, h)), d, sum[h]);
-        }
-    }
-    AVX2_UNROLL
-    for (int h = 0; h < HALVES; h++) _mm256_storeu_ps(y + 8 * h, sum[h]);
-}
-
-/* ---- Q4_K --------------------------------------------------------------------------------------------- */
-
-typedef struct act_q4_k {
-    int8_t x[256];
-    int16_t sums[8]; /* of groups 0 2 | 1 3 | 4 6 | 5 7 */
-    float d;
-} act_q4_k;
-
-static size_t act_bytes_q4_k(size_t k) { return k / 256 * sizeof(act_q4_k); }
-
-static void act_pack_q4_k(void *act, const float *x, size_t k) {
-    static const uint8_t place[8] = {0, 2, 1, 3, 4, 6, 5, 7};
-    act_q4_k *a = act;
-    for (size_t i = 0; i < k; i += 256, a++) {
-        __m256 inverse;
-        a->d = act_scale(x + i, 256, &inverse);
-        for (size_t j = 0; j < 8; j++) {
-            const __m256i q = act_bytes_32(x + i + 32 * j, inverse);
-            int sum = 0;
-            memcpy(a->x + 32 * j, &q, sizeof q);
-            for (size_t n = 0; n < 32; n++) sum += a->x[32 * j + n];
-            a->sums[place[j]] = (int16_t)sum;
+            const __m256i v = load_words(w, f.quants_at + 4 * g, h);
+            s[h] = add_pairs(s[h], _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(quad, v)));
         }
     }
 }
 
-/* Scales and minima of groups 0-3 and of 4-7: a byte each, four to a lane (devices/quant.h). */
-typedef struct numbers_q4_k {
-    __m256i scale[2], min[2];
-} numbers_q4_k;
-
-AVX2_INLINE numbers_q4_k numbers_of(const uint8_t *w, int h) {
-    const __m256i six = _mm256_set1_epi8(0x3f), upper = _mm256_set1_epi8(0x30);
-    const __m256i s0 = load_words(w, 4, h), s1 = load_words(w, 8, h), s2 = load_words(w, 12, h);
-    const __m256i upper_s = _mm256_and_si256(_mm256_srli_epi16(s0, 2), upper);
-    const __m256i upper_m = _mm256_and_si256(_mm256_srli_epi16(s1, 2), upper);
-    return (numbers_q4_k){
-        {_mm256_and_si256(s0, six), _mm256_or_si256(low_nibbles(s2), upper_s)},
-        {_mm256_and_si256(s1, six), _mm256_or_si256(high_nibbles(s2), upper_m)},
-    };
-}
-
-/* Byte j of each lane in both of its 16 bits. */
-AVX2_INLINE __m256i byte_twice(__m256i v, const int j) {
-    const __m128i order =
-        _mm_setr_epi8((char)j, -1, (char)j, -1, (char)(4 + j), -1, (char)(4 + j), -1, (char)(8 + j), -1,
-                      (char)(8 + j), -1, (char)(12 + j), -1, (char)(12 + j), -1);
-    return _mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(order));
-}
-
-/* The sum of the minima times those of the groups' activations. */
-AVX2_INLINE __m256i minima(const numbers_q4_k *n, const act_q4_k *x) {
-    const __m256i even = _mm256_set1_epi16(0xff);
-    __m256i s = _mm256_setzero_si256();
+/* The other way round, |x| times w with the sign of x: no w is -128. */
+AVX2_INLINE void products_iq4_nl(__m256i s[HALVES], const uint8_t *w, const act_32 *x, const lanes_form f) {
     AVX2_UNROLL
-    for (int i = 0; i < 2; i++) {
-        const __m256i first = _mm256_and_si256(n->min[i], even), second = _mm256_srli_epi16(n->min[i], 8);
-        s = _mm256_add_epi32(s, _mm256_madd_epi16(first, broadcast_4(x->sums + 4 * i)));
-        s = _mm256_add_epi32(s, _mm256_madd_epi16(second, broadcast_4(x->sums + 4 * i + 2)));
-    }
-    return s;
-}
-
-/* Groups 2c and 2c + 1 of a half, scaled. Sums of 16 bits hold a group: 16 * 15 * 127. */
-AVX2_INLINE __m256i two_groups(const uint8_t *w, const act_q4_k *x, const numbers_q4_k *n, const int c,
-                               int h) {
-    __m256i low = _mm256_setzero_si256(), high = low;
+    for (int h = 0; h < HALVES; h++) s[h] = _mm256_setzero_si256();
     AVX2_UNROLL
-    for (size_t g = 0; g < 8; g++) {
-        const __m256i v = load_words(w, 16 + 32 * (size_t)c + 4 * g, h);
-        const int8_t *quads = x->x + 64 * c + 4 * g;
-        low = _mm256_add_epi16(low, _mm256_maddubs_epi16(low_nibbles(v), broadcast_4(quads)));
-        high = _mm256_add_epi16(high, _mm256_maddubs_epi16(high_nibbles(v), broadcast_4(quads + 32)));
-    }
-    return _mm256_add_epi32(_mm256_madd_epi16(low, byte_twice(n->scale[c / 2], 2 * c % 4)),
-                            _mm256_madd_epi16(high, byte_twice(n->scale[c / 2], 2 * c % 4 + 1)));
-}
-
-/* The halves at `shift` in words of d and dmin. */
-AVX2_INLINE __m256 halves_of(__m256i words, const int shift) {
-    const __m256i v = _mm256_and_si256(_mm256_srli_epi32(words, shift), _mm256_set1_epi32(0xffff));
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(v, v), 0x08);
-    return _mm256_cvtph_ps(_mm256_castsi256_si128(packed));
-}
-
-AVX2_INLINE void rows_q4_k(float *y, const uint8_t *w, const act_q4_k *x, size_t block_n) {
-    __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (size_t b = 0; b < block_n; b++, w += ROWS * sizeof(quant_q4_k), x++) {
-        const __m256 xd = _mm256_broadcast_ss(&x->d);
-        const numbers_q4_k n[HALVES] = {numbers_of(w, 0), numbers_of(w, 1)};
-        __m256i scaled[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-        AVX2_UNROLL
-        for (int c = 0; c < 4; c++) {
-            AVX2_UNROLL
-            for (int h = 0; h < HALVES; h++)
-                scaled[h] = _mm256_add_epi32(scaled[h], two_groups(w, x, &n[h], c, h));
-        }
+    for (size_t g = 0; g < 4; g++) {
+        const __m256i quad[2] = {broadcast_4(x->x + 4 * g), broadcast_4(x->x + 16 + 4 * g)};
+        const __m256i size[2] = {_mm256_abs_epi8(quad[0]), _mm256_abs_epi8(quad[1])};
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
-            const __m256i head = load_words(w, 0, h);
-            const __m256 d = _mm256_mul_ps(halves_of(head, 0), xd);
-            const __m256 dmin = _mm256_mul_ps(halves_of(head, 16), xd);
-            sum[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(scaled[h]), d, sum[h]);
-            sum[h] = _mm256_fnmadd_ps(_mm256_cvtepi32_ps(minima(&n[h], x)), dmin, sum[h]);
+            const __m256i v = load_words(w, f.quants_at + 4 * g, h);
+            const __m256i low = unsigned_values(low_nibbles(v), f),
+                          high = unsigned_values(high_nibbles(v), f);
+            s[h] = add_pairs(s[h], _mm256_maddubs_epi16(size[0], _mm256_sign_epi8(low, quad[0])));
+            s[h] = add_pairs(s[h], _mm256_maddubs_epi16(size[1], _mm256_sign_epi8(high, quad[1])));
         }
     }
-    AVX2_UNROLL
-    for (int h = 0; h < HALVES; h++) _mm256_storeu_ps(y + 8 * h, sum[h]);
 }
 
-#define GEMV(type, rows)                                                                                     \
-    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
-                            size_t k) {                                                                      \
-        for (size_t r = 0; r < row_n; r += ROWS, y += ROWS, w += ROWS * row_bytes) rows;                     \
+/* Scales of eight rows; adds what their m brings. */
+AVX2_INLINE __m256 scales_of(__m256 *sum, const uint8_t *w, const act_32 *x, int h, const lanes_form f) {
+    if (f.power) { /* 2^(e - 127), also for e = 0 */
+        const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(w + 8 * h)));
+        return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_slli_epi32(e, 23), _mm256_set1_epi32(0x00400000)));
     }
-GEMV(q4_0, rows_32(y, w, act, k / 32, sizeof(quant_q4_0), block_q4_0))
-GEMV(q8_0, rows_32(y, w, act, k / 32, sizeof(quant_q8_0), block_q8_0))
-GEMV(q4_k, rows_q4_k(y, w, act, k / 256))
-
-void cpu_avx2_lanes_init(cpu_kernels *k) {
-    cpu_set_gemv(&k->lanes[GGUF_Q4_0], bytes_32, act_pack_32, gemv_q4_0);
-    cpu_set_gemv(&k->lanes[GGUF_Q8_0], bytes_32, act_pack_32, gemv_q8_0);
-    cpu_set_gemv(&k->lanes[GGUF_Q4_K], act_bytes_q4_k, act_pack_q4_k, gemv_q4_k);
+    if (!f.has_m) return load_f16(w + 16 * h);
+    const half_pairs head = halves_of(load_words(w, 0, h));
+    const __m256 m =
+        f.offset ? _mm256_fmadd_ps(head.lower, _mm256_set1_ps((float)f.offset), head.upper) : head.upper;
+    *sum = _mm256_fmadd_ps(m, _mm256_broadcast_ss(&x->sum), *sum);
+    return head.lower;
 }
+
+AVX2_INLINE void rows_32(float *y, const uint8_t *w, const act_32 *x, size_t block_n, const lanes_form f,
+                         void (*const block)(__m256i *, const uint8_t *, const act_32 *, lanes_form)) {
+    __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (size_t b = 0; b < block_n; b++, w += ROWS * f.block_bytes, x++) {
+        const __m256 xd = _mm256_broadcast_ss(&x->d);
+        __m256i s[HALVES];
+        block(s, w, x, f);
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) {
+            const __m256 d = _mm256_mul_ps(scales_of(&sum[h], w, x, h, f), xd);
+            sum[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[h]), d, sum[h]);
+        }
+    }
+    store_rows(y, sum);
+}
+
+#define LANES_32(type, TYPE, products)                                                                       \
+    static void pack_##type(void *act, const float *x, size_t k) { pack_32(act, x, k, FORM_##TYPE); }        \
+    LANES_GEMV(type, rows_32(y, w, act, k / 32, FORM_##TYPE, products))
+#define SET_LANES(type, TYPE, products)                                                                      \
+    cpu_set_gemv(&k->lanes[GGUF_##TYPE], bytes_32, pack_##type, gemv_##type);
+#define TYPES(X)                                                                                             \
+    X(q8_0, Q8_0, products_q8_0)                                                                             \
+    X(q4_0, Q4_0, products)                                                                                  \
+    X(q4_1, Q4_1, products)                                                                                  \
+    X(q5_0, Q5_0, products)                                                                                  \
+    X(q5_1, Q5_1, products)                                                                                  \
+    X(iq4_nl, IQ4_NL, products_iq4_nl)                                                                       \
+    X(mxfp4, MXFP4, products)
+TYPES(LANES_32)
+
+void cpu_avx2_lanes_init(cpu_kernels *k) { TYPES(SET_LANES) }

@@ -1,0 +1,54 @@
+/* avx2_lanes.h - words, scales and results of interleaved rows (devices/lanes.h): what avx2_lanes.c and
+ * avx2_lanes_k.c share. */
+#ifndef HOTSET_CPU_AVX2_LANES_H
+#define HOTSET_CPU_AVX2_LANES_H
+
+#include "devices/cpu/avx2.h"
+#include "devices/lanes.h"
+#include "devices/quant.h"
+
+#include <stddef.h>
+
+enum { ROWS = LANES_ROWS, HALVES = 2 /* registers of 8 rows */ };
+
+/* The word of eight rows that stands at offset `at` of a row. */
+AVX2_INLINE __m256i load_words(const uint8_t *w, size_t at, int h) {
+    return load_256(w + ROWS * at + 32 * h);
+}
+
+AVX2_INLINE __m256i masked(__m256i v, const int mask) {
+    return _mm256_and_si256(v, _mm256_set1_epi8((char)mask));
+}
+AVX2_INLINE __m256i low_nibbles(__m256i v) { return masked(v, 15); }
+AVX2_INLINE __m256i high_nibbles(__m256i v) { return masked(_mm256_srli_epi16(v, 4), 15); }
+
+/* Moved by `left` bits, or to the right by as many as it is below zero (a constant). */
+AVX2_INLINE __m256i moved(__m256i v, const int left) {
+    return left > 0 ? _mm256_slli_epi16(v, left) : left < 0 ? _mm256_srli_epi16(v, -left) : v;
+}
+
+/* The lower and the upper halves in words. */
+typedef struct half_pairs {
+    __m256 lower, upper;
+} half_pairs;
+
+AVX2_INLINE half_pairs halves_of(__m256i words) {
+    const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    const __m256i sorted = _mm256_shuffle_epi8(words, _mm256_broadcastsi128_si256(order));
+    const __m256i apart = _mm256_permute4x64_epi64(sorted, 0xd8);
+    return (half_pairs){_mm256_cvtph_ps(_mm256_castsi256_si128(apart)),
+                        _mm256_cvtph_ps(_mm256_extracti128_si256(apart, 1))};
+}
+
+AVX2_INLINE void store_rows(float *y, const __m256 sum[HALVES]) {
+    AVX2_UNROLL
+    for (int h = 0; h < HALVES; h++) _mm256_storeu_ps(y + 8 * h, sum[h]);
+}
+
+#define LANES_GEMV(type, rows)                                                                               \
+    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
+                            size_t k) {                                                                      \
+        for (size_t r = 0; r < row_n; r += ROWS, y += ROWS, w += ROWS * row_bytes) rows;                     \
+    }
+
+#endif
