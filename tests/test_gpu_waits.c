@@ -277,24 +277,33 @@ static void count_span(void *cookie, const device_op *op, uint32_t row_n, double
     t->n++;
 }
 
+/* The spans of layers that wait for the host a while each. */
+static told trace_layers(const char *way) {
+    char properties[64];
+    layers l;
+    told t = {0};
+    hotset_error err = {0};
+    snprintf(properties, sizeof properties, ":wait=%s", way);
+    open_layers(&l, properties);
+    l.d->api->set_trace(l.d, count_span, &t);
+    must(l.d->api->submit(l.queue, l.list, 1, &err), &err);
+    for (uint32_t j = 0; j < LAYERS; j++) {
+        pause_ms(5);
+        store(&l, GO_AT + 64 * j, 1);
+    }
+    must(l.d->api->queue_drain(l.queue, &err), &err);
+    close_layers(&l);
+    return t;
+}
+
 Test(gpu_waits, waits_are_traced) {
+    enum { TRIES = 50 }; /* on a busy machine the host may be there before any layer waits */
     for (size_t i = 0; i < COUNT_OF(ways); i++) {
-        char properties[64];
-        layers l;
-        told t = {0};
-        hotset_error err = {0};
-        snprintf(properties, sizeof properties, ":wait=%s", ways[i]);
-        open_layers(&l, properties);
-        l.d->api->set_trace(l.d, count_span, &t);
-        must(l.d->api->submit(l.queue, l.list, 1, &err), &err);
-        for (uint32_t j = 0; j < LAYERS; j++) {
-            pause_ms(5);
-            store(&l, GO_AT + 64 * j, 1);
-        }
-        must(l.d->api->queue_drain(l.queue, &err), &err);
+        const bool waits = i != 2; /* there the host waits, which is no work of the stream */
+        told t = trace_layers(ways[i]);
+        for (int try = 1; waits && t.wait_n == 0 && try < TRIES; try++) t = trace_layers(ways[i]);
         cr_assert_eq(t.n, 3 * LAYERS);
-        if (i != 2) cr_assert(t.wait_n > 0, "%s", ways[i]); /* the host's waits are no work of the stream */
-        close_layers(&l);
+        if (waits) cr_assert(t.wait_n > 0, "%s", ways[i]);
     }
 }
 
