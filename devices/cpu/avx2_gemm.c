@@ -76,6 +76,26 @@ AVX2_INLINE void unpack_header_256(tile_256 *t, const tile_rows *rows, const fas
     }
 }
 
+/* Those of eight rows. They wait in memory, so that code for all runs is there once, not for each row. */
+AVX2_INLINE void unpack_quants(uint8_t *q, const uint8_t *const *row, const fast_form f) {
+    uint8_t value[8][256];
+    for (size_t r = 0; r < 8; r++) {
+        AVX2_UNROLL
+        for (size_t run = 0; run < f.run_n; run++) {
+            const __m256i v = unsigned_values(f, f.quants(row[r], run));
+            _mm256_storeu_si256((__m256i *)(void *)(value[r] + RUN * run), v);
+        }
+    }
+    for (size_t run = 0; run < f.run_n; run++) {
+        __m256i v[8];
+        AVX2_UNROLL
+        for (size_t r = 0; r < 8; r++) v[r] = load_256(value[r] + RUN * run);
+        transpose_8x8(v);
+        AVX2_UNROLL
+        for (size_t i = 0; i < 8; i++) store_256(q + 64 * (8 * run + i), v[i]);
+    }
+}
+
 AVX2_INLINE void tile_unpack(uint8_t *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k,
                              const fast_form f) {
     const tile_rows first = rows_of(w, row_bytes, row_n);
@@ -85,18 +105,7 @@ AVX2_INLINE void tile_unpack(uint8_t *tile, const uint8_t *w, size_t row_bytes, 
             unpack_header_32((tile_32 *)(void *)tile, &rows, f);
         else
             unpack_header_256((tile_256 *)(void *)tile, &rows, f);
-        for (size_t half = 0; half < HALVES; half++) {
-            AVX2_UNROLL
-            for (size_t run = 0; run < f.run_n; run++) {
-                __m256i v[8];
-                AVX2_UNROLL
-                for (size_t r = 0; r < 8; r++)
-                    v[r] = unsigned_values(f, f.quants(rows.row[8 * half + r], run));
-                transpose_8x8(v);
-                AVX2_UNROLL
-                for (size_t i = 0; i < 8; i++) store_256(tile + 64 * (8 * run + i) + 32 * half, v[i]);
-            }
-        }
+        for (size_t half = 0; half < HALVES; half++) unpack_quants(tile + 32 * half, rows.row + 8 * half, f);
     }
 }
 
@@ -113,6 +122,12 @@ AVX2_INLINE void lanes_header_32(tile_32 *t, const uint8_t *w, const fast_form f
     raise_m(t, f);
 }
 
+/* Four weights of eight rows: `i` counts halves of the rows, then quads of a run. */
+AVX2_INLINE void lanes_quad(uint8_t *q, const uint8_t *w, size_t run, size_t i, const fast_form f) {
+    const size_t quad = i / HALVES, at = 32 * (i % HALVES);
+    store_256(q + 64 * (8 * run + quad) + at, unsigned_values(f, f.lanes_quants(w + at, run, quad)));
+}
+
 AVX2_INLINE void tile_of_lanes(uint8_t *tile, const uint8_t *w, size_t k, const size_t quants_at,
                                const fast_form f) {
     lanes_headers headers;
@@ -123,14 +138,14 @@ AVX2_INLINE void tile_of_lanes(uint8_t *tile, const uint8_t *w, size_t k, const 
             const tile_rows rows = headers_of_lanes(&headers, w, quants_at, f);
             unpack_header_256((tile_256 *)(void *)tile, &rows, f);
         }
-        AVX2_UNROLL
-        for (size_t run = 0; run < f.run_n; run++) {
+        if (f.run_n == 1) {
             AVX2_UNROLL
-            for (size_t i = 0; i < 8 * HALVES; i++) {
-                const size_t quad = i / HALVES, at = 32 * (i % HALVES);
-                const __m256i q = f.lanes_quants(w + at, run, quad);
-                store_256(tile + 64 * (8 * run + quad) + at, unsigned_values(f, q));
-            }
+            for (size_t i = 0; i < 8 * HALVES; i++) lanes_quad(tile, w, 0, i, f);
+            continue;
+        }
+        for (size_t i = 0; i < 8 * HALVES; i++) {
+            AVX2_UNROLL
+            for (size_t run = 0; run < f.run_n; run++) lanes_quad(tile, w, run, i, f);
         }
     }
 }
