@@ -320,7 +320,7 @@ static void attend_f16(const cpu_attend_args *a) {
 }
 
 static void attend(const cpu_attend_args *args) {
-    if (args->state == GGUF_F16 && args->rounded)
+    if (args->state == GGUF_F16 && args->rounded && args->head_n >= CPU_ATTEND_ROUNDED)
         attend_f16(args);
     else
         avx512_attend_by_type(args);

@@ -79,7 +79,9 @@ cpu_set_gemv(cpu_matmul *m, size_t (*act_bytes)(size_t), void (*act_pack)(void *
  * = 0 or 255 / a overflows), and the group gives a / 255 sum(q v). No weight is negative, so that all eight
  * bits are theirs: a step is half of an activation's. */
 enum {
-    CPU_ATTEND_GROUP = 32,    /* positions */
+    CPU_ATTEND_GROUP = 32, /* positions */
+    CPU_ATTEND_ROUNDED =
+        3, /* heads of a group from which on F16 is rounded: fewer do not pay for reordering */
     CPU_ATTEND_ROWS_MAX = 256 /* of a run */
 };
 typedef struct cpu_attend_args {
