@@ -117,7 +117,7 @@ static double round_half(double x) {
     return fabs(x) < 0x1p-14 ? 0 : ldexp(round(part * 256), exponent - 8);
 }
 
-/* The head by the rule of kernels.h, but for the weights: *doubt gets what their rounding may cost. */
+/* The head by the rule of kernels.h; where weights are rounded, within what that may cost. */
 static void check_head(const attend_case *c, const cpu_attend_args *a, size_t h, const double *key,
                        const double *value) {
     double *p = calloc(c->row_n, sizeof *p), *out = calloc(c->value_n, sizeof *out), max = -INFINITY, sum = 0;
@@ -171,7 +171,7 @@ static void draw_case(attend_case *c, random_state *r) {
     c->head_n = 1 + random_below(r, 9);
     c->key_n = widths[random_below(r, COUNT_OF(widths))];
     c->value_n = widths[random_below(r, COUNT_OF(widths))];
-    c->row_n = 1 + random_below(r, random_below(r, 3) ? 200 : 8);
+    c->row_n = 1 + random_below(r, random_below(r, 3) ? CPU_ATTEND_ROWS_MAX : 8);
     c->scale = random_below(r, 4) ? 1 / sqrtf((float)c->key_n) : 20; /* 20: scores far below the maximum */
     c->softcap = random_below(r, 3) ? 0 : 5 + 45 * (float)random_below(r, 2);
     c->rounded = random_below(r, 3);
@@ -190,8 +190,12 @@ Test(attend, is_softmax_of_scaled_products) {
         check_attend(&c, &r);
     }
     for (size_t t = 0; t < table_n; t++) { /* a whole run; and latents, which many heads share */
-        check_attend(&(attend_case){&tables[t], 1, 256, 4, 128, 128, 256, GGUF_F16, 0.0883883f, 0, true}, &r);
-        check_attend(&(attend_case){&tables[t], 1, 201, 19, 576, 512, 201, GGUF_F16, 0.05f, 0, true}, &r);
+        for (size_t i = 0; i < 2; i++) {
+            const gguf_type state = states[i];
+            check_attend(&(attend_case){&tables[t], 1, 256, 4, 128, 128, 256, state, 0.0883883f, 0, true},
+                         &r);
+            check_attend(&(attend_case){&tables[t], 1, 201, 19, 576, 512, 201, state, 0.05f, 0, true}, &r);
+        }
     }
 }
 

@@ -172,11 +172,6 @@ AVX2_INLINE __m256i act_bytes_32(const float *x, __m256 inverse) {
     return _mm256_permutevar8x32_epi32(lanes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
 
-/* Sums of four neighbouring signed bytes, in 8 lanes. */
-AVX2_INLINE __m256i sum_quads(__m256i bytes) {
-    return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
-}
-
 /* Sums of two neighbouring bytes. */
 AVX2_INLINE __m256i sum_pairs(__m256i bytes) { return _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes); }
 AVX2_INLINE __m128i sum_halves(__m256i pairs) {
@@ -195,6 +190,19 @@ AVX2_INLINE int32_t lane_start(__m128i pairs, const int offset) {
 AVX2_INLINE int sum_of(__m128i pairs) {
     const int32_t both = lane_start(pairs, -1);
     return (int16_t)both + (both >> 16);
+}
+
+/* 256 activations to bytes, which it returns the d of; sums[i] is that of bytes 16i to 16i + 15. */
+AVX2_INLINE float act_pack_sums(int8_t q[256], int16_t sums[16], const float *x) {
+    __m256 inverse;
+    const float d = act_scale(x, 256, &inverse);
+    for (size_t j = 0; j < 8; j++) {
+        const __m256i v = act_bytes_32(x + 32 * j, inverse), pairs = sum_pairs(v);
+        memcpy(q + 32 * j, &v, sizeof v);
+        sums[2 * j] = (int16_t)sum_of(_mm256_castsi256_si128(pairs));
+        sums[2 * j + 1] = (int16_t)sum_of(_mm256_extracti128_si256(pairs, 1));
+    }
+    return d;
 }
 
 /* ---- Blocks (layouts: devices/quant.h) ---- */

@@ -16,24 +16,9 @@ typedef struct act_256 {
 
 static size_t act_size_256(size_t k) { return k / 256 * sizeof(act_256); }
 
-/* Sums of 16 of the 256 values at x, in units of their d. */
-static float pack_256(int8_t q[256], int16_t sums[16], const float *x) {
-    __m256 inverse;
-    const float d = act_scale(x, 256, &inverse);
-    for (int j = 0; j < 8; j++) {
-        const __m256i v = act_bytes_32(x + 32 * j, inverse);
-        int32_t quads[8];
-        _mm256_storeu_si256((__m256i *)(void *)(q + 32 * j), v);
-        _mm256_storeu_si256((__m256i *)(void *)quads, sum_quads(v));
-        sums[2 * j] = (int16_t)(quads[0] + quads[1] + quads[2] + quads[3]);
-        sums[2 * j + 1] = (int16_t)(quads[4] + quads[5] + quads[6] + quads[7]);
-    }
-    return d;
-}
-
 static void act_pack_256(void *act, const float *x, size_t k) {
     for (act_256 *a = act; k > 0; k -= 256, x += 256, a++) {
-        a->d = pack_256(a->q, a->sums, x);
+        a->d = act_pack_sums(a->q, a->sums, x);
         for (int j = 0; j < 16; j++) a->sums[j] = (int16_t)-a->sums[j];
     }
 }

@@ -99,25 +99,10 @@ typedef struct act_256 {
 
 static size_t act_bytes_256(size_t k) { return k / 256 * sizeof(act_256); }
 
-/* Bytes and scale of one block; sum16[i] is the sum of the bytes 16i to 16i + 15. */
-static void act_pack_block(act_256 *a, int sum16[16], const float *x) {
-    __m256 inverse;
-    a->d = act_scale(x, 256, &inverse);
-    for (int j = 0; j < 8; j++) {
-        const __m256i q = act_bytes_32(x + 32 * j, inverse);
-        memcpy(a->q + 32 * j, &q, sizeof q);
-        int32_t quads[8];
-        const __m256i sums = sum_quads(q);
-        memcpy(quads, &sums, sizeof sums);
-        sum16[2 * j] = quads[0] + quads[1] + quads[2] + quads[3];
-        sum16[2 * j + 1] = quads[4] + quads[5] + quads[6] + quads[7];
-    }
-}
-
 static void act_pack_q4_k(void *act, const float *x, size_t k) {
     for (act_256 *a = act; k > 0; k -= 256, x += 256, a++) {
-        int sum16[16];
-        act_pack_block(a, sum16, x);
+        int16_t sum16[16];
+        a->d = act_pack_sums(a->q, sum16, x);
         memset(a->sums, 0, sizeof a->sums);
         for (int j = 0; j < 8; j++)
             a->sums[j / 4 * 8 + 4 + j % 4] = (int16_t)(sum16[2 * j] + sum16[2 * j + 1]);
@@ -126,9 +111,8 @@ static void act_pack_q4_k(void *act, const float *x, size_t k) {
 
 static void act_pack_q6_k(void *act, const float *x, size_t k) {
     for (act_256 *a = act; k > 0; k -= 256, x += 256, a++) {
-        int sum16[16];
-        act_pack_block(a, sum16, x);
-        for (int j = 0; j < 16; j++) a->sums[j] = (int16_t)-sum16[j];
+        a->d = act_pack_sums(a->q, a->sums, x);
+        for (int j = 0; j < 16; j++) a->sums[j] = (int16_t)-a->sums[j];
     }
 }
 

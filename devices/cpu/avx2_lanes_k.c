@@ -19,17 +19,11 @@ static size_t bytes_k(size_t k) { return k / 256 * sizeof(act_k); }
 AVX2_INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_n, const int offset[4]) {
     static const uint8_t place[4] = {0, 2, 1, 3};
     for (size_t i = 0; i < k; i += 256, a++) {
-        __m256 inverse;
         int16_t sums[16];
-        a->d = act_scale(x + i, 256, &inverse);
-        for (size_t j = 0; j < 16; j += 2) {
-            const __m256i q = act_bytes_32(x + i + 16 * j, inverse), pairs = sum_pairs(q);
-            const __m128i group[2] = {_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1)};
-            memcpy(a->x + 16 * j, &q, sizeof q);
-            for (size_t g = 0; g < 2; g++) {
-                sums[j + g] = (int16_t)sum_of(group[g]);
-                a->start[j + g] = lane_start(group[g], offset[(j + g) / 2 % 4]);
-            }
+        a->d = act_pack_sums(a->x, sums, x + i);
+        for (size_t j = 0; j < 16; j++) {
+            const __m128i pairs = _mm_maddubs_epi16(_mm_set1_epi8(1), load_128(a->x + 16 * j));
+            a->start[j] = lane_start(pairs, offset[j / 2 % 4]);
         }
         for (size_t j = 0; j < group_n; j++)
             a->sums[j / 4 * 4 + place[j % 4]] =

@@ -64,24 +64,25 @@ cpu_set_gemv(cpu_matmul *m, size_t (*act_bytes)(size_t), void (*act_pack)(void *
 }
 
 /* Streaming softmax over one run of state rows, for the query heads that share one key/value head, of one
- * token or of several tokens in a row. A head's result does not depend on what is computed together with it.
+ * token or of several tokens in a row. A token's result does not depend on those that are computed with it.
  *
- * Rows in F32 and F16 are multiplied as floats. Where the caller allows it, and the processor multiplies
- * pairs of BF16 (AVX512_BF16), rows in F16 are rounded: queries times scale, keys, weights p and values have
- * 8 significant bits there (a step finer than those of activations), and sums are floats.
+ * Rows in F32 and F16 are multiplied as floats. Where the caller allows it, the group has at least
+ * CPU_ATTEND_ROUNDED heads, and the processor multiplies pairs of BF16 (AVX512_BF16), rows in F16 are
+ * rounded: queries times scale and weights p to the nearest even number of 8 significant bits, keys and
+ * values to the nearest one, those below 2^-14 to 0. That is a step finer than those of activations. Sums are
+ * floats.
  *
- * Rows in Q8_0 are multiplied as the bytes they are, by a rule
- * that is again the same in every implementation. A query is an activation: per block of 32 elements 8-bit
- * numbers q with their d, as above; a score is the sum over blocks of d d_k sum(q k). The other factors of
- * values are the weights p_i = exp(s_i - max) with the scales of the values' blocks: per block of 32
- * elements, w_i = p_i d_v,i; per group of CPU_ATTEND_GROUP positions, counted from the run's first one (the
- * last group may be shorter), a = max w, q = round-to-nearest-even(w * (255 / a)) in float (all q = 0 where a
- * = 0 or 255 / a overflows), and the group gives a / 255 sum(q v). No weight is negative, so that all eight
- * bits are theirs: a step is half of an activation's. */
+ * Rows in Q8_0 are multiplied as the bytes they are, by a rule that is again the same in every
+ * implementation. A query is an activation: per block of 32 elements 8-bit numbers q with their d, as above;
+ * a score is the sum over blocks of d d_k sum(q k). The other factors of values are the weights p_i = exp(s_i
+ * - max) with the scales of the values' blocks: per block of 32 elements, w_i = p_i d_v,i; per group of
+ * CPU_ATTEND_GROUP positions, counted from the run's first one (the last group may be shorter), a = max w, q
+ * = round-to-nearest-even(w * (255 / a)) in float (all q = 0 where a = 0 or 255 / a overflows), and the group
+ * gives a / 255 sum(q v). No weight is negative, so that all eight bits are theirs: a step is half of an
+ * activation's. */
 enum {
-    CPU_ATTEND_GROUP = 32, /* positions */
-    CPU_ATTEND_ROUNDED =
-        3, /* heads of a group from which on F16 is rounded: fewer do not pay for reordering */
+    CPU_ATTEND_GROUP = 32,    /* positions */
+    CPU_ATTEND_ROUNDED = 3,   /* heads: for fewer, reordering keys takes longer than it saves */
     CPU_ATTEND_ROWS_MAX = 256 /* of a run */
 };
 typedef struct cpu_attend_args {
