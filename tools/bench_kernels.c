@@ -19,7 +19,7 @@
 #include "devices/neurons.h"
 
 enum { REPEATS = 7, CACHED_REPEATS = 1000, PREFILL_REPEATS = 50, SPARSE_REPEATS = 15 };
-enum { LAYER_NEURONS = 4096, ROWS_AHEAD = 4 };
+enum { LAYER_NEURONS = 4096 };
 
 typedef struct bench_options {
     cpu_isa isa;
@@ -135,12 +135,15 @@ static double listed_s(bench_case *c) {
     {
         const size_t last = share(c->active_n, 1, omp_get_thread_num() + 1, omp_get_num_threads());
         size_t i = share(c->active_n, 1, omp_get_thread_num(), omp_get_num_threads());
-        for (; i < last; i++) {
-            const uint8_t *ahead =
-                c->weights + c->row_bytes * c->active[i + ROWS_AHEAD < last ? i + ROWS_AHEAD : i];
-            for (size_t at = 0; at < c->row_bytes; at += 64) __builtin_prefetch(ahead + at, 0, 2);
-            m->gemv(c->y + i, c->weights + c->row_bytes * c->active[i], c->row_bytes, 1, c->act,
-                    c->options->k);
+        for (float y[CPU_DOTS]; i < last; i += CPU_DOTS) {
+            const uint8_t *row[CPU_DOTS], *next[CPU_DOTS];
+            for (size_t d = 0; d < CPU_DOTS; d++) {
+                row[d] = c->weights + c->row_bytes * c->active[i + d < last ? i + d : i];
+                next[d] =
+                    c->weights + c->row_bytes * c->active[i + CPU_DOTS + d < last ? i + CPU_DOTS + d : i];
+            }
+            cpu_dots(m, y, row, next, c->row_bytes, c->act, c->options->k);
+            memcpy(c->y + i, y, min_u64(last - i, CPU_DOTS) * sizeof *y);
         }
     }
     return base_now_s() - start;

@@ -249,21 +249,31 @@ static void attend_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     }
 }
 
+/* A run of a row and one key/value head, as work is shared out: the first runs of all, then the second ones,
+ * so that threads that take turns have as much to do each. */
+typedef struct spread_item {
+    uint32_t run, r, head_kv;
+} spread_item;
+
+static spread_item spread_at(uint32_t item, uint32_t row_n, uint32_t heads) {
+    return (spread_item){item / (row_n * heads), item / heads % row_n, item % heads};
+}
+
 /* Few rows: runs are shared out, then folded in the same order as above. */
 static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n, uint32_t run_max) {
     const device_op *o = &op->op;
     float *partials = (float *)(void *)w->workspace;
     float *scores = (float *)(void *)cpu_thread_scratch(w, cpu_attend_scratch(o));
-    uint32_t heads = o->attend.head_kv_n;
-    for (uint32_t item; (item = cpu_take(op, 0)) < row_n * heads * run_max;) {
-        uint32_t run = item % run_max, head_kv = item / run_max % heads, r = item / run_max / heads;
-        if (run >= row_run_n(o, &w->row[r])) continue;
-        /* threads take turns, more or less */
-        uint32_t next = item + w->thread_n, next_r = next / run_max / heads;
-        const void *ahead =
-            next_r < row_n ? run_keys(o, &w->row[next_r], next / run_max % heads, next % run_max) : NULL;
-        attend_one_run(o, w, r, 1, head_kv, run, ahead,
-                       partial_at(o, partials + item * partial_floats(o, 1), 1), scores);
+    const uint32_t heads = o->attend.head_kv_n, item_n = row_n * heads * run_max;
+    for (uint32_t item; (item = cpu_take(op, 0)) < item_n;) {
+        const spread_item now = spread_at(item, row_n, heads);
+        if (now.run >= row_run_n(o, &w->row[now.r])) continue;
+        const uint32_t behind = item + w->thread_n; /* this thread's next one, if they take turns */
+        const spread_item next = spread_at(behind, row_n, heads);
+        const void *ahead = behind < item_n ? run_keys(o, &w->row[next.r], next.head_kv, next.run) : NULL;
+        const uint32_t partial_i = (now.r * heads + now.head_kv) * run_max + now.run;
+        attend_one_run(o, w, now.r, 1, now.head_kv, now.run, ahead,
+                       partial_at(o, partials + partial_i * partial_floats(o, 1), 1), scores);
     }
     team_barrier(w->team);
     for (uint32_t item; (item = cpu_take(op, 1)) < row_n * heads;) {

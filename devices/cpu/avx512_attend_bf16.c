@@ -263,8 +263,8 @@ INLINE void add_queries(const cpu_attend_args *a, const lot *l, const values *v,
         }
         if (!next) continue;
         pair_rows(next, p, 2);
-        prefetch(ahead, 2 * p * a->key_stride);
-        prefetch(ahead, (2 * p + 1) * a->key_stride);
+        prefetch(ahead, 2 * p * LINE);
+        prefetch(ahead, (2 * p + 1) * LINE);
     }
     UNROLL for (size_t i = 0; i < query_n; i++) {
         UNROLL for (size_t j = 0; j < 2; j++)
@@ -288,7 +288,7 @@ static void add_values(const cpu_attend_args *a, lot *l, size_t first, size_t qu
     pair_all(&v);
     for (size_t i = 0; i < all_n; i++) {
         const size_t row_i = i % span_n * SPAN, from = i / span_n * VECTOR;
-        const uint8_t *ahead = wanted + row_i * a->key_stride + from * sizeof(uint16_t);
+        const uint8_t *ahead = wanted + i * SPAN * LINE;
         const values next = values_of(a, l, i + 1 < all_n ? i + 1 : i + 2);
         float *out = a->out + first * a->value_n + from;
         size_t q = 0;
@@ -298,7 +298,7 @@ static void add_values(const cpu_attend_args *a, lot *l, size_t first, size_t qu
             add_queries(a, l, &v, row_i, out, 0, 4, &next, ahead), q = 4;
         else {
             if (i + 1 < all_n) pair_all(&next);
-            for (size_t r = 0; r < SPAN; r++) prefetch(ahead, r * a->key_stride);
+            for (size_t r = 0; r < SPAN; r++) prefetch(ahead, r * LINE);
         }
         for (; q + 8 <= query_n; q += 8) add_queries(a, l, &v, row_i, out, q, 8, NULL, NULL);
         for (; q + 4 <= query_n; q += 4) add_queries(a, l, &v, row_i, out, q, 4, NULL, NULL);

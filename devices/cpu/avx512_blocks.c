@@ -101,6 +101,13 @@ INLINE __m512 step_4(__m512 sum, __m512i first, __m512i last, const act_4 *x, co
     return _mm512_fmadd_ps(step_halves(first, last, f.m, f.block_bytes), _mm512_load_ps(x->sum), sum);
 }
 
+/* Fewer than four blocks. */
+INLINE __m512 last_blocks(__m512 sum, const uint8_t *w, size_t n, const act_4 *x, const step_form f) {
+    uint8_t rest[STEP_MAX] = {0};
+    memcpy(rest, w, n * f.block_bytes);
+    return step_4(sum, _mm512_loadu_si512(rest), _mm512_loadu_si512(rest + 4 * f.block_bytes - 64), x, f);
+}
+
 /* `row_n` (at most LOCKSTEP_MAX) rows in lockstep; `ahead`: bytes to prefetch ahead, 0 for none. Both
  * constants after inlining. */
 INLINE void dot_4(float *y, const uint8_t *w, size_t row_bytes, const size_t row_n, const size_t ahead,
@@ -118,15 +125,30 @@ INLINE void dot_4(float *y, const uint8_t *w, size_t row_bytes, const size_t row
             sum[r] = step_4(sum[r], _mm512_loadu_si512(p), _mm512_loadu_si512(p + step_bytes - 64), x, f);
         }
     }
-    if (block_n % 4) {
-        UNROLL for (size_t r = 0; r < row_n; r++) {
-            uint8_t rest[STEP_MAX] = {0};
-            memcpy(rest, w + r * row_bytes, block_n % 4 * f.block_bytes);
-            sum[r] =
-                step_4(sum[r], _mm512_loadu_si512(rest), _mm512_loadu_si512(rest + step_bytes - 64), x, f);
+    UNROLL for (size_t r = 0; r < row_n; r++) {
+        if (block_n % 4) sum[r] = last_blocks(sum[r], w + r * row_bytes, block_n % 4, x, f);
+        y[r] = _mm512_reduce_add_ps(sum[r]);
+    }
+}
+
+INLINE void dots_4(float *y, const uint8_t *const *row, const uint8_t *const *next, const act_4 *x,
+                   size_t block_n, const step_form f) {
+    const size_t step_bytes = 4 * f.block_bytes;
+    __m512 sum[CPU_DOTS];
+    UNROLL for (size_t r = 0; r < CPU_DOTS; r++) sum[r] = _mm512_setzero_ps();
+    size_t at = 0;
+    for (size_t i = 0; i < block_n / 4; i++, at += step_bytes, x++) {
+        UNROLL for (size_t r = 0; r < CPU_DOTS; r++) {
+            const uint8_t *p = row[r] + at;
+            prefetch(next[r], at);
+            if (step_bytes > LINE) prefetch(next[r], at + LINE);
+            sum[r] = step_4(sum[r], _mm512_loadu_si512(p), _mm512_loadu_si512(p + step_bytes - 64), x, f);
         }
     }
-    UNROLL for (size_t r = 0; r < row_n; r++) y[r] = _mm512_reduce_add_ps(sum[r]);
+    UNROLL for (size_t r = 0; r < CPU_DOTS; r++) {
+        if (block_n % 4) sum[r] = last_blocks(sum[r], row[r] + at, block_n % 4, x, f);
+        y[r] = _mm512_reduce_add_ps(sum[r]);
+    }
 }
 
 INLINE void gemv_4(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const act_4 *x, size_t k,
@@ -174,6 +196,11 @@ INLINE void gemv_4(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, c
                             size_t k) {                                                                      \
         const step_form f = {.block_bytes = bytes, .nibbles = nibbles_##type, __VA_ARGS__};                  \
         gemv_4(y, w, row_bytes, row_n, act, k, f);                                                           \
+    }                                                                                                        \
+    static void dots_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,                 \
+                            const void *act, size_t k) {                                                     \
+        const step_form f = {.block_bytes = bytes, .nibbles = nibbles_##type, __VA_ARGS__};                  \
+        dots_4(y, row, next, act, k / BLOCK, f);                                                             \
     }
 
 static const _Alignas(64) uint16_t d_18[32] = OF_FOUR(FOUR_WORDS, 0, 18);
@@ -201,8 +228,8 @@ STEP(iq4_nl, 18, 2, 128, 1, .d = d_18, .values = iq4_values)
 STEP(mxfp4, 17, 1, 12, 2, .d = e_17, .power = true, .values = mxfp4_values)
 
 #define SET(type, TYPE)                                                                                      \
-    k->matmul[GGUF_##TYPE].act_bytes = bytes_4, k->matmul[GGUF_##TYPE].act_pack = pack_##type,               \
-    k->matmul[GGUF_##TYPE].gemv = gemv_##type;
+    cpu_set_gemv(&k->matmul[GGUF_##TYPE], bytes_4, pack_##type, gemv_##type);                                \
+    k->matmul[GGUF_##TYPE].dots = dots_##type;
 
 void avx512_blocks(cpu_kernels *k) {
     SET(q4_0, Q4_0)

@@ -92,6 +92,23 @@ static void gemv_q8_0(float *y, const uint8_t *w, size_t row_bytes, size_t row_n
     }
     for (; r < row_n; r++) dot_q8_0(y + r, w + r * row_bytes, row_bytes, 1, 0, act, k / BLOCK);
 }
+static void dots_q8_0(float *y, const uint8_t *const *row, const uint8_t *const *next, const void *act,
+                      size_t k) {
+    const act_q8_0 *x = act;
+    __m512 sum[CPU_DOTS];
+    UNROLL for (size_t r = 0; r < CPU_DOTS; r++) sum[r] = _mm512_setzero_ps();
+    size_t at = 0;
+    for (; at + 2 * Q8_0_BYTES <= k / BLOCK * Q8_0_BYTES; at += 2 * Q8_0_BYTES, x++) {
+        UNROLL for (size_t r = 0; r < CPU_DOTS; r++) {
+            prefetch(next[r], at);
+            sum[r] = two_blocks_q8_0(sum[r], row[r] + at, x);
+        }
+    }
+    UNROLL for (size_t r = 0; r < CPU_DOTS; r++) {
+        if (k / BLOCK % 2) sum[r] = last_block_q8_0(sum[r], row[r] + at, x);
+        y[r] = _mm512_reduce_add_ps(sum[r]);
+    }
+}
 
 /* ---- K-quants: one block of 256 per step ------------------------------------------------------------ */
 
@@ -139,8 +156,8 @@ INLINE __m512i apply_scales(__m512i start, const __m512i s[4], __m256i scales, c
     return _mm512_dpwssd_epi32(start, _mm512_packs_epi32(s[2], s[3]), second);
 }
 
-INLINE void prefetch_block(const uint8_t *w, const size_t bytes) {
-    UNROLL for (size_t line = 0; line < bytes; line += LINE) prefetch(w + line, K_BYTES_AHEAD);
+INLINE void prefetch_block(const uint8_t *w, const size_t bytes, size_t ahead) {
+    UNROLL for (size_t line = 0; line < bytes; line += LINE) prefetch(w + line, ahead);
 }
 
 /* 32 bytes, and the same shifted to the right: bits of group j of a block in the lower half are then as far
@@ -158,13 +175,13 @@ INLINE __m512i join(__m512i quants, __m512i bits, const int left, const int wher
 }
 
 /* Q4_K, and Q5_K with a fifth bit of group j at bit j of 32 bytes. */
-INLINE float dot_q4_k(const uint8_t *w, const act_k *x, size_t block_n, const bool five_bits) {
+INLINE float dot_q4_k(const uint8_t *w, const act_k *x, size_t block_n, size_t ahead, const bool five_bits) {
     const __m512i zero = _mm512_setzero_si512();
     const size_t bytes = five_bits ? Q5_K_BYTES : Q4_K_BYTES, quants = five_bits ? 48 : 16;
     __m512 sum = _mm512_setzero_ps();
     __m256 min_sum = _mm256_setzero_ps();
     for (size_t i = 0; i < block_n; i++, w += bytes, x++) {
-        prefetch_block(w, bytes);
+        prefetch_block(w, bytes, ahead);
         const __m512i w0 = _mm512_loadu_si512(w + quants), w1 = _mm512_loadu_si512(w + quants + 64);
         __m512i q[4] = {low_nibbles(w0), high_nibbles(w0), low_nibbles(w1), high_nibbles(w1)}, s[4];
         if (five_bits) { /* groups 0 and 2, 1 and 3, 4 and 6, 5 and 7 */
@@ -215,11 +232,12 @@ INLINE void unpack_q6_k(__m512i w[2], const uint8_t *low, const uint8_t *high) {
     w[1] = join(high_nibbles(nibbles), _mm512_srlv_epi16(bits, to_4_right), 0, 0x30);
 }
 
-INLINE float dot_q6_k(const uint8_t *w, const act_k *x, size_t block_n) {
+INLINE float dot_q6_k(const uint8_t *w, const act_k *x, size_t block_n, size_t ahead) {
     const __m512i zero = _mm512_setzero_si512();
     __m512 sum = _mm512_setzero_ps();
     for (size_t i = 0; i < block_n; i++, w += Q6_K_BYTES, x++) {
         __m512i q[4], s[4];
+        if (ahead) prefetch_block(w, Q6_K_BYTES, ahead);
         unpack_q6_k(q, w, w + 128);
         unpack_q6_k(q + 2, w + 64, w + 160);
         UNROLL for (size_t j = 0; j < 4; j++) s[j] =
@@ -263,7 +281,7 @@ INLINE void unpack_pairs(__m512i q[4], const uint8_t *pairs, const uint8_t *thir
     q[3] = join(q[3], bits, -1, 4);
 }
 
-INLINE float dot_pairs(const uint8_t *w, const act_k *x, size_t block_n, const fast_form f) {
+INLINE float dot_pairs(const uint8_t *w, const act_k *x, size_t block_n, size_t ahead, const fast_form f) {
     const __m512i zero = _mm512_setzero_si512();
     const size_t quants = f.high_bits ? offsetof(quant_q3_k, q) : offsetof(quant_q2_k, q);
     __m512 sum = _mm512_setzero_ps();
@@ -271,7 +289,7 @@ INLINE float dot_pairs(const uint8_t *w, const act_k *x, size_t block_n, const f
     for (size_t i = 0; i < block_n; i++, w += f.block_bytes, x++) {
         __m512i q[4], s[4], start = zero;
         __m128i scale, min;
-        prefetch_block(w, f.block_bytes);
+        prefetch_block(w, f.block_bytes, ahead);
         unpack_pairs(q, w + quants, f.high_bits ? w + offsetof(quant_q3_k, high) : NULL);
         UNROLL for (size_t j = 0; j < 4; j++) s[j] =
             _mm512_dpbusd_epi32(zero, q[j], _mm512_load_si512(x->x + 64 * j));
@@ -317,7 +335,7 @@ static void pack_iq4_xs(void *act, const float *x, size_t k) {
     }
 }
 
-INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *x, size_t block_n) {
+INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *x, size_t block_n, size_t ahead) {
     const __m512i flip = _mm512_set1_epi8((char)0x80); /* values + 128 */
     const __m512i table =
         _mm512_xor_si512(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)quant_iq4_values)), flip);
@@ -325,7 +343,7 @@ INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *x, size_t block_n) {
                                                         {4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7}};
     __m512 sum = _mm512_setzero_ps();
     for (size_t i = 0; i < block_n; i++, w += sizeof(quant_iq4_xs), x++) {
-        prefetch_block(w, sizeof(quant_iq4_xs));
+        prefetch_block(w, sizeof(quant_iq4_xs), ahead);
         const __m512i scales = _mm512_castsi256_si512(iq4_xs_scales(w));
         __m512i s[2];
         UNROLL for (size_t h = 0; h < 2; h++) {
@@ -342,17 +360,26 @@ INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *x, size_t block_n) {
     return _mm512_reduce_add_ps(sum);
 }
 
-#define ROW_BY_ROW(type, dot)                                                                                \
+#define ROW_BY_ROW(type, gemv_ahead, dot)                                                                    \
     static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
                             size_t k) {                                                                      \
+        const size_t ahead = gemv_ahead;                                                                     \
         for (size_t r = 0; r < row_n; r++, w += row_bytes) y[r] = dot;                                       \
+    }                                                                                                        \
+    static void dots_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,                 \
+                            const void *act, size_t k) {                                                     \
+        for (size_t r = 0; r < CPU_DOTS; r++) {                                                              \
+            const uint8_t *w = row[r];                                                                       \
+            const size_t ahead = (size_t)((uintptr_t)next[r] - (uintptr_t)w);                                \
+            y[r] = dot;                                                                                      \
+        }                                                                                                    \
     }
-ROW_BY_ROW(q2_k, dot_pairs(w, act, k / SUPERBLOCK, FAST_Q2_K))
-ROW_BY_ROW(q3_k, dot_pairs(w, act, k / SUPERBLOCK, FAST_Q3_K))
-ROW_BY_ROW(q4_k, dot_q4_k(w, act, k / SUPERBLOCK, false))
-ROW_BY_ROW(q5_k, dot_q4_k(w, act, k / SUPERBLOCK, true))
-ROW_BY_ROW(q6_k, dot_q6_k(w, act, k / SUPERBLOCK))
-ROW_BY_ROW(iq4_xs, dot_iq4_xs(w, act, k / SUPERBLOCK))
+ROW_BY_ROW(q2_k, K_BYTES_AHEAD, dot_pairs(w, act, k / SUPERBLOCK, ahead, FAST_Q2_K))
+ROW_BY_ROW(q3_k, K_BYTES_AHEAD, dot_pairs(w, act, k / SUPERBLOCK, ahead, FAST_Q3_K))
+ROW_BY_ROW(q4_k, K_BYTES_AHEAD, dot_q4_k(w, act, k / SUPERBLOCK, ahead, false))
+ROW_BY_ROW(q5_k, K_BYTES_AHEAD, dot_q4_k(w, act, k / SUPERBLOCK, ahead, true))
+ROW_BY_ROW(q6_k, 0, dot_q6_k(w, act, k / SUPERBLOCK, ahead))
+ROW_BY_ROW(iq4_xs, K_BYTES_AHEAD, dot_iq4_xs(w, act, k / SUPERBLOCK, ahead))
 
 /* ---- Floats: the activation row, padded with zeros to whole lines ---------------------------------- */
 
@@ -393,6 +420,12 @@ INLINE void add_line(__m512 sum[2], __m512i w, const gguf_type type, const float
     sum[1] = _mm512_fmadd_ps(second, _mm512_load_ps(x + LINE_WEIGHTS / 2), sum[1]);
 }
 
+INLINE float total(const __m512 sum[CHAINS], const size_t line_n) {
+    __m512 all = _mm512_add_ps(sum[0], sum[1]);
+    if (line_n == 2) all = _mm512_add_ps(all, _mm512_add_ps(sum[2], sum[3]));
+    return _mm512_reduce_add_ps(all);
+}
+
 /* `row_n` (1 or LOCKSTEP) rows in lockstep, `line_n` (1 or 2) lines of each at a time; `ahead`: bytes to
  * prefetch ahead, 0 for none. These and `type` are constants. */
 INLINE void dot_16_bit(float *y, const uint8_t *w, size_t row_bytes, const size_t row_n, const size_t line_n,
@@ -417,11 +450,7 @@ INLINE void dot_16_bit(float *y, const uint8_t *w, size_t row_bytes, const size_
             add_line(sum[r], _mm512_maskz_loadu_epi8(bytes, w + r * row_bytes + 2 * i), type, x + i);
         }
     }
-    UNROLL for (size_t r = 0; r < row_n; r++) {
-        __m512 all = _mm512_add_ps(sum[r][0], sum[r][1]);
-        if (line_n == 2) all = _mm512_add_ps(all, _mm512_add_ps(sum[r][2], sum[r][3]));
-        y[r] = _mm512_reduce_add_ps(all);
-    }
+    UNROLL for (size_t r = 0; r < row_n; r++) y[r] = total(sum[r], line_n);
 }
 
 INLINE void gemv_16_bit(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const gguf_type type,
@@ -437,37 +466,78 @@ INLINE void gemv_16_bit(float *y, const uint8_t *w, size_t row_bytes, size_t row
     for (; r < row_n; r++) dot_16_bit(y + r, w + r * row_bytes, row_bytes, 1, 1, 0, type, x, k);
 }
 
-static void gemv_f16(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k) {
-    gemv_16_bit(y, w, row_bytes, row_n, GGUF_F16, act, k);
-}
-static void gemv_bf16(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k) {
-    gemv_16_bit(y, w, row_bytes, row_n, GGUF_BF16, act, k);
+/* Sums as dot_16_bit() has them. */
+INLINE void dots_16_bit(float *y, const uint8_t *const *row, const uint8_t *const *next, const size_t line_n,
+                        const gguf_type type, const float *x, size_t k) {
+    __m512 sum[CPU_DOTS][CHAINS];
+    UNROLL for (size_t r = 0; r < CPU_DOTS; r++) {
+        UNROLL for (size_t c = 0; c < 2 * line_n; c++) sum[r][c] = _mm512_setzero_ps();
+    }
+    size_t i = 0;
+    for (; i + LINE_WEIGHTS * line_n <= k; i += LINE_WEIGHTS * line_n) {
+        UNROLL for (size_t l = 0; l < line_n; l++) {
+            UNROLL for (size_t r = 0; r < CPU_DOTS; r++) {
+                prefetch(next[r], 2 * i + LINE * l);
+                add_line(sum[r] + 2 * l, _mm512_loadu_si512(row[r] + 2 * i + LINE * l), type,
+                         x + i + LINE_WEIGHTS * l);
+            }
+        }
+    }
+    for (; i < k; i += LINE_WEIGHTS) {
+        const __mmask64 bytes = k - i < LINE_WEIGHTS ? ((__mmask64)1 << 2 * (k - i)) - 1 : ~(__mmask64)0;
+        UNROLL for (size_t r = 0; r < CPU_DOTS; r++) {
+            add_line(sum[r], _mm512_maskz_loadu_epi8(bytes, row[r] + 2 * i), type, x + i);
+        }
+    }
+    UNROLL for (size_t r = 0; r < CPU_DOTS; r++) y[r] = total(sum[r], line_n);
 }
 
-INLINE float dot_f32(const uint8_t *w, const float *x, size_t k) {
+#define ROWS_16_BIT(type, TYPE)                                                                              \
+    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
+                            size_t k) {                                                                      \
+        gemv_16_bit(y, w, row_bytes, row_n, GGUF_##TYPE, act, k);                                            \
+    }                                                                                                        \
+    static void dots_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,                 \
+                            const void *act, size_t k) {                                                     \
+        if (k <= K_ALONE)                                                                                    \
+            dots_16_bit(y, row, next, 2, GGUF_##TYPE, act, k);                                               \
+        else                                                                                                 \
+            dots_16_bit(y, row, next, 1, GGUF_##TYPE, act, k);                                               \
+    }
+ROWS_16_BIT(f16, F16)
+ROWS_16_BIT(bf16, BF16)
+
+INLINE float dot_f32(const uint8_t *w, const float *x, size_t k, size_t ahead) {
     __m512 sum[CHAINS];
     UNROLL for (size_t c = 0; c < CHAINS; c++) sum[c] = _mm512_setzero_ps();
     size_t i = 0;
     for (; i + 16 * CHAINS <= k; i += 16 * CHAINS) {
-        UNROLL for (size_t c = 0; c < CHAINS; c++) sum[c] = _mm512_fmadd_ps(
-            _mm512_loadu_ps(w + (i + 16 * c) * sizeof *x), _mm512_load_ps(x + i + 16 * c), sum[c]);
+        UNROLL for (size_t c = 0; c < CHAINS; c++) {
+            const uint8_t *p = w + (i + 16 * c) * sizeof *x;
+            if (ahead) prefetch(p, ahead);
+            sum[c] = _mm512_fmadd_ps(_mm512_loadu_ps(p), _mm512_load_ps(x + i + 16 * c), sum[c]);
+        }
     }
     for (; i < k; i += 16)
         sum[0] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes_left(k - i), w + i * sizeof *x),
                                  _mm512_load_ps(x + i), sum[0]);
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
 }
-ROW_BY_ROW(f32, dot_f32(w, act, k))
+ROW_BY_ROW(f32, 0, dot_f32(w, act, k, ahead))
+
+#define SET(type, TYPE, bytes, pack)                                                                         \
+    cpu_set_gemv(&k->matmul[GGUF_##TYPE], bytes, pack, gemv_##type);                                         \
+    k->matmul[GGUF_##TYPE].dots = dots_##type;
 
 void avx512_gemv(cpu_kernels *k) {
-    cpu_set_gemv(&k->matmul[GGUF_Q8_0], bytes_q8_0, pack_q8_0, gemv_q8_0);
-    cpu_set_gemv(&k->matmul[GGUF_Q4_K], bytes_k, pack_q4_k, gemv_q4_k);
-    cpu_set_gemv(&k->matmul[GGUF_Q2_K], bytes_k, pack_pairs, gemv_q2_k);
-    cpu_set_gemv(&k->matmul[GGUF_Q3_K], bytes_k, pack_pairs, gemv_q3_k);
-    cpu_set_gemv(&k->matmul[GGUF_Q5_K], bytes_k, pack_q4_k, gemv_q5_k);
-    cpu_set_gemv(&k->matmul[GGUF_Q6_K], bytes_k, pack_natural, gemv_q6_k);
-    cpu_set_gemv(&k->matmul[GGUF_IQ4_XS], bytes_iq4_xs, pack_iq4_xs, gemv_iq4_xs);
-    cpu_set_gemv(&k->matmul[GGUF_F32], bytes_float, pack_float, gemv_f32);
-    cpu_set_gemv(&k->matmul[GGUF_F16], bytes_float, pack_float, gemv_f16);
-    cpu_set_gemv(&k->matmul[GGUF_BF16], bytes_float, pack_bf16, gemv_bf16);
+    SET(q8_0, Q8_0, bytes_q8_0, pack_q8_0)
+    SET(q4_k, Q4_K, bytes_k, pack_q4_k)
+    SET(q2_k, Q2_K, bytes_k, pack_pairs)
+    SET(q3_k, Q3_K, bytes_k, pack_pairs)
+    SET(q5_k, Q5_K, bytes_k, pack_q4_k)
+    SET(q6_k, Q6_K, bytes_k, pack_natural)
+    SET(iq4_xs, IQ4_XS, bytes_iq4_xs, pack_iq4_xs)
+    SET(f32, F32, bytes_float, pack_float)
+    SET(f16, F16, bytes_float, pack_float)
+    SET(bf16, BF16, bytes_float, pack_bf16)
 }

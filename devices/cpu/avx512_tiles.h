@@ -98,6 +98,7 @@ static void set(cpu_matmul *m, cpu_matmul gemm) {
     gemm.act_bytes = m->act_bytes;
     gemm.act_pack = m->act_pack;
     gemm.gemv = m->gemv;
+    gemm.dots = m->dots;
     *m = gemm;
 }
 

@@ -22,6 +22,10 @@
 enum { CPU_ALIGN = 64 };
 /* Rows of weights that one call to `gemv` gets at most, so that callers can keep results on the stack. */
 enum { CPU_GEMV_ROWS_MAX = 64 };
+/* Rows that `dots` takes: scattered ones come twice as fast from memory four at a time as one after the
+ * other.
+ */
+enum { CPU_DOTS = 4 };
 /* Rows of a matrix stored by neuron that are unpacked together are a multiple of this one: whole runs of
  * block types, whole tiles. */
 enum { CPU_NEURON_ROWS = 32 };
@@ -33,6 +37,10 @@ typedef struct cpu_matmul {
     void (*act_pack)(void *act, const float *x, size_t k);
     /* y[i] = W[i] . x for i < row_n; each row is summed in the same order, whatever row_n is */
     void (*gemv)(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k);
+    /* y[i] = row[i] . x of CPU_DOTS rows that may stand anywhere, bit for bit as gemv has them, while memory
+     * is asked for the rows at `next`, which may be any addresses. NULL where gemv does as well: see
+     * cpu_dots. */
+    void (*dots)(float *y, const uint8_t *const *row, const uint8_t *const *next, const void *act, size_t k);
 
     /* -- many activation rows (prefill): tile_rows weight rows times panel_cols activation rows -- */
     size_t tile_rows, panel_cols; /* fixed per implementation, at most 64 and 64 */
@@ -61,6 +69,21 @@ cpu_set_gemv(cpu_matmul *m, size_t (*act_bytes)(size_t), void (*act_pack)(void *
     m->act_bytes = act_bytes;
     m->act_pack = act_pack;
     m->gemv = gemv;
+    m->dots = NULL;
+}
+
+/* CPU_DOTS rows times an activation row, while others are brought near. */
+static inline void cpu_dots(const cpu_matmul *m, float *y, const uint8_t *const *row,
+                            const uint8_t *const *next, size_t row_bytes, const void *act, size_t k) {
+    if (m->dots) {
+        m->dots(y, row, next, act, k);
+        return;
+    }
+    for (size_t i = 0; i < CPU_DOTS; i++) {
+        for (size_t at = 0; at < row_bytes; at += CPU_ALIGN)
+            __builtin_prefetch((const void *)((uintptr_t)next[i] + at), 0, 2);
+        m->gemv(y + i, row[i], row_bytes, 1, act, k);
+    }
 }
 
 /* Streaming softmax over one run of state rows, for the query heads that share one key/value head, of one

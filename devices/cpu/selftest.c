@@ -96,7 +96,10 @@ static hotset_status compare(const type_test *t, const char *what, size_t n, hot
 static hotset_status test_gemv(const type_test *t, hotset_error *err) {
     const cpu_matmul *m = &t->kernels->matmul[t->type];
     m->act_pack(t->ws.act, t->x, K);
-    m->gemv(t->ws.got, t->ws.rows, t->row_bytes, ROW_N, t->ws.act, K);
+    m->gemv(t->ws.got, t->ws.rows, t->row_bytes, ROW_N - CPU_DOTS, t->ws.act, K);
+    const uint8_t *row[CPU_DOTS];
+    for (size_t i = 0; i < CPU_DOTS; i++) row[i] = t->ws.rows + (ROW_N - CPU_DOTS + i) * t->row_bytes;
+    cpu_dots(m, t->ws.got + ROW_N - CPU_DOTS, row, row, t->row_bytes, t->ws.act, K);
     if (gguf_type_get(t->type)->block_n > 1)
         ref_gemv_int(t->ws.want, t->ws.rows, t->row_bytes, ROW_N, t->x, K, t->type);
     else

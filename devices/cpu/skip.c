@@ -18,8 +18,7 @@ enum {
     /* neurons per piece of work of up: rows that share them find them in the cache; a crowded one is one call
      */
     RANGE = CPU_GEMV_ROWS_MAX,
-    ROWS_AHEAD = 4,    /* of the list, prefetched (measured: 4 and 8 are alike, 1 is a third slower) */
-    CROWD = 32,        /* active neurons of a range from which on all its rows are walked */
+    CROWD = 44,        /* active neurons of a range from which on all its rows are walked */
     STRETCH_MIN = 128, /* outputs per piece of work of down: a line of each neuron at least */
     LINE = 64
 };
@@ -181,10 +180,6 @@ static uint32_t first_from(const uint32_t *neuron, uint32_t n, uint32_t from) {
     return low;
 }
 
-static void prefetch_row(const uint8_t *row, uint64_t bytes) {
-    for (uint64_t i = 0; i < bytes; i += LINE) __builtin_prefetch(row + i, 0, 2);
-}
-
 /* What up needs of one vector. */
 typedef struct up_job {
     const cpu_worker *w;
@@ -211,14 +206,25 @@ static void up_crowd(const up_job *job, const uint32_t *neuron, uint32_t n) {
 /* The first n of `left` listed neurons. */
 static void up_few(const up_job *job, const uint32_t *neuron, uint32_t n, uint32_t left) {
     const device_matrix *m = &job->part->w;
-    for (uint32_t j = 0; j < n; j++) {
-        float product;
-        if (j + ROWS_AHEAD < left)
-            prefetch_row(job->data + m->row_bytes * neuron[j + ROWS_AHEAD], m->row_bytes);
-        job->w->kernels->matmul[m->type].gemv(&product, job->data + m->row_bytes * neuron[j], m->row_bytes, 1,
-                                              job->act, m->in_n);
-        up_finish(job, neuron[j], &product);
+    for (uint32_t j = 0; j < n; j += CPU_DOTS) {
+        float product[CPU_DOTS];
+        const uint8_t *row[CPU_DOTS], *next[CPU_DOTS];
+        for (uint32_t d = 0; d < CPU_DOTS; d++) {
+            const uint32_t behind = j + CPU_DOTS + d;
+            row[d] = job->data + m->row_bytes * neuron[j + d < n ? j + d : j];
+            next[d] = job->data + m->row_bytes * neuron[behind < left ? behind : j];
+        }
+        cpu_dots(&job->w->kernels->matmul[m->type], product, row, next, m->row_bytes, job->act, m->in_n);
+        for (uint32_t d = 0; d < CPU_DOTS && j + d < n; d++) up_finish(job, neuron[j + d], product + d);
     }
+}
+
+/* How many of the first of n listed neurons are in one range. */
+static uint32_t in_range_n(const uint32_t *neuron, uint32_t n) {
+    const uint32_t end = (neuron[0] / RANGE + 1) * RANGE;
+    uint32_t i = 1;
+    while (i < n && neuron[i] < end) i++;
+    return i;
 }
 
 /* Outputs of vector i for its active neurons in [from, to), RANGE at a time; `acts`: the packed rows. */
@@ -238,12 +244,16 @@ static void up_range(const cpu_worker *w, const vectors *v, const uint8_t *acts,
             job.y[neuron[j]] = 0;
             continue;
         }
-        const uint32_t end = (neuron[j] / RANGE + 1) * RANGE;
-        for (; j + n < list[0] && neuron[j + n] < end; n++) continue;
-        if (n >= CROWD)
+        n = in_range_n(neuron + j, list[0] - j);
+        if (n >= CROWD) {
             up_crowd(&job, neuron + j, n);
-        else
-            up_few(&job, neuron + j, n, list[0] - j);
+            continue;
+        }
+        for (uint32_t more; j + n < list[0] && neuron[j + n] < to; n += more) {
+            more = in_range_n(neuron + j + n, list[0] - j - n);
+            if (more >= CROWD) break;
+        }
+        up_few(&job, neuron + j, n, list[0] - j);
     }
 }
 
@@ -462,9 +472,13 @@ static hotset_status measure_up(const cpu_kernels *kernels, const device_matrix 
     for (int i = 0; ok && i < SAMPLE_REPEATS; i++) {
         double begin_s = base_now_s();
         m->act_pack(s.act, s.x, k);
-        for (uint64_t r = 0; r < row_n; r++) {
-            prefetch_row(s.weights + up->row_bytes * (row_n - 1 - r), up->row_bytes);
-            m->gemv(s.y, s.weights + up->row_bytes * r, up->row_bytes, 1, s.act, k);
+        for (uint64_t r = 0; r + CPU_DOTS <= row_n; r += CPU_DOTS) {
+            const uint8_t *row[CPU_DOTS], *next[CPU_DOTS];
+            for (uint64_t d = 0; d < CPU_DOTS; d++) {
+                row[d] = s.weights + up->row_bytes * (r + d);
+                next[d] = s.weights + up->row_bytes * (row_n - 1 - r - d);
+            }
+            cpu_dots(m, s.y, row, next, up->row_bytes, s.act, k);
         }
         keep_least(&list_s, begin_s);
         begin_s = base_now_s();
