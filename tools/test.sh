@@ -8,9 +8,9 @@ usage() {
     cat <<'EOF'
 Usage: tools/test.sh [--quick | --all]
   (none)   gcc build and clang build with sanitizers, each with all tests (they replay the fuzz
-           corpus), clang build without warnings, checks of the source: what CI runs
+           corpus), checks of the source: what CI runs
   --quick  gcc build and its tests only
-  --all    also the tests of the clang build without sanitizers, the GPU modules for every
+  --all    also the clang build without sanitizers and its tests, the GPU modules for every
            architecture that the toolkits here know,
            10 minutes of fuzzing, valgrind on the portable kernels, and (as root) the Debian package
            in a clean Debian 12
@@ -65,17 +65,17 @@ build() {
     step "$name: build" ninja -C "$folder"
 }
 
-run_tests() { step "$1: tests" ctest --test-dir "$2" -j "$(nproc)" --output-on-failure --no-tests=error; }
-
-build_and_test() { build "$@" && run_tests "$1" "$2"; }
+build_and_test() {
+    build "$@"
+    step "$1: tests" ctest --test-dir "$2" -j "$(nproc)" --output-on-failure --no-tests=error
+}
 
 step "packages" packages_install "${packages_build[@]}"
 build_and_test "gcc" build gcc
 if [ "$level" -ge 1 ]; then
     step "packages for all checks" packages_install "${packages_test[@]}"
     step "source checks" tools/check.sh
-    build "clang" build/clang clang # the build below runs the same tests
-    if [ "$level" -ge 2 ]; then run_tests "clang" build/clang; fi
+    if [ "$level" -ge 2 ]; then build_and_test "clang" build/clang clang; fi
     # clang finds more here, and gcc takes seven times as long over the vector code
     build_and_test "clang asan+ubsan" build/asan clang -DHOTSET_SANITIZE=address,undefined
     # libgomp is not instrumented and gives false races: clang with libomp

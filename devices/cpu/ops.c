@@ -4,6 +4,7 @@
 #include <math.h>
 #include <sched.h>
 #include <string.h>
+#include <time.h>
 
 #include "devices/lanes.h"
 
@@ -243,6 +244,10 @@ static void pick_run(cpu_op *op, const cpu_worker *w) {
         *(int32_t *)(void *)cpu_row(op->op.pick.id, r) = largest_of(cpu_row(op->op.pick.x, r), op->op.pick.n);
 }
 
+/* How long a wait goes without sleeping, and how long it sleeps then: a few percent of what it has waited. */
+#define SPIN_S 2e-3
+enum { NAP_NS = 20000 };
+
 /* WAIT and SIGNAL are always small: the one thread that runs them does so when all others have done what is
  * before them, and before any begins with what is behind. */
 static void wait_run(cpu_op *op, const cpu_worker *w) {
@@ -252,9 +257,13 @@ static void wait_run(cpu_op *op, const cpu_worker *w) {
         if (*w->gave_up) return;
         if (polls < CPU_POLLS) continue;
         polls = 0;
-        sched_yield(); /* emulated devices need the same cores */
         if (begin_s == 0) begin_s = base_now_s();
-        if (base_now_s() - begin_s > w->wait_s) *w->gave_up = true;
+        const double waited_s = base_now_s() - begin_s;
+        if (waited_s > w->wait_s) *w->gave_up = true;
+        if (waited_s < SPIN_S)
+            sched_yield(); /* emulated devices need the same cores */
+        else
+            nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
     }
 }
 
