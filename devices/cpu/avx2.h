@@ -47,6 +47,11 @@ AVX2_INLINE void prefetch_step(const uint8_t *w, size_t bytes, size_t ahead) {
         _mm_prefetch((const char *)((uintptr_t)w + ahead + i), _MM_HINT_T0);
 }
 
+/* The line at `at` of a row that is wanted later, which may be anywhere. */
+AVX2_INLINE void prefetch_line(const uint8_t *row, size_t at) {
+    _mm_prefetch((const char *)((uintptr_t)row + at), _MM_HINT_T1);
+}
+
 /* A half at any address, in every lane. */
 AVX2_INLINE __m256 load_half(const uint8_t *p) {
     int16_t h;

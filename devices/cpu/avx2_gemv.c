@@ -64,6 +64,18 @@ AVX2_INLINE __m256i dot_bytes(__m256i w, __m256i x) {
     return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 
+/* The next one or two blocks (a constant), of which the first has the scale *d. */
+AVX2_INLINE void step_q8_0(__m256 sum[2], const uint8_t *w, const uint8_t *q, const float *d,
+                           const size_t block_n) {
+    AVX2_UNROLL
+    for (size_t j = 0; j < block_n; j++) {
+        const uint8_t *block = w + j * sizeof(quant_q8_0);
+        const __m256i s = dot_bytes(load_256(block + 2), load_256(q + 32 * j));
+        const __m256 scale = _mm256_mul_ps(load_half(block), _mm256_broadcast_ss(d + j));
+        sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), scale, sum[j]);
+    }
+}
+
 static float dot_q8_0(const uint8_t *w, const void *act, size_t k) {
     const uint8_t *q = act;
     const float *d = (const float *)(const void *)(q + k);
@@ -71,20 +83,30 @@ static float dot_q8_0(const uint8_t *w, const void *act, size_t k) {
     size_t b = 0;
     for (; b + 2 <= k / 32; b += 2, w += 2 * sizeof(quant_q8_0), q += 64) {
         prefetch_step(w, 2 * sizeof(quant_q8_0), 4096);
+        step_q8_0(sum, w, q, d + b, 2);
+    }
+    if (b < k / 32) step_q8_0(sum, w, q, d + b, 1);
+    return sum_8(_mm256_add_ps(sum[0], sum[1]));
+}
+
+static void dots_q8_0(float *y, const uint8_t *const *row, const uint8_t *const *next, const void *act,
+                      size_t k) {
+    const uint8_t *q = act;
+    const float *d = (const float *)(const void *)(q + k);
+    __m256 sum[CPU_DOTS][2];
+    for (size_t r = 0; r < CPU_DOTS; r++) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+    size_t b = 0, at = 0;
+    for (; b + 2 <= k / 32; b += 2, at += 2 * sizeof(quant_q8_0)) {
         AVX2_UNROLL
-        for (size_t j = 0; j < 2; j++) {
-            const uint8_t *block = w + j * sizeof(quant_q8_0);
-            const __m256i s = dot_bytes(load_256(block + 2), load_256(q + 32 * j));
-            const __m256 scale = _mm256_mul_ps(load_half(block), _mm256_broadcast_ss(d + b + j));
-            sum[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), scale, sum[j]);
+        for (size_t r = 0; r < CPU_DOTS; r++) {
+            prefetch_line(next[r], at);
+            step_q8_0(sum[r], row[r] + at, q + 32 * b, d + b, 2);
         }
     }
-    if (b < k / 32) {
-        const __m256i s = dot_bytes(load_256(w + 2), load_256(q));
-        const __m256 scale = _mm256_mul_ps(load_half(w), _mm256_broadcast_ss(d + b));
-        sum[0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), scale, sum[0]);
+    for (size_t r = 0; r < CPU_DOTS; r++) {
+        if (b < k / 32) step_q8_0(sum[r], row[r] + at, q + 32 * b, d + b, 1);
+        y[r] = sum_8(_mm256_add_ps(sum[r][0], sum[r][1]));
     }
-    return sum_8(_mm256_add_ps(sum[0], sum[1]));
 }
 
 /* ---- Q4_K and Q6_K: one block of 256 per step ---- */
@@ -193,6 +215,7 @@ void cpu_avx2_gemv_init(cpu_kernels *k) {
     cpu_set_gemv(&k->matmul[GGUF_F16], act_bytes_float, act_pack_float, gemv_f16);
     cpu_set_gemv(&k->matmul[GGUF_BF16], act_bytes_float, act_pack_float, gemv_bf16);
     cpu_set_gemv(&k->matmul[GGUF_Q8_0], act_bytes_q8_0, act_pack_q8_0, gemv_q8_0);
+    k->matmul[GGUF_Q8_0].dots = dots_q8_0;
     cpu_set_gemv(&k->matmul[GGUF_Q4_K], act_bytes_256, act_pack_q4_k, gemv_q4_k);
     cpu_set_gemv(&k->matmul[GGUF_Q6_K], act_bytes_256, act_pack_q6_k, gemv_q6_k);
 }

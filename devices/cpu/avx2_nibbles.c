@@ -162,6 +162,13 @@ AVX2_INLINE __m256 step(__m256 sum, const uint8_t *w, const act_4 *a, const step
     return _mm256_fmadd_ps(_mm256_cvtepi32_ps(s), _mm256_mul_ps(scale, _mm256_load_ps(a->d)), sum);
 }
 
+/* k < 128 weights. */
+AVX2_INLINE __m256 last_step(__m256 sum, const uint8_t *w, const act_4 *a, size_t k, const step_form f) {
+    uint8_t rest[STEP_MAX] = {0};
+    memcpy(rest, w, k / 32 * f.block_bytes);
+    return step(sum, rest, a, f);
+}
+
 AVX2_INLINE float dot(const uint8_t *w, const act_4 *a, size_t k, const step_form f) {
     const size_t step_bytes = 4 * f.block_bytes;
     __m256 sum = _mm256_setzero_ps();
@@ -169,12 +176,28 @@ AVX2_INLINE float dot(const uint8_t *w, const act_4 *a, size_t k, const step_for
         prefetch_step(w, step_bytes, BYTES_AHEAD);
         sum = step(sum, w, a, f);
     }
-    if (k > 0) {
-        uint8_t rest[STEP_MAX] = {0};
-        memcpy(rest, w, k / 32 * f.block_bytes);
-        sum = step(sum, rest, a, f);
-    }
+    if (k > 0) sum = last_step(sum, w, a, k, f);
     return sum_8(sum);
+}
+
+AVX2_INLINE void dots(float *y, const uint8_t *const *row, const uint8_t *const *next, const act_4 *a,
+                      size_t k, const step_form f) {
+    const size_t step_bytes = 4 * f.block_bytes;
+    __m256 sum[CPU_DOTS];
+    for (size_t r = 0; r < CPU_DOTS; r++) sum[r] = _mm256_setzero_ps();
+    size_t at = 0;
+    for (; k >= 128; k -= 128, a++, at += step_bytes) {
+        AVX2_UNROLL
+        for (size_t r = 0; r < CPU_DOTS; r++) {
+            prefetch_line(next[r], at);
+            if (step_bytes > 64) prefetch_line(next[r], at + 64);
+            sum[r] = step(sum[r], row[r] + at, a, f);
+        }
+    }
+    for (size_t r = 0; r < CPU_DOTS; r++) {
+        if (k > 0) sum[r] = last_step(sum[r], row[r] + at, a, k, f);
+        y[r] = sum_8(sum[r]);
+    }
 }
 
 /* ---- IQ4_XS: eight groups per step, two per register --------------------------------------------------- */
@@ -240,10 +263,14 @@ static void gemv_iq4_xs(float *y, const uint8_t *w, size_t row_bytes, size_t row
     static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
                             size_t k) {                                                                      \
         for (size_t r = 0; r < row_n; r++) y[r] = dot(w + r * row_bytes, act, k, FORM(type, __VA_ARGS__));   \
+    }                                                                                                        \
+    static void dots_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,                 \
+                            const void *act, size_t k) {                                                     \
+        dots(y, row, next, act, k, FORM(type, __VA_ARGS__));                                                 \
     }
 #define SET(type, TYPE, ...)                                                                                 \
-    k->matmul[GGUF_##TYPE].act_bytes = act_bytes_4, k->matmul[GGUF_##TYPE].act_pack = act_pack_##type,       \
-    k->matmul[GGUF_##TYPE].gemv = gemv_##type;
+    cpu_set_gemv(&k->matmul[GGUF_##TYPE], act_bytes_4, act_pack_##type, gemv_##type);                        \
+    k->matmul[GGUF_##TYPE].dots = dots_##type;
 #define TYPES(X)                                                                                             \
     X(q4_0, Q4_0, .offset = 8)                                                                               \
     X(q4_1, Q4_1, .has_m = true)                                                                             \
@@ -255,8 +282,5 @@ TYPES(NIBBLES)
 
 void cpu_avx2_nibbles_init(cpu_kernels *k) {
     TYPES(SET)
-    cpu_matmul *m = &k->matmul[GGUF_IQ4_XS];
-    m->act_bytes = act_bytes_iq4_xs;
-    m->act_pack = act_pack_iq4_xs;
-    m->gemv = gemv_iq4_xs;
+    cpu_set_gemv(&k->matmul[GGUF_IQ4_XS], act_bytes_iq4_xs, act_pack_iq4_xs, gemv_iq4_xs);
 }

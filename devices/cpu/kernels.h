@@ -80,8 +80,9 @@ static inline void cpu_dots(const cpu_matmul *m, float *y, const uint8_t *const 
         return;
     }
     for (size_t i = 0; i < CPU_DOTS; i++) {
-        for (size_t at = 0; at < row_bytes; at += CPU_ALIGN)
-            __builtin_prefetch((const void *)((uintptr_t)next[i] + at), 0, 2);
+        for (size_t at = i * CPU_ALIGN; at < row_bytes; at += CPU_DOTS * CPU_ALIGN)
+            for (size_t n = 0; n < CPU_DOTS; n++)
+                __builtin_prefetch((const void *)((uintptr_t)next[n] + at), 0, 2);
         m->gemv(y + i, row[i], row_bytes, 1, act, k);
     }
 }
