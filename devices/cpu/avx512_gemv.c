@@ -4,7 +4,9 @@
  * how the rows are walked. Q8_0, Q6_K and floats: one row at a time, which the hardware prefetcher follows,
  * while the activations stay in the first level of cache. Those of longer rows are shared by rows in
  * lockstep; that defeats the prefetcher, so every line is prefetched eight rows ahead. Other K-quants: one
- * row with prefetches some KB ahead. Prefetches with holes are worse than none.
+ * row with prefetches some KB ahead. Prefetches with holes are worse than none. Rows that are scattered
+ * (dots) come fastest four side by side, each asking for one of the next four: 20 to 28 GB/s a core on Zen 4,
+ * where one after the other gives 12, however it is prefetched.
  *
  * vpdpbusd multiplies unsigned by signed bytes, so weights are taken as w + offset. Its int32 accumulators
  * start at -offset * (sum of the activations that each lane will meet), packed beside the activations: the
@@ -92,6 +94,7 @@ static void gemv_q8_0(float *y, const uint8_t *w, size_t row_bytes, size_t row_n
     }
     for (; r < row_n; r++) dot_q8_0(y + r, w + r * row_bytes, row_bytes, 1, 0, act, k / BLOCK);
 }
+
 static void dots_q8_0(float *y, const uint8_t *const *row, const uint8_t *const *next, const void *act,
                       size_t k) {
     const act_q8_0 *x = act;
@@ -360,6 +363,8 @@ INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *x, size_t block_n, s
     return _mm512_reduce_add_ps(sum);
 }
 
+/* gemv and dots of a type by its `dot`, which asks for what is `ahead` bytes further on: gemv_ahead in a
+ * stream of rows. */
 #define ROW_BY_ROW(type, gemv_ahead, dot)                                                                    \
     static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
                             size_t k) {                                                                      \
