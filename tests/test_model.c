@@ -1,4 +1,5 @@
-/* test_model.c - what a model says about itself, and how files that are no good are refused. */
+/* test_model.c - what a model says about itself, to operations, too, and how files that are no good are
+ * refused. */
 #include "engine/executor.h"
 #include "tests/rig.h"
 
@@ -295,4 +296,39 @@ Test(model, groups_and_routers_that_cannot_be_are_refused) {
     model.dense_n = 2;
     err = refusal(&model);
     cr_expect_eq(err.status, HOTSET_E_FORMAT, "%s", err.message);
+}
+
+/* ---- What operations are told of it ----------------------------------------------------------------- */
+
+/* Which of the attentions that ran may round rows in F16. */
+typedef struct rounding {
+    uint32_t op_n, rounded_n;
+} rounding;
+
+static void look_at_attention(void *cookie, const device_op *op, uint32_t row_n, double begin_s,
+                              double end_s) {
+    (void)row_n, (void)begin_s, (void)end_s;
+    rounding *seen = cookie;
+    if (op->kind != DEVICE_OP_ATTEND) return;
+    seen->op_n++;
+    seen->rounded_n += op->attend.rounded;
+}
+
+/* In models of block types, whose products round activations more coarsely anyway. */
+Test(model, attention_may_round_where_products_do) {
+    static const gguf_type type[] = {GGUF_F32, GGUF_F16, GGUF_BF16, GGUF_Q8_0, GGUF_Q4_0, GGUF_MXFP4};
+    for (size_t i = 0; i < COUNT_OF(type); i++) {
+        rig r;
+        rounding seen = {0};
+        const int32_t token = 1;
+        const bool blocks = gguf_type_get(type[i])->block_n > 1;
+        rig_open_tiny(&r, &(tiny_model){.arch = "llama", .type = type[i]}, &(rig_options){.state = GGUF_F16});
+        device *d = r.engine->device[0].device;
+        d->api->set_trace(d, look_at_attention, &seen);
+        free(rig_append(&r, r.session, &token, 1));
+        rig_close(&r);
+        cr_expect_eq(seen.op_n, 2, "%u attentions in two layers", seen.op_n);
+        cr_expect_eq(seen.rounded_n, blocks ? 2 : 0, "%s: %u of 2 may round", gguf_type_get(type[i])->name,
+                     seen.rounded_n);
+    }
 }
