@@ -136,13 +136,8 @@ static double listed_s(bench_case *c) {
         const size_t last = share(c->active_n, 1, omp_get_thread_num() + 1, omp_get_num_threads());
         size_t i = share(c->active_n, 1, omp_get_thread_num(), omp_get_num_threads());
         for (float y[CPU_DOTS]; i < last; i += CPU_DOTS) {
-            const uint8_t *row[CPU_DOTS], *next[CPU_DOTS];
-            for (size_t d = 0; d < CPU_DOTS; d++) {
-                row[d] = c->weights + c->row_bytes * c->active[i + d < last ? i + d : i];
-                next[d] =
-                    c->weights + c->row_bytes * c->active[i + CPU_DOTS + d < last ? i + CPU_DOTS + d : i];
-            }
-            cpu_dots(m, y, row, next, c->row_bytes, c->act, c->options->k);
+            cpu_listed_dots(m, y, c->weights, c->row_bytes, c->active + i, last - i, last - i, c->act,
+                            c->options->k);
             memcpy(c->y + i, y, min_u64(last - i, CPU_DOTS) * sizeof *y);
         }
     }

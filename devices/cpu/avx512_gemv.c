@@ -425,7 +425,13 @@ INLINE void add_line(__m512 sum[2], __m512i w, const gguf_type type, const float
     sum[1] = _mm512_fmadd_ps(second, _mm512_load_ps(x + LINE_WEIGHTS / 2), sum[1]);
 }
 
-INLINE float total(const __m512 sum[CHAINS], const size_t line_n) {
+/* The sums of row w up to its weight i, and what follows. */
+INLINE float total(__m512 sum[CHAINS], const size_t line_n, const uint8_t *w, size_t i, const gguf_type type,
+                   const float *x, size_t k) {
+    for (; i < k; i += LINE_WEIGHTS) {
+        const __mmask64 bytes = k - i < LINE_WEIGHTS ? ((__mmask64)1 << 2 * (k - i)) - 1 : ~(__mmask64)0;
+        add_line(sum, _mm512_maskz_loadu_epi8(bytes, w + 2 * i), type, x + i);
+    }
     __m512 all = _mm512_add_ps(sum[0], sum[1]);
     if (line_n == 2) all = _mm512_add_ps(all, _mm512_add_ps(sum[2], sum[3]));
     return _mm512_reduce_add_ps(all);
@@ -449,13 +455,7 @@ INLINE void dot_16_bit(float *y, const uint8_t *w, size_t row_bytes, const size_
             }
         }
     }
-    for (; i < k; i += LINE_WEIGHTS) {
-        const __mmask64 bytes = k - i < LINE_WEIGHTS ? ((__mmask64)1 << 2 * (k - i)) - 1 : ~(__mmask64)0;
-        UNROLL for (size_t r = 0; r < row_n; r++) {
-            add_line(sum[r], _mm512_maskz_loadu_epi8(bytes, w + r * row_bytes + 2 * i), type, x + i);
-        }
-    }
-    UNROLL for (size_t r = 0; r < row_n; r++) y[r] = total(sum[r], line_n);
+    UNROLL for (size_t r = 0; r < row_n; r++) y[r] = total(sum[r], line_n, w + r * row_bytes, i, type, x, k);
 }
 
 INLINE void gemv_16_bit(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const gguf_type type,
@@ -471,7 +471,7 @@ INLINE void gemv_16_bit(float *y, const uint8_t *w, size_t row_bytes, size_t row
     for (; r < row_n; r++) dot_16_bit(y + r, w + r * row_bytes, row_bytes, 1, 1, 0, type, x, k);
 }
 
-/* Sums as dot_16_bit() has them. */
+/* Sums as dot_16_bit() has them, of rows that may stand anywhere. */
 INLINE void dots_16_bit(float *y, const uint8_t *const *row, const uint8_t *const *next, const size_t line_n,
                         const gguf_type type, const float *x, size_t k) {
     __m512 sum[CPU_DOTS][CHAINS];
@@ -488,13 +488,7 @@ INLINE void dots_16_bit(float *y, const uint8_t *const *row, const uint8_t *cons
             }
         }
     }
-    for (; i < k; i += LINE_WEIGHTS) {
-        const __mmask64 bytes = k - i < LINE_WEIGHTS ? ((__mmask64)1 << 2 * (k - i)) - 1 : ~(__mmask64)0;
-        UNROLL for (size_t r = 0; r < CPU_DOTS; r++) {
-            add_line(sum[r], _mm512_maskz_loadu_epi8(bytes, row[r] + 2 * i), type, x + i);
-        }
-    }
-    UNROLL for (size_t r = 0; r < CPU_DOTS; r++) y[r] = total(sum[r], line_n);
+    UNROLL for (size_t r = 0; r < CPU_DOTS; r++) y[r] = total(sum[r], line_n, row[r], i, type, x, k);
 }
 
 #define ROWS_16_BIT(type, TYPE)                                                                              \

@@ -38,8 +38,8 @@ typedef struct cpu_matmul {
     /* y[i] = W[i] . x for i < row_n; each row is summed in the same order, whatever row_n is */
     void (*gemv)(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k);
     /* y[i] = row[i] . x of CPU_DOTS rows that may stand anywhere, bit for bit as gemv has them, while memory
-     * is asked for the rows at `next`, which may be any addresses. NULL where gemv does as well: see
-     * cpu_dots. */
+     * is asked for the rows at `next`, which may be any addresses. NULL: cpu_dots does it by gemv.
+     */
     void (*dots)(float *y, const uint8_t *const *row, const uint8_t *const *next, const void *act, size_t k);
 
     /* -- many activation rows (prefill): tile_rows weight rows times panel_cols activation rows -- */
@@ -85,6 +85,18 @@ static inline void cpu_dots(const cpu_matmul *m, float *y, const uint8_t *const 
                 __builtin_prefetch((const void *)((uintptr_t)next[n] + at), 0, 2);
         m->gemv(y + i, row[i], row_bytes, 1, act, k);
     }
+}
+
+/* The same of the first `n` rows of a list of `left`: y of the first min(n, CPU_DOTS), the rest of y is
+ * unspecified. */
+static inline void cpu_listed_dots(const cpu_matmul *m, float *y, const uint8_t *w, size_t row_bytes,
+                                   const uint32_t *list, size_t n, size_t left, const void *act, size_t k) {
+    const uint8_t *row[CPU_DOTS], *next[CPU_DOTS];
+    for (size_t i = 0; i < CPU_DOTS; i++) {
+        row[i] = w + row_bytes * list[i < n ? i : 0];
+        next[i] = w + row_bytes * list[CPU_DOTS + i < left ? CPU_DOTS + i : 0];
+    }
+    cpu_dots(m, y, row, next, row_bytes, act, k);
 }
 
 /* Streaming softmax over one run of state rows, for the query heads that share one key/value head, of one

@@ -209,13 +209,8 @@ static void up_few(const up_job *job, const uint32_t *neuron, uint32_t n, uint32
     const device_matrix *m = &job->part->w;
     for (uint32_t j = 0; j < n; j += CPU_DOTS) {
         float product[CPU_DOTS];
-        const uint8_t *row[CPU_DOTS], *next[CPU_DOTS];
-        for (uint32_t d = 0; d < CPU_DOTS; d++) {
-            const uint32_t behind = j + CPU_DOTS + d;
-            row[d] = job->data + m->row_bytes * neuron[j + d < n ? j + d : j];
-            next[d] = job->data + m->row_bytes * neuron[behind < left ? behind : j];
-        }
-        cpu_dots(&job->w->kernels->matmul[m->type], product, row, next, m->row_bytes, job->act, m->in_n);
+        cpu_listed_dots(&job->w->kernels->matmul[m->type], product, job->data, m->row_bytes, neuron + j,
+                        n - j, left - j, job->act, m->in_n);
         for (uint32_t d = 0; d < CPU_DOTS && j + d < n; d++) up_finish(job, neuron[j + d], product + d);
     }
 }
