@@ -127,20 +127,31 @@ void cpu_finish(float *y, const float *product, const float *bias, uint32_t n, b
         memcpy(y, product, n * sizeof *y);
 }
 
-/* Rows [from, from + n) of one unit's matrix times one packed activation. */
-static void walk_piece(const cpu_worker *w, const device_linear_part *part, int32_t unit, uint32_t from,
-                       const void *act, float *y) {
-    float product[CPU_GEMV_ROWS_MAX];
+/* Asks for outputs that are about to be written: their lines may be another core's, and to wait for one at the
+ * end of a stream costs as much as 16 KB of it. */
+static void ask_for_outputs(const float *y, uint32_t n) {
+    for (uint32_t i = 0; i < n; i += CPU_ALIGN / sizeof *y) __builtin_prefetch(y + i, 1);
+}
+
+/* Rows [from, end) of one unit's matrix times one packed activation, in calls as long as can be: the stream
+ * from memory stands still between two. */
+static void walk_rows(const cpu_worker *w, const device_linear_part *part, int32_t unit, uint32_t from,
+                      uint32_t end, const void *act, float *y) {
     const device_matrix *m = &part->w;
-    uint32_t per_piece = piece_rows(m), n = m->out_n - from < per_piece ? m->out_n - from : per_piece;
+    const cpu_matmul *mm = cpu_matmul_of(w->kernels, m);
     const float *bias = cpu_unit_bias(part, unit);
     const uint8_t *data = cpu_unit_data(m, unit);
     if (!data) {
-        memset(y + from, 0, n * sizeof *y);
+        memset(y + from, 0, (end - from) * sizeof *y);
         return;
     }
-    cpu_matmul_of(w->kernels, m)->gemv(product, data + m->row_bytes * from, m->row_bytes, n, act, m->in_n);
-    cpu_finish(y + from, product, bias ? bias + from : NULL, n, part->accumulate);
+    for (uint32_t n; from < end; from += n) {
+        float product[CPU_GEMV_ROWS_MAX];
+        n = (uint32_t)min_u64(end - from, CPU_GEMV_ROWS_MAX);
+        ask_for_outputs(y + from, n);
+        mm->gemv(product, data + m->row_bytes * from, m->row_bytes, n, act, m->in_n);
+        cpu_finish(y + from, product, bias ? bias + from : NULL, n, part->accumulate);
+    }
 }
 
 static bool same_rows(device_rows a, device_rows b) {
@@ -262,18 +273,29 @@ cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op) {
                            tiles_bytes_max(k, part, part_n) + RECTANGLE_FLOATS * sizeof(float));
 }
 
-/* Pieces [from, from + n), counted through all parts, times the packed rows. */
-static void linear_walk(const cpu_op *op, const cpu_worker *w, const forms *f, const uint8_t *packed,
-                        uint32_t from, uint32_t n) {
-    const device_linear_part *part = op->op.linear.part;
-    uint32_t part_n = op->op.linear.part_n, k = part[0].w.in_n, row_n = cpu_row_n(op, w);
-    uint32_t piece_n[DEVICE_LINEAR_MAX];
-    for (uint32_t i = 0; i < part_n; i++) piece_n[i] = pieces(part[i].w.out_n, piece_rows(&part[i].w));
-    for (uint32_t next = from; next < from + n; next++) {
-        uint32_t piece = next, i = find_part(piece_n, part_n, &piece), j = f->of_part[i];
+/* Pieces [from, end) of one part times the packed rows: one piece for all rows, then the next, which is read
+ * from memory once; a single row takes all in one go. */
+static void linear_walk_part(const cpu_worker *w, const device_linear_part *part, uint32_t from, uint32_t end,
+                             const uint8_t *packed, uint64_t stride, uint32_t row_n) {
+    const uint32_t rows = piece_rows(&part->w), step = row_n > 1 ? 1 : end - from;
+    for (; from < end; from += step) {
+        const uint32_t to = (uint32_t)min_u64((uint64_t)rows * (from + step), part->w.out_n);
         for (uint32_t r = 0; r < row_n; r++)
-            walk_piece(w, &part[i], 0, piece * piece_rows(&part[i].w),
-                       packed + f->offset[j] + act_stride(f->form[j], k) * r, cpu_row(part[i].y, r));
+            walk_rows(w, part, 0, rows * from, to, packed + stride * r, cpu_row(part->y, r));
+    }
+}
+
+/* Pieces [from, end), counted through all parts, times the packed rows. */
+static void linear_walk(const cpu_op *op, const cpu_worker *w, const forms *f, const uint8_t *packed,
+                        uint32_t from, uint32_t end) {
+    const device_linear_part *part = op->op.linear.part;
+    for (uint32_t i = 0, first = 0; i < op->op.linear.part_n && first < end; i++) {
+        const uint32_t n = pieces(part[i].w.out_n, piece_rows(&part[i].w)), j = f->of_part[i];
+        if (first + n > from)
+            linear_walk_part(w, &part[i], from > first ? from - first : 0, (uint32_t)min_u64(end - first, n),
+                             packed + f->offset[j], act_stride(f->form[j], part[i].w.in_n),
+                             cpu_row_n(op, w));
+        first += n;
     }
 }
 
@@ -290,9 +312,9 @@ static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     for (uint32_t i = 1; i < part_n; i++) total += pieces(part[i].w.out_n, piece_rows(&part[i].w));
     const bool activates = cpu_activates(op, row_n); /* then a run is one of each part's pieces */
     for (uint32_t from, n; (n = cpu_take_run(op, 0, activates ? first_n : total, w->thread_n, &from));) {
-        linear_walk(op, w, &f, packed, from, n);
+        linear_walk(op, w, &f, packed, from, from + n);
         if (!activates) continue;
-        if (part_n > 1) linear_walk(op, w, &f, packed, first_n + from, n);
+        if (part_n > 1) linear_walk(op, w, &f, packed, first_n + from, first_n + from + n);
         const uint32_t begin = from * piece_rows(&part[0].w), end = (from + n) * piece_rows(&part[0].w);
         for (uint32_t r = 0; r < row_n; r++)
             activate_outputs(w, op->activation, r, 0, begin, (uint32_t)min_u64(end, part[0].w.out_n));
@@ -391,18 +413,21 @@ static const float *experts_input(const device_op *op, uint32_t use) {
     return op->experts.x_per_use ? x + (size_t)(use % op->experts.used_n) * op->experts.part[0].w.in_n : x;
 }
 
-/* Pieces [from, from + n), counted through the parts, of one use of an expert. */
+/* Pieces [from, end), counted through the parts, of one use of an expert. */
 static void experts_walk(const cpu_op *op, const cpu_worker *w, const forms *f, const uint8_t *packed,
-                         uint32_t use, uint32_t from, uint32_t n) {
+                         uint32_t use, uint32_t from, uint32_t end) {
     const device_op *o = &op->op;
     const device_linear_part *part = o->experts.part;
-    uint32_t first_n = pieces(part[0].w.out_n, piece_rows(&part[0].w)), k = part[0].w.in_n;
-    uint32_t used_n = o->experts.used_n, r = use / used_n;
-    for (uint32_t next = from; next < from + n; next++) {
-        uint32_t i = next >= first_n, j = f->of_part[i], piece = i ? next - first_n : next;
-        walk_piece(w, &part[i], chosen(o, r)[use % used_n], piece * piece_rows(&part[i].w),
-                   packed + f->offset[j] + act_stride(f->form[j], k) * (o->experts.x_per_use ? use : r),
-                   cpu_row(part[i].y, r) + (size_t)(use % used_n) * part[i].w.out_n);
+    const uint32_t used_n = o->experts.used_n, r = use / used_n, input = o->experts.x_per_use ? use : r;
+    for (uint32_t i = 0, first = 0; i < o->experts.part_n && first < end; i++) {
+        const uint32_t rows = piece_rows(&part[i].w), n = pieces(part[i].w.out_n, rows), j = f->of_part[i];
+        const uint32_t begin = from > first ? from - first : 0, to = (uint32_t)min_u64(end - first, n);
+        if (begin < to)
+            walk_rows(w, &part[i], chosen(o, r)[use % used_n], rows * begin,
+                      (uint32_t)min_u64((uint64_t)rows * to, part[i].w.out_n),
+                      packed + f->offset[j] + act_stride(f->form[j], part[i].w.in_n) * input,
+                      cpu_row(part[i].y, r) + (size_t)(use % used_n) * part[i].w.out_n);
+        first += n;
     }
 }
 
@@ -425,9 +450,9 @@ static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
         for (uint32_t end = from + n, m; from < end; from += m) {
             uint32_t use = from / per_use, piece = from % per_use;
             m = (uint32_t)min_u64(end - from, per_use - piece);
-            experts_walk(op, w, &f, packed, use, piece, m);
+            experts_walk(op, w, &f, packed, use, piece, piece + m);
             if (!activates) continue;
-            if (part_n > 1) experts_walk(op, w, &f, packed, use, first_n + piece, m);
+            if (part_n > 1) experts_walk(op, w, &f, packed, use, first_n + piece, first_n + piece + m);
             const uint32_t to = (piece + m) * piece_rows(&part[0].w);
             activate_outputs(w, op->activation, use / used_n, use % used_n, piece * piece_rows(&part[0].w),
                              (uint32_t)min_u64(to, part[0].w.out_n));
