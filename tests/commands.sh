@@ -299,7 +299,7 @@ check_bench() {
     run 0 bench "$model" -p 16 -n 4 -r 1 --json
     local key
     for key in prefill_tokens_per_s decode_tokens_per_s weight_bytes_per_token touched_bytes_per_token dense_bytes_per_token ideal_speedup \
-        read_bytes_per_s_limit read_anonymous_bytes_per_s fraction_of_limit int8_op_per_s float_flop_per_s \
+        read_bytes_per_s_limit read_anonymous_bytes_per_s fraction_of_limit fraction_of_limit_by_median_token token_median_s token_p90_s token_max_s int8_op_per_s float_flop_per_s \
         prefill_op_per_s prefill_fraction_of_int8_peak prefill_fraction_of_float_peak open_s footprint_bytes \
         resident_anonymous_bytes resident_bytes threads; do
         expect "bench: $key is a positive number" grep -qE "\"$key\": [0-9.e+-]*[1-9]" "$out"

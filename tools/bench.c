@@ -39,7 +39,9 @@ static const command_spec spec = {
                "one, as if each had just been sampled. Sampling itself is not measured. Between prompt and "
                "decode of every\n"
                "repetition the limits are measured: reading memory, and arithmetic, with all threads.\n"
-               "Share of the read limit: weight bytes touched per token x tokens/s / the better read speed.\n"
+               "Share of the read limit: weight bytes touched per token x tokens/s / the better read speed. "
+               "The same by\n"
+               "the median token leaves out what other programs took from single tokens.\n"
                "Prefill operations: 2 per parameter that a prompt token is multiplied with: all parameters "
                "less embedding\n"
                "and output matrix and the experts that a token does not use. Attention over the context is "
@@ -71,6 +73,7 @@ static const char text[] =
 /* One repetition. */
 typedef struct sample {
     double prefill_tokens_per_s, decode_tokens_per_s;
+    double token_median_s, token_p90_s, token_max_s; /* of the tokens decoded */
     hotset_limits limits;
 } sample;
 
@@ -78,10 +81,14 @@ typedef struct sample {
 typedef enum figure {
     PREFILL_TOKENS_PER_S,
     DECODE_TOKENS_PER_S,
+    TOKEN_MEDIAN_S,
+    TOKEN_P90_S,
+    TOKEN_MAX_S,
     READ_LIMIT,
     READ_ANONYMOUS,
     READ_MAPPED,
     FRACTION_OF_LIMIT,
+    FRACTION_BY_MEDIAN,
     INT8_OPS,
     FLOAT_FLOPS,
     PREFILL_OPS,
@@ -93,10 +100,14 @@ typedef enum figure {
 static const char *const figure_keys[FIGURE_N] = {
     [PREFILL_TOKENS_PER_S] = "prefill_tokens_per_s",
     [DECODE_TOKENS_PER_S] = "decode_tokens_per_s",
+    [TOKEN_MEDIAN_S] = "token_median_s",
+    [TOKEN_P90_S] = "token_p90_s",
+    [TOKEN_MAX_S] = "token_max_s",
     [READ_LIMIT] = "read_bytes_per_s_limit",
     [READ_ANONYMOUS] = "read_anonymous_bytes_per_s",
     [READ_MAPPED] = "read_mapped_bytes_per_s",
     [FRACTION_OF_LIMIT] = "fraction_of_limit",
+    [FRACTION_BY_MEDIAN] = "fraction_of_limit_by_median_token",
     [INT8_OPS] = "int8_op_per_s",
     [FLOAT_FLOPS] = "float_flop_per_s",
     [PREFILL_OPS] = "prefill_op_per_s",
@@ -135,25 +146,47 @@ static int32_t *tokens_make(const runtime *rt, size_t token_n) {
 
 /* ---- Measuring ---- */
 
+static int compare_doubles(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median_of_sorted(const double *x, size_t n) {
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+/* Decodes n tokens and fills in what the sample has of them; token_s: scratch of n. */
+static bool decode(runtime *rt, const int32_t *tokens, size_t n, double *token_s, sample *s) {
+    const double begin_s = now_s();
+    double end_s = begin_s;
+    for (size_t i = 0; i < n; i++) {
+        if (hotset_session_append(rt->session, tokens + i, 1, NULL, NULL)) return runtime_fail(rt), false;
+        const double now = now_s();
+        token_s[i] = now - end_s;
+        end_s = now;
+    }
+    s->decode_tokens_per_s = (double)n / (end_s - begin_s);
+    qsort(token_s, n, sizeof *token_s, compare_doubles);
+    s->token_median_s = median_of_sorted(token_s, n);
+    s->token_p90_s = token_s[(n - 1) * 9 / 10];
+    s->token_max_s = token_s[n - 1];
+    return true;
+}
+
 /* Prefill, limits, decode, behind the first depth_n tokens, which the session has. False after an error line.
  */
 static bool sample_take(runtime *rt, const int32_t *tokens, const bench_options *o, size_t decode_n,
-                        sample *s) {
+                        double *token_s, sample *s) {
     const size_t prefill_n = o->prefill_n;
     hotset_error err = {0};
     hotset_session_truncate(rt->session, o->depth_n);
     tokens += o->depth_n;
-    double start = now_s();
+    const double begin_s = now_s();
     if (hotset_session_append(rt->session, tokens, prefill_n, NULL, NULL)) return runtime_fail(rt), false;
-    s->prefill_tokens_per_s = (double)prefill_n / (now_s() - start);
+    s->prefill_tokens_per_s = (double)prefill_n / (now_s() - begin_s);
     if (hotset_engine_measure(rt->engine, 0, &s->limits, &err))
         return say_failure(spec.name, rt->path, &err), false;
-    start = now_s();
-    for (size_t i = 0; i < decode_n; i++)
-        if (hotset_session_append(rt->session, tokens + prefill_n + i, 1, NULL, NULL))
-            return runtime_fail(rt), false;
-    s->decode_tokens_per_s = (double)decode_n / (now_s() - start);
-    return true;
+    return decode(rt, tokens + prefill_n, decode_n, token_s, s);
 }
 
 static double figure_of(const sample *s, figure f, const hotset_shape *shape,
@@ -165,10 +198,14 @@ static double figure_of(const sample *s, figure f, const hotset_shape *shape,
     switch (f) {
     case PREFILL_TOKENS_PER_S: return s->prefill_tokens_per_s;
     case DECODE_TOKENS_PER_S: return s->decode_tokens_per_s;
+    case TOKEN_MEDIAN_S: return s->token_median_s;
+    case TOKEN_P90_S: return s->token_p90_s;
+    case TOKEN_MAX_S: return s->token_max_s;
     case READ_LIMIT: return limit;
     case READ_ANONYMOUS: return l->read_anonymous_bytes_per_s;
     case READ_MAPPED: return l->read_mapped_bytes_per_s;
     case FRACTION_OF_LIMIT: return (double)touched_bytes_per_token * s->decode_tokens_per_s / limit;
+    case FRACTION_BY_MEDIAN: return (double)touched_bytes_per_token / s->token_median_s / limit;
     case INT8_OPS: return l->int8_op_per_s;
     case FLOAT_FLOPS: return l->float_flop_per_s;
     case PREFILL_OPS: return prefill_ops;
@@ -179,16 +216,11 @@ static double figure_of(const sample *s, figure f, const hotset_shape *shape,
     return 0;
 }
 
-static int compare_doubles(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median_of(const sample *samples, size_t n, figure f, const runtime *rt, double *scratch) {
     uint64_t touched = hotset_engine_get_stats(rt->engine).touched_bytes_per_token;
     for (size_t i = 0; i < n; i++) scratch[i] = figure_of(&samples[i], f, rt->shape, touched);
     qsort(scratch, n, sizeof *scratch, compare_doubles);
-    return n % 2 ? scratch[n / 2] : (scratch[n / 2 - 1] + scratch[n / 2]) / 2;
+    return median_of_sorted(scratch, n);
 }
 
 /* ---- The machine ---- */
@@ -283,6 +315,10 @@ static void result_table(const runtime *rt, const bench_options *o, const double
            figures[DECODE_TOKENS_PER_S], (unsigned long long)o->decode_n,
            (double)stats.touched_bytes_per_token / 1e6, (double)stats.weight_bytes_per_token / 1e6,
            100 * figures[FRACTION_OF_LIMIT]);
+    printf("         a token takes %.2f ms (median: %.0f %% of the read limit), %.2f ms (90th percentile), "
+           "%.2f ms (slowest)\n",
+           1e3 * figures[TOKEN_MEDIAN_S], 100 * figures[FRACTION_BY_MEDIAN], 1e3 * figures[TOKEN_P90_S],
+           1e3 * figures[TOKEN_MAX_S]);
     if (stats.touched_bytes_per_token < stats.dense_bytes_per_token)
         printf("         dense it would touch %.1f MB: by the bytes alone %.2f times as long\n",
                (double)stats.dense_bytes_per_token / 1e6, ideal_ratio(&stats));
@@ -291,16 +327,17 @@ static void result_table(const runtime *rt, const bench_options *o, const double
            figures[FLOAT_FLOPS] / gb);
 }
 
-static bool measure(runtime *rt, const bench_options *o, const int32_t *tokens, sample *samples) {
+static bool measure(runtime *rt, const bench_options *o, const int32_t *tokens, double *token_s,
+                    sample *samples) {
     progress bar = {.what = "bench", .quiet = o->common.quiet};
     /* the first evaluation meets cold pages and sleeping threads: it is not counted */
     sample warm_up;
     bool done = !o->depth_n || !hotset_session_append(rt->session, tokens, o->depth_n, NULL, NULL);
     if (!done) runtime_fail(rt);
-    done = done && sample_take(rt, tokens, o, o->decode_n < 4 ? o->decode_n : 4, &warm_up);
+    done = done && sample_take(rt, tokens, o, o->decode_n < 4 ? o->decode_n : 4, token_s, &warm_up);
     for (size_t i = 0; i < o->repeat_n && done; i++) {
         progress_update(&bar, i, o->repeat_n);
-        done = sample_take(rt, tokens, o, o->decode_n, &samples[i]);
+        done = sample_take(rt, tokens, o, o->decode_n, token_s, &samples[i]);
     }
     progress_clear(&bar);
     return done;
@@ -319,9 +356,10 @@ int command_bench(int argc, char **argv) {
     int32_t *tokens = NULL;
     sample *samples = calloc(o.repeat_n, sizeof *samples);
     double *scratch = calloc(o.repeat_n, sizeof *scratch), figures[FIGURE_N];
+    double *token_s = calloc(o.decode_n, sizeof *token_s);
     proc_read("/proc/cpuinfo", "model name", machine, sizeof machine);
     interrupt_catch();
-    if (!samples || !scratch) {
+    if (!samples || !scratch || !token_s) {
         say(spec.name, "out of memory");
         goto done;
     }
@@ -329,7 +367,7 @@ int command_bench(int argc, char **argv) {
     if (!runtime_open_profile(&rt, o.profile, &profile)) goto done;
     tokens = tokens_make(&rt, token_n);
     if (!tokens || !runtime_open_session(&rt, o.common.context_n ? o.common.context_n : token_n)) goto done;
-    if (!measure(&rt, &o, tokens, samples)) goto done;
+    if (!measure(&rt, &o, tokens, token_s, samples)) goto done;
     for (int f = 0; f < FIGURE_N; f++) figures[f] = median_of(samples, o.repeat_n, (figure)f, &rt, scratch);
     if (o.common.json)
         result_json(&rt, &o, figures, machine);
@@ -340,6 +378,7 @@ done:
     free(tokens);
     free(samples);
     free(scratch);
+    free(token_s);
     runtime_close(&rt);
     hotset_profile_free(profile);
     return status;
