@@ -250,7 +250,8 @@ typedef struct device_op {
                                    first spared_n parts: those before the list is narrowed */
         } select;
         struct {
-            device_rows gate, up, y; /* up absent: no gate matrix */
+            device_rows gate, up, y; /* up absent: no gate matrix; y may be either of them, what the other one
+                                        holds behind it is unspecified */
             uint32_t n;
             uint32_t
                 per_row; /* vectors per row (experts used), each `n` floats; rows of the step times this */

@@ -115,8 +115,9 @@ static device_linear_part part_of(bench *b, uint64_t *seed, uint32_t unit_n) {
     return part;
 }
 
-/* The product with gate and up, or with one matrix, and its activation: ops[2]. */
-static void make_ops(bench *b, device_op ops[2], bool experts, uint32_t part_n) {
+/* The product with gate and up, or with one matrix, and its activation, in the place of gate or of up:
+ * ops[2]. */
+static void make_ops(bench *b, device_op ops[2], bool experts, uint32_t part_n, bool to_up) {
     uint64_t seed = 11;
     const device_rows x = rows(b, IN_N), none = {0};
     for (uint32_t i = 0; i < ROW_MAX * IN_N; i++) ((float *)at(x.ref))[i] = next_float(&seed);
@@ -142,7 +143,7 @@ static void make_ops(bench *b, device_op ops[2], bool experts, uint32_t part_n) 
                          .row_max = ROW_MAX,
                          .activate = {.gate = part[0].y,
                                       .up = part_n > 1 ? part[1].y : none,
-                                      .y = part[0].y,
+                                      .y = part[to_up].y,
                                       .n = OUT_N,
                                       .per_row = experts ? USED_N : 1,
                                       .kind = DEVICE_ACT_SILU}};
@@ -169,19 +170,22 @@ static uint32_t run(bench *b, const device_op *ops, uint32_t op_n, bool apart, u
     return device_cpu_barrier_n(b->cpu) - before;
 }
 
-/* What gate and up hold after the activation: [2][ROW_MAX * USED_N * OUT_N], the caller frees it. */
-static float *activated(const char *isa, uint32_t thread_n, bool experts, uint32_t part_n, bool apart,
-                        uint32_t row_n) {
-    enum { EACH = ROW_MAX * USED_N * OUT_N };
+/* How the operations differ. */
+typedef struct activation_form {
+    bool experts;
+    uint32_t part_n;
+    bool to_up;
+} activation_form;
+
+/* What the activation gives: [ROW_MAX * USED_N * OUT_N], the caller frees it. */
+static float *activated(const char *isa, uint32_t thread_n, activation_form f, bool apart, uint32_t row_n) {
     bench b = bench_open(thread_n, isa);
     device_op ops[2];
-    make_ops(&b, ops, experts, part_n);
+    make_ops(&b, ops, f.experts, f.part_n, f.to_up);
     const uint32_t met = run(&b, ops, 2, apart, row_n);
     if (!apart && row_n < 4) cr_expect_eq(met, 1, "%u barriers", met);
-    float *out = calloc(2 * EACH, sizeof *out);
-    const size_t n = (size_t)row_n * (experts ? USED_N : 1) * OUT_N;
-    memcpy(out, at(ops[1].activate.gate.ref), n * sizeof *out);
-    if (part_n > 1) memcpy(out + EACH, at(ops[1].activate.up.ref), n * sizeof *out);
+    float *out = calloc(ROW_MAX * USED_N * OUT_N, sizeof *out);
+    memcpy(out, at(ops[1].activate.y.ref), (size_t)row_n * (f.experts ? USED_N : 1) * OUT_N * sizeof *out);
     bench_close(&b);
     return out;
 }
@@ -189,13 +193,14 @@ static float *activated(const char *isa, uint32_t thread_n, bool experts, uint32
 Test(team, an_activation_with_its_product_changes_no_bit) {
     for (uint32_t i = 0; rig_isas[i]; i++) {
         if (!rig_has_isa(rig_isas[i])) continue;
-        for (uint32_t form = 0; form < 4; form++)
+        for (uint32_t k = 0; k < 6; k++)
             for (uint32_t row_n = 1; row_n <= ROW_MAX; row_n++) {
-                float *apart = activated(rig_isas[i], 1, form & 1, 1 + form / 2, true, row_n);
+                const activation_form f = {.experts = k % 2, .part_n = k < 2 ? 1 : 2, .to_up = k >= 4};
+                float *apart = activated(rig_isas[i], 1, f, true, row_n);
                 for (uint32_t thread_n = 1; thread_n <= 3; thread_n++) {
-                    float *one = activated(rig_isas[i], thread_n, form & 1, 1 + form / 2, false, row_n);
-                    cr_expect_arr_eq(one, apart, 2 * sizeof *one * ROW_MAX * USED_N * OUT_N,
-                                     "%s, form %u, %u rows, %u threads", rig_isas[i], form, row_n, thread_n);
+                    float *one = activated(rig_isas[i], thread_n, f, false, row_n);
+                    cr_expect_arr_eq(one, apart, sizeof *one * ROW_MAX * USED_N * OUT_N,
+                                     "%s, form %u, %u rows, %u threads", rig_isas[i], k, row_n, thread_n);
                     free(one);
                 }
                 free(apart);
@@ -208,7 +213,7 @@ Test(team, an_activation_of_something_else_stays_apart) {
     bench b = bench_open(1, NULL);
     for (int experts = 0; experts < 2; experts++) {
         device_op ops[2];
-        make_ops(&b, ops, experts, 2);
+        make_ops(&b, ops, experts, 2, false);
         cr_expect(cpu_is_activation_of(&ops[0], &ops[1]));
         cr_expect_not(cpu_is_activation_of(&ops[1], &ops[0]));
         device_linear_part *part = experts ? ops[0].experts.part : ops[0].linear.part;

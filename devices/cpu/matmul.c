@@ -13,7 +13,8 @@
 enum {
     PIECE_BYTES = 64 << 10, /* weights per piece of work: long enough to stream, short enough to share out */
     PANEL_COLS_MAX = 64,    /* bounds of kernels.h */
-    RECTANGLE_FLOATS = 64 * PANEL_COLS_MAX
+    RECTANGLE_FLOATS = 64 * PANEL_COLS_MAX,
+    RECTANGLES = 2 /* gate's and up's */
 };
 
 /* ---- Packed activations ---- */
@@ -94,6 +95,7 @@ static uint64_t tiles_bytes_max(const cpu_kernels *kernels, const device_linear_
     for (uint32_t i = 0; i < part_n; i++) {
         const cpu_matmul *m = cpu_matmul_of(kernels, &part[i].w);
         uint64_t tile_n = (unpack_rows(kernels, &part[i].w, 1) + m->tile_rows - 1) / m->tile_rows;
+        if (part[i].w.order == NEURONS_BY_OUTPUT && part_n == 2) tile_n = 2; /* for multiply_activated */
         bytes = max_u64(bytes, tile_n * cpu_tile_stride(m, part[i].w.in_n));
     }
     return bytes;
@@ -127,8 +129,8 @@ void cpu_finish(float *y, const float *product, const float *bias, uint32_t n, b
         memcpy(y, product, n * sizeof *y);
 }
 
-/* Asks for outputs that are about to be written: their lines may be another core's, and to wait for one at the
- * end of a stream costs as much as 16 KB of it. */
+/* Asks for outputs that are about to be written: their lines may be another core's, and to wait for one at
+ * the end of a stream costs as much as 16 KB of it. */
 static void ask_for_outputs(const float *y, uint32_t n) {
     for (uint32_t i = 0; i < n; i += CPU_ALIGN / sizeof *y) __builtin_prefetch(y + i, 1);
 }
@@ -199,16 +201,16 @@ typedef struct tile_job {
     uint32_t from; /* first weight row */
     const uint8_t *panels;
     uint32_t col_n;
-    const uint32_t *use; /* column c's row number: use[c], or c when NULL */
-    uint32_t used_n;     /* experts: use = row * used_n + choice */
+    const uint32_t *use; /* column c is use[c], or c when NULL, = row * used_n + choice */
+    uint32_t used_n;     /* 1: no choice */
     uint8_t *tiles;
-    float *rectangle;
+    float *rectangle; /* RECTANGLES of them */
 } tile_job;
 
-static float *column_output(const tile_job *job, uint32_t c) {
-    if (!job->use) return cpu_row(job->part->y, c);
-    uint32_t use = job->use[c];
-    return cpu_row(job->part->y, use / job->used_n) + (size_t)(use % job->used_n) * job->part->w.out_n;
+/* Where column c stands in an output of the job's rows. */
+static float *column_in(const tile_job *job, device_rows y, uint32_t c) {
+    const uint32_t use = job->use ? job->use[c] : c;
+    return cpu_row(y, use / job->used_n) + (size_t)(use % job->used_n) * job->part->w.out_n + job->from;
 }
 
 void cpu_tiles_make(const cpu_kernels *k, const device_matrix *m, const uint8_t *data, uint32_t from,
@@ -229,37 +231,94 @@ void cpu_tiles_make(const cpu_kernels *k, const device_matrix *m, const uint8_t 
     }
 }
 
-/* The tile of rows [from, from + n). */
-static void multiply_tile(const tile_job *job, const uint8_t *tile, uint32_t from, uint32_t n) {
+/* The panel that begins with column c. */
+static const uint8_t *column_panel(const tile_job *job, const cpu_matmul *m, uint32_t c) {
+    return job->panels + panel_stride(m, job->part->w.in_n) * (c / m->panel_cols);
+}
+
+/* Brings lines of columns near that are about to be written; they lie far apart. */
+static void ask_for_columns(const tile_job *job, device_rows y, uint32_t at, uint32_t from, uint32_t n) {
+    for (uint32_t c = from; c < from + n; c++) __builtin_prefetch(column_in(job, y, c) + at, 1);
+}
+
+/* The tile of n rows from number `at` of the job on. */
+static void multiply_tile(const tile_job *job, const uint8_t *tile, uint32_t at, uint32_t n) {
     const device_matrix *m = &job->part->w;
     const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, m);
     const float *bias = cpu_unit_bias(job->part, job->unit);
-    for (uint32_t c = 0; c < job->col_n; c += (uint32_t)mm->panel_cols) {
-        const uint8_t *panel = job->panels + panel_stride(mm, m->in_n) * (c / mm->panel_cols);
-        for (uint32_t i = 0; i < mm->panel_cols && c + i < job->col_n; i++) /* a line of each, far apart */
-            __builtin_prefetch(column_output(job, c + i) + from, 1);
-        mm->tile_mul(job->rectangle, mm->tile_rows, tile, panel, m->in_n);
-        for (uint32_t i = 0; i < mm->panel_cols && c + i < job->col_n; i++)
-            cpu_finish(column_output(job, c + i) + from, job->rectangle + i * mm->tile_rows,
-                       bias ? bias + from : NULL, n, job->part->accumulate);
+    const device_rows y = job->part->y;
+    for (uint32_t from = 0; from < job->col_n; from += (uint32_t)mm->panel_cols) {
+        const uint32_t col_n = (uint32_t)min_u64(mm->panel_cols, job->col_n - from);
+        ask_for_columns(job, y, at, from, col_n);
+        mm->tile_mul(job->rectangle, mm->tile_rows, tile, column_panel(job, mm, from), m->in_n);
+        for (uint32_t i = 0; i < col_n; i++)
+            cpu_finish(column_in(job, y, from + i) + at, job->rectangle + i * mm->tile_rows,
+                       bias ? bias + job->from + at : NULL, n, job->part->accumulate);
     }
+}
+
+static void zero_outputs(const tile_job *job, device_rows y, uint32_t n) {
+    for (uint32_t c = 0; c < job->col_n; c++) memset(column_in(job, y, c), 0, n * sizeof(float));
+}
+
+static uint32_t job_rows(const tile_job *job) {
+    const device_matrix *m = &job->part->w;
+    return (uint32_t)min_u64(m->out_n - job->from, unpack_rows(job->w->kernels, m, job->w->thread_n));
 }
 
 static void multiply_tiles(const tile_job *job) {
     const device_matrix *m = &job->part->w;
     const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, m);
     const uint8_t *data = cpu_unit_data(m, job->unit);
-    uint32_t tile_rows = (uint32_t)mm->tile_rows;
-    uint32_t n = (uint32_t)min_u64(m->out_n - job->from, unpack_rows(job->w->kernels, m, job->w->thread_n));
+    const uint32_t tile_rows = (uint32_t)mm->tile_rows, n = job_rows(job);
     if (!data) {
-        for (uint32_t c = 0; c < job->col_n; c++)
-            memset(column_output(job, c) + job->from, 0, n * sizeof(float));
+        zero_outputs(job, job->part->y, n);
         return;
     }
     cpu_tiles_make(job->w->kernels, m, data, job->from, n, job->tiles);
     for (uint32_t at = 0; at < n; at += tile_rows)
-        multiply_tile(job, job->tiles + cpu_tile_stride(mm, m->in_n) * (at / tile_rows), job->from + at,
+        multiply_tile(job, job->tiles + cpu_tile_stride(mm, m->in_n) * (at / tile_rows), at,
                       n - at < tile_rows ? n - at : tile_rows);
+}
+
+/* The product of one column panel with a tile, and its bias, in `product`. */
+static void multiply_panel(const tile_job *job, const device_linear_part *part, const uint8_t *tile,
+                           const uint8_t *panel, uint32_t col_n, float *product) {
+    const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, &part->w);
+    const float *bias = cpu_unit_bias(part, job->unit);
+    mm->tile_mul(product, mm->tile_rows, tile, panel, part->w.in_n);
+    for (uint32_t c = 0; c < col_n && bias; c++, product += mm->tile_rows)
+        cpu_finish(product, bias + job->from, NULL, job_rows(job), true);
+}
+
+/* The same tile of gate and of up, or of gate alone, which the activation behind takes: what they give is
+ * activated before it leaves the first level of cache, and only the result goes to memory. */
+static void multiply_activated(const tile_job *job, uint32_t part_n, const device_op *activation) {
+    const device_linear_part *part = job->part;
+    const device_rows y = activation->activate.y;
+    const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, &part->w);
+    const uint64_t stride = cpu_tile_stride(mm, part->w.in_n);
+    const uint32_t n = job_rows(job);
+    for (uint32_t i = 0; i < part_n; i++) {
+        const uint8_t *data = cpu_unit_data(&part[i].w, job->unit);
+        if (!data) {
+            zero_outputs(job, y, n);
+            return;
+        }
+        cpu_tiles_make(job->w->kernels, &part[i].w, data, job->from, n, job->tiles + stride * i);
+    }
+    float *gate = job->rectangle, *up = part_n > 1 ? gate + RECTANGLE_FLOATS : NULL;
+    for (uint32_t from = 0; from < job->col_n; from += (uint32_t)mm->panel_cols) {
+        const uint32_t col_n = (uint32_t)min_u64(mm->panel_cols, job->col_n - from);
+        const uint8_t *panel = column_panel(job, mm, from);
+        ask_for_columns(job, y, 0, from, col_n);
+        multiply_panel(job, &part[0], job->tiles, panel, col_n, gate);
+        if (up) multiply_panel(job, &part[1], job->tiles + stride, panel, col_n, up);
+        job->w->kernels->activate(gate, gate, up, mm->tile_rows * col_n,
+                                  (cpu_activation)activation->activate.kind);
+        for (uint32_t i = 0; i < col_n; i++)
+            memcpy(column_in(job, y, from + i), gate + i * mm->tile_rows, n * sizeof *gate);
+    }
 }
 
 /* ---- Linear ---- */
@@ -270,7 +329,7 @@ cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op) {
     uint64_t few = few_rows_bytes(k, part, part_n, min_u64(op->row_max, CPU_TILE_ROWS_MIN - 1));
     if (op->row_max < CPU_TILE_ROWS_MIN) return product_scratch(few, 0, 0);
     return product_scratch(few, forms_of(k, part, part_n, op->row_max, 0, true).bytes,
-                           tiles_bytes_max(k, part, part_n) + RECTANGLE_FLOATS * sizeof(float));
+                           tiles_bytes_max(k, part, part_n) + RECTANGLES * RECTANGLE_FLOATS * sizeof(float));
 }
 
 /* Pieces [from, end) of one part times the packed rows: one piece for all rows, then the next, which is read
@@ -293,8 +352,7 @@ static void linear_walk(const cpu_op *op, const cpu_worker *w, const forms *f, c
         const uint32_t n = pieces(part[i].w.out_n, piece_rows(&part[i].w)), j = f->of_part[i];
         if (first + n > from)
             linear_walk_part(w, &part[i], from > first ? from - first : 0, (uint32_t)min_u64(end - first, n),
-                             packed + f->offset[j], act_stride(f->form[j], part[i].w.in_n),
-                             cpu_row_n(op, w));
+                             packed + f->offset[j], act_stride(f->form[j], part[i].w.in_n), cpu_row_n(op, w));
         first += n;
     }
 }
@@ -310,7 +368,7 @@ static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
                                 cpu_row(op->op.linear.x, r), k);
     uint32_t first_n = pieces(part[0].w.out_n, piece_rows(&part[0].w)), total = first_n;
     for (uint32_t i = 1; i < part_n; i++) total += pieces(part[i].w.out_n, piece_rows(&part[i].w));
-    const bool activates = cpu_activates(op, row_n); /* then a run is one of each part's pieces */
+    const bool activates = op->activation != NULL; /* then a run is one of each part's pieces */
     for (uint32_t from, n; (n = cpu_take_run(op, 0, activates ? first_n : total, w->thread_n, &from));) {
         linear_walk(op, w, &f, packed, from, from + n);
         if (!activates) continue;
@@ -327,7 +385,8 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     forms f = forms_of(w->kernels, part, part_n, row_n, 0, true);
     uint32_t panel_n[DEVICE_LINEAR_MAX], total = 0;
     for (uint32_t j = 0; j < f.n; j++) total += panel_n[j] = pieces(row_n, (uint32_t)f.form[j]->panel_cols);
-    for (uint32_t item; (item = cpu_take(op, 0)) < total;) {
+    cpu_run run = {0};
+    for (uint32_t item; (item = cpu_take_next(op, 0, total, w->thread_n, &run)) < total;) {
         uint32_t j = find_part(panel_n, f.n, &item), cols = (uint32_t)f.form[j]->panel_cols, r = item * cols;
         f.form[j]->panel_pack(w->workspace + f.offset[j] + panel_stride(f.form[j], k) * item,
                               cpu_row(op->op.linear.x, r), op->op.linear.x.stride,
@@ -337,18 +396,23 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     uint8_t *scratch = cpu_thread_scratch(w, cpu_linear_scratch(w->kernels, &op->op));
     uint32_t tile_n[DEVICE_LINEAR_MAX]; /* per part: what is unpacked at a time */
     total = 0;
-    for (uint32_t i = 0; i < part_n; i++)
+    for (uint32_t i = 0; i < (op->activation ? 1 : part_n); i++)
         total += tile_n[i] = pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w, w->thread_n));
-    for (uint32_t item; (item = cpu_take(op, 1)) < total;) {
-        uint32_t i = find_part(tile_n, part_n, &item);
+    run = (cpu_run){0};
+    for (uint32_t item; (item = cpu_take_next(op, 1, total, w->thread_n, &run)) < total;) {
+        uint32_t i = op->activation ? 0 : find_part(tile_n, part_n, &item);
         tile_job job = {.w = w,
                         .part = &part[i],
                         .from = item * unpack_rows(w->kernels, &part[i].w, w->thread_n),
                         .panels = w->workspace + f.offset[f.of_part[i]],
                         .col_n = row_n,
+                        .used_n = 1,
                         .rectangle = (float *)(void *)scratch,
-                        .tiles = scratch + RECTANGLE_FLOATS * sizeof(float)};
-        multiply_tiles(&job);
+                        .tiles = scratch + RECTANGLES * RECTANGLE_FLOATS * sizeof(float)};
+        if (op->activation)
+            multiply_activated(&job, part_n, op->activation);
+        else
+            multiply_tiles(&job);
     }
 }
 
@@ -400,7 +464,8 @@ cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op) {
     uint64_t numbers = 2 * ((uint64_t)experts_unit_n(op) + 1) + (uint64_t)op->row_max * op->experts.used_n;
     uint64_t gathered = PANEL_COLS_MAX * (uint64_t)part[0].w.in_n; /* inputs of one panel */
     return product_scratch(few, experts_panels_bytes(k, op) + numbers * sizeof(uint32_t),
-                           tiles_bytes_max(k, part, part_n) + (RECTANGLE_FLOATS + gathered) * sizeof(float));
+                           tiles_bytes_max(k, part, part_n) +
+                               (RECTANGLES * RECTANGLE_FLOATS + gathered) * sizeof(float));
 }
 
 static int32_t *chosen(const device_op *op, uint32_t r) {
@@ -442,7 +507,7 @@ static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
         for (uint32_t input = 0; input < input_n; input++)
             f.form[j]->act_pack(packed + f.offset[j] + act_stride(f.form[j], k) * input,
                                 experts_input(o, input / per_row * used_n + input % per_row), k);
-    const bool activates = cpu_activates(op, row_n); /* then a run is one of each part's pieces */
+    const bool activates = op->activation != NULL; /* then a run is one of each part's pieces */
     uint32_t first_n = pieces(part[0].w.out_n, piece_rows(&part[0].w));
     uint32_t per_use =
         first_n + (part_n > 1 && !activates ? pieces(part[1].w.out_n, piece_rows(&part[1].w)) : 0);
@@ -521,7 +586,7 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     forms f = forms_of(w->kernels, part, part_n, (uint64_t)row_n * o->experts.used_n, unit_n, true);
     groups g = groups_at(w->kernels, o, w->workspace);
     uint8_t *scratch = cpu_thread_scratch(w, cpu_experts_scratch(w->kernels, o));
-    float *rectangle = (float *)(void *)scratch, *gathered = rectangle + RECTANGLE_FLOATS;
+    float *rectangle = (float *)(void *)scratch, *gathered = rectangle + RECTANGLES * RECTANGLE_FLOATS;
     uint8_t *tiles = (uint8_t *)(gathered + PANEL_COLS_MAX * (size_t)k);
     /* panels are numbered by one column count: forms of an operation that differ in it take turns */
     for (uint32_t j = 0; j < f.n; j++) {
@@ -531,12 +596,13 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
             pack_expert_panel(o, &g, f.form[j], p, w->workspace + f.offset[j], gathered);
         team_barrier(w->team);
         uint32_t tile_n[2] = {0, 0}, per_unit = 0;
-        for (uint32_t i = 0; i < part_n; i++)
+        for (uint32_t i = 0; i < (op->activation ? 1 : part_n); i++)
             if (f.of_part[i] == j)
                 per_unit += tile_n[i] =
                     pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w, w->thread_n));
         for (uint32_t item; (item = cpu_take(op, 1)) < unit_n * per_unit;) {
-            uint32_t u = item / per_unit, tile_i = item % per_unit, i = find_part(tile_n, part_n, &tile_i);
+            uint32_t u = item / per_unit, tile_i = item % per_unit;
+            uint32_t i = op->activation ? 0 : find_part(tile_n, part_n, &tile_i);
             uint32_t uses = g.start[u + 1] - g.start[u];
             if (!uses) continue;
             tile_job job = {.w = w,
@@ -549,7 +615,10 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
                             .used_n = o->experts.used_n,
                             .rectangle = rectangle,
                             .tiles = tiles};
-            multiply_tiles(&job);
+            if (op->activation)
+                multiply_activated(&job, part_n, op->activation);
+            else
+                multiply_tiles(&job);
         }
     }
 }

@@ -23,7 +23,7 @@ typedef struct cpu_crossover {
 typedef struct cpu_op {
     device_op op;
     cpu_crossover crossover;     /* of a SELECT that can have many rows */
-    const device_op *activation; /* of a product: the next operation, which few rows do with it; NULL: none */
+    const device_op *activation; /* of a product: the next operation, which is done with it; NULL: none */
     _Alignas(64) _Atomic uint32_t next[CPU_OP_PHASES];
 } cpu_op;
 
@@ -79,11 +79,6 @@ cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op);
 /* Whether `next`, the operation behind a product, is the activation of what the product gives and of nothing
  * else, so that a thread can activate its own outputs. Pure; true means that neither has a choice. */
 bool cpu_is_activation_of(const device_op *product, const device_op *next);
-/* Whether a product does the activation behind it, too: with few rows. With many, whoever unpacks tiles of
- * gate has none of up. */
-static inline bool cpu_activates(const cpu_op *op, uint32_t row_n) {
-    return op->activation && row_n < CPU_TILE_ROWS_MIN;
-}
 void cpu_linear_run(cpu_op *op, const cpu_worker *w);
 void cpu_experts_run(cpu_op *op, const cpu_worker *w);
 
@@ -151,6 +146,21 @@ static inline uint32_t cpu_take_run(cpu_op *op, uint32_t phase, uint32_t total, 
                                                     memory_order_relaxed));
     *from = at;
     return n;
+}
+/* The same piece by piece: the next one of this thread, `total` when none is left. `run` is the thread's, {0}
+ * at first. For pieces so short that to count each would take a good part of their time: the counter's line
+ * goes from core to core. */
+typedef struct cpu_run {
+    uint32_t at, end;
+} cpu_run;
+static inline uint32_t cpu_take_next(cpu_op *op, uint32_t phase, uint32_t total, uint32_t thread_n,
+                                     cpu_run *run) {
+    if (run->at == run->end) {
+        const uint32_t n = cpu_take_run(op, phase, total, thread_n, &run->at);
+        if (!n) return total;
+        run->end = run->at + n;
+    }
+    return run->at++;
 }
 static inline uint8_t *cpu_thread_scratch(const cpu_worker *w, cpu_scratch s) {
     return w->workspace + s.shared_bytes + s.thread_bytes * w->thread_i;
