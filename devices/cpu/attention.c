@@ -70,8 +70,7 @@ void cpu_prepare_run(cpu_op *op, const cpu_worker *w) {
     uint32_t heads = op->op.prepare.head_n + op->op.prepare.head_kv_n, row_n = cpu_row_n(op, w);
     uint32_t piece_n = (heads + PREPARE_HEADS - 1) / PREPARE_HEADS;
     cpu_run run = {0};
-    for (uint32_t item;
-         (item = cpu_take_next(op, 0, row_n * piece_n, w->thread_n, &run)) < row_n * piece_n;) {
+    for (uint32_t item; (item = cpu_take_next(op, 0, row_n * piece_n, w, &run)) < row_n * piece_n;) {
         uint32_t r = item / piece_n, from = item % piece_n * PREPARE_HEADS;
         for (uint32_t head = from; head < heads && head < from + PREPARE_HEADS; head++)
             prepare_head(op, w, r, head);
@@ -238,17 +237,20 @@ static void attend_block(const device_op *op, const cpu_worker *w, uint32_t r, u
     for (uint32_t i = 0; i < row_n; i++) write_output(op, r + i, head_kv, partial_from(op, whole, i));
 }
 
-/* Many rows: each piece of work is all runs of some rows and one key/value head. */
+/* Many rows: each piece of work is all runs of some rows and one key/value head. Those of a head stand side
+ * by side, for they read the same keys and values; first and last rows take turns, for later ones see more.
+ */
 static void attend_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     const device_op *o = &op->op;
-    const uint32_t rows = block_rows(o), heads = o->attend.head_kv_n, piece_n = (row_n + rows - 1) / rows;
+    const uint32_t rows = block_rows(o), piece_n = (row_n + rows - 1) / rows;
+    const uint32_t item_n = piece_n * o->attend.head_kv_n;
     cpu_run run = {0};
-    for (uint32_t item;
-         (item = cpu_take_next(op, 0, piece_n * heads, w->thread_n, &run)) < piece_n * heads;) {
-        const uint32_t from = item / heads * rows, to = (uint32_t)min_u64(from + rows, row_n);
+    for (uint32_t item; (item = cpu_take_next(op, 0, item_n, w, &run)) < item_n;) {
+        const uint32_t i = item % piece_n, piece = i % 2 ? piece_n - 1 - i / 2 : i / 2;
+        const uint32_t from = piece * rows, to = (uint32_t)min_u64(from + rows, row_n);
         for (uint32_t r = from, end; r < to; r = end) {
             for (end = r + 1; end < to && follows(o, &w->row[end], &w->row[end - 1]);) end++;
-            attend_block(o, w, r, end, item % heads);
+            attend_block(o, w, r, end, item / piece_n);
         }
     }
 }

@@ -36,6 +36,8 @@ typedef struct cpu_device {
     device_cpu_skipping skipping;
     double wait_s;
     crowded crowded;
+    cpu_share *share; /* [threads of the team] */
+    uint32_t turn;    /* of the last phase of the last submission */
     uint32_t crossover_n;
     crossover_of crossover[CROSSOVER_MAX];
     hotset_error failure; /* sticky */
@@ -298,6 +300,7 @@ typedef struct list_walk {
     device_list *list;
     uint64_t epoch;
     uint32_t thread_n;
+    uint32_t turn; /* of its first phase */
     uint32_t op_i; /* the operation that all threads share; op_n: none is left */
     double told_s; /* traces: until when operations were told of */
     bool gave_up;
@@ -312,6 +315,9 @@ static cpu_worker worker_of(list_walk *job, uint32_t thread_i) {
         .team = cpu->team,
         .thread_i = thread_i,
         .thread_n = job->thread_n,
+        .share = cpu->share,
+        .op = l->op,
+        .turn = job->turn,
         .step = step,
         .row = device_step_rows(step),
         .output = device_step_outputs(step, l->row_max),
@@ -342,8 +348,12 @@ static void op_done(walker *me) {
 /* Small operations from op_i on, on this thread alone while no other works. */
 static void run_small(walker *me) {
     const device_list *l = me->job->list;
+    cpu_worker alone = me->w;
+    alone.share += alone.thread_i;
+    alone.thread_i = 0;
+    alone.thread_n = 1;
     while (me->job->op_i < l->op_n && cpu_op_is_small(&l->op[me->job->op_i], &me->w)) {
-        cpu_op_run(&l->op[me->job->op_i], &me->w);
+        cpu_op_run(&l->op[me->job->op_i], &alone);
         op_done(me);
     }
 }
@@ -369,6 +379,16 @@ static void walk(void *cookie, uint32_t thread_i) {
     }
 }
 
+/* The first of phase_n turns that no submission had, and that all shares are behind. */
+static uint32_t take_turns(cpu_device *cpu, uint32_t phase_n) {
+    if (cpu->turn > UINT32_MAX - phase_n) {
+        for (uint32_t i = 0; i < team_thread_n(cpu->team); i++) cpu->share[i] = (cpu_share){0};
+        cpu->turn = 0;
+    }
+    cpu->turn += phase_n;
+    return cpu->turn - phase_n + 1;
+}
+
 static hotset_status cpu_submit(device_queue *q, device_list *l, uint64_t epoch, hotset_error *err) {
     HOTSET_TRY(cpu_failure(q->cpu, err));
     for (uint32_t i = 0; i < l->op_n; i++)
@@ -377,8 +397,11 @@ static hotset_status cpu_submit(device_queue *q, device_list *l, uint64_t epoch,
     cpu_device *cpu = q->cpu;
     const double begin_s = base_now_s();
     const uint32_t stall_n = team_stall_n(cpu->team);
-    list_walk job = {
-        .list = l, .epoch = epoch, .thread_n = crowded_thread_n(&cpu->crowded, begin_s), .told_s = begin_s};
+    list_walk job = {.list = l,
+                     .epoch = epoch,
+                     .thread_n = crowded_thread_n(&cpu->crowded, begin_s),
+                     .told_s = begin_s,
+                     .turn = take_turns(cpu, l->op_n * CPU_OP_PHASES)};
     walker caller = {&job, worker_of(&job, 0)};
     run_small(&caller); /* until it wakes the team, nobody else is there */
     hotset_status status = HOTSET_OK;
@@ -486,6 +509,7 @@ static void cpu_close(device *d) {
     if (!d) return;
     cpu_device *cpu = cpu_of(d);
     team_close(cpu->team);
+    free(cpu->share);
     cpu_topology_close(&cpu->topology);
     free(cpu);
 }
@@ -526,6 +550,14 @@ static hotset_status choose_isa(const char *name, cpu_isa *out, hotset_error *er
     return HOTSET_OK;
 }
 
+static hotset_status shares_make(cpu_device *cpu, hotset_error *err) {
+    const uint32_t n = team_thread_n(cpu->team);
+    cpu->share = aligned_alloc(_Alignof(cpu_share), sizeof *cpu->share * n);
+    if (!cpu->share) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for %u threads", n);
+    for (uint32_t i = 0; i < n; i++) cpu->share[i] = (cpu_share){0};
+    return HOTSET_OK;
+}
+
 enum { WAIT_S_DEFAULT = 60 };
 
 hotset_status device_cpu_open(device **out, const device_cpu_options *options, hotset_error *err) {
@@ -545,6 +577,7 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
         cpu->crowded.thread_n = thread_n;
         status = team_open(&cpu->team, thread_n, &cpu->topology, err);
     }
+    if (!status) status = shares_make(cpu, err);
     if (!status) status = cpu_selftest(&cpu->kernels, err);
     if (status)
         cpu_close(&cpu->base);

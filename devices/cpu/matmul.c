@@ -369,11 +369,11 @@ static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     uint32_t first_n = pieces(part[0].w.out_n, piece_rows(&part[0].w)), total = first_n;
     for (uint32_t i = 1; i < part_n; i++) total += pieces(part[i].w.out_n, piece_rows(&part[i].w));
     const bool activates = op->activation != NULL; /* then a run is one of each part's pieces */
-    for (uint32_t from, n; (n = cpu_take_run(op, 0, activates ? first_n : total, w->thread_n, &from));) {
-        linear_walk(op, w, &f, packed, from, from + n);
+    for (cpu_run run = {0}; cpu_take_run(op, 0, activates ? first_n : total, w, &run);) {
+        linear_walk(op, w, &f, packed, run.at, run.end);
         if (!activates) continue;
-        if (part_n > 1) linear_walk(op, w, &f, packed, first_n + from, first_n + from + n);
-        const uint32_t begin = from * piece_rows(&part[0].w), end = (from + n) * piece_rows(&part[0].w);
+        if (part_n > 1) linear_walk(op, w, &f, packed, first_n + run.at, first_n + run.end);
+        const uint32_t begin = run.at * piece_rows(&part[0].w), end = run.end * piece_rows(&part[0].w);
         for (uint32_t r = 0; r < row_n; r++)
             activate_outputs(w, op->activation, r, 0, begin, (uint32_t)min_u64(end, part[0].w.out_n));
     }
@@ -386,7 +386,7 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     uint32_t panel_n[DEVICE_LINEAR_MAX], total = 0;
     for (uint32_t j = 0; j < f.n; j++) total += panel_n[j] = pieces(row_n, (uint32_t)f.form[j]->panel_cols);
     cpu_run run = {0};
-    for (uint32_t item; (item = cpu_take_next(op, 0, total, w->thread_n, &run)) < total;) {
+    for (uint32_t item; (item = cpu_take_next(op, 0, total, w, &run)) < total;) {
         uint32_t j = find_part(panel_n, f.n, &item), cols = (uint32_t)f.form[j]->panel_cols, r = item * cols;
         f.form[j]->panel_pack(w->workspace + f.offset[j] + panel_stride(f.form[j], k) * item,
                               cpu_row(op->op.linear.x, r), op->op.linear.x.stride,
@@ -399,7 +399,7 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     for (uint32_t i = 0; i < (op->activation ? 1 : part_n); i++)
         total += tile_n[i] = pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w, w->thread_n));
     run = (cpu_run){0};
-    for (uint32_t item; (item = cpu_take_next(op, 1, total, w->thread_n, &run)) < total;) {
+    for (uint32_t item; (item = cpu_take_next(op, 1, total, w, &run)) < total;) {
         uint32_t i = op->activation ? 0 : find_part(tile_n, part_n, &item);
         tile_job job = {.w = w,
                         .part = &part[i],
@@ -511,10 +511,10 @@ static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     uint32_t first_n = pieces(part[0].w.out_n, piece_rows(&part[0].w));
     uint32_t per_use =
         first_n + (part_n > 1 && !activates ? pieces(part[1].w.out_n, piece_rows(&part[1].w)) : 0);
-    for (uint32_t from, n; (n = cpu_take_run(op, 0, row_n * used_n * per_use, w->thread_n, &from));)
-        for (uint32_t end = from + n, m; from < end; from += m) {
-            uint32_t use = from / per_use, piece = from % per_use;
-            m = (uint32_t)min_u64(end - from, per_use - piece);
+    for (cpu_run run = {0}; cpu_take_run(op, 0, row_n * used_n * per_use, w, &run);)
+        for (uint32_t m; run.at < run.end; run.at += m) {
+            uint32_t use = run.at / per_use, piece = run.at % per_use;
+            m = (uint32_t)min_u64(run.end - run.at, per_use - piece);
             experts_walk(op, w, &f, packed, use, piece, piece + m);
             if (!activates) continue;
             if (part_n > 1) experts_walk(op, w, &f, packed, use, first_n + piece, first_n + piece + m);

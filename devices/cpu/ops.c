@@ -50,7 +50,7 @@ static void embed_row(const cpu_kernels *k, const device_op *op, const device_ro
 static void embed_run(cpu_op *op, const cpu_worker *w) {
     uint32_t row_n = cpu_row_n(op, w);
     cpu_run run = {0};
-    for (uint32_t r; (r = cpu_take_next(op, 0, row_n, w->thread_n, &run)) < row_n;)
+    for (uint32_t r; (r = cpu_take_next(op, 0, row_n, w, &run)) < row_n;)
         embed_row(w->kernels, &op->op, &w->row[r], cpu_row(op->op.embed.y, r));
 }
 
@@ -59,7 +59,7 @@ static void rotary_run(cpu_op *op, const cpu_worker *w) {
     const double *frequency = cpu_at(op->op.rotary.inverse_frequency);
     uint32_t row_n = cpu_row_n(op, w);
     cpu_run run = {0};
-    for (uint32_t r; (r = cpu_take_next(op, 0, row_n, w->thread_n, &run)) < row_n;) {
+    for (uint32_t r; (r = cpu_take_next(op, 0, row_n, w, &run)) < row_n;) {
         float *y = cpu_row(op->op.rotary.y, r);
         for (uint32_t i = 0; i < op->op.rotary.pair_n; i++) {
             double angle = (double)w->row[r].position * frequency[i], s, c;
@@ -74,7 +74,7 @@ static void norm_run(cpu_op *op, const cpu_worker *w) {
     const float *weight = cpu_floats(op->op.norm.weight), *bias = cpu_floats(op->op.norm.bias);
     uint32_t row_n = cpu_row_n(op, w), n = op->op.norm.n;
     cpu_run run = {0};
-    for (uint32_t r; (r = cpu_take_next(op, 0, row_n, w->thread_n, &run)) < row_n;) {
+    for (uint32_t r; (r = cpu_take_next(op, 0, row_n, w, &run)) < row_n;) {
         const float *x = cpu_row(op->op.norm.x, r);
         float *y = cpu_row(op->op.norm.y, r);
         if (op->op.norm.layernorm)

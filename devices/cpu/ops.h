@@ -27,11 +27,20 @@ typedef struct cpu_op {
     _Alignas(64) _Atomic uint32_t next[CPU_OP_PHASES];
 } cpu_op;
 
+/* A thread's share of the pieces of the phase that it is at, on a line that others look at only when they are
+ * done with theirs. */
+typedef struct cpu_share {
+    _Alignas(64) _Atomic uint64_t taken; /* turn << 32 | pieces taken, from the first one on */
+} cpu_share;
+
 /* What one thread sees while the team walks a list. */
 typedef struct cpu_worker {
     const cpu_kernels *kernels;
     team *team;
     uint32_t thread_i, thread_n;
+    cpu_share *share; /* [thread_n] */
+    const cpu_op *op; /* of the list: the first one, */
+    uint32_t turn;    /* whose phase 0 has this number; later phases and operations have later ones */
     const device_step *step;
     const device_row *row;
     const int32_t *output;
@@ -127,39 +136,64 @@ void cpu_finish(float *y, const float *product, const float *bias, uint32_t n, b
 static inline uint32_t cpu_row_n(const cpu_op *op, const cpu_worker *w) {
     return op->op.outputs ? w->step->output_n : w->step->row_n;
 }
-/* The next piece of work of a phase: every number from 0 is handed out once. */
+/* The next piece of work of a phase: every number from 0 is handed out once, to whoever comes first. */
 static inline uint32_t cpu_take(cpu_op *op, uint32_t phase) {
     return atomic_fetch_add_explicit(&op->next[phase], 1, memory_order_relaxed);
 }
-/* A run of pieces [*from, *from + result) of `total`, 0 when none is left. Runs shrink from three quarters of
- * a thread's share to one piece: long streams are read faster than scattered pieces (each start costs more
- * than a microsecond), and short ones at the end let all threads finish together, a slower one, too (guided
- * self-scheduling, Polychronopoulos & Kuck 1987). */
-static inline uint32_t cpu_take_run(cpu_op *op, uint32_t phase, uint32_t total, uint32_t thread_n,
-                                    uint32_t *from) {
-    uint32_t at = atomic_load_explicit(&op->next[phase], memory_order_relaxed), n;
+/* ---- Pieces of work that stand side by side ----
+ *
+ * Every thread has a share of them, the same one whenever an operation has as many; whoever is done with it
+ * helps others. A share is taken in runs of three quarters of what is left: long streams are read faster than
+ * scattered pieces, and what is short at the end lets all threads finish together, a slower one, too (guided
+ * self-scheduling, Polychronopoulos & Kuck 1987). Each share is counted on a line of its own, for a line that
+ * goes from core to core with every run costs up to a microsecond. */
+typedef struct cpu_run {
+    uint32_t at, end; /* pieces */
+    uint32_t owner_n; /* threads whose shares are known to be used up, from this one on */
+} cpu_run;
+
+enum { CPU_HELPED_MAX = 16 }; /* of many threads only some are looked at */
+
+/* A run from a share of own_n pieces, 0 when none is left. A share of an earlier turn is one that its owner
+ * has not come to yet; one of a later turn is left behind. */
+static inline uint32_t cpu_take_of(cpu_share *share, uint32_t turn, uint32_t own_n, uint32_t *at) {
+    uint64_t seen = atomic_load_explicit(&share->taken, memory_order_relaxed), next;
+    uint32_t n;
     do {
-        if (at >= total) return 0;
-        n = (uint32_t)((total - at) * 3ull / (4 * thread_n));
-        if (n == 0) n = 1;
-    } while (!atomic_compare_exchange_weak_explicit(&op->next[phase], &at, at + n, memory_order_relaxed,
+        if (seen >> 32 > turn) return 0;
+        *at = seen >> 32 == turn ? (uint32_t)seen : 0;
+        if (*at >= own_n) return 0;
+        n = (uint32_t)max_u64((own_n - *at) * 3ull / 4, 1);
+        next = (uint64_t)turn << 32 | (*at + n);
+    } while (!atomic_compare_exchange_weak_explicit(&share->taken, &seen, next, memory_order_relaxed,
                                                     memory_order_relaxed));
-    *from = at;
     return n;
 }
-/* The same piece by piece: the next one of this thread, `total` when none is left. `run` is the thread's, {0}
- * at first. For pieces so short that to count each would take a good part of their time: the counter's line
- * goes from core to core. */
-typedef struct cpu_run {
-    uint32_t at, end;
-} cpu_run;
-static inline uint32_t cpu_take_next(cpu_op *op, uint32_t phase, uint32_t total, uint32_t thread_n,
-                                     cpu_run *run) {
-    if (run->at == run->end) {
-        const uint32_t n = cpu_take_run(op, phase, total, thread_n, &run->at);
-        if (!n) return total;
-        run->end = run->at + n;
+
+/* The next run of `total` pieces for this thread; false when none is left for it. `run` is the thread's, {0}
+ * at first. */
+static inline bool cpu_take_run(const cpu_op *op, uint32_t phase, uint32_t total, const cpu_worker *w,
+                                cpu_run *run) {
+    const uint32_t turn = w->turn + (uint32_t)(op - w->op) * CPU_OP_PHASES + phase, n = w->thread_n;
+    const uint32_t step = n > CPU_HELPED_MAX ? n / CPU_HELPED_MAX : 1;
+    for (; run->owner_n * step < n; run->owner_n++) {
+        const uint32_t owner = (w->thread_i + run->owner_n * step) % n;
+        const uint32_t first = (uint32_t)((uint64_t)total * owner / n);
+        const uint32_t end = (uint32_t)((uint64_t)total * (owner + 1) / n);
+        uint32_t at;
+        const uint32_t taken = cpu_take_of(&w->share[owner], turn, end - first, &at);
+        if (!taken) continue;
+        run->at = first + at;
+        run->end = run->at + taken;
+        return true;
     }
+    return false;
+}
+
+/* The same piece by piece: the next one of this thread, `total` when none is left for it. */
+static inline uint32_t cpu_take_next(const cpu_op *op, uint32_t phase, uint32_t total, const cpu_worker *w,
+                                     cpu_run *run) {
+    if (run->at == run->end && !cpu_take_run(op, phase, total, w, run)) return total;
     return run->at++;
 }
 static inline uint8_t *cpu_thread_scratch(const cpu_worker *w, cpu_scratch s) {

@@ -262,10 +262,10 @@ static void up_run(cpu_op *op, const cpu_worker *w, const vectors *v) {
         w->kernels->matmul[m->type].act_pack(acts + stride * r, cpu_row(v->x, r), m->in_n);
     packing_done(w, v->n / v->per_row);
     uint32_t range_n = (v->neuron_n + RANGE - 1) / RANGE, turn_n = v->id.ref.buffer ? v->n : 1;
-    for (uint32_t at, n; (n = cpu_take_run(op, 1, turn_n * range_n, w->thread_n, &at));)
-        for (uint32_t end = at + n, to; at < end; at = to) {
-            uint32_t turn = at / range_n, from = at - turn * range_n;
-            to = turn_n > 1 || v->n == 1 ? (end < (turn + 1) * range_n ? end : (turn + 1) * range_n) : at + 1;
+    for (cpu_run run = {0}; cpu_take_run(op, 1, turn_n * range_n, w, &run);)
+        for (uint32_t to; run.at < run.end; run.at = to) {
+            const uint32_t turn = run.at / range_n, from = run.at - turn * range_n;
+            to = turn_n > 1 || v->n == 1 ? (uint32_t)min_u64(run.end, (turn + 1) * range_n) : run.at + 1;
             for (uint32_t i = turn_n > 1 ? turn : 0; i < (turn_n > 1 ? turn + 1 : v->n); i++)
                 up_range(w, v, acts, i, from * RANGE, (to - turn * range_n) * RANGE);
         }
