@@ -10,6 +10,11 @@
 #include <string.h>
 #include <unistd.h>
 
+static float next_float(uint64_t *seed) {
+    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
+    return (float)(int32_t)(*seed >> 32) / (float)(1u << 31);
+}
+
 /* ---- Barriers --------------------------------------------------------------------------------------- */
 
 enum { VOCAB_N = 272, BODY_ROWS_MAX = 3 };
@@ -52,6 +57,82 @@ Test(team, meets_once_for_each_dependency) {
     must_meet("both at once", (tiny_model){.arch = "falcon"}, 5, 1);
 }
 
+/* ---- Pieces ------------------------------------------------------------------------------------------ */
+
+enum { THREADS_MAX = 40, PIECES_MAX = 1000 };
+
+/* Threads that walk operations in an order of chance. */
+typedef struct walk {
+    cpu_share share[THREADS_MAX];
+    cpu_op op[2];
+    cpu_worker w[THREADS_MAX];
+    cpu_run run[THREADS_MAX];
+    uint32_t taken[PIECES_MAX];
+} walk;
+
+/* Threads [from, to) take pieces by turns, thread after thread or as chance has it, until none is left. */
+static void take_all(walk *k, const cpu_op *op, uint32_t phase, uint32_t total, uint32_t from, uint32_t to,
+                     uint64_t *seed) {
+    bool done[THREADS_MAX] = {0};
+    for (uint32_t left = to - from, i = from; left;) {
+        i = from + (uint32_t)((next_float(seed) + 1) * (float)(to - from) / 2) % (to - from);
+        if (done[i]) continue;
+        const uint32_t piece = cpu_take_next(op, phase, total, &k->w[i], &k->run[i]);
+        if (piece < total)
+            k->taken[piece]++;
+        else
+            done[i] = true, left--;
+    }
+}
+
+static void begin(walk *k) {
+    memset(k->run, 0, sizeof k->run);
+    memset(k->taken, 0, sizeof k->taken);
+}
+
+Test(team, every_piece_is_taken_once) {
+    static const uint32_t threads[] = {1, 2, 3, 16, 17, THREADS_MAX};
+    static const uint32_t totals[] = {0, 1, 2, 5, 64, 333, PIECES_MAX};
+    walk *k = aligned_alloc(_Alignof(walk), sizeof *k);
+    uint64_t seed = 3;
+    for (size_t n = 0; n < sizeof threads / sizeof *threads; n++) {
+        memset(k, 0, sizeof *k);
+        for (uint32_t i = 0; i < threads[n]; i++)
+            k->w[i] = (cpu_worker){
+                .thread_i = i, .thread_n = threads[n], .share = k->share, .op = k->op, .turn = 1};
+        for (size_t t = 0; t < sizeof totals / sizeof *totals; t++)
+            for (uint32_t at = 0; at < 2 * CPU_OP_PHASES; at++) {
+                const uint32_t late = at % 2 ? threads[n] / 2 : 0; /* they come when the others are done */
+                const cpu_op *op = &k->op[at / CPU_OP_PHASES];
+                begin(k);
+                take_all(k, op, at % CPU_OP_PHASES, totals[t], late, threads[n], &seed);
+                if (late) take_all(k, op, at % CPU_OP_PHASES, totals[t], 0, late, &seed);
+                for (uint32_t i = 0; i < totals[t]; i++)
+                    cr_assert_eq(k->taken[i], 1, "piece %u of %u, %u threads: taken %u times", i, totals[t],
+                                 threads[n], k->taken[i]);
+                if (at + 1 == 2 * CPU_OP_PHASES) /* the next submission */
+                    for (uint32_t i = 0; i < threads[n]; i++) k->w[i].turn += 2 * CPU_OP_PHASES;
+            }
+    }
+    free(k);
+}
+
+Test(team, who_is_done_helps) {
+    walk *k = aligned_alloc(_Alignof(walk), sizeof *k);
+    uint64_t seed = 4;
+    memset(k, 0, sizeof *k);
+    for (uint32_t i = 0; i < 3; i++)
+        k->w[i] = (cpu_worker){.thread_i = i, .thread_n = 3, .share = k->share, .op = k->op, .turn = 1};
+    take_all(k, k->op, 0, 100, 1, 2, &seed);
+    for (uint32_t i = 0; i < 100; i++) cr_expect_eq(k->taken[i], 1); /* by thread 1 alone */
+    cpu_run run = {0};
+    cr_expect(cpu_take_run(k->op, 1, 100, &k->w[2], &run));
+    cr_expect(run.at == 66 && run.end == 91, "%u to %u: three quarters of its third", run.at, run.end);
+    run = (cpu_run){0};
+    cr_expect_not(cpu_take_run(k->op, 0, 100, &k->w[2], &run), "thread 2 has left phase 0 behind");
+    free(k);
+}
+
 /* ---- A product and the activation behind it --------------------------------------------------------- */
 
 enum { IN_N = 64, OUT_N = 331, UNIT_N = 5, USED_N = 3, ROW_MAX = 6, BYTES = 8 << 20 };
@@ -91,11 +172,6 @@ static void *at(device_ref r) { return (uint8_t *)r.buffer->host + r.offset; }
 
 static device_rows rows(bench *b, uint32_t n) {
     return (device_rows){cut(b, (uint64_t)ROW_MAX * n * sizeof(float)), n};
-}
-
-static float next_float(uint64_t *seed) {
-    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
-    return (float)(int32_t)(*seed >> 32) / (float)(1u << 31);
 }
 
 static device_linear_part part_of(bench *b, uint64_t *seed, uint32_t unit_n) {
