@@ -140,6 +140,7 @@ static inline uint32_t cpu_row_n(const cpu_op *op, const cpu_worker *w) {
 static inline uint32_t cpu_take(cpu_op *op, uint32_t phase) {
     return atomic_fetch_add_explicit(&op->next[phase], 1, memory_order_relaxed);
 }
+
 /* ---- Pieces of work that stand side by side ----
  *
  * Every thread has a share of them, the same one whenever an operation has as many; whoever is done with it
@@ -196,6 +197,7 @@ static inline uint32_t cpu_take_next(const cpu_op *op, uint32_t phase, uint32_t 
     if (run->at == run->end && !cpu_take_run(op, phase, total, w, run)) return total;
     return run->at++;
 }
+
 static inline uint8_t *cpu_thread_scratch(const cpu_worker *w, cpu_scratch s) {
     return w->workspace + s.shared_bytes + s.thread_bytes * w->thread_i;
 }
