@@ -117,6 +117,31 @@ Test(team, every_piece_is_taken_once) {
     free(k);
 }
 
+/* Twelve million tokens later: turns that begin anew must not look like ones that are over. */
+Test(team, turns_begin_anew) {
+    enum { THREAD_N = 3, TOTAL = 50 };
+    walk *k = aligned_alloc(_Alignof(walk), sizeof *k);
+    uint64_t seed = 5;
+    uint32_t last = UINT32_MAX - 3 * CPU_OP_PHASES, smallest = UINT32_MAX;
+    memset(k, 0, sizeof *k);
+    for (uint32_t submission = 0; submission < 5; submission++) {
+        const uint32_t turn = cpu_take_turns(&last, CPU_OP_PHASES, k->share, THREAD_N);
+        smallest = turn < smallest ? turn : smallest;
+        for (uint32_t i = 0; i < THREAD_N; i++)
+            k->w[i] = (cpu_worker){
+                .thread_i = i, .thread_n = THREAD_N, .share = k->share, .op = k->op, .turn = turn};
+        for (uint32_t phase = 0; phase < CPU_OP_PHASES; phase++) {
+            begin(k);
+            take_all(k, k->op, phase, TOTAL, 0, THREAD_N, &seed);
+            for (uint32_t i = 0; i < TOTAL; i++)
+                cr_expect_eq(k->taken[i], 1, "submission %u, piece %u: taken %u times", submission, i,
+                             k->taken[i]);
+        }
+    }
+    cr_expect_eq(smallest, 1, "the numbers did not end");
+    free(k);
+}
+
 Test(team, who_is_done_helps) {
     walk *k = aligned_alloc(_Alignof(walk), sizeof *k);
     uint64_t seed = 4;

@@ -379,16 +379,6 @@ static void walk(void *cookie, uint32_t thread_i) {
     }
 }
 
-/* The first of phase_n turns that no submission had, and that all shares are behind. */
-static uint32_t take_turns(cpu_device *cpu, uint32_t phase_n) {
-    if (cpu->turn > UINT32_MAX - phase_n) {
-        for (uint32_t i = 0; i < team_thread_n(cpu->team); i++) cpu->share[i] = (cpu_share){0};
-        cpu->turn = 0;
-    }
-    cpu->turn += phase_n;
-    return cpu->turn - phase_n + 1;
-}
-
 static hotset_status cpu_submit(device_queue *q, device_list *l, uint64_t epoch, hotset_error *err) {
     HOTSET_TRY(cpu_failure(q->cpu, err));
     for (uint32_t i = 0; i < l->op_n; i++)
@@ -397,11 +387,12 @@ static hotset_status cpu_submit(device_queue *q, device_list *l, uint64_t epoch,
     cpu_device *cpu = q->cpu;
     const double begin_s = base_now_s();
     const uint32_t stall_n = team_stall_n(cpu->team);
-    list_walk job = {.list = l,
-                     .epoch = epoch,
-                     .thread_n = crowded_thread_n(&cpu->crowded, begin_s),
-                     .told_s = begin_s,
-                     .turn = take_turns(cpu, l->op_n * CPU_OP_PHASES)};
+    list_walk job = {
+        .list = l,
+        .epoch = epoch,
+        .thread_n = crowded_thread_n(&cpu->crowded, begin_s),
+        .told_s = begin_s,
+        .turn = cpu_take_turns(&cpu->turn, l->op_n * CPU_OP_PHASES, cpu->share, team_thread_n(cpu->team))};
     walker caller = {&job, worker_of(&job, 0)};
     run_small(&caller); /* until it wakes the team, nobody else is there */
     hotset_status status = HOTSET_OK;

@@ -286,9 +286,10 @@ static void multiply_panel(const tile_job *job, const device_linear_part *part, 
                            const uint8_t *panel, uint32_t col_n, float *product) {
     const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, &part->w);
     const float *bias = cpu_unit_bias(part, job->unit);
+    const uint32_t n = job_rows(job);
     mm->tile_mul(product, mm->tile_rows, tile, panel, part->w.in_n);
     for (uint32_t c = 0; c < col_n && bias; c++, product += mm->tile_rows)
-        cpu_finish(product, bias + job->from, NULL, job_rows(job), true);
+        cpu_finish(product, bias + job->from, NULL, n, true);
 }
 
 /* The same tile of gate and of up, or of gate alone, which the activation behind takes: what they give is
@@ -319,6 +320,16 @@ static void multiply_activated(const tile_job *job, uint32_t part_n, const devic
         for (uint32_t i = 0; i < col_n; i++)
             memcpy(column_in(job, y, from + i), gate + i * mm->tile_rows, n * sizeof *gate);
     }
+}
+
+/* The parts that tiles are counted through: where there is an activation, up's go with gate's. */
+static uint32_t counted_parts(const cpu_op *op, uint32_t part_n) { return op->activation ? 1 : part_n; }
+
+static void tile_job_run(const tile_job *job, const cpu_op *op, uint32_t part_n) {
+    if (op->activation)
+        multiply_activated(job, part_n, op->activation);
+    else
+        multiply_tiles(job);
 }
 
 /* ---- Linear ---- */
@@ -396,11 +407,12 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     uint8_t *scratch = cpu_thread_scratch(w, cpu_linear_scratch(w->kernels, &op->op));
     uint32_t tile_n[DEVICE_LINEAR_MAX]; /* per part: what is unpacked at a time */
     total = 0;
-    for (uint32_t i = 0; i < (op->activation ? 1 : part_n); i++)
+    const uint32_t counted_n = counted_parts(op, part_n);
+    for (uint32_t i = 0; i < counted_n; i++)
         total += tile_n[i] = pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w, w->thread_n));
     run = (cpu_run){0};
     for (uint32_t item; (item = cpu_take_next(op, 1, total, w, &run)) < total;) {
-        uint32_t i = op->activation ? 0 : find_part(tile_n, part_n, &item);
+        uint32_t i = find_part(tile_n, counted_n, &item);
         tile_job job = {.w = w,
                         .part = &part[i],
                         .from = item * unpack_rows(w->kernels, &part[i].w, w->thread_n),
@@ -409,10 +421,7 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
                         .used_n = 1,
                         .rectangle = (float *)(void *)scratch,
                         .tiles = scratch + RECTANGLES * RECTANGLE_FLOATS * sizeof(float)};
-        if (op->activation)
-            multiply_activated(&job, part_n, op->activation);
-        else
-            multiply_tiles(&job);
+        tile_job_run(&job, op, part_n);
     }
 }
 
@@ -596,13 +605,13 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
             pack_expert_panel(o, &g, f.form[j], p, w->workspace + f.offset[j], gathered);
         team_barrier(w->team);
         uint32_t tile_n[2] = {0, 0}, per_unit = 0;
-        for (uint32_t i = 0; i < (op->activation ? 1 : part_n); i++)
+        const uint32_t counted_n = counted_parts(op, part_n);
+        for (uint32_t i = 0; i < counted_n; i++)
             if (f.of_part[i] == j)
                 per_unit += tile_n[i] =
                     pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w, w->thread_n));
         for (uint32_t item; (item = cpu_take(op, 1)) < unit_n * per_unit;) {
-            uint32_t u = item / per_unit, tile_i = item % per_unit;
-            uint32_t i = op->activation ? 0 : find_part(tile_n, part_n, &tile_i);
+            uint32_t u = item / per_unit, tile_i = item % per_unit, i = find_part(tile_n, counted_n, &tile_i);
             uint32_t uses = g.start[u + 1] - g.start[u];
             if (!uses) continue;
             tile_job job = {.w = w,
@@ -615,10 +624,7 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
                             .used_n = o->experts.used_n,
                             .rectangle = rectangle,
                             .tiles = tiles};
-            if (op->activation)
-                multiply_activated(&job, part_n, op->activation);
-            else
-                multiply_tiles(&job);
+            tile_job_run(&job, op, part_n);
         }
     }
 }

@@ -155,6 +155,18 @@ typedef struct cpu_run {
 
 enum { CPU_HELPED_MAX = 16 }; /* of many threads only some are looked at */
 
+/* The first of phase_n turns behind *last, which becomes the last of them. Where numbers end they begin anew,
+ * for all share_n shares; nobody may be at work. */
+static inline uint32_t cpu_take_turns(uint32_t *last, uint32_t phase_n, cpu_share *share, uint32_t share_n) {
+    if (*last > UINT32_MAX - phase_n) {
+        for (uint32_t i = 0; i < share_n; i++)
+            atomic_store_explicit(&share[i].taken, 0, memory_order_relaxed);
+        *last = 0;
+    }
+    *last += phase_n;
+    return *last - phase_n + 1;
+}
+
 /* A run from a share of own_n pieces, 0 when none is left. A share of an earlier turn is one that its owner
  * has not come to yet; one of a later turn is left behind. */
 static inline uint32_t cpu_take_of(cpu_share *share, uint32_t turn, uint32_t own_n, uint32_t *at) {
