@@ -35,6 +35,7 @@
 #define INLINE static inline
 #define UNROLL
 #define KEEP(v) (void)(v)
+#define STREAM_KEEP(v) (void)(v)
 
 typedef union emu {
     __m512 ps;

@@ -10,11 +10,20 @@
 void cpu_kernels_avx512_emulated(cpu_kernels *k); /* the AVX-512 sources through tests/emulate_avx512.h */
 void cpu_kernels_avx512_bf16_emulated(cpu_kernels *k);
 
+/* AVX2 with kernels that ask memory ahead where this machine's do not, and the other way round. */
+static void otherwise_asking(cpu_kernels *table) {
+    cpu_kernels_ref(table);
+    table->ask_ahead = !cpu_stops_at_pages();
+    cpu_kernels_avx2(table);
+}
+
 size_t kernel_tables(cpu_kernels *tables) {
+    const cpu_isa best = cpu_isa_detect();
     size_t n = 0;
-    for (int isa = 0; isa <= (int)cpu_isa_detect(); isa++) cpu_kernels_init(&tables[n++], (cpu_isa)isa);
-    if (cpu_isa_detect() >= CPU_ISA_AVX2) {
-        cpu_kernels_init(&tables[n], CPU_ISA_AVX2);
+    for (int isa = 0; isa <= (int)best; isa++) cpu_kernels_init(&tables[n++], (cpu_isa)isa);
+    if (best > CPU_ISA_AVX2) otherwise_asking(&tables[CPU_ISA_AVX2]);
+    if (best >= CPU_ISA_AVX2) {
+        otherwise_asking(&tables[n]);
         cpu_kernels_avx512_emulated(&tables[n]);
         tables[n++].isa = "avx512 emulated";
     }

@@ -68,7 +68,7 @@ AVX2_INLINE __m256i unsigned_values(__m256i nibbles, const lanes_form f) {
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles);
 }
 
-AVX2_INLINE void products(__m256i s[HALVES], const uint8_t *w, const act_32 *x, const lanes_form f) {
+AVX2_INLINE void products(__m256i s[HALVES], stream w, const act_32 *x, const lanes_form f) {
     __m256i bits[HALVES], higher[HALVES];
     AVX2_UNROLL
     for (int h = 0; h < HALVES; h++) {
@@ -100,7 +100,7 @@ AVX2_INLINE __m256i add_pairs(__m256i s, __m256i pairs) {
 }
 
 /* |w| times x with the sign of w, as in avx2_gemv.c. */
-AVX2_INLINE void products_q8_0(__m256i s[HALVES], const uint8_t *w, const act_32 *x, const lanes_form f) {
+AVX2_INLINE void products_q8_0(__m256i s[HALVES], stream w, const act_32 *x, const lanes_form f) {
     AVX2_UNROLL
     for (int h = 0; h < HALVES; h++) s[h] = _mm256_setzero_si256();
     AVX2_UNROLL
@@ -115,7 +115,7 @@ AVX2_INLINE void products_q8_0(__m256i s[HALVES], const uint8_t *w, const act_32
 }
 
 /* The other way round, |x| times w with the sign of x: no w is -128. */
-AVX2_INLINE void products_iq4_nl(__m256i s[HALVES], const uint8_t *w, const act_32 *x, const lanes_form f) {
+AVX2_INLINE void products_iq4_nl(__m256i s[HALVES], stream w, const act_32 *x, const lanes_form f) {
     AVX2_UNROLL
     for (int h = 0; h < HALVES; h++) s[h] = _mm256_setzero_si256();
     AVX2_UNROLL
@@ -134,12 +134,13 @@ AVX2_INLINE void products_iq4_nl(__m256i s[HALVES], const uint8_t *w, const act_
 }
 
 /* Scales of eight rows; adds what their m brings. */
-AVX2_INLINE __m256 scales_of(__m256 *sum, const uint8_t *w, const act_32 *x, int h, const lanes_form f) {
+AVX2_INLINE __m256 scales_of(__m256 *sum, stream w, const act_32 *x, int h, const lanes_form f) {
     if (f.power) { /* 2^(e - 127), also for e = 0 */
-        const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(w + 8 * h)));
+        const __m256i e =
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)field(w, 0, 1, h)));
         return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_slli_epi32(e, 23), _mm256_set1_epi32(0x00400000)));
     }
-    if (!f.has_m) return load_f16(w + 16 * h);
+    if (!f.has_m) return halves_at(w, 0, h);
     const half_pairs head = halves_of(load_words(w, 0, h));
     const __m256 m =
         f.offset ? _mm256_fmadd_ps(head.lower, _mm256_set1_ps((float)f.offset), head.upper) : head.upper;
@@ -147,10 +148,10 @@ AVX2_INLINE __m256 scales_of(__m256 *sum, const uint8_t *w, const act_32 *x, int
     return head.lower;
 }
 
-AVX2_INLINE void rows_32(float *y, const uint8_t *w, const act_32 *x, size_t block_n, const lanes_form f,
-                         void (*const block)(__m256i *, const uint8_t *, const act_32 *, lanes_form)) {
+AVX2_INLINE void rows_32(float *y, stream w, const act_32 *x, size_t block_n, const lanes_form f,
+                         void (*const block)(__m256i *, stream, const act_32 *, lanes_form)) {
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (size_t b = 0; b < block_n; b++, w += ROWS * f.block_bytes, x++) {
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * f.block_bytes, x++) {
         const __m256 xd = _mm256_broadcast_ss(&x->d);
         __m256i s[HALVES];
         block(s, w, x, f);
@@ -165,9 +166,8 @@ AVX2_INLINE void rows_32(float *y, const uint8_t *w, const act_32 *x, size_t blo
 
 #define LANES_32(type, TYPE, products)                                                                       \
     static void pack_##type(void *act, const float *x, size_t k) { pack_32(act, x, k, FORM_##TYPE); }        \
-    LANES_GEMV(type, rows_32(y, w, act, k / 32, FORM_##TYPE, products))
-#define SET_LANES(type, TYPE, products)                                                                      \
-    cpu_set_gemv(&k->lanes[GGUF_##TYPE], bytes_32, pack_##type, gemv_##type);
+    STREAM_GEMV(type, rows_32(y, w, act, k / 32, FORM_##TYPE, products))
+#define SET_32(type, TYPE, products) STREAM_SET(type, TYPE, bytes_32)
 #define TYPES(X)                                                                                             \
     X(q8_0, Q8_0, products_q8_0)                                                                             \
     X(q4_0, Q4_0, products)                                                                                  \
@@ -178,4 +178,4 @@ AVX2_INLINE void rows_32(float *y, const uint8_t *w, const act_32 *x, size_t blo
     X(mxfp4, MXFP4, products)
 TYPES(LANES_32)
 
-void cpu_avx2_lanes_init(cpu_kernels *k) { TYPES(SET_LANES) }
+void cpu_avx2_lanes_init(cpu_kernels *k) { TYPES(SET_32) }

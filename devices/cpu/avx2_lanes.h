@@ -4,17 +4,25 @@
 #define HOTSET_CPU_AVX2_LANES_H
 
 #include "devices/cpu/avx2.h"
-#include "devices/lanes.h"
+#include "devices/cpu/stream.h"
 #include "devices/quant.h"
 
 #include <stddef.h>
 
 enum { ROWS = LANES_ROWS, HALVES = 2 /* registers of 8 rows */ };
 
-/* The word of eight rows that stands at offset `at` of a row. */
-AVX2_INLINE __m256i load_words(const uint8_t *w, size_t at, int h) {
-    return load_256(w + ROWS * at + 32 * h);
+/* What stands at offset `at` of a row, `bytes` of each, of the first rows (half 0) or the last. */
+AVX2_INLINE const uint8_t *field(stream w, size_t at, size_t bytes, int h) {
+    const uint8_t *p = h == 0 ? stream_field(w, at) : w.at + ROWS * at;
+    return p + ROWS / HALVES * bytes * (size_t)h;
 }
+/* The word of eight rows, or the half there, as a float. */
+AVX2_INLINE __m256i load_words(stream w, size_t at, int h) {
+    __m256i words = load_256(field(w, at, 4, h));
+    if (w.ask) STREAM_KEEP(words);
+    return words;
+}
+AVX2_INLINE __m256 halves_at(stream w, size_t at, int h) { return load_f16(field(w, at, 2, h)); }
 
 AVX2_INLINE __m256i masked(__m256i v, const int mask) {
     return _mm256_and_si256(v, _mm256_set1_epi8((char)mask));
@@ -44,11 +52,5 @@ AVX2_INLINE void store_rows(float *y, const __m256 sum[HALVES]) {
     AVX2_UNROLL
     for (int h = 0; h < HALVES; h++) _mm256_storeu_ps(y + 8 * h, sum[h]);
 }
-
-#define LANES_GEMV(type, rows)                                                                               \
-    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
-                            size_t k) {                                                                      \
-        for (size_t r = 0; r < row_n; r += ROWS, y += ROWS, w += ROWS * row_bytes) rows;                     \
-    }
 
 #endif

@@ -15,11 +15,21 @@
 #include "devices/cpu/avx512.h"
 
 #include "devices/cpu/avx2_blocks.h"
+#include "devices/cpu/stream.h"
 
-enum { ROWS_AHEAD = 8, K_BYTES_AHEAD = 8192 };
+enum { ROWS_AHEAD = 8, K_BYTES_AHEAD = 8192, ASK = 1 };
 /* Longer rows than this are walked in lockstep: their activations leave the first level of cache while the
  * weights stream through it. */
 enum { K_ALONE = 4096 };
+
+/* Brings near what is `ahead` bytes behind p (0: nothing), or, where it is the constant ASK, what
+ * stream_ask() does. */
+INLINE void fetch(const uint8_t *p, size_t ahead) {
+    if (__builtin_constant_p(ahead) && ahead == ASK)
+        stream_ask(p);
+    else if (ahead)
+        prefetch(p, ahead);
+}
 
 /* ---- Q8_0: two blocks per step ----------------------------------------------------------------------- */
 
@@ -64,7 +74,7 @@ INLINE __m512 last_block_q8_0(__m512 sum, const uint8_t *w, const act_q8_0 *x) {
     return step_q8_0(sum, first, _mm256_maskz_set1_epi16(0x00ff, read_i16(w)), x);
 }
 
-/* `row_n` (1 or 2, a constant) rows in lockstep; `ahead`: bytes to prefetch ahead, 0 for none. */
+/* `row_n` (1 or 2) rows in lockstep; `ahead`: as fetch() takes it. Both are constants. */
 INLINE void dot_q8_0(float *y, const uint8_t *w, size_t row_bytes, const size_t row_n, const size_t ahead,
                      const act_q8_0 *x, size_t block_n) {
     __m512 sum[2];
@@ -72,10 +82,8 @@ INLINE void dot_q8_0(float *y, const uint8_t *w, size_t row_bytes, const size_t 
     for (size_t i = 0; i < block_n / 2; i++, w += 2 * Q8_0_BYTES, x++) {
         UNROLL for (size_t r = 0; r < row_n; r++) {
             const uint8_t *p = w + r * row_bytes;
-            if (ahead) { /* a step of 68 bytes meets two lines, or three */
-                prefetch(p, ahead);
-                prefetch(p, ahead + LINE);
-            }
+            fetch(p, ahead); /* a step of 68 bytes meets two lines, or three */
+            fetch(p + LINE, ahead);
             sum[r] = two_blocks_q8_0(sum[r], p, x);
         }
     }
@@ -83,6 +91,11 @@ INLINE void dot_q8_0(float *y, const uint8_t *w, size_t row_bytes, const size_t 
         if (block_n % 2) sum[r] = last_block_q8_0(sum[r], w + r * row_bytes, x);
         y[r] = _mm512_reduce_add_ps(sum[r]);
     }
+}
+
+static void gemv_asking_q8_0(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,
+                             size_t k) {
+    for (size_t r = 0; r < row_n; r++) dot_q8_0(y + r, w + r * row_bytes, row_bytes, 1, ASK, act, k / BLOCK);
 }
 
 static void gemv_q8_0(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act, size_t k) {
@@ -159,8 +172,8 @@ INLINE __m512i apply_scales(__m512i start, const __m512i s[4], __m256i scales, c
     return _mm512_dpwssd_epi32(start, _mm512_packs_epi32(s[2], s[3]), second);
 }
 
-INLINE void prefetch_block(const uint8_t *w, const size_t bytes, size_t ahead) {
-    UNROLL for (size_t line = 0; line < bytes; line += LINE) prefetch(w + line, ahead);
+INLINE void fetch_block(const uint8_t *w, const size_t bytes, size_t ahead) {
+    UNROLL for (size_t line = 0; line < bytes; line += LINE) fetch(w + line, ahead);
 }
 
 /* 32 bytes, and the same shifted to the right: bits of group j of a block in the lower half are then as far
@@ -184,7 +197,7 @@ INLINE float dot_q4_k(const uint8_t *w, const act_k *x, size_t block_n, size_t a
     __m512 sum = _mm512_setzero_ps();
     __m256 min_sum = _mm256_setzero_ps();
     for (size_t i = 0; i < block_n; i++, w += bytes, x++) {
-        prefetch_block(w, bytes, ahead);
+        fetch_block(w, bytes, ahead);
         const __m512i w0 = _mm512_loadu_si512(w + quants), w1 = _mm512_loadu_si512(w + quants + 64);
         __m512i q[4] = {low_nibbles(w0), high_nibbles(w0), low_nibbles(w1), high_nibbles(w1)}, s[4];
         if (five_bits) { /* groups 0 and 2, 1 and 3, 4 and 6, 5 and 7 */
@@ -240,7 +253,7 @@ INLINE float dot_q6_k(const uint8_t *w, const act_k *x, size_t block_n, size_t a
     __m512 sum = _mm512_setzero_ps();
     for (size_t i = 0; i < block_n; i++, w += Q6_K_BYTES, x++) {
         __m512i q[4], s[4];
-        if (ahead) prefetch_block(w, Q6_K_BYTES, ahead);
+        fetch_block(w, Q6_K_BYTES, ahead);
         unpack_q6_k(q, w, w + 128);
         unpack_q6_k(q + 2, w + 64, w + 160);
         UNROLL for (size_t j = 0; j < 4; j++) s[j] =
@@ -292,7 +305,7 @@ INLINE float dot_pairs(const uint8_t *w, const act_k *x, size_t block_n, size_t 
     for (size_t i = 0; i < block_n; i++, w += f.block_bytes, x++) {
         __m512i q[4], s[4], start = zero;
         __m128i scale, min;
-        prefetch_block(w, f.block_bytes, ahead);
+        fetch_block(w, f.block_bytes, ahead);
         unpack_pairs(q, w + quants, f.high_bits ? w + offsetof(quant_q3_k, high) : NULL);
         UNROLL for (size_t j = 0; j < 4; j++) s[j] =
             _mm512_dpbusd_epi32(zero, q[j], _mm512_load_si512(x->x + 64 * j));
@@ -346,7 +359,7 @@ INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *x, size_t block_n, s
                                                         {4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7}};
     __m512 sum = _mm512_setzero_ps();
     for (size_t i = 0; i < block_n; i++, w += sizeof(quant_iq4_xs), x++) {
-        prefetch_block(w, sizeof(quant_iq4_xs), ahead);
+        fetch_block(w, sizeof(quant_iq4_xs), ahead);
         const __m512i scales = _mm512_castsi256_si512(iq4_xs_scales(w));
         __m512i s[2];
         UNROLL for (size_t h = 0; h < 2; h++) {
@@ -369,6 +382,11 @@ INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *x, size_t block_n, s
     static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
                             size_t k) {                                                                      \
         const size_t ahead = gemv_ahead;                                                                     \
+        for (size_t r = 0; r < row_n; r++, w += row_bytes) y[r] = dot;                                       \
+    }                                                                                                        \
+    static void gemv_asking_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n,               \
+                                   const void *act, size_t k) {                                              \
+        const size_t ahead = ASK;                                                                            \
         for (size_t r = 0; r < row_n; r++, w += row_bytes) y[r] = dot;                                       \
     }                                                                                                        \
     static void dots_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,                 \
@@ -437,8 +455,8 @@ INLINE float total(__m512 sum[CHAINS], const size_t line_n, const uint8_t *w, si
     return _mm512_reduce_add_ps(all);
 }
 
-/* `row_n` (1 or LOCKSTEP) rows in lockstep, `line_n` (1 or 2) lines of each at a time; `ahead`: bytes to
- * prefetch ahead, 0 for none. These and `type` are constants. */
+/* `row_n` (1 or LOCKSTEP) rows in lockstep, `line_n` (1 or 2) lines of each at a time; `ahead`: as fetch()
+ * takes it. These and `type` are constants. */
 INLINE void dot_16_bit(float *y, const uint8_t *w, size_t row_bytes, const size_t row_n, const size_t line_n,
                        const size_t ahead, const gguf_type type, const float *x, size_t k) {
     __m512 sum[LOCKSTEP][CHAINS];
@@ -450,25 +468,27 @@ INLINE void dot_16_bit(float *y, const uint8_t *w, size_t row_bytes, const size_
         UNROLL for (size_t r = 0; r < row_n; r++) {
             UNROLL for (size_t l = 0; l < line_n; l++) {
                 const uint8_t *p = w + r * row_bytes + 2 * i + LINE * l;
-                if (ahead) prefetch(p, ahead);
-                add_line(sum[r] + 2 * l, _mm512_loadu_si512(p), type, x + i + LINE_WEIGHTS * l);
+                fetch(p, ahead);
+                __m512i line = _mm512_loadu_si512(p);
+                if (ahead == ASK) STREAM_KEEP(line);
+                add_line(sum[r] + 2 * l, line, type, x + i + LINE_WEIGHTS * l);
             }
         }
     }
     UNROLL for (size_t r = 0; r < row_n; r++) y[r] = total(sum[r], line_n, w + r * row_bytes, i, type, x, k);
 }
 
-INLINE void gemv_16_bit(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const gguf_type type,
-                        const float *x, size_t k) {
+INLINE void gemv_16_bit(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const size_t ahead,
+                        const gguf_type type, const float *x, size_t k) {
     size_t r = 0;
     if (k <= K_ALONE) {
-        for (; r < row_n; r++) dot_16_bit(y + r, w + r * row_bytes, row_bytes, 1, 2, 0, type, x, k);
+        for (; r < row_n; r++) dot_16_bit(y + r, w + r * row_bytes, row_bytes, 1, 2, ahead, type, x, k);
         return;
     }
-    for (; r + LOCKSTEP <= row_n; r += LOCKSTEP) {
+    for (; r + LOCKSTEP <= row_n && ahead != ASK; r += LOCKSTEP) {
         dot_16_bit(y + r, w + r * row_bytes, row_bytes, LOCKSTEP, 1, ROWS_AHEAD * row_bytes, type, x, k);
     }
-    for (; r < row_n; r++) dot_16_bit(y + r, w + r * row_bytes, row_bytes, 1, 1, 0, type, x, k);
+    for (; r < row_n; r++) dot_16_bit(y + r, w + r * row_bytes, row_bytes, 1, 1, ahead, type, x, k);
 }
 
 /* Sums as dot_16_bit() has them, of rows that may stand anywhere. */
@@ -494,7 +514,11 @@ INLINE void dots_16_bit(float *y, const uint8_t *const *row, const uint8_t *cons
 #define ROWS_16_BIT(type, TYPE)                                                                              \
     static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
                             size_t k) {                                                                      \
-        gemv_16_bit(y, w, row_bytes, row_n, GGUF_##TYPE, act, k);                                            \
+        gemv_16_bit(y, w, row_bytes, row_n, 0, GGUF_##TYPE, act, k);                                         \
+    }                                                                                                        \
+    static void gemv_asking_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n,               \
+                                   const void *act, size_t k) {                                              \
+        gemv_16_bit(y, w, row_bytes, row_n, ASK, GGUF_##TYPE, act, k);                                       \
     }                                                                                                        \
     static void dots_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,                 \
                             const void *act, size_t k) {                                                     \
@@ -513,7 +537,7 @@ INLINE float dot_f32(const uint8_t *w, const float *x, size_t k, size_t ahead) {
     for (; i + 16 * CHAINS <= k; i += 16 * CHAINS) {
         UNROLL for (size_t c = 0; c < CHAINS; c++) {
             const uint8_t *p = w + (i + 16 * c) * sizeof *x;
-            if (ahead) prefetch(p, ahead);
+            fetch(p, ahead);
             sum[c] = _mm512_fmadd_ps(_mm512_loadu_ps(p), _mm512_load_ps(x + i + 16 * c), sum[c]);
         }
     }
@@ -525,7 +549,7 @@ INLINE float dot_f32(const uint8_t *w, const float *x, size_t k, size_t ahead) {
 ROW_BY_ROW(f32, 0, dot_f32(w, act, k, ahead))
 
 #define SET(type, TYPE, bytes, pack)                                                                         \
-    cpu_set_gemv(&k->matmul[GGUF_##TYPE], bytes, pack, gemv_##type);                                         \
+    cpu_set_gemv(&k->matmul[GGUF_##TYPE], bytes, pack, k->ask_ahead ? gemv_asking_##type : gemv_##type);     \
     k->matmul[GGUF_##TYPE].dots = dots_##type;
 
 void avx512_gemv(cpu_kernels *k) {

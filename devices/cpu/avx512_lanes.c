@@ -54,7 +54,7 @@ INLINE __m512i add_bits(__m512i quads, __m512i bits, const unsigned j) {
     return _mm512_mask_add_epi8(quads, set, quads, _mm512_set1_epi8(16));
 }
 
-INLINE __m512i products(const uint8_t *w, const act_32 *x, const lanes_form f) {
+INLINE __m512i products(stream w, const act_32 *x, const lanes_form f) {
     const __m512i table = f.values ? table_of(f.values, f.offset) : _mm512_setzero_si512();
     const __m512i bits = f.bits_at ? load_words(w, f.bits_at) : table;
     __m512i s = _mm512_set1_epi32(x->start);
@@ -75,9 +75,9 @@ INLINE __m512i products(const uint8_t *w, const act_32 *x, const lanes_form f) {
     return s;
 }
 
-INLINE void rows_32(float *y, const uint8_t *w, const act_32 *x, size_t block_n, const lanes_form f) {
+INLINE void rows_32(float *y, stream w, const act_32 *x, size_t block_n, const lanes_form f) {
     __m512 sum = _mm512_setzero_ps();
-    for (size_t b = 0; b < block_n; b++, w += ROWS * f.block_bytes, x++) {
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * f.block_bytes, x++) {
         const __m512 s = _mm512_cvtepi32_ps(products(w, x, f));
         __m512 d;
         if (f.has_m) {
@@ -85,7 +85,7 @@ INLINE void rows_32(float *y, const uint8_t *w, const act_32 *x, size_t block_n,
             d = halves_of(head);
             sum = _mm512_fmadd_ps(upper_halves_of(head), _mm512_set1_ps(x->sum), sum);
         } else if (f.doubled == 2) {
-            d = powers_of(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)w)));
+            d = powers_of(_mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)stream_field(w, 0))));
         } else {
             d = halves_at(w, 0);
         }
@@ -94,10 +94,10 @@ INLINE void rows_32(float *y, const uint8_t *w, const act_32 *x, size_t block_n,
     _mm512_storeu_ps(y, sum);
 }
 
-INLINE void rows_q8_0(float *y, const uint8_t *w, const act_32 *x, size_t block_n) {
+INLINE void rows_q8_0(float *y, stream w, const act_32 *x, size_t block_n) {
     const __m512i flip = _mm512_set1_epi8((char)0x80); /* w + 128 */
     __m512 sum = _mm512_setzero_ps();
-    for (size_t b = 0; b < block_n; b++, w += ROWS * Q8_0_BYTES, x++) {
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * Q8_0_BYTES, x++) {
         __m512i s = _mm512_set1_epi32(x->start);
         UNROLL for (size_t g = 0; g < 8; g++) {
             const __m512i v = _mm512_xor_si512(load_words(w, 2 + 4 * g), flip);
@@ -110,13 +110,13 @@ INLINE void rows_q8_0(float *y, const uint8_t *w, const act_32 *x, size_t block_
 }
 
 static void pack_q8_0(void *act, const float *x, size_t k) { pack_32(act, x, k, 128, 1); }
-LANES_GEMV(q8_0, rows_q8_0(y, w, act, k / BLOCK))
+STREAM_GEMV(q8_0, rows_q8_0(y, w, act, k / BLOCK))
 
 #define NIBBLES(type, TYPE)                                                                                  \
     static void pack_##type(void *act, const float *x, size_t k) {                                           \
         pack_32(act, x, k, FORM_##TYPE.offset, FORM_##TYPE.doubled);                                         \
     }                                                                                                        \
-    LANES_GEMV(type, rows_32(y, w, act, k / BLOCK, FORM_##TYPE))
+    STREAM_GEMV(type, rows_32(y, w, act, k / BLOCK, FORM_##TYPE))
 NIBBLES(q4_0, Q4_0)
 NIBBLES(q4_1, Q4_1)
 NIBBLES(q5_0, Q5_0)
@@ -125,11 +125,11 @@ NIBBLES(iq4_nl, IQ4_NL)
 NIBBLES(mxfp4, MXFP4)
 
 void avx512_lanes(cpu_kernels *k) {
-    cpu_set_gemv(&k->lanes[GGUF_Q8_0], bytes_32, pack_q8_0, gemv_q8_0);
-    cpu_set_gemv(&k->lanes[GGUF_Q4_0], bytes_32, pack_q4_0, gemv_q4_0);
-    cpu_set_gemv(&k->lanes[GGUF_Q4_1], bytes_32, pack_q4_1, gemv_q4_1);
-    cpu_set_gemv(&k->lanes[GGUF_Q5_0], bytes_32, pack_q5_0, gemv_q5_0);
-    cpu_set_gemv(&k->lanes[GGUF_Q5_1], bytes_32, pack_q5_1, gemv_q5_1);
-    cpu_set_gemv(&k->lanes[GGUF_IQ4_NL], bytes_32, pack_iq4_nl, gemv_iq4_nl);
-    cpu_set_gemv(&k->lanes[GGUF_MXFP4], bytes_32, pack_mxfp4, gemv_mxfp4);
+    STREAM_SET(q8_0, Q8_0, bytes_32)
+    STREAM_SET(q4_0, Q4_0, bytes_32)
+    STREAM_SET(q4_1, Q4_1, bytes_32)
+    STREAM_SET(q5_0, Q5_0, bytes_32)
+    STREAM_SET(q5_1, Q5_1, bytes_32)
+    STREAM_SET(iq4_nl, IQ4_NL, bytes_32)
+    STREAM_SET(mxfp4, MXFP4, bytes_32)
 }

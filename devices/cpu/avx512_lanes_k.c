@@ -60,8 +60,8 @@ INLINE __m512 add_block(__m512 sum, __m512i scaled, __m512i minima, __m512i d_dm
 
 /* Two groups of 32: of words of nibbles, with fifth bits at `bit` and above of `fifth`, unless that is NULL.
  */
-INLINE void two_groups(__m512i s[2], const uint8_t *w, size_t quants_at, const int8_t *x,
-                       const __m512i *fifth, const unsigned bit) {
+INLINE void two_groups(__m512i s[2], stream w, size_t quants_at, const int8_t *x, const __m512i *fifth,
+                       const unsigned bit) {
     s[0] = s[1] = _mm512_setzero_si512();
     UNROLL for (size_t g = 0; g < 8; g++) {
         const __m512i v = load_words(w, quants_at + 4 * g);
@@ -76,11 +76,11 @@ INLINE void two_groups(__m512i s[2], const uint8_t *w, size_t quants_at, const i
     }
 }
 
-INLINE void rows_q4_k(float *y, const uint8_t *w, const act_k *x, size_t block_n, const bool five_bits) {
+INLINE void rows_q4_k(float *y, stream w, const act_k *x, size_t block_n, const bool five_bits) {
     const __m512i six = _mm512_set1_epi8(0x3f), zero = _mm512_setzero_si512();
     const size_t bytes = five_bits ? Q5_K_BYTES : Q4_K_BYTES, quants_at = five_bits ? 48 : 16;
     __m512 sum = _mm512_setzero_ps();
-    for (size_t b = 0; b < block_n; b++, w += ROWS * bytes, x++) {
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * bytes, x++) {
         const __m512i d_dmin = load_words(w, 0);
         const __m512i s0 = load_words(w, 4), s1 = load_words(w, 8), s2 = load_words(w, 12);
         const __m512i scales[2] = {_mm512_and_si512(s0, six),
@@ -106,10 +106,10 @@ INLINE void rows_q4_k(float *y, const uint8_t *w, const act_k *x, size_t block_n
 
 /* ---- Q6_K --------------------------------------------------------------------------------------------- */
 
-INLINE void rows_q6_k(float *y, const uint8_t *w, const act_k *x, size_t block_n) {
+INLINE void rows_q6_k(float *y, stream w, const act_k *x, size_t block_n) {
     const __m512i upper = _mm512_set1_epi8(0x30);
     __m512 sum = _mm512_setzero_ps();
-    for (size_t b = 0; b < block_n; b++, w += ROWS * Q6_K_BYTES, x++) {
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * Q6_K_BYTES, x++) {
         __m512i s[GROUPS_MAX], scaled = _mm512_setzero_si512();
         UNROLL for (size_t j = 0; j < GROUPS_MAX; j++) s[j] = _mm512_set1_epi32(x->start[j]);
         UNROLL for (size_t i = 0; i < 32; i++) { /* nibbles of groups j and j + 4 */
@@ -128,8 +128,10 @@ INLINE void rows_q6_k(float *y, const uint8_t *w, const act_k *x, size_t block_n
             UNROLL for (size_t n = 0; n < 4; n++) s[j + 2 * n] = _mm512_dpbusd_epi32(
                 s[j + 2 * n], _mm512_and_si512(high[n], upper), broadcast_quad(quad + 32 * n));
         }
-        UNROLL for (unsigned j = 0; j < GROUPS_MAX; j++) scaled =
-            add_scaled_signed(scaled, s[j], load_words(w, 192 + j / 4 * 4), j % 4);
+        UNROLL for (size_t j = 0; j < GROUPS_MAX; j += 4) {
+            const __m512i scales = load_words(w, 192 + j);
+            UNROLL for (unsigned i = 0; i < 4; i++) scaled = add_scaled_signed(scaled, s[j + i], scales, i);
+        }
         const __m512 d = _mm512_mul_ps(halves_at(w, 208), _mm512_set1_ps(x->d));
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), d, sum);
     }
@@ -139,7 +141,7 @@ INLINE void rows_q6_k(float *y, const uint8_t *w, const act_k *x, size_t block_n
 /* ---- Q2_K and Q3_K: a word of pairs of bits has four weights of groups j, j + 2, j + 4, j + 6 --------- */
 
 /* With third bits, unless that is NULL: bit i of byte l belongs to weight 32 i + l. */
-INLINE void add_pairs(__m512i s[GROUPS_MAX], const uint8_t *w, size_t quants_at, const __m512i *third,
+INLINE void add_pairs(__m512i s[GROUPS_MAX], stream w, size_t quants_at, const __m512i *third,
                       const act_k *x) {
     const __m512i three = _mm512_set1_epi8(3);
     UNROLL for (size_t i = 0; i < 16; i++) {
@@ -156,9 +158,9 @@ INLINE void add_pairs(__m512i s[GROUPS_MAX], const uint8_t *w, size_t quants_at,
     }
 }
 
-INLINE void rows_q2_k(float *y, const uint8_t *w, const act_k *x, size_t block_n) {
+INLINE void rows_q2_k(float *y, stream w, const act_k *x, size_t block_n) {
     __m512 sum = _mm512_setzero_ps();
-    for (size_t b = 0; b < block_n; b++, w += ROWS * sizeof(quant_q2_k), x++) {
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q2_k), x++) {
         __m512i s[GROUPS_MAX], scales[4], scaled = _mm512_setzero_si512(), minima = scaled;
         UNROLL for (size_t j = 0; j < GROUPS_MAX; j++) s[j] = _mm512_setzero_si512();
         UNROLL for (size_t i = 0; i < 4; i++) {
@@ -182,10 +184,10 @@ INLINE __m512i scales_q3_k(const __m512i word[3], const unsigned i) {
     return or_masked(low, high, 0x30);
 }
 
-INLINE void rows_q3_k(float *y, const uint8_t *w, const act_k *x, size_t block_n) {
+INLINE void rows_q3_k(float *y, stream w, const act_k *x, size_t block_n) {
     const size_t scales_at = offsetof(quant_q3_k, scales);
     __m512 sum = _mm512_setzero_ps();
-    for (size_t b = 0; b < block_n; b++, w += ROWS * sizeof(quant_q3_k), x++) {
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q3_k), x++) {
         __m512i s[GROUPS_MAX], third[8], scaled = _mm512_setzero_si512(), all = scaled;
         UNROLL for (size_t j = 0; j < GROUPS_MAX; j++) s[j] = _mm512_set1_epi32(x->start[j]);
         UNROLL for (size_t g = 0; g < 8; g++) {
@@ -208,10 +210,10 @@ INLINE void rows_q3_k(float *y, const uint8_t *w, const act_k *x, size_t block_n
 
 /* ---- IQ4_XS ------------------------------------------------------------------------------------------- */
 
-INLINE void rows_iq4_xs(float *y, const uint8_t *w, const act_k *x, size_t block_n) {
+INLINE void rows_iq4_xs(float *y, stream w, const act_k *x, size_t block_n) {
     const __m512i table = table_of(quant_iq4_values, 128), three = _mm512_set1_epi32(3);
     __m512 sum = _mm512_setzero_ps();
-    for (size_t b = 0; b < block_n; b++, w += ROWS * sizeof(quant_iq4_xs), x++) {
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_iq4_xs), x++) {
         const __m512i head = load_words(w, 0), low_scales = load_words(w, 4);
         const __m512i nibbles[2] = {low_nibbles(low_scales), high_nibbles(low_scales)};
         __m512i scaled = _mm512_setzero_si512();
@@ -238,7 +240,7 @@ INLINE void rows_iq4_xs(float *y, const uint8_t *w, const act_k *x, size_t block
 
 #define K_LANES(type, group_n, offset, rows)                                                                 \
     static void pack_##type(void *act, const float *x, size_t k) { pack_k(act, x, k, group_n, offset); }     \
-    LANES_GEMV(type, rows)
+    STREAM_GEMV(type, rows)
 K_LANES(q2_k, 16, 0, rows_q2_k(y, w, act, k / SUPERBLOCK))
 K_LANES(q3_k, 16, 4, rows_q3_k(y, w, act, k / SUPERBLOCK))
 K_LANES(q4_k, 8, 0, rows_q4_k(y, w, act, k / SUPERBLOCK, false))
@@ -247,10 +249,10 @@ K_LANES(q6_k, 16, 32, rows_q6_k(y, w, act, k / SUPERBLOCK))
 K_LANES(iq4_xs, 8, 128, rows_iq4_xs(y, w, act, k / SUPERBLOCK))
 
 void avx512_lanes_k(cpu_kernels *k) {
-    cpu_set_gemv(&k->lanes[GGUF_Q2_K], bytes_k, pack_q2_k, gemv_q2_k);
-    cpu_set_gemv(&k->lanes[GGUF_Q3_K], bytes_k, pack_q3_k, gemv_q3_k);
-    cpu_set_gemv(&k->lanes[GGUF_Q4_K], bytes_k, pack_q4_k, gemv_q4_k);
-    cpu_set_gemv(&k->lanes[GGUF_Q5_K], bytes_k, pack_q5_k, gemv_q5_k);
-    cpu_set_gemv(&k->lanes[GGUF_Q6_K], bytes_k, pack_q6_k, gemv_q6_k);
-    cpu_set_gemv(&k->lanes[GGUF_IQ4_XS], bytes_k, pack_iq4_xs, gemv_iq4_xs);
+    STREAM_SET(q2_k, Q2_K, bytes_k)
+    STREAM_SET(q3_k, Q3_K, bytes_k)
+    STREAM_SET(q4_k, Q4_K, bytes_k)
+    STREAM_SET(q5_k, Q5_K, bytes_k)
+    STREAM_SET(q6_k, Q6_K, bytes_k)
+    STREAM_SET(iq4_xs, IQ4_XS, bytes_k)
 }

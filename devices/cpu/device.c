@@ -10,7 +10,8 @@
 #include "devices/lanes.h"
 
 enum {
-    MEASURE_BYTES = 256 << 20,
+    MEASURE_BYTES_MIN = 256 << 20,
+    MEASURE_CACHES = 4, /* times the largest cache, which would answer for a part of fewer bytes */
     READ_PIECE_BYTES = 1 << 20,
     PEAK_ITERATIONS = 20000,
     TOUCH_BYTES = 2 << 20,
@@ -469,24 +470,30 @@ static hotset_status peak_rate(cpu_device *cpu, double (*run)(size_t, float *), 
     return HOTSET_OK;
 }
 
+/* How much is read to measure memory's speed, and not a cache's. */
+static uint64_t measure_bytes(const cpu_device *cpu) {
+    const uint64_t wanted = max_u64(MEASURE_BYTES_MIN, MEASURE_CACHES * cpu->topology.cache_bytes);
+    const uint64_t spare = max_u64(MEASURE_BYTES_MIN, cpu_memory_free_bytes() / 8);
+    return min_u64(wanted, spare) / PAGE_BYTES * PAGE_BYTES;
+}
+
 static hotset_status cpu_measure(device *d, const device_ref *mapped, uint64_t mapped_bytes, double seconds,
                                  hotset_limits *out, hotset_error *err) {
     cpu_device *cpu = cpu_of(d);
     *out = (hotset_limits){0};
-    double share_s = seconds / 4;
-    uint8_t *pages = pages_alloc(MEASURE_BYTES);
+    const double share_s = seconds / 4;
+    const uint64_t bytes = measure_bytes(cpu);
+    uint8_t *pages = pages_alloc(bytes);
     if (!pages) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for measuring the read speed");
-    memset(pages, 1, MEASURE_BYTES);
-    hotset_status status =
-        read_rate(cpu, pages, MEASURE_BYTES, share_s, &out->read_anonymous_bytes_per_s, err);
-    pages_free(pages, MEASURE_BYTES);
+    memset(pages, 1, bytes);
+    hotset_status status = read_rate(cpu, pages, bytes, share_s, &out->read_anonymous_bytes_per_s, err);
+    pages_free(pages, bytes);
     if (!status && mapped) {
         /* whole pages inside the range, as read_sum wants them */
         uint64_t from = round_up((uintptr_t)cpu_at(*mapped), 4096) - (uintptr_t)cpu_at(*mapped);
-        uint64_t bytes =
-            mapped_bytes > from ? min_u64((mapped_bytes - from) / 4096 * 4096, MEASURE_BYTES) : 0;
-        if (bytes)
-            status = read_rate(cpu, (const uint8_t *)cpu_at(*mapped) + from, bytes, share_s,
+        uint64_t whole = mapped_bytes > from ? min_u64((mapped_bytes - from) / 4096 * 4096, bytes) : 0;
+        if (whole)
+            status = read_rate(cpu, (const uint8_t *)cpu_at(*mapped) + from, whole, share_s,
                                &out->read_mapped_bytes_per_s, err);
     }
     if (!status) status = peak_rate(cpu, cpu->kernels.peak_int8, share_s, &out->int8_op_per_s, err);

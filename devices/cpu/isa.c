@@ -41,9 +41,16 @@ bool cpu_has_bf16(void) {
     return cpu_isa_detect() == CPU_ISA_AVX512 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
            has_all(eax, LEAF7_1_EAX_BF16);
 }
+
+bool cpu_stops_at_pages(void) {
+    uint32_t eax, ebx, ecx, edx;
+    return __get_cpuid(0, &eax, &ebx, &ecx, &edx) && ebx == signature_INTEL_ebx &&
+           ecx == signature_INTEL_ecx && edx == signature_INTEL_edx;
+}
 #else
 cpu_isa cpu_isa_detect(void) { return CPU_ISA_SCALAR; }
 bool cpu_has_bf16(void) { return false; }
+bool cpu_stops_at_pages(void) { return false; }
 #endif
 
 static const char *const isa_names[CPU_ISA_COUNT] = {"scalar", "avx2", "avx512"};
@@ -62,6 +69,7 @@ bool cpu_isa_by_name(const char *name, cpu_isa *out) {
 
 void cpu_kernels_init(cpu_kernels *k, cpu_isa isa) {
     cpu_kernels_ref(k);
+    k->ask_ahead = cpu_stops_at_pages();
 #if defined(__x86_64__)
     if (isa >= CPU_ISA_AVX2) cpu_kernels_avx2(k);
     if (isa >= CPU_ISA_AVX512) cpu_kernels_avx512(k);

@@ -189,6 +189,9 @@ enum { CPU_NEURON_OUTPUTS_MAX = 1024 };
 
 typedef struct cpu_kernels {
     const char *isa; /* scalar, avx2, avx512 */
+    /* Set before an instruction set fills the table: kernels that read a stream ask memory for what comes,
+     * because the processor's hardware does not look beyond the end of a page. */
+    bool ask_ahead;
     /* Products by gguf_type; act_bytes is NULL for a type that has none. */
     cpu_matmul matmul[GGUF_TYPE_MAX];
     /* The same of rows interleaved (devices/lanes.h), where that is faster: `gemv` and `tile_unpack` take
@@ -257,6 +260,8 @@ typedef enum cpu_isa { CPU_ISA_SCALAR, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_COU
 cpu_isa cpu_isa_detect(void);
 /* Whether the processor also multiplies pairs of BF16, where it has AVX-512 as above. */
 bool cpu_has_bf16(void);
+/* Whether its kernels should ask memory ahead: those of Intel stop at the ends of pages. */
+bool cpu_stops_at_pages(void);
 const char *cpu_isa_name(cpu_isa isa);
 bool cpu_isa_by_name(const char *name, cpu_isa *out);
 /* Fills the table for an instruction set, which must not be above the detected one. */

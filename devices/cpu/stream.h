@@ -1,0 +1,58 @@
+/* stream.h - weights that are read one after the other, for processors whose hardware fetches them ahead, and
+ * for those where kernels must ask (cpu_kernels.ask_ahead): what avx2_lanes.h, avx512_lanes.h and
+ * avx512_gemv.c share. x86-64 only.
+ */
+#ifndef HOTSET_CPU_STREAM_H
+#define HOTSET_CPU_STREAM_H
+
+#include "devices/cpu/kernels.h"
+#include "devices/lanes.h"
+
+#define STREAM_INLINE static inline __attribute__((always_inline))
+
+/* Asks memory for what stands some KB behind p, into the second level of cache, and from there, later, into
+ * the first. Any address will do. Not by __builtin_prefetch: compilers gather those of a block in one burst,
+ * which memory cannot take. */
+STREAM_INLINE void stream_ask(const uint8_t *p) {
+    enum { FAR = 8192, NEAR = 2048 };
+    __asm__ volatile("prefetcht1 %0" : : "m"(*(const char *)((uintptr_t)p + FAR)));
+    __asm__ volatile("prefetcht0 %0" : : "m"(*(const char *)((uintptr_t)p + NEAR)));
+}
+/* Holds a vector that was loaded between the requests around it. */
+#ifndef STREAM_KEEP /* the emulation of AVX-512 (tests) has structures for vectors */
+#define STREAM_KEEP(v) __asm__ volatile("" : "+v"(v))
+#endif
+
+/* Where interleaved rows are read, block by block. */
+typedef struct stream {
+    const uint8_t *at;
+    bool ask; /* a constant: with every field for what stands behind it */
+} stream;
+
+/* The field that stands at offset `at` of a row, for all rows. */
+STREAM_INLINE const uint8_t *stream_field(stream w, size_t at) {
+    const uint8_t *p = w.at + LANES_ROWS * at;
+    if (w.ask) stream_ask(p);
+    return p;
+}
+
+/* gemv_TYPE and gemv_asking_TYPE, of `rows` that multiply the rows at the stream w. */
+#define STREAM_GEMV(type, rows)                                                                              \
+    STREAM_INLINE void gemv_stream_##type(float *y, stream w, size_t row_bytes, size_t row_n,                \
+                                          const void *act, size_t k) {                                       \
+        for (size_t r = 0; r < row_n; r += LANES_ROWS, y += LANES_ROWS, w.at += LANES_ROWS * row_bytes)      \
+            rows;                                                                                            \
+    }                                                                                                        \
+    static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
+                            size_t k) {                                                                      \
+        gemv_stream_##type(y, (stream){w, false}, row_bytes, row_n, act, k);                                 \
+    }                                                                                                        \
+    static void gemv_asking_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n,               \
+                                   const void *act, size_t k) {                                              \
+        gemv_stream_##type(y, (stream){w, true}, row_bytes, row_n, act, k);                                  \
+    }
+#define STREAM_SET(type, TYPE, act_bytes)                                                                    \
+    cpu_set_gemv(&k->lanes[GGUF_##TYPE], act_bytes, pack_##type,                                             \
+                 k->ask_ahead ? gemv_asking_##type : gemv_##type);
+
+#endif
