@@ -34,7 +34,7 @@
 /* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */
 #define INLINE static inline
 #define UNROLL
-#define KEEP(v) (void)(v)
+#define KEEP(v)        (void)(v)
 #define STREAM_KEEP(v) (void)(v)
 
 typedef union emu {
@@ -462,12 +462,17 @@ static inline __m512 emu_mm512_scalef_ps(__m512 a, __m512 b) {
     r.f32[i] = isnan(y.f32[i]) ? y.f32[i] : ldexpf(r.f32[i], (int)fmaxf(-400, fminf(400, floorf(y.f32[i]))));
     return r.ps;
 }
+static inline __m512 emu_mm512_maskz_scalef_ps(__mmask16 m, __m512 a, __m512 b) {
+    emu r = {.ps = emu_mm512_scalef_ps(a, b)};
+    EMU_EACH(i, 16) if (!(m >> i & 1)) r.f32[i] = 0;
+    return r.ps;
+}
 static inline __mmask16 emu_mm512_cmp_ps_mask(__m512 a, __m512 b, int how) {
-    EMU_REQUIRE(how == _CMP_LT_OQ);
+    EMU_REQUIRE(how == _CMP_LT_OQ || how == _CMP_NLT_UQ);
     const emu x = {.ps = a}, y = {.ps = b};
     unsigned m = 0;
     EMU_EACH(i, 16) m |= (unsigned)(x.f32[i] < y.f32[i]) << i;
-    return (__mmask16)m;
+    return (__mmask16)(how == _CMP_LT_OQ ? m : ~m);
 }
 static inline __m512 emu_mm512_mask_blend_ps(__mmask16 m, __m512 a, __m512 b) {
     const emu y = {.ps = b};
@@ -639,8 +644,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_reduce_max_ps emu_mm512_reduce_max_ps
 #undef _mm512_roundscale_ps
 #define _mm512_roundscale_ps emu_mm512_roundscale_ps
-#undef _mm512_scalef_ps
-#define _mm512_scalef_ps emu_mm512_scalef_ps
+#undef _mm512_maskz_scalef_ps
+#define _mm512_maskz_scalef_ps emu_mm512_maskz_scalef_ps
 #undef _mm512_set1_epi16
 #define _mm512_set1_epi16 emu_mm512_set1_epi16
 #undef _mm512_set1_epi32

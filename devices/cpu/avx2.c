@@ -1,5 +1,6 @@
 /* avx2.c - kernels for AVX2, FMA and F16C: the table, and the vector work of a layer. */
 #include "devices/cpu/avx2.h"
+#include "devices/cpu/stream.h"
 
 #include <math.h>
 
@@ -265,19 +266,24 @@ static double peak_f32(size_t iterations, float *sink) {
     return 2.0 * 8 * CHAINS * (double)iterations;
 }
 
-static uint64_t read_sum(const void *p, size_t bytes) {
+AVX2_INLINE uint64_t sum_of_read(const void *p, size_t bytes, const bool ask) {
     const __m256i *v = p;
     __m256i sum[8];
     for (int j = 0; j < 8; j++) sum[j] = _mm256_setzero_si256();
     for (const __m256i *end = v + bytes / sizeof *v; v < end; v += 8) {
         AVX2_UNROLL
-        for (int j = 0; j < 8; j++) sum[j] = _mm256_add_epi64(sum[j], _mm256_load_si256(v + j));
+        for (int j = 0; j < 8; j++) {
+            if (ask && j % 2 == 0) stream_ask((const void *)(v + j));
+            sum[j] = _mm256_add_epi64(sum[j], _mm256_load_si256(v + j));
+        }
     }
     for (int j = 1; j < 8; j++) sum[0] = _mm256_add_epi64(sum[0], sum[j]);
     uint64_t part[4];
     memcpy(part, sum, sizeof part);
     return part[0] + part[1] + part[2] + part[3];
 }
+static uint64_t read_sum(const void *p, size_t bytes) { return sum_of_read(p, bytes, false); }
+static uint64_t read_sum_asking(const void *p, size_t bytes) { return sum_of_read(p, bytes, true); }
 
 void cpu_kernels_avx2(cpu_kernels *k) {
     k->isa = "avx2";
@@ -288,7 +294,7 @@ void cpu_kernels_avx2(cpu_kernels *k) {
     k->blend = blend;
     k->rope = rope;
     k->f32_to_f16 = f32_to_f16;
-    k->read_sum = read_sum;
+    k->read_sum = k->ask_ahead ? read_sum_asking : read_sum;
     k->peak_int8 = peak_int8;
     k->peak_f32 = peak_f32;
     cpu_avx2_gemv_init(k);

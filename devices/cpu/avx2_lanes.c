@@ -68,7 +68,7 @@ AVX2_INLINE __m256i unsigned_values(__m256i nibbles, const lanes_form f) {
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles);
 }
 
-AVX2_INLINE void products(__m256i s[HALVES], stream w, const act_32 *x, const lanes_form f) {
+AVX2_INLINE void products(__m256i s[HALVES], row_stream w, const act_32 *x, const lanes_form f) {
     __m256i bits[HALVES], higher[HALVES];
     AVX2_UNROLL
     for (int h = 0; h < HALVES; h++) {
@@ -100,7 +100,7 @@ AVX2_INLINE __m256i add_pairs(__m256i s, __m256i pairs) {
 }
 
 /* |w| times x with the sign of w, as in avx2_gemv.c. */
-AVX2_INLINE void products_q8_0(__m256i s[HALVES], stream w, const act_32 *x, const lanes_form f) {
+AVX2_INLINE void products_q8_0(__m256i s[HALVES], row_stream w, const act_32 *x, const lanes_form f) {
     AVX2_UNROLL
     for (int h = 0; h < HALVES; h++) s[h] = _mm256_setzero_si256();
     AVX2_UNROLL
@@ -115,7 +115,7 @@ AVX2_INLINE void products_q8_0(__m256i s[HALVES], stream w, const act_32 *x, con
 }
 
 /* The other way round, |x| times w with the sign of x: no w is -128. */
-AVX2_INLINE void products_iq4_nl(__m256i s[HALVES], stream w, const act_32 *x, const lanes_form f) {
+AVX2_INLINE void products_iq4_nl(__m256i s[HALVES], row_stream w, const act_32 *x, const lanes_form f) {
     AVX2_UNROLL
     for (int h = 0; h < HALVES; h++) s[h] = _mm256_setzero_si256();
     AVX2_UNROLL
@@ -134,7 +134,7 @@ AVX2_INLINE void products_iq4_nl(__m256i s[HALVES], stream w, const act_32 *x, c
 }
 
 /* Scales of eight rows; adds what their m brings. */
-AVX2_INLINE __m256 scales_of(__m256 *sum, stream w, const act_32 *x, int h, const lanes_form f) {
+AVX2_INLINE __m256 scales_of(__m256 *sum, row_stream w, const act_32 *x, int h, const lanes_form f) {
     if (f.power) { /* 2^(e - 127), also for e = 0 */
         const __m256i e =
             _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)field(w, 0, 1, h)));
@@ -148,8 +148,8 @@ AVX2_INLINE __m256 scales_of(__m256 *sum, stream w, const act_32 *x, int h, cons
     return head.lower;
 }
 
-AVX2_INLINE void rows_32(float *y, stream w, const act_32 *x, size_t block_n, const lanes_form f,
-                         void (*const block)(__m256i *, stream, const act_32 *, lanes_form)) {
+AVX2_INLINE void rows_32(float *y, row_stream w, const act_32 *x, size_t block_n, const lanes_form f,
+                         void (*const block)(__m256i *, row_stream, const act_32 *, lanes_form)) {
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * f.block_bytes, x++) {
         const __m256 xd = _mm256_broadcast_ss(&x->d);

@@ -12,17 +12,17 @@
 enum { ROWS = LANES_ROWS, HALVES = 2 /* registers of 8 rows */ };
 
 /* What stands at offset `at` of a row, `bytes` of each, of the first rows (half 0) or the last. */
-AVX2_INLINE const uint8_t *field(stream w, size_t at, size_t bytes, int h) {
+AVX2_INLINE const uint8_t *field(row_stream w, size_t at, size_t bytes, int h) {
     const uint8_t *p = h == 0 ? stream_field(w, at) : w.at + ROWS * at;
     return p + ROWS / HALVES * bytes * (size_t)h;
 }
 /* The word of eight rows, or the half there, as a float. */
-AVX2_INLINE __m256i load_words(stream w, size_t at, int h) {
+AVX2_INLINE __m256i load_words(row_stream w, size_t at, int h) {
     __m256i words = load_256(field(w, at, 4, h));
     if (w.ask) STREAM_KEEP(words);
     return words;
 }
-AVX2_INLINE __m256 halves_at(stream w, size_t at, int h) { return load_f16(field(w, at, 2, h)); }
+AVX2_INLINE __m256 halves_at(row_stream w, size_t at, int h) { return load_f16(field(w, at, 2, h)); }
 
 AVX2_INLINE __m256i masked(__m256i v, const int mask) {
     return _mm256_and_si256(v, _mm256_set1_epi8((char)mask));

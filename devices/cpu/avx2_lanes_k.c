@@ -71,7 +71,7 @@ typedef struct upper_bits {
     __m256i v[8][HALVES];
 } upper_bits;
 
-AVX2_INLINE void load_upper(upper_bits *b, stream w, size_t at) {
+AVX2_INLINE void load_upper(upper_bits *b, row_stream w, size_t at) {
     AVX2_UNROLL
     for (size_t i = 0; i < 8 * HALVES; i++)
         b->v[i / HALVES][i % HALVES] = opaque(load_words(w, at + i / HALVES * 4, i % HALVES));
@@ -85,7 +85,7 @@ typedef struct numbers_q4_k {
     __m256i scale[2], min[2];
 } numbers_q4_k;
 
-AVX2_INLINE numbers_q4_k numbers_of(stream w, int h) {
+AVX2_INLINE numbers_q4_k numbers_of(row_stream w, int h) {
     const __m256i s0 = load_words(w, 4, h), s1 = load_words(w, 8, h), s2 = load_words(w, 12, h);
     return (numbers_q4_k){
         {masked(s0, 0x3f), _mm256_or_si256(low_nibbles(s2), masked(_mm256_srli_epi16(s0, 2), 0x30))},
@@ -95,7 +95,7 @@ AVX2_INLINE numbers_q4_k numbers_of(stream w, int h) {
 
 /* Adds groups 2c and 2c + 1, scaled. Sums of 16 bits hold a group of 4-bit quants, 16 * 15 * 127, but only
  * half of one with fifth bits. */
-AVX2_INLINE void add_two_groups(__m256i scaled[HALVES], stream words, const int8_t *x,
+AVX2_INLINE void add_two_groups(__m256i scaled[HALVES], row_stream words, const int8_t *x,
                                 const numbers_q4_k n[HALVES], const upper_bits *fifth, const int c) {
     __m256i s[2][HALVES];
     AVX2_UNROLL
@@ -123,7 +123,7 @@ AVX2_INLINE void add_two_groups(__m256i scaled[HALVES], stream words, const int8
     }
 }
 
-AVX2_INLINE void rows_q4_k(float *y, stream w, const act_k *x, size_t block_n, const bool five_bits) {
+AVX2_INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, const bool five_bits) {
     const size_t block_bytes = five_bits ? sizeof(quant_q5_k) : sizeof(quant_q4_k);
     const size_t quants_at = five_bits ? offsetof(quant_q5_k, q) : offsetof(quant_q4_k, q);
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
@@ -134,8 +134,8 @@ AVX2_INLINE void rows_q4_k(float *y, stream w, const act_k *x, size_t block_n, c
         if (five_bits) load_upper(&fifth, w, offsetof(quant_q5_k, high));
         AVX2_UNROLL
         for (int c = 0; c < 4; c++)
-            add_two_groups(scaled, (stream){w.at + ROWS * (quants_at + 32 * (size_t)c), w.ask}, x->x + 64 * c,
-                           n, five_bits ? &fifth : NULL, c);
+            add_two_groups(scaled, (row_stream){w.at + ROWS * (quants_at + 32 * (size_t)c), w.ask},
+                           x->x + 64 * c, n, five_bits ? &fifth : NULL, c);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
             const __m256i minima = add_minima(add_minima(_mm256_setzero_si256(), n[h].min[0], x->sums),
@@ -157,35 +157,35 @@ typedef struct form_16 {
     int offset;  /* of quants */
     int left[4]; /* quads are taken times 2^left[n], which saves moving them; no less for a greater n */
     /* Sums of lower bits that stand before the others, or NULL. */
-    void (*lower)(__m256i s[GROUPS_MAX][HALVES], stream w, const act_k *x);
+    void (*lower)(__m256i s[GROUPS_MAX][HALVES], row_stream w, const act_k *x);
     /* The bits of word number `i` of 16, and the quads of the four groups that are made of them. */
-    void (*load)(__m256i v[2], stream w, const upper_bits *upper, const size_t i, int h);
+    void (*load)(__m256i v[2], row_stream w, const upper_bits *upper, const size_t i, int h);
     __m256i (*quad)(const __m256i v[2], const int n);
     /* Scales of groups 4i to 4i + 3, signed. */
-    __m256i (*scales)(stream w, const int i, int h);
+    __m256i (*scales)(row_stream w, const int i, int h);
     size_t d_at;
     bool has_min, has_upper;
 } form_16;
 
-AVX2_INLINE void load_q2_k(__m256i v[2], stream w, const upper_bits *upper, const size_t i, int h) {
+AVX2_INLINE void load_q2_k(__m256i v[2], row_stream w, const upper_bits *upper, const size_t i, int h) {
     (void)upper;
     v[0] = load_words(w, offsetof(quant_q2_k, q) + 4 * i, h);
     v[1] = _mm256_srli_epi16(v[0], 4);
 }
 AVX2_INLINE __m256i quad_q2_k(const __m256i v[2], const int n) { return masked(v[n / 2], 3 << n % 2 * 2); }
-AVX2_INLINE __m256i scales_q2_k(stream w, const int i, int h) {
+AVX2_INLINE __m256i scales_q2_k(row_stream w, const int i, int h) {
     return low_nibbles(load_words(w, 4 * (size_t)i, h));
 }
 
 /* Bit i of byte l is the third one of weight 32 i + l. */
-AVX2_INLINE void load_q3_k(__m256i v[2], stream w, const upper_bits *upper, const size_t i, int h) {
+AVX2_INLINE void load_q3_k(__m256i v[2], row_stream w, const upper_bits *upper, const size_t i, int h) {
     v[0] = load_words(w, offsetof(quant_q3_k, q) + 4 * i, h);
     v[1] = moved(upper->v[i % 8][h], i < 8 ? 2 : -2);
 }
 AVX2_INLINE __m256i quad_q3_k(const __m256i v[2], const int n) {
     return _mm256_or_si256(masked(moved(v[0], -n), 3 << n), masked(v[1], 4 << n));
 }
-AVX2_INLINE __m256i scales_q3_k(stream w, const int i, int h) {
+AVX2_INLINE __m256i scales_q3_k(row_stream w, const int i, int h) {
     const size_t at = offsetof(quant_q3_k, scales);
     const __m256i nibbles = load_words(w, at + (size_t)i % 2 * 4, h), top = load_words(w, at + 8, h);
     return _mm256_sub_epi8(_mm256_or_si256(i < 2 ? low_nibbles(nibbles) : high_nibbles(nibbles),
@@ -193,19 +193,19 @@ AVX2_INLINE __m256i scales_q3_k(stream w, const int i, int h) {
                            _mm256_set1_epi8(32));
 }
 
-AVX2_INLINE void load_q6_k(__m256i v[2], stream w, const upper_bits *upper, const size_t i, int h) {
+AVX2_INLINE void load_q6_k(__m256i v[2], row_stream w, const upper_bits *upper, const size_t i, int h) {
     (void)upper;
     v[0] = load_words(w, offsetof(quant_q6_k, qh) + 4 * i, h);
 }
 AVX2_INLINE __m256i quad_q6_k(const __m256i v[2], const int n) {
     return masked(moved(v[0], 4 - 2 * n), 0x30);
 }
-AVX2_INLINE __m256i scales_q6_k(stream w, const int i, int h) {
+AVX2_INLINE __m256i scales_q6_k(row_stream w, const int i, int h) {
     return load_words(w, offsetof(quant_q6_k, scales) + 4 * (size_t)i, h);
 }
 
 /* Nibbles of Q6_K. */
-AVX2_INLINE void add_nibbles(__m256i s[GROUPS_MAX][HALVES], stream w, const act_k *x) {
+AVX2_INLINE void add_nibbles(__m256i s[GROUPS_MAX][HALVES], row_stream w, const act_k *x) {
     AVX2_UNROLL
     for (size_t i = 0; i < 8; i++) { /* groups j and j + 4 */
         const size_t j = i / 4 * 8 + i % 4;
@@ -234,7 +234,7 @@ AVX2_INLINE void add_nibbles(__m256i s[GROUPS_MAX][HALVES], stream w, const act_
 #define FORM_Q3_K FORM_16(q3_k, .left = {0, 1, 2, 3}, .offset = 4, .has_upper = true)
 #define FORM_Q6_K FORM_16(q6_k, .offset = 32, .lower = add_nibbles)
 
-AVX2_INLINE void add_pairs(__m256i s[GROUPS_MAX][HALVES], stream w, const act_k *x, const form_16 f) {
+AVX2_INLINE void add_pairs(__m256i s[GROUPS_MAX][HALVES], row_stream w, const act_k *x, const form_16 f) {
     upper_bits upper;
     if (f.has_upper) load_upper(&upper, w, 0);
     AVX2_UNROLL
@@ -254,7 +254,7 @@ AVX2_INLINE void add_pairs(__m256i s[GROUPS_MAX][HALVES], stream w, const act_k 
 }
 
 /* A block of eight rows, of the sums of its groups. */
-AVX2_INLINE __m256 add_block_16(__m256 sum, __m256i s[GROUPS_MAX][HALVES], stream w, const act_k *x,
+AVX2_INLINE __m256 add_block_16(__m256 sum, __m256i s[GROUPS_MAX][HALVES], row_stream w, const act_k *x,
                                 const int h, const form_16 f) {
     const int most = f.left[3];
     const __m256 xd = _mm256_set1_ps(x->d / (float)(1 << most));
@@ -278,7 +278,7 @@ AVX2_INLINE __m256 add_block_16(__m256 sum, __m256i s[GROUPS_MAX][HALVES], strea
     return add_block(sum, scaled, _mm256_slli_epi32(minima, most), load_words(w, f.d_at, h), xd);
 }
 
-AVX2_INLINE void rows_16(float *y, stream w, const act_k *x, size_t block_n, const form_16 f) {
+AVX2_INLINE void rows_16(float *y, row_stream w, const act_k *x, size_t block_n, const form_16 f) {
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * f.block_bytes, x++) {
         __m256i s[GROUPS_MAX][HALVES];
@@ -301,7 +301,7 @@ typedef struct numbers_iq4_xs {
     __m256i scale[2];
 } numbers_iq4_xs;
 
-AVX2_INLINE numbers_iq4_xs numbers_iq4_xs_of(stream w, int h) {
+AVX2_INLINE numbers_iq4_xs numbers_iq4_xs_of(row_stream w, int h) {
     const __m256i low = load_words(w, offsetof(quant_iq4_xs, scales_low), h);
     /* scales_high: byte i / 2 as byte i */
     const __m256i where =
@@ -317,8 +317,8 @@ AVX2_INLINE numbers_iq4_xs numbers_iq4_xs_of(stream w, int h) {
 }
 
 /* Group j, scaled: |x| times values with the sign of x, as for IQ4_NL. */
-AVX2_INLINE void add_iq4_xs(__m256i scaled[HALVES], stream w, const act_k *x, const numbers_iq4_xs n[HALVES],
-                            const int j) {
+AVX2_INLINE void add_iq4_xs(__m256i scaled[HALVES], row_stream w, const act_k *x,
+                            const numbers_iq4_xs n[HALVES], const int j) {
     const __m256i table = _mm256_broadcastsi128_si256(load_128(quant_iq4_values));
     AVX2_UNROLL
     for (size_t g = 0; g < 4; g++) {
@@ -339,7 +339,7 @@ AVX2_INLINE void add_iq4_xs(__m256i scaled[HALVES], stream w, const act_k *x, co
     }
 }
 
-AVX2_INLINE void rows_iq4_xs(float *y, stream w, const act_k *x, size_t block_n) {
+AVX2_INLINE void rows_iq4_xs(float *y, row_stream w, const act_k *x, size_t block_n) {
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_iq4_xs), x++) {
         const numbers_iq4_xs n[HALVES] = {numbers_iq4_xs_of(w, 0), numbers_iq4_xs_of(w, 1)};

@@ -119,11 +119,12 @@ INLINE __m512 load_float(gguf_type type, const void *p, __mmask16 lanes) {
 }
 INLINE size_t float_bytes(gguf_type type) { return type == GGUF_F32 ? 4 : 2; }
 
-/* exp(x), off by less than 2 units in the last place; 0 below -104, infinite above 88.8, NaN kept. x = n
- * ln(2) + r with |r| <= ln(2) / 2, ln(2) in two parts (Cody & Waite 1980); on r a least-maximum fit, off by
- * 4e-9. */
+/* exp(x), off by less than 2 units in the last place; 0 below -87, where subnormal numbers begin, which cost
+ * Intel's processors hundreds of cycles; infinite above 88.8, NaN kept. x = n ln(2) + r with |r| <= ln(2) /
+ * 2, ln(2) in two parts (Cody & Waite 1980); on r a least-maximum fit, off by 4e-9. */
 INLINE __m512 exp_lanes(__m512 x) {
-    x = _mm512_min_ps(_mm512_set1_ps(89), _mm512_max_ps(_mm512_set1_ps(-105), x));
+    const __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87), _CMP_NLT_UQ);
+    x = _mm512_min_ps(_mm512_set1_ps(89), x);
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)),
                                           _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62e400p-1f), x);
@@ -133,7 +134,7 @@ INLINE __m512 exp_lanes(__m512 x) {
     p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.555492p-3f));
     p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.fffffcp-2f));
     p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, r);
-    return _mm512_scalef_ps(_mm512_add_ps(p, _mm512_set1_ps(1)), n);
+    return _mm512_maskz_scalef_ps(normal, _mm512_add_ps(p, _mm512_set1_ps(1)), n);
 }
 
 /* c tanh(s / c), by tanh(u) = 1 - 2 / (exp(2u) + 1) */

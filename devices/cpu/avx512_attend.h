@@ -33,9 +33,9 @@ INLINE void stream_step(stream *s) {
     for (size_t i = 0; i < s->lines && s->at < s->bytes; i++, s->at += LINE) prefetch(s->p, s->at);
 }
 
-/* 2^x for x < 128, off by 2e-7 of it at most; 0 below -150, NaN kept. */
+/* 2^x for x < 128, off by 2e-7 of it at most; 0 below -125 (as exp_lanes), NaN kept. */
 INLINE __m512 exp2_lanes(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-160), x);
+    const __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-125), _CMP_NLT_UQ);
     const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m512 r = _mm512_sub_ps(x, n); /* exactly; on it a least-maximum fit, off by 1e-7 */
     __m512 p = _mm512_fmadd_ps(r, _mm512_set1_ps(0x1.5bba10p-10f), _mm512_set1_ps(0x1.3cea88p-7f));
@@ -43,7 +43,7 @@ INLINE __m512 exp2_lanes(__m512 x) {
     p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.ebf9bcp-3f));
     p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(0x1.62e42ap-1f));
     p = _mm512_fmadd_ps(r, p, _mm512_set1_ps(1));
-    return _mm512_scalef_ps(p, n);
+    return _mm512_maskz_scalef_ps(normal, p, n);
 }
 
 /* Scores of one query, of `seen_n` rows and in units of `unit`, to 2^lift exp(s - max); zeros from there to

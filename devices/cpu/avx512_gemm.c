@@ -94,21 +94,30 @@ static void neuron_tiles_q4_0(void *tiles, size_t tile_stride, const uint8_t *st
     }
 }
 
+/* What n (a constant) blocks add. */
+INLINE void add_blocks_32(__m512 sum[COLS], const tile_32 *w, const panel_32 *x, const size_t n) {
+    __m512i s[GROUPS][COLS];
+    UNROLL for (size_t i = 0; i < n; i++) {
+        UNROLL for (size_t c = 0; c < COLS; c++) s[i][c] = _mm512_set1_epi32(x[i].start[c]);
+    }
+    multiply_quads(s, n, w->w, sizeof *w / LINE, x->x[0], sizeof *x, BLOCK, 8);
+    UNROLL for (size_t i = 0; i < n; i++) {
+        const __m512 d = _mm512_load_ps(w[i].d);
+        UNROLL for (size_t c = 0; c < COLS; c++) {
+            const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[i][c]), d);
+            sum[c] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x[i].d[c]), sum[c]);
+        }
+    }
+}
+
 static void tile_mul_32(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
     const tile_32 *w = tile;
     const panel_32 *x = panel;
     __m512 sum[COLS];
     UNROLL for (size_t c = 0; c < COLS; c++) sum[c] = _mm512_setzero_ps();
-    for (size_t b = 0; b < k / BLOCK; b++, w++, x++) {
-        __m512i s[COLS];
-        UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_set1_epi32(x->start[c]);
-        multiply_quads(s, w->w, x->x[0], BLOCK, 8);
-        const __m512 d = _mm512_load_ps(w->d);
-        UNROLL for (size_t c = 0; c < COLS; c++) {
-            const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[c]), d);
-            sum[c] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x->d[c]), sum[c]);
-        }
-    }
+    size_t b = 0;
+    for (; b + GROUPS <= k / BLOCK; b += GROUPS) add_blocks_32(sum, w + b, x + b, GROUPS);
+    for (; b < k / BLOCK; b++) add_blocks_32(sum, w + b, x + b, 1);
     store_sums(y, y_stride, sum);
 }
 
@@ -330,13 +339,17 @@ static void tile_mul_q6_k(float *y, size_t y_stride, const void *tile, const voi
     for (size_t b = 0; b < k / SUPERBLOCK; b++, w++, x++) {
         __m512 block[COLS];
         UNROLL for (size_t c = 0; c < COLS; c++) block[c] = _mm512_setzero_ps();
-        for (size_t j = 0; j < 16; j++) {
-            __m512i s[COLS];
-            UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_set1_epi32(x->start[j][c]);
-            multiply_quads(s, w->w[j], x->x[j][0], 16, 4);
-            const __m512 d = _mm512_load_ps(w->d[j]);
-            UNROLL for (size_t c = 0; c < COLS; c++) block[c] =
-                _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[c]), d, block[c]);
+        for (size_t j = 0; j < 16; j += GROUPS) {
+            __m512i s[GROUPS][COLS];
+            UNROLL for (size_t i = 0; i < GROUPS; i++) {
+                UNROLL for (size_t c = 0; c < COLS; c++) s[i][c] = _mm512_set1_epi32(x->start[j + i][c]);
+            }
+            multiply_quads(s, GROUPS, w->w[j], 4, x->x[j][0], sizeof x->x[j], 16, 4);
+            UNROLL for (size_t i = 0; i < GROUPS; i++) {
+                const __m512 d = _mm512_load_ps(w->d[j + i]);
+                UNROLL for (size_t c = 0; c < COLS; c++) block[c] =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[i][c]), d, block[c]);
+            }
         }
         UNROLL for (size_t c = 0; c < COLS; c++) sum[c] =
             _mm512_fmadd_ps(block[c], _mm512_set1_ps(x->d[c]), sum[c]);

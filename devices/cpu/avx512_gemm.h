@@ -128,25 +128,31 @@ INLINE void multiply_block(__m512 sum[COLS], const uint8_t w[][64], const float 
                            const int16_t min[][ROWS][2], const float *dmin, const int8_t *x,
                            const int16_t x_sum[][COLS][2], const float *dx, const size_t group_n) {
     const size_t quad_n = SUPERBLOCK / 4 / group_n;
-    __m512i s[COLS];
+    __m512i minima[COLS];
     __m512 block[COLS]; /* the block's sums, to be scaled by the activations' d */
-    UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_setzero_si512();
+    UNROLL for (size_t c = 0; c < COLS; c++) minima[c] = _mm512_setzero_si512();
     UNROLL for (size_t i = 0; i < group_n / 2; i++) {
         const __m512i pair = _mm512_load_si512(min[i]);
         UNROLL for (size_t c = 0; c < COLS; c++) {
-            s[c] = _mm512_dpwssd_epi32(s[c], pair, _mm512_set1_epi32(read_i32(x_sum[i][c])));
+            minima[c] = _mm512_dpwssd_epi32(minima[c], pair, _mm512_set1_epi32(read_i32(x_sum[i][c])));
         }
     }
     const __m512 minus = _mm512_load_ps(dmin);
     UNROLL for (size_t c = 0; c < COLS; c++) {
-        block[c] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(s[c]), minus, _mm512_setzero_ps());
+        block[c] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(minima[c]), minus, _mm512_setzero_ps());
     }
-    for (size_t j = 0; j < group_n; j++) {
-        UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_setzero_si512();
-        multiply_quads(s, w + j * quad_n, x + j * quad_n * 4 * COLS, quad_n * 4, quad_n);
-        const __m512 scale = _mm512_load_ps(d[j]);
-        UNROLL for (size_t c = 0; c < COLS; c++) block[c] =
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[c]), scale, block[c]);
+    for (size_t j = 0; j < group_n; j += GROUPS) {
+        __m512i s[GROUPS][COLS];
+        UNROLL for (size_t i = 0; i < GROUPS; i++) {
+            UNROLL for (size_t c = 0; c < COLS; c++) s[i][c] = _mm512_setzero_si512();
+        }
+        multiply_quads(s, GROUPS, w + j * quad_n, quad_n, x + j * quad_n * 4 * COLS, quad_n * 4 * COLS,
+                       quad_n * 4, quad_n);
+        UNROLL for (size_t i = 0; i < GROUPS; i++) {
+            const __m512 scale = _mm512_load_ps(d[j + i]);
+            UNROLL for (size_t c = 0; c < COLS; c++) block[c] =
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[i][c]), scale, block[c]);
+        }
     }
     UNROLL for (size_t c = 0; c < COLS; c++) sum[c] =
         _mm512_fmadd_ps(block[c], _mm512_set1_ps(dx[c]), sum[c]);

@@ -74,22 +74,31 @@ static void panel_pack_32_m(void *panel, const float *x, size_t x_stride, size_t
     }
 }
 
+/* What n (a constant) blocks add. */
+INLINE void add_blocks_32_m(__m512 sum[COLS], const tile_32_m *w, const panel_32_m *x, const size_t n) {
+    __m512i s[GROUPS][COLS];
+    UNROLL for (size_t i = 0; i < n; i++) {
+        UNROLL for (size_t c = 0; c < COLS; c++) s[i][c] = _mm512_setzero_si512();
+    }
+    multiply_quads(s, n, w->block.w, sizeof *w / LINE, x->block.x[0], sizeof *x, BLOCK, 8);
+    UNROLL for (size_t i = 0; i < n; i++) {
+        const __m512 d = _mm512_load_ps(w[i].block.d), m = _mm512_load_ps(w[i].m);
+        UNROLL for (size_t c = 0; c < COLS; c++) {
+            const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[i][c]), d);
+            sum[c] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x[i].block.d[c]), sum[c]);
+            sum[c] = _mm512_fmadd_ps(m, _mm512_set1_ps(x[i].sum[c]), sum[c]);
+        }
+    }
+}
+
 static void tile_mul_32_m(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
     const tile_32_m *w = tile;
     const panel_32_m *x = panel;
     __m512 sum[COLS];
     UNROLL for (size_t c = 0; c < COLS; c++) sum[c] = _mm512_setzero_ps();
-    for (size_t b = 0; b < k / BLOCK; b++, w++, x++) {
-        __m512i s[COLS];
-        UNROLL for (size_t c = 0; c < COLS; c++) s[c] = _mm512_setzero_si512();
-        multiply_quads(s, w->block.w, x->block.x[0], BLOCK, 8);
-        const __m512 d = _mm512_load_ps(w->block.d), m = _mm512_load_ps(w->m);
-        UNROLL for (size_t c = 0; c < COLS; c++) {
-            const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[c]), d);
-            sum[c] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x->block.d[c]), sum[c]);
-            sum[c] = _mm512_fmadd_ps(m, _mm512_set1_ps(x->sum[c]), sum[c]);
-        }
-    }
+    size_t b = 0;
+    for (; b + GROUPS <= k / BLOCK; b += GROUPS) add_blocks_32_m(sum, w + b, x + b, GROUPS);
+    for (; b < k / BLOCK; b++) add_blocks_32_m(sum, w + b, x + b, 1);
     store_sums(y, y_stride, sum);
 }
 

@@ -54,7 +54,7 @@ INLINE __m512i add_bits(__m512i quads, __m512i bits, const unsigned j) {
     return _mm512_mask_add_epi8(quads, set, quads, _mm512_set1_epi8(16));
 }
 
-INLINE __m512i products(stream w, const act_32 *x, const lanes_form f) {
+INLINE __m512i products(row_stream w, const act_32 *x, const lanes_form f) {
     const __m512i table = f.values ? table_of(f.values, f.offset) : _mm512_setzero_si512();
     const __m512i bits = f.bits_at ? load_words(w, f.bits_at) : table;
     __m512i s = _mm512_set1_epi32(x->start);
@@ -75,7 +75,7 @@ INLINE __m512i products(stream w, const act_32 *x, const lanes_form f) {
     return s;
 }
 
-INLINE void rows_32(float *y, stream w, const act_32 *x, size_t block_n, const lanes_form f) {
+INLINE void rows_32(float *y, row_stream w, const act_32 *x, size_t block_n, const lanes_form f) {
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * f.block_bytes, x++) {
         const __m512 s = _mm512_cvtepi32_ps(products(w, x, f));
@@ -94,7 +94,7 @@ INLINE void rows_32(float *y, stream w, const act_32 *x, size_t block_n, const l
     _mm512_storeu_ps(y, sum);
 }
 
-INLINE void rows_q8_0(float *y, stream w, const act_32 *x, size_t block_n) {
+INLINE void rows_q8_0(float *y, row_stream w, const act_32 *x, size_t block_n) {
     const __m512i flip = _mm512_set1_epi8((char)0x80); /* w + 128 */
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * Q8_0_BYTES, x++) {

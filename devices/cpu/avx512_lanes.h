@@ -12,12 +12,12 @@ enum { ROWS = LANES_ROWS };
 INLINE __m512i broadcast_quad(const int8_t *x) { return _mm512_set1_epi32(read_i32(x)); }
 
 /* The word of all rows that stands at offset `at` of a row, or the half there, as a float. */
-INLINE __m512i load_words(stream w, size_t at) {
+INLINE __m512i load_words(row_stream w, size_t at) {
     __m512i words = _mm512_loadu_si512(stream_field(w, at));
     if (w.ask) STREAM_KEEP(words);
     return words;
 }
-INLINE __m512 halves_at(stream w, size_t at) { return load_halves(stream_field(w, at)); }
+INLINE __m512 halves_at(row_stream w, size_t at) { return load_halves(stream_field(w, at)); }
 /* The half in the lower 16 bits of each lane, or after a shift in the upper ones. */
 INLINE __m512 halves_of(__m512i words) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)); }
 INLINE __m512 upper_halves_of(__m512i words) { return halves_of(_mm512_srli_epi32(words, 16)); }

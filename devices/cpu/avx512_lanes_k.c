@@ -60,7 +60,7 @@ INLINE __m512 add_block(__m512 sum, __m512i scaled, __m512i minima, __m512i d_dm
 
 /* Two groups of 32: of words of nibbles, with fifth bits at `bit` and above of `fifth`, unless that is NULL.
  */
-INLINE void two_groups(__m512i s[2], stream w, size_t quants_at, const int8_t *x, const __m512i *fifth,
+INLINE void two_groups(__m512i s[2], row_stream w, size_t quants_at, const int8_t *x, const __m512i *fifth,
                        const unsigned bit) {
     s[0] = s[1] = _mm512_setzero_si512();
     UNROLL for (size_t g = 0; g < 8; g++) {
@@ -76,7 +76,7 @@ INLINE void two_groups(__m512i s[2], stream w, size_t quants_at, const int8_t *x
     }
 }
 
-INLINE void rows_q4_k(float *y, stream w, const act_k *x, size_t block_n, const bool five_bits) {
+INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, const bool five_bits) {
     const __m512i six = _mm512_set1_epi8(0x3f), zero = _mm512_setzero_si512();
     const size_t bytes = five_bits ? Q5_K_BYTES : Q4_K_BYTES, quants_at = five_bits ? 48 : 16;
     __m512 sum = _mm512_setzero_ps();
@@ -106,7 +106,7 @@ INLINE void rows_q4_k(float *y, stream w, const act_k *x, size_t block_n, const 
 
 /* ---- Q6_K --------------------------------------------------------------------------------------------- */
 
-INLINE void rows_q6_k(float *y, stream w, const act_k *x, size_t block_n) {
+INLINE void rows_q6_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     const __m512i upper = _mm512_set1_epi8(0x30);
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * Q6_K_BYTES, x++) {
@@ -141,7 +141,7 @@ INLINE void rows_q6_k(float *y, stream w, const act_k *x, size_t block_n) {
 /* ---- Q2_K and Q3_K: a word of pairs of bits has four weights of groups j, j + 2, j + 4, j + 6 --------- */
 
 /* With third bits, unless that is NULL: bit i of byte l belongs to weight 32 i + l. */
-INLINE void add_pairs(__m512i s[GROUPS_MAX], stream w, size_t quants_at, const __m512i *third,
+INLINE void add_pairs(__m512i s[GROUPS_MAX], row_stream w, size_t quants_at, const __m512i *third,
                       const act_k *x) {
     const __m512i three = _mm512_set1_epi8(3);
     UNROLL for (size_t i = 0; i < 16; i++) {
@@ -158,7 +158,7 @@ INLINE void add_pairs(__m512i s[GROUPS_MAX], stream w, size_t quants_at, const _
     }
 }
 
-INLINE void rows_q2_k(float *y, stream w, const act_k *x, size_t block_n) {
+INLINE void rows_q2_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q2_k), x++) {
         __m512i s[GROUPS_MAX], scales[4], scaled = _mm512_setzero_si512(), minima = scaled;
@@ -184,7 +184,7 @@ INLINE __m512i scales_q3_k(const __m512i word[3], const unsigned i) {
     return or_masked(low, high, 0x30);
 }
 
-INLINE void rows_q3_k(float *y, stream w, const act_k *x, size_t block_n) {
+INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     const size_t scales_at = offsetof(quant_q3_k, scales);
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q3_k), x++) {
@@ -210,7 +210,7 @@ INLINE void rows_q3_k(float *y, stream w, const act_k *x, size_t block_n) {
 
 /* ---- IQ4_XS ------------------------------------------------------------------------------------------- */
 
-INLINE void rows_iq4_xs(float *y, stream w, const act_k *x, size_t block_n) {
+INLINE void rows_iq4_xs(float *y, row_stream w, const act_k *x, size_t block_n) {
     const __m512i table = table_of(quant_iq4_values, 128), three = _mm512_set1_epi32(3);
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_iq4_xs), x++) {

@@ -78,13 +78,20 @@ INLINE void prefetch_neurons(const uint8_t *p, size_t row_bytes) {
     UNROLL for (size_t i = 0; i < 4; i++) prefetch(p, (NEURONS_AHEAD + i) * row_bytes);
 }
 
-/* s[c] += quad_n registers of weights times the activations of column c, which start at x + c * x_stride. */
-INLINE void multiply_quads(__m512i s[COLS], const uint8_t w[][64], const int8_t *x, const size_t x_stride,
-                           const size_t quad_n) {
+/* Groups of weights whose sums are kept at once: those of one would wait for each other where a processor
+ * multiplies twice a cycle. */
+enum { GROUPS = 2 };
+
+/* s[i][c] += quad_n registers of weights of group i < n (a constant) times the activations of column c.
+ * Groups stand w_step registers and x_step bytes apart, columns x_stride bytes. */
+INLINE void multiply_quads(__m512i s[GROUPS][COLS], const size_t n, const uint8_t w[][64], size_t w_step,
+                           const int8_t *x, size_t x_step, const size_t x_stride, const size_t quad_n) {
     UNROLL for (size_t g = 0; g < quad_n; g++) {
-        const __m512i quad = _mm512_load_si512(w[g]);
-        UNROLL for (size_t c = 0; c < COLS; c++) {
-            s[c] = _mm512_dpbusd_epi32(s[c], quad, _mm512_set1_epi32(read_i32(x + c * x_stride + 4 * g)));
+        UNROLL for (size_t i = 0; i < n; i++) {
+            const __m512i quad = _mm512_load_si512(w[i * w_step + g]);
+            const int8_t *at = x + i * x_step + 4 * g;
+            UNROLL for (size_t c = 0; c < COLS; c++) s[i][c] =
+                _mm512_dpbusd_epi32(s[i][c], quad, _mm512_set1_epi32(read_i32(at + c * x_stride)));
         }
     }
 }

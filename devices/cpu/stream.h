@@ -24,32 +24,32 @@ STREAM_INLINE void stream_ask(const uint8_t *p) {
 #endif
 
 /* Where interleaved rows are read, block by block. */
-typedef struct stream {
+typedef struct row_stream {
     const uint8_t *at;
     bool ask; /* a constant: with every field for what stands behind it */
-} stream;
+} row_stream;
 
 /* The field that stands at offset `at` of a row, for all rows. */
-STREAM_INLINE const uint8_t *stream_field(stream w, size_t at) {
+STREAM_INLINE const uint8_t *stream_field(row_stream w, size_t at) {
     const uint8_t *p = w.at + LANES_ROWS * at;
     if (w.ask) stream_ask(p);
     return p;
 }
 
-/* gemv_TYPE and gemv_asking_TYPE, of `rows` that multiply the rows at the stream w. */
+/* gemv_TYPE and gemv_asking_TYPE, of `rows` that multiply the rows at the row_stream w. */
 #define STREAM_GEMV(type, rows)                                                                              \
-    STREAM_INLINE void gemv_stream_##type(float *y, stream w, size_t row_bytes, size_t row_n,                \
+    STREAM_INLINE void gemv_stream_##type(float *y, row_stream w, size_t row_bytes, size_t row_n,            \
                                           const void *act, size_t k) {                                       \
         for (size_t r = 0; r < row_n; r += LANES_ROWS, y += LANES_ROWS, w.at += LANES_ROWS * row_bytes)      \
             rows;                                                                                            \
     }                                                                                                        \
     static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
                             size_t k) {                                                                      \
-        gemv_stream_##type(y, (stream){w, false}, row_bytes, row_n, act, k);                                 \
+        gemv_stream_##type(y, (row_stream){w, false}, row_bytes, row_n, act, k);                             \
     }                                                                                                        \
     static void gemv_asking_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n,               \
                                    const void *act, size_t k) {                                              \
-        gemv_stream_##type(y, (stream){w, true}, row_bytes, row_n, act, k);                                  \
+        gemv_stream_##type(y, (row_stream){w, true}, row_bytes, row_n, act, k);                              \
     }
 #define STREAM_SET(type, TYPE, act_bytes)                                                                    \
     cpu_set_gemv(&k->lanes[GGUF_##TYPE], act_bytes, pack_##type,                                             \
