@@ -1,6 +1,6 @@
 /* stream.h - weights that are read one after the other, for processors whose hardware fetches them ahead, and
- * for those where kernels must ask (cpu_kernels.ask_ahead): what avx2_lanes.h, avx512_lanes.h and
- * avx512_gemv.c share. x86-64 only.
+ * for those where kernels must ask (cpu_kernels.ask_ahead): what the kernels of one activation row share.
+ * x86-64 only.
  */
 #ifndef HOTSET_CPU_STREAM_H
 #define HOTSET_CPU_STREAM_H
