@@ -336,14 +336,15 @@ Test(kernels, tile_mul_equals_the_reference) { for_each_product(check_tile); }
 static void check_tiles_of_lanes(const product_case *c, const uint8_t *rows, const uint8_t *stored,
                                  size_t row_bytes) {
     const cpu_matmul *plain = &c->kernels->matmul[c->type], *m = &c->kernels->lanes[c->type];
-    cr_assert_eq(m->tile_rows, LANES_ROWS);
+    cr_assert_eq(m->tile_rows % LANES_ROWS, 0);
     guarded want = guarded_alloc(plain->tile_bytes(c->k), CPU_ALIGN, false);
     guarded got = guarded_alloc(m->tile_bytes(c->k), CPU_ALIGN, false);
-    for (size_t i = 0; i < c->row_n; i += LANES_ROWS) {
+    for (size_t i = 0; i < c->row_n; i += m->tile_rows) {
+        const size_t n = c->row_n - i < m->tile_rows ? c->row_n - i : m->tile_rows;
         memset(want.data, 0, plain->tile_bytes(c->k));
         memset(got.data, 0, plain->tile_bytes(c->k));
-        plain->tile_unpack(want.data, rows + i * row_bytes, row_bytes, LANES_ROWS, c->k);
-        m->tile_unpack(got.data, stored + i * row_bytes, row_bytes, LANES_ROWS, c->k);
+        plain->tile_unpack(want.data, rows + i * row_bytes, row_bytes, n, c->k);
+        m->tile_unpack(got.data, stored + i * row_bytes, row_bytes, n, c->k);
         cr_assert_eq(memcmp(want.data, got.data, plain->tile_bytes(c->k)), 0, "%s %s k %zu", c->kernels->isa,
                      facts_of(c->type).name, c->k);
     }

@@ -1,11 +1,11 @@
 /* avx512_gemm.c - weights times many activation rows (prefill).
  *
- * A tile holds 16 rows of weights with one row per 32-bit lane: groups of four consecutive weights of all 16
- * rows fill a register. A panel holds eight activation rows (columns of the product); four consecutive
- * activations of one of them are broadcast to all lanes, and one vpdpbusd adds 64 products. So 16 x 8 sums
- * stand in eight registers, weights are loaded once per eight columns, and nothing is ever summed across
- * lanes. Unpacking a tile is paid once for all panels. Rows and columns beyond those given repeat the last
- * one: any values will do there.
+ * A tile holds 32 rows of weights, 16 in each half with one row per 32-bit lane: groups of four consecutive
+ * weights of all 16 rows fill a register. A panel holds eight activation rows (columns of the product); four
+ * consecutive activations of one of them are broadcast to all lanes, and one vpdpbusd adds 64 products. So 32
+ * x 8 sums stand in 16 registers, weights are loaded once per eight columns, and nothing is ever summed
+ * across lanes. Unpacking a tile is paid once for all panels. Rows and columns beyond those given repeat the
+ * last one: any values will do there.
  *
  * Weights are unsigned (w + offset) as in avx512_gemv.c; panels hold the start values that undo the offset.
  */
@@ -13,7 +13,7 @@
 
 /* ---- Q4_0 and Q8_0: per block of 32, one of these each ------------------------------------------------ */
 
-static size_t tile_bytes_32(size_t k) { return k / BLOCK * sizeof(tile_32); }
+static size_t tile_bytes_32(size_t k) { return k / BLOCK * HALVES * sizeof(tile_32); }
 static size_t panel_bytes_32(size_t k) { return k / BLOCK * sizeof(panel_32); }
 
 PANEL_PACK_32(q4_0, 8)
@@ -21,7 +21,7 @@ PANEL_PACK_32(q8_0, 128)
 
 INLINE void unpack_q4_0(void *tile, const tile_rows *rows, size_t k) {
     tile_32 *t = tile;
-    for (size_t b = 0; b < k / BLOCK; b++, t++) {
+    for (size_t b = 0; b < k / BLOCK; b++, t += HALVES) {
         const size_t offset = b * Q4_0_BYTES;
         if (b % 3 == 0) prefetch_rows(rows, offset); /* every 54 bytes */
         __m512i q[4];
@@ -33,12 +33,12 @@ INLINE void unpack_q4_0(void *tile, const tile_rows *rows, size_t k) {
         _mm512_store_ps(t->d, load_scales(rows, offset));
     }
 }
-TILES_OF_ROWS(q4_0)
+TILES_OF_ROWS(q4_0, 32)
 
 INLINE void unpack_q8_0(void *tile, const tile_rows *rows, size_t k) {
     const __m512i flip = _mm512_set1_epi8((char)0x80);
     tile_32 *t = tile;
-    for (size_t b = 0; b < k / BLOCK; b++, t++) {
+    for (size_t b = 0; b < k / BLOCK; b++, t += HALVES) {
         const size_t offset = b * Q8_0_BYTES;
         prefetch_rows(rows, offset);
         __m512i q[8];
@@ -48,24 +48,25 @@ INLINE void unpack_q8_0(void *tile, const tile_rows *rows, size_t k) {
         _mm512_store_ps(t->d, load_scales(rows, offset));
     }
 }
-TILES_OF_ROWS(q8_0)
+TILES_OF_ROWS(q8_0, 32)
 
 static void neuron_tiles_q8_0(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
                               size_t from, size_t row_n, size_t k) {
     const __m512i flip = _mm512_set1_epi8((char)0x80);
     uint8_t *tile = tiles;
-    for (size_t b = 0; b < k / BLOCK; b++, tile += sizeof(tile_32), stored += BLOCK * out_n + 2 * out_n) {
+    for (size_t b = 0; b < k / BLOCK;
+         b++, tile += HALVES * sizeof(tile_32), stored += BLOCK * out_n + 2 * out_n) {
         for (size_t g = 0; g < 8; g++) {
             const uint8_t *neurons = stored + 4 * g * out_n + from;
             prefetch_neurons(neurons, out_n);
             for (size_t r = 0; r < row_n; r += ROWS) {
-                tile_32 *t = (void *)(tile + r / ROWS * tile_stride);
+                tile_32 *t = half_at(tile, tile_stride, r, sizeof *t);
                 const __m512i q = interleave(load_neurons(neurons + r, out_n));
                 _mm512_store_si512(t->w[g], _mm512_xor_si512(q, flip));
             }
         }
         for (size_t r = 0; r < row_n; r += ROWS) {
-            tile_32 *t = (void *)(tile + r / ROWS * tile_stride);
+            tile_32 *t = half_at(tile, tile_stride, r, sizeof *t);
             _mm512_store_ps(t->d, load_halves(stored + BLOCK * out_n + 2 * (from + r)));
         }
     }
@@ -75,37 +76,22 @@ static void neuron_tiles_q4_0(void *tiles, size_t tile_stride, const uint8_t *st
                               size_t from, size_t row_n, size_t k) {
     const size_t row_bytes = out_n / 2;
     uint8_t *tile = tiles;
-    for (size_t b = 0; b < k / BLOCK; b++, tile += sizeof(tile_32), stored += BLOCK * row_bytes + 2 * out_n) {
+    for (size_t b = 0; b < k / BLOCK;
+         b++, tile += HALVES * sizeof(tile_32), stored += BLOCK * row_bytes + 2 * out_n) {
         for (size_t g = 0; g < 8; g++) {
             const uint8_t *neurons = stored + 4 * g * row_bytes + from / 2;
             prefetch_neurons(neurons, row_bytes);
             for (size_t r = 0; r < row_n; r += NEURONS_RUN) { /* a run: two tiles */
                 const __m512i q = interleave(load_neurons(neurons + r / 2, row_bytes));
-                tile_32 *t = (void *)(tile + r / ROWS * tile_stride);
+                tile_32 *t = half_at(tile, tile_stride, r, sizeof *t);
                 _mm512_store_si512(t->w[g], low_nibbles(q));
-                t = (void *)(tile + (r / ROWS + 1) * tile_stride);
+                t++; /* the other half */
                 _mm512_store_si512(t->w[g], high_nibbles(q));
             }
         }
         for (size_t r = 0; r < row_n; r += ROWS) {
-            tile_32 *t = (void *)(tile + r / ROWS * tile_stride);
+            tile_32 *t = half_at(tile, tile_stride, r, sizeof *t);
             _mm512_store_ps(t->d, load_halves(stored + BLOCK * row_bytes + 2 * (from + r)));
-        }
-    }
-}
-
-/* What n (a constant) blocks add. */
-INLINE void add_blocks_32(__m512 sum[COLS], const tile_32 *w, const panel_32 *x, const size_t n) {
-    __m512i s[GROUPS][COLS];
-    UNROLL for (size_t i = 0; i < n; i++) {
-        UNROLL for (size_t c = 0; c < COLS; c++) s[i][c] = _mm512_set1_epi32(x[i].start[c]);
-    }
-    multiply_quads(s, n, w->w, sizeof *w / LINE, x->x[0], sizeof *x, BLOCK, 8);
-    UNROLL for (size_t i = 0; i < n; i++) {
-        const __m512 d = _mm512_load_ps(w[i].d);
-        UNROLL for (size_t c = 0; c < COLS; c++) {
-            const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[i][c]), d);
-            sum[c] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x[i].d[c]), sum[c]);
         }
     }
 }
@@ -113,17 +99,25 @@ INLINE void add_blocks_32(__m512 sum[COLS], const tile_32 *w, const panel_32 *x,
 static void tile_mul_32(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
     const tile_32 *w = tile;
     const panel_32 *x = panel;
-    __m512 sum[COLS];
-    UNROLL for (size_t c = 0; c < COLS; c++) sum[c] = _mm512_setzero_ps();
-    size_t b = 0;
-    for (; b + GROUPS <= k / BLOCK; b += GROUPS) add_blocks_32(sum, w + b, x + b, GROUPS);
-    for (; b < k / BLOCK; b++) add_blocks_32(sum, w + b, x + b, 1);
+    __m512 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t b = 0; b < k / BLOCK; b++, w += HALVES, x++) {
+        __m512i s[HALVES][COLS];
+        UNROLL for (size_t c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm512_set1_epi32(x->start[c]);
+        multiply_quads(s, w->w, sizeof *w / LINE, x->x[0], BLOCK, 8);
+        const __m512 d[HALVES] = {_mm512_load_ps(w[0].d), _mm512_load_ps(w[1].d)};
+        UNROLL for (size_t c = 0; c < COLS; c++) {
+            const __m512 dx = _mm512_set1_ps(x->d[c]);
+            UNROLL for (size_t h = 0; h < HALVES; h++) sum[h][c] =
+                _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(s[h][c]), d[h]), dx, sum[h][c]);
+        }
+    }
     store_sums(y, y_stride, sum);
 }
 
 /* ---- Q4_K --------------------------------------------------------------------------------------------- */
 
-static size_t tile_bytes_q4_k(size_t k) { return k / SUPERBLOCK * sizeof(tile_q4_k); }
+static size_t tile_bytes_q4_k(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_q4_k); }
 static size_t panel_bytes_q4_k(size_t k) { return k / SUPERBLOCK * sizeof(panel_q4_k); }
 
 PANEL_PACK_K(q4_k, 8)
@@ -155,7 +149,7 @@ INLINE void unpack_scales_q4_k(tile_q4_k *t, const __m512i head[4]) {
 
 INLINE void unpack_q4_k(void *tile, const tile_rows *rows, size_t k) {
     tile_q4_k *t = tile;
-    for (size_t b = 0; b < k / SUPERBLOCK; b++, t++) {
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, t += HALVES) {
         const size_t offset = b * Q4_K_BYTES;
         __m512i head[4];
         load_quads(head, rows, offset);
@@ -172,7 +166,7 @@ INLINE void unpack_q4_k(void *tile, const tile_rows *rows, size_t k) {
         }
     }
 }
-TILES_OF_ROWS(q4_k)
+TILES_OF_ROWS(q4_k, q4_k)
 
 /* The same 16 bytes of rows whose fields stand in planes. */
 INLINE void load_head_q4_k(__m512i head[4], const uint8_t *planes, size_t out_n, size_t o) {
@@ -188,15 +182,15 @@ static void neuron_tiles_q4_k(void *tiles, size_t tile_stride, const uint8_t *st
                               size_t from, size_t row_n, size_t k) {
     const size_t row_bytes = out_n / 2;
     uint8_t *tile = tiles;
-    for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += sizeof(tile_q4_k)) {
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += HALVES * sizeof(tile_q4_k)) {
         for (size_t g = 0; g < SUPERBLOCK / 4; g++) {
             const uint8_t *neurons = stored + 4 * g * row_bytes + from / 2;
             prefetch_neurons(neurons, row_bytes);
             for (size_t r = 0; r < row_n; r += NEURONS_RUN) {
                 const __m512i q = interleave(load_neurons(neurons + r / 2, row_bytes));
-                tile_q4_k *t = (void *)(tile + r / ROWS * tile_stride);
+                tile_q4_k *t = half_at(tile, tile_stride, r, sizeof *t);
                 _mm512_store_si512(t->w[g / 8][g % 8], low_nibbles(q));
-                t = (void *)(tile + (r / ROWS + 1) * tile_stride);
+                t++; /* the other half */
                 _mm512_store_si512(t->w[g / 8][g % 8], high_nibbles(q));
             }
         }
@@ -204,7 +198,7 @@ static void neuron_tiles_q4_k(void *tiles, size_t tile_stride, const uint8_t *st
         for (size_t r = 0; r < row_n; r += ROWS) {
             __m512i head[4];
             load_head_q4_k(head, stored, out_n, from + r);
-            unpack_scales_q4_k((void *)(tile + r / ROWS * tile_stride), head);
+            unpack_scales_q4_k(half_at(tile, tile_stride, r, sizeof(tile_q4_k)), head);
         }
         stored += 16 * out_n;
     }
@@ -225,7 +219,7 @@ typedef struct panel_q6_k {
     float d[COLS];
 } panel_q6_k;
 
-static size_t tile_bytes_q6_k(size_t k) { return k / SUPERBLOCK * sizeof(tile_q6_k); }
+static size_t tile_bytes_q6_k(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_q6_k); }
 static size_t panel_bytes_q6_k(size_t k) { return k / SUPERBLOCK * sizeof(panel_q6_k); }
 
 static void panel_pack_q6_k(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
@@ -253,7 +247,7 @@ INLINE void unpack_scales_q6_k(tile_q6_k *t, const __m512i scale[4], __m512 d) {
 INLINE void unpack_q6_k(void *tile, const tile_rows *rows, size_t k) {
     const __m512i upper = _mm512_set1_epi8(0x30);
     tile_q6_k *t = tile;
-    for (size_t b = 0; b < k / SUPERBLOCK; b++, t++) {
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, t += HALVES) {
         const size_t offset = b * Q6_K_BYTES;
         __m512i scale[4];
         load_quads(scale, rows, offset + 192);
@@ -278,7 +272,7 @@ INLINE void unpack_q6_k(void *tile, const tile_rows *rows, size_t k) {
         }
     }
 }
-TILES_OF_ROWS(q6_k)
+TILES_OF_ROWS(q6_k, q6_k)
 
 /* Upper bits of four neurons for a run of outputs: their 8 bytes twice in each quarter. */
 INLINE __m512i load_bits_q6_k(const uint8_t *p, size_t row_bytes) {
@@ -304,7 +298,7 @@ static void neuron_tiles_q6_k(void *tiles, size_t tile_stride, const uint8_t *st
                               size_t from, size_t row_n, size_t k) {
     const size_t row_bytes = out_n / 4 * 3;
     uint8_t *tile = tiles;
-    for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += sizeof(tile_q6_k)) {
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += HALVES * sizeof(tile_q6_k)) {
         for (size_t g = 0; g < SUPERBLOCK / 4; g++) {
             const uint8_t *neurons = stored + 4 * g * row_bytes;
             prefetch_neurons(neurons + from / 2, row_bytes);
@@ -312,9 +306,9 @@ static void neuron_tiles_q6_k(void *tiles, size_t tile_stride, const uint8_t *st
             for (size_t r = 0; r < row_n; r += NEURONS_RUN) {
                 const __m512i q = load_neurons(neurons + (from + r) / 2, row_bytes);
                 const __m512i bits = load_bits_q6_k(neurons + out_n / 2 + (from + r) / 4, row_bytes);
-                tile_q6_k *t = (void *)(tile + r / ROWS * tile_stride);
+                tile_q6_k *t = half_at(tile, tile_stride, r, sizeof *t);
                 _mm512_store_si512(t->w[g / 4][g % 4], quads_q6_k(low_nibbles(q), bits, 0));
-                t = (void *)(tile + (r / ROWS + 1) * tile_stride);
+                t++; /* the other half */
                 _mm512_store_si512(t->w[g / 4][g % 4], quads_q6_k(high_nibbles(q), bits, 1));
             }
         }
@@ -324,7 +318,7 @@ static void neuron_tiles_q6_k(void *tiles, size_t tile_stride, const uint8_t *st
             UNROLL for (size_t i = 0; i < 4; i++) {
                 scale[i] = interleave(load_neurons(stored + 4 * i * out_n + from + r, out_n));
             }
-            unpack_scales_q6_k((void *)(tile + r / ROWS * tile_stride), scale,
+            unpack_scales_q6_k(half_at(tile, tile_stride, r, sizeof(tile_q6_k)), scale,
                                load_halves(stored + 16 * out_n + 2 * (from + r)));
         }
         stored += 18 * out_n;
@@ -334,34 +328,34 @@ static void neuron_tiles_q6_k(void *tiles, size_t tile_stride, const uint8_t *st
 static void tile_mul_q6_k(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
     const tile_q6_k *w = tile;
     const panel_q6_k *x = panel;
-    __m512 sum[COLS];
-    UNROLL for (size_t c = 0; c < COLS; c++) sum[c] = _mm512_setzero_ps();
-    for (size_t b = 0; b < k / SUPERBLOCK; b++, w++, x++) {
-        __m512 block[COLS];
-        UNROLL for (size_t c = 0; c < COLS; c++) block[c] = _mm512_setzero_ps();
-        for (size_t j = 0; j < 16; j += GROUPS) {
-            __m512i s[GROUPS][COLS];
-            UNROLL for (size_t i = 0; i < GROUPS; i++) {
-                UNROLL for (size_t c = 0; c < COLS; c++) s[i][c] = _mm512_set1_epi32(x->start[j + i][c]);
-            }
-            multiply_quads(s, GROUPS, w->w[j], 4, x->x[j][0], sizeof x->x[j], 16, 4);
-            UNROLL for (size_t i = 0; i < GROUPS; i++) {
-                const __m512 d = _mm512_load_ps(w->d[j + i]);
-                UNROLL for (size_t c = 0; c < COLS; c++) block[c] =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[i][c]), d, block[c]);
+    __m512 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, w += HALVES, x++) {
+        __m512 block[HALVES][COLS];
+        zero_sums(block);
+        for (size_t j = 0; j < 16; j++) {
+            __m512i s[HALVES][COLS];
+            UNROLL for (size_t c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm512_set1_epi32(x->start[j][c]);
+            multiply_quads(s, w->w[j], sizeof *w / LINE, x->x[j][0], 16, 4);
+            UNROLL for (size_t h = 0; h < HALVES; h++) {
+                const __m512 d = _mm512_load_ps(w[h].d[j]);
+                UNROLL for (size_t c = 0; c < COLS; c++) block[h][c] =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[h][c]), d, block[h][c]);
             }
         }
-        UNROLL for (size_t c = 0; c < COLS; c++) sum[c] =
-            _mm512_fmadd_ps(block[c], _mm512_set1_ps(x->d[c]), sum[c]);
+        UNROLL for (size_t h = 0; h < HALVES; h++) {
+            UNROLL for (size_t c = 0; c < COLS; c++) sum[h][c] =
+                _mm512_fmadd_ps(block[h][c], _mm512_set1_ps(x->d[c]), sum[h][c]);
+        }
     }
     store_sums(y, y_stride, sum);
 }
 
 void avx512_gemm(cpu_kernels *k) {
-    set(&k->matmul[GGUF_Q4_0], TILES(ROWS, 32, q4_0, q4_0));
-    set(&k->matmul[GGUF_Q8_0], TILES(ROWS, 32, q8_0, q8_0));
-    set(&k->matmul[GGUF_Q4_K], TILES(ROWS, q4_k, q4_k, q4_k));
-    set(&k->matmul[GGUF_Q6_K], TILES(ROWS, q6_k, q6_k, q6_k));
+    set(&k->matmul[GGUF_Q4_0], TILES(32, q4_0, q4_0));
+    set(&k->matmul[GGUF_Q8_0], TILES(32, q8_0, q8_0));
+    set(&k->matmul[GGUF_Q4_K], TILES(q4_k, q4_k, q4_k));
+    set(&k->matmul[GGUF_Q6_K], TILES(q6_k, q6_k, q6_k));
     set_tiles_of_lanes(k, GGUF_Q4_0, tile_of_lanes_q4_0);
     set_tiles_of_lanes(k, GGUF_Q8_0, tile_of_lanes_q8_0);
     set_tiles_of_lanes(k, GGUF_Q4_K, tile_of_lanes_q4_k);

@@ -17,18 +17,21 @@ typedef struct panel_32 {
     float d[COLS];
 } panel_32;
 
-/* Tiles of rows that stand alone, and of interleaved ones. */
-#define TILES_OF_ROWS(type)                                                                                  \
+/* Tiles of rows that stand alone, and of interleaved ones, as unpack_##type makes a half of tile_##form. */
+#define TILES_OF_ROWS(type, form)                                                                            \
     static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
-        const tile_rows rows = rows_of(w, row_bytes, row_n);                                                 \
-        unpack_##type(tile, &rows, k);                                                                       \
+        for (size_t h = 0; h < HALVES; h++) {                                                                \
+            const size_t r = first_of_half(h, row_n);                                                        \
+            const tile_rows rows = rows_of(w + r * row_bytes, row_bytes, row_n - r);                         \
+            unpack_##type((tile_##form *)tile + h, &rows, k);                                                \
+        }                                                                                                    \
     }                                                                                                        \
     static void tile_of_lanes_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n,           \
                                      size_t k) {                                                             \
-        (void)row_bytes;                                                                                     \
-        (void)row_n; /* always all */                                                                        \
-        const tile_rows rows = rows_of_lanes(w);                                                             \
-        unpack_##type(tile, &rows, k);                                                                       \
+        for (size_t h = 0; h < HALVES; h++) {                                                                \
+            const tile_rows rows = rows_of_lanes(w + first_of_half(h, row_n) * row_bytes);                   \
+            unpack_##type((tile_##form *)tile + h, &rows, k);                                                \
+        }                                                                                                    \
     }
 
 /* Lane c: the greatest of v[c], or its sum. */
@@ -123,49 +126,68 @@ typedef struct panel_q4_k {
             }                                                                                                \
     }
 
-/* Adds a block of K weights to sum: w in `group_n` groups with scales d, minima in pairs of groups. */
-INLINE void multiply_block(__m512 sum[COLS], const uint8_t w[][64], const float d[][ROWS],
-                           const int16_t min[][ROWS][2], const float *dmin, const int8_t *x,
+/* The halves of one block of K weights, half_n registers apart, in `group_n` groups with scales d, minima in
+ * pairs of groups; these, too, are of the first half, and as far apart. */
+typedef struct block_halves {
+    const uint8_t (*w)[64];
+    const float (*d)[ROWS];
+    const int16_t (*min)[ROWS][2];
+    const float *dmin;
+    size_t bytes; /* of a half */
+} block_halves;
+
+/* Half h of what a field of the first half is. */
+INLINE const void *of_half(const void *field, size_t bytes, size_t h) {
+    return (const uint8_t *)field + h * bytes;
+}
+
+/* Adds a block of K weights to sum. */
+INLINE void multiply_block(__m512 sum[HALVES][COLS], const block_halves w, const int8_t *x,
                            const int16_t x_sum[][COLS][2], const float *dx, const size_t group_n) {
     const size_t quad_n = SUPERBLOCK / 4 / group_n;
-    __m512i minima[COLS];
-    __m512 block[COLS]; /* the block's sums, to be scaled by the activations' d */
-    UNROLL for (size_t c = 0; c < COLS; c++) minima[c] = _mm512_setzero_si512();
-    UNROLL for (size_t i = 0; i < group_n / 2; i++) {
-        const __m512i pair = _mm512_load_si512(min[i]);
+    __m512 block[HALVES][COLS]; /* the block's sums, to be scaled by the activations' d */
+    UNROLL for (size_t h = 0; h < HALVES; h++) {
+        __m512i minima[COLS];
+        UNROLL for (size_t c = 0; c < COLS; c++) minima[c] = _mm512_setzero_si512();
+        UNROLL for (size_t i = 0; i < group_n / 2; i++) {
+            const __m512i pair = _mm512_load_si512(of_half(w.min[i], w.bytes, h));
+            UNROLL for (size_t c = 0; c < COLS; c++) {
+                minima[c] = _mm512_dpwssd_epi32(minima[c], pair, _mm512_set1_epi32(read_i32(x_sum[i][c])));
+            }
+        }
+        const __m512 minus = _mm512_load_ps(of_half(w.dmin, w.bytes, h));
         UNROLL for (size_t c = 0; c < COLS; c++) {
-            minima[c] = _mm512_dpwssd_epi32(minima[c], pair, _mm512_set1_epi32(read_i32(x_sum[i][c])));
+            block[h][c] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(minima[c]), minus, _mm512_setzero_ps());
         }
     }
-    const __m512 minus = _mm512_load_ps(dmin);
-    UNROLL for (size_t c = 0; c < COLS; c++) {
-        block[c] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(minima[c]), minus, _mm512_setzero_ps());
-    }
-    for (size_t j = 0; j < group_n; j += GROUPS) {
-        __m512i s[GROUPS][COLS];
-        UNROLL for (size_t i = 0; i < GROUPS; i++) {
-            UNROLL for (size_t c = 0; c < COLS; c++) s[i][c] = _mm512_setzero_si512();
+    for (size_t j = 0; j < group_n; j++) {
+        __m512i s[HALVES][COLS];
+        UNROLL for (size_t h = 0; h < HALVES; h++) {
+            UNROLL for (size_t c = 0; c < COLS; c++) s[h][c] = _mm512_setzero_si512();
         }
-        multiply_quads(s, GROUPS, w + j * quad_n, quad_n, x + j * quad_n * 4 * COLS, quad_n * 4 * COLS,
-                       quad_n * 4, quad_n);
-        UNROLL for (size_t i = 0; i < GROUPS; i++) {
-            const __m512 scale = _mm512_load_ps(d[j + i]);
-            UNROLL for (size_t c = 0; c < COLS; c++) block[c] =
-                _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[i][c]), scale, block[c]);
+        multiply_quads(s, w.w + j * quad_n, w.bytes / LINE, x + j * quad_n * 4 * COLS, quad_n * 4, quad_n);
+        UNROLL for (size_t h = 0; h < HALVES; h++) {
+            const __m512 scale = _mm512_load_ps(of_half(w.d[j], w.bytes, h));
+            UNROLL for (size_t c = 0; c < COLS; c++) block[h][c] =
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[h][c]), scale, block[h][c]);
         }
     }
-    UNROLL for (size_t c = 0; c < COLS; c++) sum[c] =
-        _mm512_fmadd_ps(block[c], _mm512_set1_ps(dx[c]), sum[c]);
+    UNROLL for (size_t h = 0; h < HALVES; h++) {
+        UNROLL for (size_t c = 0; c < COLS; c++) sum[h][c] =
+            _mm512_fmadd_ps(block[h][c], _mm512_set1_ps(dx[c]), sum[h][c]);
+    }
 }
 
 #define TILE_MUL_K(form, groups)                                                                             \
     static void tile_mul_##form(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {  \
         const tile_##form *w = tile;                                                                         \
         const panel_##form *x = panel;                                                                       \
-        __m512 sum[COLS];                                                                                    \
-        UNROLL for (size_t c = 0; c < COLS; c++) sum[c] = _mm512_setzero_ps();                               \
-        for (size_t b = 0; b < k / SUPERBLOCK; b++, w++, x++)                                                \
-            multiply_block(sum, w->w[0], w->d, w->min, w->dmin, x->x[0][0], x->sum, x->d, groups);           \
+        __m512 sum[HALVES][COLS];                                                                            \
+        zero_sums(sum);                                                                                      \
+        for (size_t b = 0; b < k / SUPERBLOCK; b++, w += HALVES, x++) {                                      \
+            const block_halves halves = {w->w[0], w->d, w->min, w->dmin, sizeof *w};                         \
+            multiply_block(sum, halves, x->x[0][0], x->sum, x->d, groups);                                   \
+        }                                                                                                    \
         store_sums(y, y_stride, sum);                                                                        \
     }
 

@@ -35,9 +35,10 @@ INLINE void unpack_neurons(uint8_t *first, uint8_t *second, const uint8_t *neuro
     _mm512_store_si512(second, interleave(high));
 }
 
-/* Quads of one block of neurons; `quads` of the first tile is where that of its first four neurons goes. */
-INLINE void neuron_quads(uint8_t *quads, size_t tile_stride, const uint8_t *stored, size_t out_n, size_t from,
-                         size_t row_n, const fast_form f) {
+/* Quads of one block of neurons, which halves of half_bytes hold; `quads` of the first tile is where that of
+ * its first four neurons goes. */
+INLINE void neuron_quads(uint8_t *quads, size_t tile_stride, size_t half_bytes, const uint8_t *stored,
+                         size_t out_n, size_t from, size_t row_n, const fast_form f) {
     const size_t row_bytes = out_n / 8 * (f.low_bits + f.high_bits);
     for (size_t g = 0; g < f.run_n * BLOCK / 4; g++, quads += 64) {
         const uint8_t *neurons = stored + 4 * g * row_bytes;
@@ -45,8 +46,8 @@ INLINE void neuron_quads(uint8_t *quads, size_t tile_stride, const uint8_t *stor
         if (f.high_bits)
             prefetch_neurons(neurons + out_n / 8 * f.low_bits + from / 8 * f.high_bits, row_bytes);
         for (size_t r = 0; r < row_n; r += NEURONS_RUN) {
-            uint8_t *to = quads + r / ROWS * tile_stride;
-            unpack_neurons(to, to + tile_stride, neurons, row_bytes, (from + r) / NEURONS_RUN, out_n, f);
+            uint8_t *to = half_at(quads, tile_stride, r, half_bytes);
+            unpack_neurons(to, to + half_bytes, neurons, row_bytes, (from + r) / NEURONS_RUN, out_n, f);
         }
     }
 }
@@ -63,7 +64,7 @@ typedef struct panel_32_m {
     float sum[COLS]; /* d times the sum of x */
 } panel_32_m;
 
-static size_t tile_bytes_32_m(size_t k) { return k / BLOCK * sizeof(tile_32_m); }
+static size_t tile_bytes_32_m(size_t k) { return k / BLOCK * HALVES * sizeof(tile_32_m); }
 static size_t panel_bytes_32_m(size_t k) { return k / BLOCK * sizeof(panel_32_m); }
 
 static void panel_pack_32_m(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
@@ -74,31 +75,24 @@ static void panel_pack_32_m(void *panel, const float *x, size_t x_stride, size_t
     }
 }
 
-/* What n (a constant) blocks add. */
-INLINE void add_blocks_32_m(__m512 sum[COLS], const tile_32_m *w, const panel_32_m *x, const size_t n) {
-    __m512i s[GROUPS][COLS];
-    UNROLL for (size_t i = 0; i < n; i++) {
-        UNROLL for (size_t c = 0; c < COLS; c++) s[i][c] = _mm512_setzero_si512();
-    }
-    multiply_quads(s, n, w->block.w, sizeof *w / LINE, x->block.x[0], sizeof *x, BLOCK, 8);
-    UNROLL for (size_t i = 0; i < n; i++) {
-        const __m512 d = _mm512_load_ps(w[i].block.d), m = _mm512_load_ps(w[i].m);
-        UNROLL for (size_t c = 0; c < COLS; c++) {
-            const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[i][c]), d);
-            sum[c] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x[i].block.d[c]), sum[c]);
-            sum[c] = _mm512_fmadd_ps(m, _mm512_set1_ps(x[i].sum[c]), sum[c]);
-        }
-    }
-}
-
 static void tile_mul_32_m(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
     const tile_32_m *w = tile;
     const panel_32_m *x = panel;
-    __m512 sum[COLS];
-    UNROLL for (size_t c = 0; c < COLS; c++) sum[c] = _mm512_setzero_ps();
-    size_t b = 0;
-    for (; b + GROUPS <= k / BLOCK; b += GROUPS) add_blocks_32_m(sum, w + b, x + b, GROUPS);
-    for (; b < k / BLOCK; b++) add_blocks_32_m(sum, w + b, x + b, 1);
+    __m512 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t b = 0; b < k / BLOCK; b++, w += HALVES, x++) {
+        __m512i s[HALVES][COLS];
+        UNROLL for (size_t c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm512_setzero_si512();
+        multiply_quads(s, w->block.w, sizeof *w / LINE, x->block.x[0], BLOCK, 8);
+        UNROLL for (size_t h = 0; h < HALVES; h++) {
+            const __m512 d = _mm512_load_ps(w[h].block.d), m = _mm512_load_ps(w[h].m);
+            UNROLL for (size_t c = 0; c < COLS; c++) {
+                const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[h][c]), d);
+                sum[h][c] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x->block.d[c]), sum[h][c]);
+                sum[h][c] = _mm512_fmadd_ps(m, _mm512_set1_ps(x->sum[c]), sum[h][c]);
+            }
+        }
+    }
     store_sums(y, y_stride, sum);
 }
 
@@ -119,11 +113,12 @@ INLINE void unpack_32(tile_32 *t, const tile_rows *rows, size_t offset, const fa
     if (f.has_min) _mm512_store_ps(((tile_32_m *)t)->m, load_scales(rows, offset + f.dmin_at));
 }
 
-INLINE void tile_unpack_32(uint8_t *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k,
+/* A half. */
+INLINE size_t half_bytes_32(const fast_form f) { return f.has_min ? sizeof(tile_32_m) : sizeof(tile_32); }
+INLINE void unpack_half_32(uint8_t *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k,
                            const fast_form f) {
     const tile_rows rows = rows_of(w, row_bytes, row_n);
-    const size_t tile_bytes = f.has_min ? sizeof(tile_32_m) : sizeof(tile_32);
-    for (size_t b = 0; b < k / BLOCK; b++, tile += tile_bytes) {
+    for (size_t b = 0; b < k / BLOCK; b++, tile += HALVES * half_bytes_32(f)) {
         if (b % 2 == 0) prefetch_rows(&rows, b * f.block_bytes); /* every 34 to 48 bytes */
         unpack_32((void *)tile, &rows, b * f.block_bytes, f);
     }
@@ -131,12 +126,12 @@ INLINE void tile_unpack_32(uint8_t *tile, const uint8_t *w, size_t row_bytes, si
 
 INLINE void neuron_tiles_32(uint8_t *tile, size_t tile_stride, const uint8_t *stored, size_t out_n,
                             size_t from, size_t row_n, size_t k, const fast_form f) {
-    const size_t tile_bytes = f.has_min ? sizeof(tile_32_m) : sizeof(tile_32);
-    for (size_t b = 0; b < k / BLOCK; b++, tile += tile_bytes, stored += f.block_bytes * out_n) {
+    const size_t half_bytes = half_bytes_32(f);
+    for (size_t b = 0; b < k / BLOCK; b++, tile += HALVES * half_bytes, stored += f.block_bytes * out_n) {
         const uint8_t *planes = stored + (f.block_bytes - f.header_bytes) * out_n;
-        neuron_quads(((tile_32 *)(void *)tile)->w[0], tile_stride, stored, out_n, from, row_n, f);
+        neuron_quads(((tile_32 *)(void *)tile)->w[0], tile_stride, half_bytes, stored, out_n, from, row_n, f);
         for (size_t o = from; o < from + row_n; o += ROWS) {
-            tile_32_m *t = (void *)(tile + (o - from) / ROWS * tile_stride);
+            tile_32_m *t = half_at(tile, tile_stride, o - from, half_bytes);
             store_halves(t->block.d, plane_d(f, planes, out_n, o), plane_d(f, planes, out_n, o + 8));
             if (f.has_min)
                 store_halves(t->m, plane_dmin(f, planes, out_n, o), plane_dmin(f, planes, out_n, o + 8));
@@ -160,7 +155,7 @@ typedef struct panel_k {
     float d[COLS];
 } panel_k;
 
-static size_t tile_bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(tile_k); }
+static size_t tile_bytes_k(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_k); }
 static size_t panel_bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(panel_k); }
 
 PANEL_PACK_K(k, 16)
@@ -213,11 +208,14 @@ INLINE void unpack_parts(void *tile, const tile_rows *rows, size_t offset, const
     _mm512_store_ps(to.dmin, f.has_min ? load_scales(rows, offset + f.dmin_at) : d);
 }
 
-INLINE void tile_unpack_256(uint8_t *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k,
+/* A half. */
+INLINE size_t half_bytes_256(const fast_form f) {
+    return f.part_n == 16 ? sizeof(tile_k) : sizeof(tile_q4_k);
+}
+INLINE void unpack_half_256(uint8_t *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k,
                             const fast_form f) {
     const tile_rows rows = rows_of(w, row_bytes, row_n);
-    const size_t tile_bytes = f.part_n == 16 ? sizeof(tile_k) : sizeof(tile_q4_k);
-    for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += tile_bytes) {
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += HALVES * half_bytes_256(f)) {
         const size_t offset = b * f.block_bytes;
         for (size_t line = 0; line < f.block_bytes; line += LINE) prefetch_rows(&rows, offset + line);
         unpack_parts(tile, &rows, offset, f);
@@ -248,12 +246,13 @@ INLINE void neuron_parts(void *tile, const uint8_t *planes, size_t out_n, size_t
 
 INLINE void neuron_tiles_256(uint8_t *tile, size_t tile_stride, const uint8_t *stored, size_t out_n,
                              size_t from, size_t row_n, size_t k, const fast_form f) {
-    const size_t tile_bytes = f.part_n == 16 ? sizeof(tile_k) : sizeof(tile_q4_k);
-    for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += tile_bytes, stored += f.block_bytes * out_n) {
+    const size_t half_bytes = half_bytes_256(f);
+    for (size_t b = 0; b < k / SUPERBLOCK;
+         b++, tile += HALVES * half_bytes, stored += f.block_bytes * out_n) {
         const uint8_t *planes = stored + (f.block_bytes - f.header_bytes) * out_n;
-        neuron_quads(tile, tile_stride, stored, out_n, from, row_n, f);
+        neuron_quads(tile, tile_stride, half_bytes, stored, out_n, from, row_n, f);
         for (size_t r = 0; r < row_n; r += ROWS)
-            neuron_parts(tile + r / ROWS * tile_stride, planes, out_n, from + r, f);
+            neuron_parts(half_at(tile, tile_stride, r, half_bytes), planes, out_n, from + r, f);
     }
 }
 
@@ -282,27 +281,24 @@ INLINE void restore_block(uint8_t rows[ROWS][BLOCK_BYTES_MAX], const uint8_t *la
     }
 }
 
-/* Block b of a tile. */
-INLINE uint8_t *block_of_tile_32(void *tile, size_t b, const fast_form f) {
-    return (uint8_t *)tile + b * (f.has_min ? sizeof(tile_32_m) : sizeof(tile_32));
-}
-INLINE uint8_t *block_of_tile_256(void *tile, size_t b, const fast_form f) {
-    return (uint8_t *)tile + b * (f.part_n == 16 ? sizeof(tile_k) : sizeof(tile_q4_k));
-}
-
 #define BLOCK_TILES(type, TYPE, n, front, end)                                                               \
     static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
-        tile_unpack_##n(tile, w, row_bytes, row_n, k, FAST_##TYPE);                                          \
+        const fast_form f = FAST_##TYPE;                                                                     \
+        for (size_t h = 0; h < HALVES; h++) {                                                                \
+            const size_t r = first_of_half(h, row_n);                                                        \
+            unpack_half_##n((uint8_t *)tile + h * half_bytes_##n(f), w + r * row_bytes, row_bytes,           \
+                            row_n - r, k, f);                                                                \
+        }                                                                                                    \
     }                                                                                                        \
     static void tile_of_lanes_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n,           \
                                      size_t k) {                                                             \
-        (void)row_bytes;                                                                                     \
-        (void)row_n; /* always all */                                                                        \
-        uint8_t rows[ROWS][BLOCK_BYTES_MAX];                                                                 \
-        for (size_t b = 0; b < k / (n); b++, w += ROWS * sizeof(quant_##type)) {                             \
-            restore_block(rows, w, front, end, sizeof(quant_##type));                                        \
-            tile_unpack_##n(block_of_tile_##n(tile, b, FAST_##TYPE), rows[0], sizeof rows[0], ROWS, n,       \
-                            FAST_##TYPE);                                                                    \
+        const fast_form f = FAST_##TYPE;                                                                     \
+        uint8_t *to = tile, rows[ROWS][BLOCK_BYTES_MAX];                                                     \
+        for (size_t i = 0; i < k / (n)*HALVES; i++, to += half_bytes_##n(f)) {                               \
+            const uint8_t *half = w + first_of_half(i % HALVES, row_n) * row_bytes;                          \
+            restore_block(rows, half + i / HALVES * ROWS * sizeof(quant_##type), front, end,                 \
+                          sizeof(quant_##type));                                                             \
+            unpack_half_##n(to, rows[0], sizeof rows[0], ROWS, n, f);                                        \
         }                                                                                                    \
     }                                                                                                        \
     static void neuron_tiles_##type(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,    \
@@ -340,10 +336,10 @@ static void set_own(cpu_kernels *k, gguf_type type, cpu_matmul own,
 
 /* After avx512_gemm. */
 void avx512_gemm_blocks(cpu_kernels *k) {
-    set_own(k, GGUF_Q4_1, TILES(ROWS, 32_m, 32_m, q4_1), tile_of_lanes_q4_1);
-    set_own(k, GGUF_Q5_1, TILES(ROWS, 32_m, 32_m, q5_1), tile_of_lanes_q5_1);
-    set_own(k, GGUF_Q2_K, TILES(ROWS, k, k, q2_k), tile_of_lanes_q2_k);
-    set_own(k, GGUF_Q3_K, TILES(ROWS, k, k, q3_k), tile_of_lanes_q3_k);
+    set_own(k, GGUF_Q4_1, TILES(32_m, 32_m, q4_1), tile_of_lanes_q4_1);
+    set_own(k, GGUF_Q5_1, TILES(32_m, 32_m, q5_1), tile_of_lanes_q5_1);
+    set_own(k, GGUF_Q2_K, TILES(k, k, q2_k), tile_of_lanes_q2_k);
+    set_own(k, GGUF_Q3_K, TILES(k, k, q3_k), tile_of_lanes_q3_k);
     set_like(k, GGUF_Q5_0, GGUF_Q4_0, (cpu_matmul){UNPACKED(q5_0), .panel_pack = panel_pack_q5_0},
              tile_of_lanes_q5_0);
     set_like(k, GGUF_MXFP4, GGUF_Q4_0, (cpu_matmul){UNPACKED(mxfp4), .panel_pack = panel_pack_mxfp4},

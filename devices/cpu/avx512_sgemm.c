@@ -4,7 +4,7 @@
 
 /* ---- Floats: tile [k][32 rows], panel [k][8 columns], both F32 ----------------------------------------- */
 
-static size_t tile_bytes_float(size_t k) { return k * FLOAT_ROWS * sizeof(float); }
+static size_t tile_bytes_float(size_t k) { return k * TILE_ROWS * sizeof(float); }
 static size_t panel_bytes_float(size_t k) { return k * COLS * sizeof(float); }
 
 /* Transposes a 16 x 16 matrix. */
@@ -58,8 +58,8 @@ INLINE void tile_unpack_float(float *tile, const uint8_t *w, size_t row_bytes, s
                 v[r] = load_float(type, rows.row[r] + i * float_bytes(type), lanes_left(n));
             }
             transpose_16x16(v);
-            float *t = tile + i * FLOAT_ROWS + half * ROWS;
-            for (size_t j = 0; j < n; j++, t += FLOAT_ROWS) _mm512_store_ps(t, v[j]);
+            float *t = tile + i * TILE_ROWS + half * ROWS;
+            for (size_t j = 0; j < n; j++, t += TILE_ROWS) _mm512_store_ps(t, v[j]);
         }
     }
 }
@@ -79,10 +79,10 @@ INLINE void neuron_tiles_float(uint8_t *tiles, size_t tile_stride, const uint8_t
                                size_t from, size_t row_n, size_t k, const gguf_type type) {
     const size_t bytes = float_bytes(type), row_bytes = out_n * bytes;
     const uint8_t *w = stored + from * bytes;
-    for (size_t i = 0; i < k; i++, w += row_bytes, tiles += FLOAT_ROWS * sizeof(float)) {
-        for (size_t r = 0; r < row_n; r += FLOAT_ROWS) {
+    for (size_t i = 0; i < k; i++, w += row_bytes, tiles += TILE_ROWS * sizeof(float)) {
+        for (size_t r = 0; r < row_n; r += TILE_ROWS) {
             const uint8_t *p = w + r * bytes;
-            float *t = (void *)(tiles + r / FLOAT_ROWS * tile_stride);
+            float *t = (void *)(tiles + r / TILE_ROWS * tile_stride);
             const size_t n = row_n - r;
             prefetch(p, NEURONS_AHEAD * row_bytes);
             if (type == GGUF_F32) prefetch(p + LINE, NEURONS_AHEAD * row_bytes);
@@ -104,22 +104,21 @@ NEURON_TILES(bf16, GGUF_BF16)
 
 static void tile_mul_float(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
     const float *w = tile, *x = panel;
-    __m512 low[COLS], high[COLS]; /* rows 0-15 and 16-31 */
-    UNROLL for (size_t c = 0; c < COLS; c++) low[c] = high[c] = _mm512_setzero_ps();
-    for (size_t i = 0; i < k; i++, w += FLOAT_ROWS, x += COLS) {
-        const __m512 w0 = _mm512_load_ps(w), w1 = _mm512_load_ps(w + ROWS);
+    __m512 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t i = 0; i < k; i++, w += TILE_ROWS, x += COLS) {
+        const __m512 first = _mm512_load_ps(w), second = _mm512_load_ps(w + ROWS);
         UNROLL for (size_t c = 0; c < COLS; c++) {
             const __m512 v = _mm512_set1_ps(x[c]);
-            low[c] = _mm512_fmadd_ps(w0, v, low[c]);
-            high[c] = _mm512_fmadd_ps(w1, v, high[c]);
+            sum[0][c] = _mm512_fmadd_ps(first, v, sum[0][c]);
+            sum[1][c] = _mm512_fmadd_ps(second, v, sum[1][c]);
         }
     }
-    store_sums(y, y_stride, low);
-    store_sums(y + ROWS, y_stride, high);
+    store_sums(y, y_stride, sum);
 }
 
 void avx512_sgemm(cpu_kernels *k) {
-    set(&k->matmul[GGUF_F32], TILES(FLOAT_ROWS, float, float, f32));
-    set(&k->matmul[GGUF_F16], TILES(FLOAT_ROWS, float, float, f16));
-    set(&k->matmul[GGUF_BF16], TILES(FLOAT_ROWS, float, float, bf16));
+    set(&k->matmul[GGUF_F32], TILES(float, float, f32));
+    set(&k->matmul[GGUF_F16], TILES(float, float, f16));
+    set(&k->matmul[GGUF_BF16], TILES(float, float, bf16));
 }

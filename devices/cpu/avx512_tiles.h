@@ -5,7 +5,8 @@
 
 #include "devices/cpu/avx512.h"
 
-enum { ROWS = 16, FLOAT_ROWS = 32, COLS = 8 };
+/* A tile is two halves of ROWS rows, a register each. Those of blocks stand half by half in every block. */
+enum { ROWS = 16, HALVES = 2, TILE_ROWS = HALVES * ROWS, COLS = 8 };
 enum { NEURONS_AHEAD = 32 };
 
 /* The rows of a tile; prefetches reach for the next tile, since callers walk tiles in order. Rows that are
@@ -78,26 +79,40 @@ INLINE void prefetch_neurons(const uint8_t *p, size_t row_bytes) {
     UNROLL for (size_t i = 0; i < 4; i++) prefetch(p, (NEURONS_AHEAD + i) * row_bytes);
 }
 
-/* Groups of weights whose sums are kept at once: those of one would wait for each other where a processor
- * multiplies twice a cycle. */
-enum { GROUPS = 2 };
+/* Where the half with row r begins, its blocks being block_bytes long, in tiles tile_stride apart. */
+INLINE void *half_at(uint8_t *tiles, size_t tile_stride, size_t r, size_t block_bytes) {
+    return tiles + r / TILE_ROWS * tile_stride + r / ROWS % HALVES * block_bytes;
+}
 
-/* s[i][c] += quad_n registers of weights of group i < n (a constant) times the activations of column c.
- * Groups stand w_step registers and x_step bytes apart, columns x_stride bytes. */
-INLINE void multiply_quads(__m512i s[GROUPS][COLS], const size_t n, const uint8_t w[][64], size_t w_step,
-                           const int8_t *x, size_t x_step, const size_t x_stride, const size_t quad_n) {
+/* The first of the rows that go to a half: where there are none for the second one, those of the first again.
+ */
+INLINE size_t first_of_half(size_t half, size_t row_n) { return half * ROWS < row_n ? half * ROWS : 0; }
+
+/* s[h][c] += quad_n registers of weights of half h, half_n registers apart, times the activations of column
+ * c, which start at x + c * x_stride. Both halves at once: each activation is loaded for 128 products, and
+ * the sums of one half would wait for each other where a processor multiplies twice a cycle. */
+INLINE void multiply_quads(__m512i s[HALVES][COLS], const uint8_t w[][64], size_t half_n, const int8_t *x,
+                           const size_t x_stride, const size_t quad_n) {
     UNROLL for (size_t g = 0; g < quad_n; g++) {
-        UNROLL for (size_t i = 0; i < n; i++) {
-            const __m512i quad = _mm512_load_si512(w[i * w_step + g]);
-            const int8_t *at = x + i * x_step + 4 * g;
-            UNROLL for (size_t c = 0; c < COLS; c++) s[i][c] =
-                _mm512_dpbusd_epi32(s[i][c], quad, _mm512_set1_epi32(read_i32(at + c * x_stride)));
+        const __m512i first = _mm512_load_si512(w[g]), second = _mm512_load_si512(w[half_n + g]);
+        UNROLL for (size_t c = 0; c < COLS; c++) {
+            const __m512i quad = _mm512_set1_epi32(read_i32(x + c * x_stride + 4 * g));
+            s[0][c] = _mm512_dpbusd_epi32(s[0][c], first, quad);
+            s[1][c] = _mm512_dpbusd_epi32(s[1][c], second, quad);
         }
     }
 }
 
-INLINE void store_sums(float *y, size_t y_stride, const __m512 sum[COLS]) {
-    UNROLL for (size_t c = 0; c < COLS; c++) _mm512_storeu_ps(y + c * y_stride, sum[c]);
+INLINE void zero_sums(__m512 sum[HALVES][COLS]) {
+    UNROLL for (size_t h = 0; h < HALVES; h++) {
+        UNROLL for (size_t c = 0; c < COLS; c++) sum[h][c] = _mm512_setzero_ps();
+    }
+}
+
+INLINE void store_sums(float *y, size_t y_stride, const __m512 sum[HALVES][COLS]) {
+    UNROLL for (size_t h = 0; h < HALVES; h++) {
+        UNROLL for (size_t c = 0; c < COLS; c++) _mm512_storeu_ps(y + c * y_stride + h * ROWS, sum[h][c]);
+    }
 }
 
 /* Sets the slots of many activation rows, keeping those of one. */
@@ -109,9 +124,9 @@ static void set(cpu_matmul *m, cpu_matmul gemm) {
     *m = gemm;
 }
 
-#define TILES(rows, form, pack, unpack)                                                                      \
+#define TILES(form, pack, unpack)                                                                            \
     (cpu_matmul) {                                                                                           \
-        .tile_rows = rows, .panel_cols = COLS, .panel_bytes = panel_bytes_##form,                            \
+        .tile_rows = TILE_ROWS, .panel_cols = COLS, .panel_bytes = panel_bytes_##form,                       \
         .panel_pack = panel_pack_##pack, .tile_bytes = tile_bytes_##form,                                    \
         .tile_unpack = tile_unpack_##unpack, .tile_mul = tile_mul_##form,                                    \
         .neuron_tiles = neuron_tiles_##unpack                                                                \
