@@ -2,7 +2,7 @@
  *
  * A lane is a row: four neighbouring activations are broadcast and meet four weights of every row. Two
  * registers of eight rows go side by side and share the broadcasts. The bytes come as one stream, which the
- * hardware follows.
+ * hardware follows, or is asked for (stream.h).
  *
  * vpmaddubsw wants one unsigned operand. Small weights get an offset that makes them so, and sums of 16 bits
  * hold a whole block: what the offset adds is taken off by where they start. Of large ones, of eight bits,

@@ -81,7 +81,7 @@ static void neuron_tiles_q4_0(void *tiles, size_t tile_stride, const uint8_t *st
         for (size_t g = 0; g < 8; g++) {
             const uint8_t *neurons = stored + 4 * g * row_bytes + from / 2;
             prefetch_neurons(neurons, row_bytes);
-            for (size_t r = 0; r < row_n; r += NEURONS_RUN) { /* a run: two tiles */
+            for (size_t r = 0; r < row_n; r += NEURONS_RUN) { /* a run: both halves of a tile */
                 const __m512i q = interleave(load_neurons(neurons + r / 2, row_bytes));
                 tile_32 *t = half_at(tile, tile_stride, r, sizeof *t);
                 _mm512_store_si512(t->w[g], low_nibbles(q));

@@ -126,8 +126,8 @@ typedef struct panel_q4_k {
             }                                                                                                \
     }
 
-/* The halves of one block of K weights, half_n registers apart, in `group_n` groups with scales d, minima in
- * pairs of groups; these, too, are of the first half, and as far apart. */
+/* The first half of a block of K weights: registers of quads, and by group the scales d and, for two groups
+ * each, the minima; the second half's fields stand `bytes` behind. */
 typedef struct block_halves {
     const uint8_t (*w)[64];
     const float (*d)[ROWS];

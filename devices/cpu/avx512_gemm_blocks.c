@@ -22,7 +22,7 @@ INLINE void unpack_run(uint8_t w[][64], const tile_rows *rows, size_t offset, si
     UNROLL for (size_t g = 0; g < 8; g++) _mm512_store_si512(w[g], q[g]);
 }
 
-/* Four neurons for a run of outputs, which go to one tile and the next. */
+/* Four neurons for a run of outputs, which go to one half of a tile and the other. */
 INLINE void unpack_neurons(uint8_t *first, uint8_t *second, const uint8_t *neurons, size_t row_bytes,
                            size_t run, size_t out_n, const fast_form f) {
     __m512i low = _mm512_setzero_si512(), high = _mm512_setzero_si512();
@@ -101,7 +101,7 @@ INLINE void store_halves(float *to, __m256 low, __m256 high) {
     _mm256_store_ps(to + 8, high);
 }
 
-/* Tiles of a block stand tile_bytes apart, be they with m or without: `t` is of the form that f asks for. */
+/* A half of a block, be it with m or without: `t` is of the form that f asks for. */
 INLINE void unpack_32(tile_32 *t, const tile_rows *rows, size_t offset, const fast_form f) {
     unpack_run(t->w, rows, offset, 0, f);
     if (f.power) {

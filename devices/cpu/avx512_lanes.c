@@ -2,7 +2,8 @@
  *
  * A lane is a row: four neighbouring activations are broadcast and meet four weights of every row in one
  * vpdpbusd, scales of all rows are converted at once, and nothing is summed across lanes. That takes half of
- * the instructions of rows that stand alone, and the bytes come as one stream, which the hardware follows.
+ * the instructions of rows that stand alone, and the bytes come as one stream, which the hardware follows, or
+ * is asked for (stream.h).
  */
 #include "devices/cpu/avx512_lanes.h"
 
