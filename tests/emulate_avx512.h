@@ -172,6 +172,7 @@ static inline __m128i emu_mm512_castsi512_si128(__m512i a) { return ((emu){.i = 
 static inline __m256i emu_mm512_castsi512_si256(__m512i a) { return ((emu){.i = a}).half[0]; }
 static inline __m256 emu_mm512_castps512_ps256(__m512 a) { return ((emu){.ps = a}).half_ps[0]; }
 static inline __m512 emu_mm512_castsi512_ps(__m512i a) { return ((emu){.i = a}).ps; }
+static inline __m512i emu_mm512_castps_si512(__m512 a) { return ((emu){.ps = a}).i; }
 static inline __m512d emu_mm512_castps_pd(__m512 a) { return (__m512d)a; }
 static inline __m512 emu_mm512_castpd_ps(__m512d a) { return (__m512)a; }
 static inline __m256 emu_mm512_extractf32x8_ps(__m512 a, int n) { return ((emu){.ps = a}).half_ps[n & 1]; }
@@ -534,6 +535,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_castsi128_si512 emu_mm512_castsi128_si512
 #undef _mm512_castsi256_si512
 #define _mm512_castsi256_si512 emu_mm512_castsi256_si512
+#undef _mm512_castps_si512
+#define _mm512_castps_si512 emu_mm512_castps_si512
 #undef _mm512_castsi512_ps
 #define _mm512_castsi512_ps emu_mm512_castsi512_ps
 #undef _mm512_castsi512_si128

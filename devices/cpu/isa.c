@@ -36,20 +36,22 @@ cpu_isa cpu_isa_detect(void) {
     return avx512 ? CPU_ISA_AVX512 : CPU_ISA_AVX2;
 }
 
-bool cpu_has_bf16(void) {
-    uint32_t eax, ebx, ecx, edx;
-    return cpu_isa_detect() == CPU_ISA_AVX512 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
-           has_all(eax, LEAF7_1_EAX_BF16);
-}
-
-bool cpu_stops_at_pages(void) {
+static bool is_of_intel(void) {
     uint32_t eax, ebx, ecx, edx;
     return __get_cpuid(0, &eax, &ebx, &ecx, &edx) && ebx == signature_INTEL_ebx &&
            ecx == signature_INTEL_ecx && edx == signature_INTEL_edx;
 }
+
+bool cpu_multiplies_bf16(void) {
+    uint32_t eax, ebx, ecx, edx;
+    return cpu_isa_detect() == CPU_ISA_AVX512 && !is_of_intel() &&
+           __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && has_all(eax, LEAF7_1_EAX_BF16);
+}
+
+bool cpu_stops_at_pages(void) { return is_of_intel(); }
 #else
 cpu_isa cpu_isa_detect(void) { return CPU_ISA_SCALAR; }
-bool cpu_has_bf16(void) { return false; }
+bool cpu_multiplies_bf16(void) { return false; }
 bool cpu_stops_at_pages(void) { return false; }
 #endif
 
@@ -73,7 +75,7 @@ void cpu_kernels_init(cpu_kernels *k, cpu_isa isa) {
 #if defined(__x86_64__)
     if (isa >= CPU_ISA_AVX2) cpu_kernels_avx2(k);
     if (isa >= CPU_ISA_AVX512) cpu_kernels_avx512(k);
-    if (isa >= CPU_ISA_AVX512 && cpu_has_bf16()) cpu_kernels_avx512_bf16(k);
+    if (isa >= CPU_ISA_AVX512 && cpu_multiplies_bf16()) cpu_kernels_avx512_bf16(k);
 #endif
     k->isa = cpu_isa_name(isa);
 }

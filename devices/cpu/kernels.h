@@ -103,10 +103,10 @@ static inline void cpu_listed_dots(const cpu_matmul *m, float *y, const uint8_t 
  * token or of several tokens in a row. A token's result does not depend on those that are computed with it.
  *
  * Rows in F32 and F16 are multiplied as floats. Where the caller allows it, the group has at least
- * CPU_ATTEND_ROUNDED heads, and the processor multiplies pairs of BF16 (AVX512_BF16), rows in F16 are
- * rounded: queries times scale and weights p to the nearest even number of 8 significant bits, keys and
- * values to the nearest one, those below 2^-14 to 0. That is a step finer than those of activations. Sums are
- * floats.
+ * CPU_ATTEND_ROUNDED heads, and the processor multiplies pairs of BF16 faster (cpu_multiplies_bf16), rows in
+ * F16 are rounded: queries times scale and weights p to the nearest even number of 8 significant bits, keys
+ * and values to the nearest one, those below 2^-14 to 0. That is a step finer than those of activations. Sums
+ * are floats.
  *
  * Rows in Q8_0 are multiplied as the bytes they are, by a rule that is again the same in every
  * implementation. A query is an activation: per block of 32 elements 8-bit numbers q with their d, as above;
@@ -258,8 +258,9 @@ void cpu_kernels_avx512_bf16(cpu_kernels *k); /* AVX512_BF16; call avx512 first 
 typedef enum cpu_isa { CPU_ISA_SCALAR, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_COUNT } cpu_isa;
 /* The best one of this processor and operating system (CPUID, XCR0) that this build has. */
 cpu_isa cpu_isa_detect(void);
-/* Whether the processor also multiplies pairs of BF16, where it has AVX-512 as above. */
-bool cpu_has_bf16(void);
+/* Whether the processor, where it has AVX-512 as above, multiplies pairs of BF16 faster than floats: Intel's
+ * take four times as long for a pair as for a float. */
+bool cpu_multiplies_bf16(void);
 /* Whether its kernels should ask memory ahead: those of Intel stop at the ends of pages. */
 bool cpu_stops_at_pages(void);
 const char *cpu_isa_name(cpu_isa isa);
