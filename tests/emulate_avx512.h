@@ -448,6 +448,9 @@ static inline __m512 emu_mm512_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
 static inline __m512 emu_mm512_fnmadd_ps(__m512 a, __m512 b, __m512 c) {
     return emu_mm512_fmadd_ps(-a, b, c);
 }
+static inline __m512 emu_mm512_fmsub_ps(__m512 a, __m512 b, __m512 c) {
+    return emu_mm512_fmadd_ps(a, b, -c);
+}
 static inline __m512 emu_mm512_roundscale_ps(__m512 a, int how) {
     EMU_REQUIRE(how == (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     const emu x = {.ps = a};
@@ -579,6 +582,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_extracti64x4_epi64 emu_mm512_extracti64x4_epi64
 #undef _mm512_fmadd_ps
 #define _mm512_fmadd_ps emu_mm512_fmadd_ps
+#undef _mm512_fmsub_ps
+#define _mm512_fmsub_ps emu_mm512_fmsub_ps
 #undef _mm512_fnmadd_ps
 #define _mm512_fnmadd_ps emu_mm512_fnmadd_ps
 #undef _mm512_inserti64x4

@@ -27,6 +27,7 @@ typedef enum weight_mode {
     WEIGHTS_LOW,
     WEIGHTS_HIGH,
     WEIGHTS_TINY,
+    WEIGHTS_HUGE,
     WEIGHTS_MODES
 } weight_mode;
 
@@ -41,7 +42,10 @@ static void fill_block(uint8_t *w, gguf_type type, weight_mode mode, random_stat
     const int fill = mode == WEIGHTS_LOW ? (type == GGUF_Q8_0 ? 0x80 : 0) : type == GGUF_Q8_0 ? 0x7f : 0xff;
     for (size_t i = 0; i < f.block_bytes; i++)
         w[i] = mode == WEIGHTS_LOW || mode == WEIGHTS_HIGH ? (uint8_t)fill : (uint8_t)random_u64(r);
-    float d = mode == WEIGHTS_ZERO ? 0 : mode == WEIGHTS_TINY ? 0x1.8p-23f : 0.01f * (1.5f + random_float(r));
+    float d = 0.01f * (1.5f + random_float(r));
+    if (mode == WEIGHTS_ZERO) d = 0;
+    if (mode == WEIGHTS_TINY) d = 0x1.8p-23f;
+    if (mode == WEIGHTS_HUGE) d = type == GGUF_MXFP4 ? 0x1p106f : 40000; /* what halves can hold, nearly */
     if (random_u64(r) & 1) d = -d;
     switch (type) {
     case GGUF_F32: memcpy(w, &d, sizeof d); break;

@@ -16,8 +16,8 @@
 static size_t tile_bytes_32(size_t k) { return k / BLOCK * HALVES * sizeof(tile_32); }
 static size_t panel_bytes_32(size_t k) { return k / BLOCK * sizeof(panel_32); }
 
-PANEL_PACK_32(q4_0, 8)
-PANEL_PACK_32(q8_0, 128)
+PANEL_PACK_32(q4_0, 8, true)
+PANEL_PACK_32(q8_0, 128, true)
 
 INLINE void unpack_q4_0(void *tile, const tile_rows *rows, size_t k) {
     tile_32 *t = tile;
@@ -97,22 +97,7 @@ static void neuron_tiles_q4_0(void *tiles, size_t tile_stride, const uint8_t *st
 }
 
 static void tile_mul_32(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
-    const tile_32 *w = tile;
-    const panel_32 *x = panel;
-    __m512 sum[HALVES][COLS];
-    zero_sums(sum);
-    for (size_t b = 0; b < k / BLOCK; b++, w += HALVES, x++) {
-        __m512i s[HALVES][COLS];
-        UNROLL for (size_t c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm512_set1_epi32(x->start[c]);
-        multiply_quads(s, w->w, sizeof *w / LINE, x->x[0], BLOCK, 8);
-        const __m512 d[HALVES] = {_mm512_load_ps(w[0].d), _mm512_load_ps(w[1].d)};
-        UNROLL for (size_t c = 0; c < COLS; c++) {
-            const __m512 dx = _mm512_set1_ps(x->d[c]);
-            UNROLL for (size_t h = 0; h < HALVES; h++) sum[h][c] =
-                _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(s[h][c]), d[h]), dx, sum[h][c]);
-        }
-    }
-    store_sums(y, y_stride, sum);
+    multiply_32(y, y_stride, tile, panel, k, true);
 }
 
 /* ---- Q4_K --------------------------------------------------------------------------------------------- */

@@ -13,9 +13,21 @@ typedef struct tile_32 {
 
 typedef struct panel_32 {
     _Alignas(CPU_ALIGN) int8_t x[COLS][BLOCK];
-    int32_t start[COLS]; /* minus the offset times the sum of x */
+    int32_t start[COLS]; /* minus the offset times the sum of x; lifted, LIFT_BITS besides */
     float d[COLS];
 } panel_32;
+
+/* Integer sums s of a block of 32, |s| < 2^22, may be lifted: counted from the bits of LIFT, so that as a
+ * float such a sum is LIFT + s. One operation then takes LIFT off and multiplies by d, where conversion and
+ * product are two. It gives the same bits, for of a d in half precision LIFT d is exact; of powers of two up
+ * to 2^127 it may overflow. */
+#define LIFT 0x1.8p23f
+enum { LIFT_BITS = 0x4b400000 };
+
+INLINE __m512 scaled(__m512i s, __m512 d, const bool lifted) {
+    if (!lifted) return _mm512_mul_ps(_mm512_cvtepi32_ps(s), d);
+    return _mm512_fmsub_ps(_mm512_castsi512_ps(s), d, _mm512_mul_ps(d, _mm512_set1_ps(LIFT)));
+}
 
 /* Tiles of rows that stand alone, and of interleaved ones, as unpack_##type makes a half of tile_##form. */
 #define TILES_OF_ROWS(type, form)                                                                            \
@@ -85,17 +97,37 @@ INLINE __m256i quantise_columns(panel_32 *p, const float *x, size_t x_stride, si
 }
 
 INLINE void panel_pack_32(panel_32 *p, const float *x, size_t x_stride, size_t col_n, size_t k,
-                          const int offset) {
+                          const int offset, const bool lifted) {
+    const __m256i from = _mm256_set1_epi32(lifted ? LIFT_BITS : 0);
     for (size_t i = 0; i < k; i += BLOCK, p++) {
         const __m256i sum = quantise_columns(p, x + i, x_stride, col_n);
-        _mm256_storeu_si256((void *)p->start, _mm256_mullo_epi32(sum, _mm256_set1_epi32(-offset)));
+        const __m256i start = _mm256_mullo_epi32(sum, _mm256_set1_epi32(-offset));
+        _mm256_storeu_si256((void *)p->start, _mm256_add_epi32(start, from));
     }
 }
 
-#define PANEL_PACK_32(type, offset)                                                                          \
+#define PANEL_PACK_32(type, offset, lifted)                                                                  \
     static void panel_pack_##type(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {    \
-        panel_pack_32(panel, x, x_stride, col_n, k, offset);                                                 \
+        panel_pack_32(panel, x, x_stride, col_n, k, offset, lifted);                                         \
     }
+
+INLINE void multiply_32(float *y, size_t y_stride, const tile_32 *w, const panel_32 *x, size_t k,
+                        const bool lifted) {
+    __m512 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t b = 0; b < k / BLOCK; b++, w += HALVES, x++) {
+        __m512i s[HALVES][COLS];
+        UNROLL for (size_t c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm512_set1_epi32(x->start[c]);
+        multiply_quads(s, w->w, sizeof *w / LINE, x->x[0], BLOCK, 8);
+        const __m512 d[HALVES] = {_mm512_load_ps(w[0].d), _mm512_load_ps(w[1].d)};
+        UNROLL for (size_t c = 0; c < COLS; c++) {
+            const __m512 dx = _mm512_set1_ps(x->d[c]);
+            UNROLL for (size_t h = 0; h < HALVES; h++) sum[h][c] =
+                _mm512_fmadd_ps(scaled(s[h][c], d[h], lifted), dx, sum[h][c]);
+        }
+    }
+    store_sums(y, y_stride, sum);
+}
 
 /* A block of 256 in groups of 32. */
 typedef struct tile_q4_k {                   /* a block of 256 */

@@ -5,8 +5,8 @@
 
 #include "devices/cpu/avx2_blocks.h"
 
-PANEL_PACK_32(q5_0, 16)
-PANEL_PACK_32(mxfp4, 12)
+PANEL_PACK_32(q5_0, 16, true)
+PANEL_PACK_32(mxfp4, 12, false) /* whose scales are powers of two */
 
 /* A run of 32 weights of each row, `offset` bytes into it being their block, as eight registers. */
 INLINE void unpack_run(uint8_t w[][64], const tile_rows *rows, size_t offset, size_t run, const fast_form f) {
@@ -54,6 +54,10 @@ INLINE void neuron_quads(uint8_t *quads, size_t tile_stride, size_t half_bytes, 
 
 /* ---- Blocks of 32: tile_32, and with an m to add this one ---- */
 
+static void tile_mul_mxfp4(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    multiply_32(y, y_stride, tile, panel, k, false);
+}
+
 typedef struct tile_32_m {
     tile_32 block;
     float m[ROWS];
@@ -82,13 +86,13 @@ static void tile_mul_32_m(float *y, size_t y_stride, const void *tile, const voi
     zero_sums(sum);
     for (size_t b = 0; b < k / BLOCK; b++, w += HALVES, x++) {
         __m512i s[HALVES][COLS];
-        UNROLL for (size_t c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm512_setzero_si512();
+        UNROLL for (size_t c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm512_set1_epi32(LIFT_BITS);
         multiply_quads(s, w->block.w, sizeof *w / LINE, x->block.x[0], BLOCK, 8);
         UNROLL for (size_t h = 0; h < HALVES; h++) {
             const __m512 d = _mm512_load_ps(w[h].block.d), m = _mm512_load_ps(w[h].m);
             UNROLL for (size_t c = 0; c < COLS; c++) {
-                const __m512 scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[h][c]), d);
-                sum[h][c] = _mm512_fmadd_ps(scaled, _mm512_set1_ps(x->block.d[c]), sum[h][c]);
+                sum[h][c] =
+                    _mm512_fmadd_ps(scaled(s[h][c], d, true), _mm512_set1_ps(x->block.d[c]), sum[h][c]);
                 sum[h][c] = _mm512_fmadd_ps(m, _mm512_set1_ps(x->sum[c]), sum[h][c]);
             }
         }
@@ -322,6 +326,7 @@ static void set_like(cpu_kernels *k, gguf_type type, gguf_type like, cpu_matmul 
     m.tile_unpack = own.tile_unpack;
     m.neuron_tiles = own.neuron_tiles;
     if (own.panel_pack) m.panel_pack = own.panel_pack;
+    if (own.tile_mul) m.tile_mul = own.tile_mul;
     set(&k->matmul[type], m);
     set_tiles_of_lanes(k, type, tile_of_lanes);
 }
@@ -342,7 +347,8 @@ void avx512_gemm_blocks(cpu_kernels *k) {
     set_own(k, GGUF_Q3_K, TILES(k, k, q3_k), tile_of_lanes_q3_k);
     set_like(k, GGUF_Q5_0, GGUF_Q4_0, (cpu_matmul){UNPACKED(q5_0), .panel_pack = panel_pack_q5_0},
              tile_of_lanes_q5_0);
-    set_like(k, GGUF_MXFP4, GGUF_Q4_0, (cpu_matmul){UNPACKED(mxfp4), .panel_pack = panel_pack_mxfp4},
+    set_like(k, GGUF_MXFP4, GGUF_Q4_0,
+             (cpu_matmul){UNPACKED(mxfp4), .panel_pack = panel_pack_mxfp4, .tile_mul = tile_mul_mxfp4},
              tile_of_lanes_mxfp4);
     set_like(k, GGUF_IQ4_NL, GGUF_Q8_0, (cpu_matmul){UNPACKED(iq4_nl)}, tile_of_lanes_iq4_nl);
     set_like(k, GGUF_Q5_K, GGUF_Q4_K, (cpu_matmul){UNPACKED(q5_k)}, tile_of_lanes_q5_k);
