@@ -448,9 +448,7 @@ static inline __m512 emu_mm512_dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
 static inline __m512 emu_mm512_fnmadd_ps(__m512 a, __m512 b, __m512 c) {
     return emu_mm512_fmadd_ps(-a, b, c);
 }
-static inline __m512 emu_mm512_fmsub_ps(__m512 a, __m512 b, __m512 c) {
-    return emu_mm512_fmadd_ps(a, b, -c);
-}
+static inline __m512 emu_mm512_fmsub_ps(__m512 a, __m512 b, __m512 c) { return emu_mm512_fmadd_ps(a, b, -c); }
 static inline __m512 emu_mm512_roundscale_ps(__m512 a, int how) {
     EMU_REQUIRE(how == (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     const emu x = {.ps = a};
