@@ -105,7 +105,7 @@ static void tile_mul_32(float *y, size_t y_stride, const void *tile, const void 
 static size_t tile_bytes_q4_k(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_q4_k); }
 static size_t panel_bytes_q4_k(size_t k) { return k / SUPERBLOCK * sizeof(panel_q4_k); }
 
-PANEL_PACK_K(q4_k, 8)
+PANEL_PACK_K(q4_k, 8, 0)
 
 /* The 16 bytes d, dmin, scales of each row. As dwords s0, s1, s2 of the scales: the bytes of s0 and s1 hold
  * scales and mins of groups 0-3 in six bits and the upper two bits of groups 4-7; s2 has the lower four. */
@@ -189,7 +189,24 @@ static void neuron_tiles_q4_k(void *tiles, size_t tile_stride, const uint8_t *st
     }
 }
 
-TILE_MUL_K(q4_k, 8)
+static void tile_mul_q4_k(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    const tile_q4_k *w = tile;
+    const panel_q4_k *x = panel;
+    __m512 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, w += HALVES, x++) {
+        __m512 block[HALVES][COLS];
+        subtract_minima(block, w->min, w->dmin, sizeof *w, x->sum, 8);
+        for (size_t j = 0; j < 8; j++) {
+            __m512i s[HALVES][COLS];
+            zero_integers(s);
+            multiply_quads(s, w->w[j], sizeof *w / LINE, x->x[j][0], BLOCK, 8);
+            add_scaled(block, s, w->d[j], sizeof *w);
+        }
+        add_block(sum, block, x->d);
+    }
+    store_sums(y, y_stride, sum);
+}
 
 /* ---- Q6_K --------------------------------------------------------------------------------------------- */
 
@@ -322,16 +339,9 @@ static void tile_mul_q6_k(float *y, size_t y_stride, const void *tile, const voi
             __m512i s[HALVES][COLS];
             UNROLL for (size_t c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm512_set1_epi32(x->start[j][c]);
             multiply_quads(s, w->w[j], sizeof *w / LINE, x->x[j][0], 16, 4);
-            UNROLL for (size_t h = 0; h < HALVES; h++) {
-                const __m512 d = _mm512_load_ps(w[h].d[j]);
-                UNROLL for (size_t c = 0; c < COLS; c++) block[h][c] =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[h][c]), d, block[h][c]);
-            }
+            add_scaled(block, s, w->d[j], sizeof *w);
         }
-        UNROLL for (size_t h = 0; h < HALVES; h++) {
-            UNROLL for (size_t c = 0; c < COLS; c++) sum[h][c] =
-                _mm512_fmadd_ps(block[h][c], _mm512_set1_ps(x->d[c]), sum[h][c]);
-        }
+        add_block(sum, block, x->d);
     }
     store_sums(y, y_stride, sum);
 }

@@ -143,7 +143,8 @@ typedef struct panel_q4_k {
     float d[COLS];
 } panel_q4_k;
 
-#define PANEL_PACK_K(form, group_n)                                                                          \
+/* bias: what is added to activations, to make them unsigned. */
+#define PANEL_PACK_K(form, group_n, bias)                                                                    \
     static void panel_pack_##form(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {    \
         const size_t n = SUPERBLOCK / (group_n);                                                             \
         panel_##form *p = panel;                                                                             \
@@ -152,76 +153,60 @@ typedef struct panel_q4_k {
                 int8_t q[SUPERBLOCK];                                                                        \
                 p->d[c] = quantise(q, x + (c < col_n ? c : col_n - 1) * x_stride + i, SUPERBLOCK);           \
                 for (size_t j = 0; j < (group_n); j++) {                                                     \
-                    memcpy(p->x[j][c], q + n * j, n);                                                        \
                     p->sum[j / 2][c][j % 2] = (int16_t)sum_i8(q + n * j, n);                                 \
+                    for (size_t e = 0; e < n; e++) p->x[j][c][e] = (int8_t)(q[n * j + e] + (bias));          \
                 }                                                                                            \
             }                                                                                                \
     }
 
-/* The first half of a block of K weights: registers of quads, and by group the scales d and, for two groups
- * each, the minima; the second half's fields stand `bytes` behind. */
-typedef struct block_halves {
-    const uint8_t (*w)[64];
-    const float (*d)[ROWS];
-    const int16_t (*min)[ROWS][2];
-    const float *dmin;
-    size_t bytes; /* of a half */
-} block_halves;
-
-/* Half h of what a field of the first half is. */
+/* Half h of what a field of the first half is, the second half's standing `bytes` behind. */
 INLINE const void *of_half(const void *field, size_t bytes, size_t h) {
     return (const uint8_t *)field + h * bytes;
 }
 
-/* Adds a block of K weights to sum. */
-INLINE void multiply_block(__m512 sum[HALVES][COLS], const block_halves w, const int8_t *x,
-                           const int16_t x_sum[][COLS][2], const float *dx, const size_t group_n) {
-    const size_t quad_n = SUPERBLOCK / 4 / group_n;
-    __m512 block[HALVES][COLS]; /* the block's sums, to be scaled by the activations' d */
+/* block = minus the minima of a block's groups, two by two and to be scaled by dmin, times the sums of their
+ * activations. */
+INLINE void subtract_minima(__m512 block[HALVES][COLS], const int16_t min[][ROWS][2], const float *dmin,
+                            size_t half_bytes, const int16_t x_sum[][COLS][2], const size_t group_n) {
     UNROLL for (size_t h = 0; h < HALVES; h++) {
         __m512i minima[COLS];
         UNROLL for (size_t c = 0; c < COLS; c++) minima[c] = _mm512_setzero_si512();
         UNROLL for (size_t i = 0; i < group_n / 2; i++) {
-            const __m512i pair = _mm512_load_si512(of_half(w.min[i], w.bytes, h));
+            const __m512i pair = _mm512_load_si512(of_half(min[i], half_bytes, h));
             UNROLL for (size_t c = 0; c < COLS; c++) {
                 minima[c] = _mm512_dpwssd_epi32(minima[c], pair, _mm512_set1_epi32(read_i32(x_sum[i][c])));
             }
         }
-        const __m512 minus = _mm512_load_ps(of_half(w.dmin, w.bytes, h));
+        const __m512 minus = _mm512_load_ps(of_half(dmin, half_bytes, h));
         UNROLL for (size_t c = 0; c < COLS; c++) {
             block[h][c] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(minima[c]), minus, _mm512_setzero_ps());
         }
     }
-    for (size_t j = 0; j < group_n; j++) {
-        __m512i s[HALVES][COLS];
-        UNROLL for (size_t h = 0; h < HALVES; h++) {
-            UNROLL for (size_t c = 0; c < COLS; c++) s[h][c] = _mm512_setzero_si512();
-        }
-        multiply_quads(s, w.w + j * quad_n, w.bytes / LINE, x + j * quad_n * 4 * COLS, quad_n * 4, quad_n);
-        UNROLL for (size_t h = 0; h < HALVES; h++) {
-            const __m512 scale = _mm512_load_ps(of_half(w.d[j], w.bytes, h));
-            UNROLL for (size_t c = 0; c < COLS; c++) block[h][c] =
-                _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[h][c]), scale, block[h][c]);
-        }
+}
+
+INLINE void zero_integers(__m512i s[HALVES][COLS]) {
+    UNROLL for (size_t h = 0; h < HALVES; h++) {
+        UNROLL for (size_t c = 0; c < COLS; c++) s[h][c] = _mm512_setzero_si512();
     }
+}
+
+/* sum += a block's sums, times the scales of the activations. */
+INLINE void add_block(__m512 sum[HALVES][COLS], __m512 block[HALVES][COLS], const float *dx) {
     UNROLL for (size_t h = 0; h < HALVES; h++) {
         UNROLL for (size_t c = 0; c < COLS; c++) sum[h][c] =
             _mm512_fmadd_ps(block[h][c], _mm512_set1_ps(dx[c]), sum[h][c]);
     }
 }
 
-#define TILE_MUL_K(form, groups)                                                                             \
-    static void tile_mul_##form(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {  \
-        const tile_##form *w = tile;                                                                         \
-        const panel_##form *x = panel;                                                                       \
-        __m512 sum[HALVES][COLS];                                                                            \
-        zero_sums(sum);                                                                                      \
-        for (size_t b = 0; b < k / SUPERBLOCK; b++, w += HALVES, x++) {                                      \
-            const block_halves halves = {w->w[0], w->d, w->min, w->dmin, sizeof *w};                         \
-            multiply_block(sum, halves, x->x[0][0], x->sum, x->d, groups);                                   \
-        }                                                                                                    \
-        store_sums(y, y_stride, sum);                                                                        \
+/* block += integer sums times d of the rows. */
+INLINE void add_scaled(__m512 block[HALVES][COLS], __m512i s[HALVES][COLS], const float *d,
+                       size_t half_bytes) {
+    UNROLL for (size_t h = 0; h < HALVES; h++) {
+        const __m512 scale = _mm512_load_ps(of_half(d, half_bytes, h));
+        UNROLL for (size_t c = 0; c < COLS; c++) block[h][c] =
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[h][c]), scale, block[h][c]);
     }
+}
 
 /* Products of interleaved rows differ in where tiles come from. */
 INLINE void set_tiles_of_lanes(cpu_kernels *k, gguf_type type,

@@ -146,28 +146,81 @@ INLINE void neuron_tiles_32(uint8_t *tile, size_t tile_stride, const uint8_t *st
 /* ---- Blocks of 256: tile_q4_k, or with groups of 16 this one. An offset is a minimum, offset times the
  * scale. ---- */
 
+/* Quants of at most three bits. Activations are counted from -128: so the sum of a group is not negative and
+ * below 2^15, 16 * 7 * 255, two of them fit a lane, and one operation scales and adds both. */
 typedef struct tile_k {                       /* a block of 256 */
     _Alignas(CPU_ALIGN) uint8_t w[16][4][64]; /* [group of 16][quad][row * 4] */
-    float d[16][ROWS];
+    int16_t scale[8][ROWS][2];                /* of groups 2i and 2i + 1 */
     int16_t min[8][ROWS][2];
-    float dmin[ROWS];
+    int32_t start[ROWS]; /* what takes the 128 off */
+    float d[ROWS], dmin[ROWS];
 } tile_k;
 
+enum { BIAS = 128 };
 typedef struct panel_k {
-    _Alignas(CPU_ALIGN) int8_t x[16][COLS][16];
-    int16_t sum[8][COLS][2];
+    _Alignas(CPU_ALIGN) int8_t x[16][COLS][16]; /* plus BIAS, unsigned */
+    int16_t sum[8][COLS][2];                    /* without it */
     float d[COLS];
 } panel_k;
 
 static size_t tile_bytes_k(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_k); }
 static size_t panel_bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(panel_k); }
 
-PANEL_PACK_K(k, 16)
-TILE_MUL_K(k, 16)
+PANEL_PACK_K(k, 16, BIAS)
 
-/* Where a block's scales go. */
+/* Once weights and scales are there. */
+static void set_start(tile_k *t) {
+    __m512i total = _mm512_setzero_si512();
+    for (size_t i = 0; i < 8; i++) {
+        __m512i s = _mm512_setzero_si512();
+        for (size_t g = 0; g < 8; g++) { /* of the second group, then of the first one */
+            if (g == 4) s = _mm512_slli_epi32(s, 16);
+            s = _mm512_dpbusd_epi32(s, _mm512_load_si512(t->w[2 * i + (g < 4)][g % 4]), _mm512_set1_epi8(1));
+        }
+        total = _mm512_dpwssd_epi32(total, s, _mm512_load_si512(t->scale[i]));
+    }
+    _mm512_store_si512(t->start, _mm512_mullo_epi32(total, _mm512_set1_epi32(-BIAS)));
+}
+
+static void tile_mul_k(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    const tile_k *w = tile;
+    const panel_k *x = panel;
+    __m512 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, w += HALVES, x++) {
+        __m512 block[HALVES][COLS];
+        subtract_minima(block, w->min, w->dmin, sizeof *w, x->sum, 16);
+        __m512i total[HALVES][COLS];
+        UNROLL for (size_t c = 0; c < COLS; c++) {
+            total[0][c] = _mm512_load_si512(w[0].start);
+            total[1][c] = _mm512_load_si512(w[1].start);
+        }
+        for (size_t i = 0; i < 8; i++) {
+            __m512i s[HALVES][COLS];
+            zero_integers(s);
+            multiply_bytes(s, w->w[2 * i + 1], sizeof *w / LINE, x->x[2 * i + 1][0], 16, 4, true);
+            UNROLL for (size_t c = 0; c < COLS; c++) {
+                s[0][c] = _mm512_slli_epi32(s[0][c], 16);
+                s[1][c] = _mm512_slli_epi32(s[1][c], 16);
+            }
+            multiply_bytes(s, w->w[2 * i], sizeof *w / LINE, x->x[2 * i][0], 16, 4, true);
+            const __m512i scale[HALVES] = {_mm512_load_si512(w[0].scale[i]),
+                                           _mm512_load_si512(w[1].scale[i])};
+            UNROLL for (size_t c = 0; c < COLS; c++) {
+                total[0][c] = _mm512_dpwssd_epi32(total[0][c], s[0][c], scale[0]);
+                total[1][c] = _mm512_dpwssd_epi32(total[1][c], s[1][c], scale[1]);
+            }
+        }
+        add_scaled(block, total, w->d, sizeof *w);
+        add_block(sum, block, x->d);
+    }
+    store_sums(y, y_stride, sum);
+}
+
+/* Where a block's scales go: times d, or as they are. */
 typedef struct scale_places {
-    float (*d)[ROWS];
+    float (*scaled)[ROWS];
+    int16_t (*scale)[ROWS][2];
     int16_t (*min)[ROWS][2];
     float *dmin;
 } scale_places;
@@ -175,20 +228,36 @@ typedef struct scale_places {
 INLINE scale_places places_of(void *tile, const fast_form f) {
     tile_k *fine = tile;
     tile_q4_k *t = tile;
-    if (f.part_n == 16) return (scale_places){fine->d, fine->min, fine->dmin};
-    return (scale_places){t->d, t->min, t->dmin};
+    if (f.part_n == 16) return (scale_places){NULL, fine->scale, fine->min, fine->dmin};
+    return (scale_places){t->d, NULL, t->min, t->dmin};
 }
 
-/* Two parts' numbers in 32-bit lanes, j even: scales times d, and minima. */
+/* Two numbers of each lane as 16 bits. */
+INLINE __m512i pair_words(__m512i first, __m512i second) {
+    return _mm512_or_si512(_mm512_and_si512(first, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(second, 16));
+}
+
+/* Two parts' numbers in 32-bit lanes, j even. */
 INLINE void store_parts(scale_places to, size_t j, const __m512i scale[2], const __m512i min[2], __m512 d,
                         const fast_form f) {
-    UNROLL for (size_t i = 0; i < 2; i++)
-        _mm512_store_ps(to.d[j + i], _mm512_mul_ps(_mm512_cvtepi32_ps(scale[i]), d));
+    if (f.part_n == 16) {
+        _mm512_store_si512(to.scale[j / 2], pair_words(scale[0], scale[1]));
+    } else {
+        UNROLL for (size_t i = 0; i < 2; i++)
+            _mm512_store_ps(to.scaled[j + i], _mm512_mul_ps(_mm512_cvtepi32_ps(scale[i]), d));
+    }
     const __m512i offset = _mm512_set1_epi32(f.offset);
-    const __m512i first = f.has_min ? min[0] : _mm512_mullo_epi32(scale[0], offset);
-    const __m512i second = f.has_min ? min[1] : _mm512_mullo_epi32(scale[1], offset);
-    const __m512i low = _mm512_and_si512(first, _mm512_set1_epi32(0xffff));
-    _mm512_store_si512(to.min[j / 2], _mm512_or_si512(low, _mm512_slli_epi32(second, 16)));
+    _mm512_store_si512(to.min[j / 2], f.has_min ? pair_words(min[0], min[1])
+                                                : pair_words(_mm512_mullo_epi32(scale[0], offset),
+                                                             _mm512_mullo_epi32(scale[1], offset)));
+}
+
+/* What is left once a block has its weights and parts; d is that of its rows. */
+INLINE void finish_block(void *tile, __m512 d, const fast_form f) {
+    if (f.part_n != 16) return;
+    tile_k *t = tile;
+    _mm512_store_ps(t->d, d);
+    set_start(t);
 }
 
 INLINE void unpack_parts(void *tile, const tile_rows *rows, size_t offset, const fast_form f) {
@@ -210,6 +279,7 @@ INLINE void unpack_parts(void *tile, const tile_rows *rows, size_t offset, const
         store_parts(to, j / step, s, m, d, f);
     }
     _mm512_store_ps(to.dmin, f.has_min ? load_scales(rows, offset + f.dmin_at) : d);
+    finish_block(tile, d, f);
 }
 
 /* A half. */
@@ -222,9 +292,9 @@ INLINE void unpack_half_256(uint8_t *tile, const uint8_t *w, size_t row_bytes, s
     for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += HALVES * half_bytes_256(f)) {
         const size_t offset = b * f.block_bytes;
         for (size_t line = 0; line < f.block_bytes; line += LINE) prefetch_rows(&rows, offset + line);
-        unpack_parts(tile, &rows, offset, f);
         for (size_t j = 0; j < 8; j++) /* both forms begin with their weights */
             unpack_run((uint8_t(*)[64])tile + 8 * j, &rows, offset, j, f);
+        unpack_parts(tile, &rows, offset, f);
     }
 }
 
@@ -246,6 +316,7 @@ INLINE void neuron_parts(void *tile, const uint8_t *planes, size_t out_n, size_t
         store_halves(to.dmin, plane_dmin(f, planes, out_n, o), plane_dmin(f, planes, out_n, o + 8));
     else
         _mm512_store_ps(to.dmin, _mm512_load_ps(d));
+    finish_block(tile, _mm512_load_ps(d), f);
 }
 
 INLINE void neuron_tiles_256(uint8_t *tile, size_t tile_stride, const uint8_t *stored, size_t out_n,

@@ -89,18 +89,25 @@ INLINE void *half_at(uint8_t *tiles, size_t tile_stride, size_t r, size_t block_
 INLINE size_t first_of_half(size_t half, size_t row_n) { return half * ROWS < row_n ? half * ROWS : 0; }
 
 /* s[h][c] += quad_n registers of weights of half h, half_n registers apart, times the activations of column
- * c, which start at x + c * x_stride. Both halves at once: each activation is loaded for 128 products, and
- * the sums of one half would wait for each other where a processor multiplies twice a cycle. */
-INLINE void multiply_quads(__m512i s[HALVES][COLS], const uint8_t w[][64], size_t half_n, const int8_t *x,
-                           const size_t x_stride, const size_t quad_n) {
+ * c, which start at x + c * x_stride; either of them unsigned bytes. Both halves at once: each activation is
+ * loaded for 128 products, and the sums of one half would wait for each other where a processor multiplies
+ * twice a cycle. */
+INLINE void multiply_bytes(__m512i s[HALVES][COLS], const uint8_t w[][64], size_t half_n, const int8_t *x,
+                           const size_t x_stride, const size_t quad_n, const bool unsigned_x) {
     UNROLL for (size_t g = 0; g < quad_n; g++) {
         const __m512i first = _mm512_load_si512(w[g]), second = _mm512_load_si512(w[half_n + g]);
         UNROLL for (size_t c = 0; c < COLS; c++) {
             const __m512i quad = _mm512_set1_epi32(read_i32(x + c * x_stride + 4 * g));
-            s[0][c] = _mm512_dpbusd_epi32(s[0][c], first, quad);
-            s[1][c] = _mm512_dpbusd_epi32(s[1][c], second, quad);
+            s[0][c] = unsigned_x ? _mm512_dpbusd_epi32(s[0][c], quad, first)
+                                 : _mm512_dpbusd_epi32(s[0][c], first, quad);
+            s[1][c] = unsigned_x ? _mm512_dpbusd_epi32(s[1][c], quad, second)
+                                 : _mm512_dpbusd_epi32(s[1][c], second, quad);
         }
     }
+}
+INLINE void multiply_quads(__m512i s[HALVES][COLS], const uint8_t w[][64], size_t half_n, const int8_t *x,
+                           const size_t x_stride, const size_t quad_n) {
+    multiply_bytes(s, w, half_n, x, x_stride, quad_n, false);
 }
 
 INLINE void zero_sums(__m512 sum[HALVES][COLS]) {
