@@ -1,78 +1,137 @@
-/* avx2_attend.c - attention of the query heads that share one key/value head over a run of state rows of
- * floats.
+/* avx2_attend.c - attention of the query heads that share one key/value head, of one or more tokens, over a
+ * run of state rows of floats.
  *
- * Keys and values are read in blocks of rows that stay in the first cache level while all heads use them, and
- * four heads share each load.
+ * As avx512_attend_lots.h: the state is widened and reordered once for all queries of a lot. Of keys a vector
+ * holds one element of eight positions, of values eight elements of one position, so that no sum runs across
+ * lanes and what differs by query is broadcast.
  */
 #include "devices/cpu/avx2.h"
 #include "devices/quant.h"
 
 #include <math.h>
 
-enum { BLOCK_ROWS = 32, HEADS = 4 };
+enum {
+    TILE = 8,  /* positions in a vector of keys */
+    TILES = 2, /* that are scored at once */
+    STEP = TILES * TILE,
+    DEPTH = 128, /* elements of a key that are multiplied before the next ones */
+    SPAN = 32,   /* positions whose values are added at once */
+    VALUES = 16, /* elements of a value that are */
+    ROWS = CPU_ATTEND_ROWS_MAX,
+    LOT = 32,   /* queries that share the reordered state */
+    QUERIES = 4 /* of these, with their sums in registers */
+};
 
-/* Eight state values of a row from number i, a multiple of 8, on; or the first n of them. */
-AVX2_INLINE __m256 load_state(const uint8_t *row, size_t i, const gguf_type type) {
-    return type == GGUF_F16 ? load_f16(row + 2 * i) : load_f32(row + 4 * i);
-}
-AVX2_INLINE __m256 load_state_part(const uint8_t *row, size_t i, size_t n, const gguf_type type) {
-    return type == GGUF_F16 ? AVX2_LOAD_PART(load_f16, row + 2 * i, n, sizeof(uint16_t))
-                            : AVX2_LOAD_PART(load_f32, row + 4 * i, n, sizeof(float));
+/* What the queries of one lot have between the steps. */
+typedef struct lot {
+    float score[LOT][ROWS]; /* then exp(score - max), zeros for rows that a query does not see */
+    const float *query[LOT];
+    __m256 key[DEPTH][TILES];       /* of one step */
+    __m256 value[SPAN][VALUES / 8]; /* of one span */
+} lot;
+
+/* Queries are numbered token by token. */
+static const float *query_at(const cpu_attend_args *a, size_t i) {
+    return a->q + i / a->head_n * a->query_stride + i % a->head_n * a->key_n;
 }
 
-AVX2_INLINE __m128 sum_4x8(const __m256 v[4]) {
-    const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(v[0], v[1]), _mm256_hadd_ps(v[2], v[3]));
-    return _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+/* How many of n > 0 queries are worked on at once. */
+AVX2_INLINE size_t some_of(size_t n) { return n >= QUERIES ? QUERIES : n >= 2 ? 2 : 1; }
+
+/* Eight floats, or the first n of them. */
+AVX2_INLINE __m256 load_some(const float *p, size_t n) {
+    return n >= 8 ? load_f32(p) : AVX2_LOAD_PART(load_f32, p, n, sizeof *p);
+}
+/* The same of state values. */
+AVX2_INLINE __m256 load_state(const uint8_t *at, size_t n, const gguf_type type) {
+    if (type == GGUF_F16) return n >= 8 ? load_f16(at) : AVX2_LOAD_PART(load_f16, at, n, sizeof(uint16_t));
+    return load_some((const float *)(const void *)at, n);
+}
+AVX2_INLINE size_t state_bytes(const gguf_type type) { return type == GGUF_F16 ? 2 : 4; }
+
+AVX2_INLINE void ask_lines(const uint8_t *p, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64) prefetch_line(p, i);
 }
 
-/* Four products at once: of q[i] and key[i], where either may be the same four times. */
-AVX2_INLINE __m128 dot_4(const float *const q[4], const uint8_t *const key[4], size_t n,
+/* ---- Scores ---- */
+
+/* A step: elements [from, from + depth) of some keys, which are reordered to l->key. */
+typedef struct step {
+    const uint8_t *row[STEP];
+    size_t row_i; /* where its scores stand */
+    size_t from, depth;
+} step;
+
+/* Where there are fewer rows the last one stands in. */
+AVX2_INLINE step step_of(const cpu_attend_args *a, size_t row_i, size_t from, size_t depth,
                          const gguf_type type) {
-    __m256 sum[4];
+    step s = {.row_i = row_i, .from = from, .depth = depth};
+    for (size_t r = 0; r < STEP; r++)
+        s.row[r] = (const uint8_t *)a->key + min_u64(row_i + r, a->row_n - 1) * a->key_stride +
+                   from * state_bytes(type);
+    return s;
+}
+
+/* Elements e to e + 7 of all rows, or n of them and zeros. */
+AVX2_INLINE void reorder_some(lot *l, const step *s, size_t e, size_t n, const gguf_type type) {
     AVX2_UNROLL
-    for (int j = 0; j < 4; j++) sum[j] = _mm256_setzero_ps();
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
+    for (size_t t = 0; t < TILES; t++) {
+        __m256i v[8];
         AVX2_UNROLL
-        for (int j = 0; j < 4; j++)
-            sum[j] = _mm256_fmadd_ps(load_f32(q[j] + i), load_state(key[j], i, type), sum[j]);
+        for (size_t r = 0; r < 8; r++)
+            v[r] = _mm256_castps_si256(load_state(s->row[t * TILE + r] + e * state_bytes(type), n, type));
+        transpose_8x8(v);
+        AVX2_UNROLL
+        for (size_t i = 0; i < 8; i++) l->key[e + i][t] = _mm256_castsi256_ps(v[i]);
     }
-    if (i < n) {
-        for (int j = 0; j < 4; j++) {
-            const __m256 part = AVX2_LOAD_PART(load_f32, q[j] + i, n - i, sizeof(float));
-            sum[j] = _mm256_fmadd_ps(part, load_state_part(key[j], i, n - i, type), sum[j]);
+}
+
+AVX2_INLINE void reorder(lot *l, const step *s, const gguf_type type) {
+    size_t e = 0;
+    for (; e + 8 <= s->depth; e += 8) reorder_some(l, s, e, 8, type);
+    if (e < s->depth) reorder_some(l, s, e, s->depth - e, type);
+}
+
+/* What a step adds to the scores of query_n queries (a constant) from q on. */
+AVX2_INLINE void score_queries(lot *l, const step *s, size_t q, const size_t query_n) {
+    __m256 sum[QUERIES][TILES];
+    AVX2_UNROLL
+    for (size_t i = 0; i < query_n * TILES; i++)
+        sum[i / TILES][i % TILES] = s->from == 0
+                                        ? _mm256_setzero_ps()
+                                        : load_f32(l->score[q + i / TILES] + s->row_i + i % TILES * TILE);
+    for (size_t e = 0; e < s->depth; e++) {
+        AVX2_UNROLL
+        for (size_t i = 0; i < query_n; i++) {
+            const __m256 x = _mm256_broadcast_ss(l->query[q + i] + s->from + e);
+            AVX2_UNROLL
+            for (size_t t = 0; t < TILES; t++) sum[i][t] = _mm256_fmadd_ps(x, l->key[e][t], sum[i][t]);
         }
     }
-    return sum_4x8(sum);
+    AVX2_UNROLL
+    for (size_t i = 0; i < query_n * TILES; i++)
+        _mm256_storeu_ps(l->score[q + i / TILES] + s->row_i + i % TILES * TILE, sum[i / TILES][i % TILES]);
 }
 
-/* scores[h][r] for four heads, one row after the other. */
-AVX2_INLINE void score_heads(const cpu_attend_args *a, size_t head_i, size_t first, size_t last,
+/* What elements [from, from + depth) add to all scores. */
+AVX2_INLINE void score_depth(const cpu_attend_args *a, lot *l, size_t query_n, size_t from, size_t depth,
                              const gguf_type type) {
-    const float *q0 = a->q + head_i * a->key_n;
-    const float *const q[4] = {q0, q0 + a->key_n, q0 + 2 * a->key_n, q0 + 3 * a->key_n};
-    for (size_t r = first; r < last; r++) {
-        const uint8_t *key = (const uint8_t *)a->key + r * a->key_stride;
-        float s[4];
-        _mm_storeu_ps(s, dot_4(q, (const uint8_t *const[4]){key, key, key, key}, a->key_n, type));
-        for (size_t j = 0; j < 4; j++) a->scores[(head_i + j) * a->row_n + r] = s[j];
+    for (size_t row_i = 0; row_i < a->row_n; row_i += STEP) {
+        const step s = step_of(a, row_i, from, depth, type);
+        if (from == 0) ask_lines((const uint8_t *)a->value + row_i * a->value_stride, STEP * a->value_stride);
+        reorder(l, &s, type);
+        for (size_t q = 0, n; q < query_n; q += n) {
+            n = some_of(query_n - q);
+            switch (n) {
+            case QUERIES: score_queries(l, &s, q, QUERIES); break;
+            case 2: score_queries(l, &s, q, 2); break;
+            default: score_queries(l, &s, q, 1);
+            }
+        }
     }
 }
 
-/* scores[h][r] for one head, four rows at once. */
-AVX2_INLINE void score_rows(const cpu_attend_args *a, size_t head_i, size_t first, size_t last,
-                            const gguf_type type) {
-    const float *q = a->q + head_i * a->key_n;
-    for (size_t r = first; r < last; r += 4) {
-        const size_t n = min_u64(4, last - r);
-        const uint8_t *key[4];
-        for (size_t j = 0; j < 4; j++)
-            key[j] = (const uint8_t *)a->key + min_u64(r + j, last - 1) * a->key_stride;
-        float s[4];
-        _mm_storeu_ps(s, dot_4((const float *const[4]){q, q, q, q}, key, a->key_n, type));
-        memcpy(a->scores + head_i * a->row_n + r, s, n * sizeof *s);
-    }
-}
+/* ---- Softmax ---- */
 
 /* softcap * tanh(x / softcap), with tanh(x) = 1 - 2 / (1 + e^2x). */
 AVX2_INLINE __m256 softcap_8(__m256 x, float softcap) {
@@ -118,83 +177,108 @@ void avx2_soften(float *s, size_t row_n, float scale, float softcap, float *max_
     *sum_out = sum_8(sum);
 }
 
-/* out[h][8c..] += sum over rows of scores[h][r] * value[r][8c..] for a few heads and runs of eight values. */
-AVX2_INLINE void add_values(const cpu_attend_args *a, size_t head_i, size_t first, size_t last,
-                            size_t value_i, const int head_n, const int run_n, const gguf_type type) {
-    float *out = a->out + head_i * a->value_n + value_i;
-    __m256 sum[8]; /* [head_n][run_n] */
+static void soften_lot(const cpu_attend_args *a, lot *l, size_t first, size_t query_n) {
+    for (size_t q = 0; q < query_n; q++) {
+        const size_t i = first + q, seen_n = cpu_attend_seen(a, i / a->head_n);
+        avx2_soften(l->score[q], seen_n, a->scale, a->softcap, &a->max[i], &a->sum[i]);
+        memset(l->score[q] + seen_n, 0, (a->row_n - seen_n) * sizeof(float));
+    }
+}
+
+/* ---- Values ---- */
+
+AVX2_INLINE void store_some(float *p, __m256 v, size_t n) {
+    if (n >= 8)
+        _mm256_storeu_ps(p, v);
+    else
+        store_part(p, v, n);
+}
+
+/* What row_n rows of a span, from row_i on, add to value_n outputs, at most VALUES, of query_n queries (a
+ * constant) from q on; `out` is that of the first one. */
+AVX2_INLINE void add_queries(const cpu_attend_args *a, const lot *l, size_t q, const size_t query_n,
+                             size_t row_i, size_t row_n, float *out, size_t value_n) {
+    enum { VECTORS = VALUES / 8 };
+    const size_t left[VECTORS] = {value_n, value_n > 8 ? value_n - 8 : 0};
+    __m256 sum[QUERIES][VECTORS];
     AVX2_UNROLL
-    for (int j = 0; j < head_n * run_n; j++)
-        sum[j] = load_f32(out + (size_t)(j / run_n) * a->value_n + 8 * (size_t)(j % run_n));
-    for (size_t r = first; r < last; r++) {
-        const uint8_t *value = (const uint8_t *)a->value + r * a->value_stride;
+    for (size_t i = 0; i < query_n * VECTORS; i++) {
+        const size_t j = i % VECTORS;
+        sum[i / VECTORS][j] =
+            row_i == 0 ? _mm256_setzero_ps() : load_some(out + i / VECTORS * a->value_n + 8 * j, left[j]);
+    }
+    for (size_t r = 0; r < row_n; r++) {
         AVX2_UNROLL
-        for (int i = 0; i < run_n; i++) {
-            const __m256 v = load_state(value, value_i + 8 * (size_t)i, type);
+        for (size_t i = 0; i < query_n; i++) {
+            const __m256 p = _mm256_broadcast_ss(&l->score[q + i][row_i + r]);
             AVX2_UNROLL
-            for (int h = 0; h < head_n; h++) {
-                const __m256 p = _mm256_broadcast_ss(a->scores + (head_i + (size_t)h) * a->row_n + r);
-                sum[h * run_n + i] = _mm256_fmadd_ps(p, v, sum[h * run_n + i]);
-            }
+            for (size_t j = 0; j < VECTORS; j++) sum[i][j] = _mm256_fmadd_ps(p, l->value[r][j], sum[i][j]);
         }
     }
     AVX2_UNROLL
-    for (int j = 0; j < head_n * run_n; j++)
-        _mm256_storeu_ps(out + (size_t)(j / run_n) * a->value_n + 8 * (size_t)(j % run_n), sum[j]);
-}
-
-/* The last value_n % 8 values of one head. */
-AVX2_INLINE void add_values_rest(const cpu_attend_args *a, size_t head_i, size_t first, size_t last,
-                                 const gguf_type type) {
-    const size_t rest = a->value_n % 8, value_i = a->value_n - rest;
-    if (rest == 0) return;
-    float *out = a->out + head_i * a->value_n + value_i;
-    __m256 sum = AVX2_LOAD_PART(load_f32, out, rest, sizeof *out);
-    for (size_t r = first; r < last; r++) {
-        const uint8_t *value = (const uint8_t *)a->value + r * a->value_stride;
-        const __m256 v = load_state_part(value, value_i, rest, type);
-        sum = _mm256_fmadd_ps(_mm256_broadcast_ss(a->scores + head_i * a->row_n + r), v, sum);
+    for (size_t i = 0; i < query_n * VECTORS; i++) {
+        const size_t j = i % VECTORS;
+        store_some(out + i / VECTORS * a->value_n + 8 * j, sum[i / VECTORS][j], left[j]);
     }
-    store_part(out, sum, rest);
 }
 
-/* All values of `head_n` heads (HEADS or 1), eight sums at a time where there are enough. */
-AVX2_INLINE void add_block(const cpu_attend_args *a, size_t head_i, size_t first, size_t last,
-                           const int head_n, const gguf_type type) {
-    const int run_n = 8 / head_n;
-    size_t i = 0;
-    for (; i + 8 * (size_t)run_n <= a->value_n; i += 8 * (size_t)run_n)
-        add_values(a, head_i, first, last, i, head_n, run_n, type);
-    for (; i + 8 <= a->value_n; i += 8) add_values(a, head_i, first, last, i, head_n, 1, type);
-    for (int h = 0; h < head_n; h++) add_values_rest(a, head_i + (size_t)h, first, last, type);
+/* Elements of the rows of a span, widened. */
+AVX2_INLINE void take_values(lot *l, const uint8_t *row, size_t stride, size_t row_n, size_t value_n,
+                             const gguf_type type) {
+    for (size_t r = 0; r < row_n; r++, row += stride) {
+        l->value[r][0] = load_state(row, value_n, type);
+        l->value[r][1] =
+            value_n > 8 ? load_state(row + 8 * state_bytes(type), value_n - 8, type) : _mm256_setzero_ps();
+    }
+}
+
+/* Spans of the first elements of all rows come first, then those of the next elements. */
+AVX2_INLINE void add_values(const cpu_attend_args *a, lot *l, size_t first, size_t query_n,
+                            const gguf_type type) {
+    const uint8_t *ahead = first ? NULL : a->ahead;
+    for (size_t from = 0; from < a->value_n; from += VALUES) {
+        const size_t value_n = (size_t)min_u64(VALUES, a->value_n - from);
+        for (size_t row_i = 0; row_i < a->row_n; row_i += SPAN) {
+            const size_t row_n = (size_t)min_u64(SPAN, a->row_n - row_i);
+            const uint8_t *row =
+                (const uint8_t *)a->value + row_i * a->value_stride + from * state_bytes(type);
+            if (ahead) { /* as many bytes as are taken here */
+                ask_lines(ahead, row_n * VALUES * state_bytes(type));
+                ahead += row_n * VALUES * state_bytes(type);
+            }
+            take_values(l, row, a->value_stride, row_n, value_n, type);
+            float *out = a->out + first * a->value_n + from;
+            for (size_t q = 0, n; q < query_n; q += n, out += n * a->value_n) {
+                n = some_of(query_n - q);
+                switch (n) {
+                case QUERIES: add_queries(a, l, q, QUERIES, row_i, row_n, out, value_n); break;
+                case 2: add_queries(a, l, q, 2, row_i, row_n, out, value_n); break;
+                default: add_queries(a, l, q, 1, row_i, row_n, out, value_n);
+                }
+            }
+        }
+    }
 }
 
 AVX2_INLINE void attend_state(const cpu_attend_args *a, const gguf_type type) {
-    const size_t grouped = a->head_n / HEADS * HEADS;
-    for (size_t r = 0; r < a->row_n; r += BLOCK_ROWS) {
-        const size_t last = (size_t)min_u64(r + BLOCK_ROWS, a->row_n);
-        for (size_t h = 0; h < grouped; h += HEADS) score_heads(a, h, r, last, type);
-        for (size_t h = grouped; h < a->head_n; h++) score_rows(a, h, r, last, type);
-    }
-    for (size_t h = 0; h < a->head_n; h++)
-        avx2_soften(a->scores + h * a->row_n, a->row_n, a->scale, a->softcap, &a->max[h], &a->sum[h]);
-    memset(a->out, 0, a->head_n * a->value_n * sizeof *a->out);
-    for (size_t r = 0; r < a->row_n; r += BLOCK_ROWS) {
-        const size_t last = (size_t)min_u64(r + BLOCK_ROWS, a->row_n);
-        for (size_t h = 0; h < grouped; h += HEADS) add_block(a, h, r, last, HEADS, type);
-        for (size_t h = grouped; h < a->head_n; h++) add_block(a, h, r, last, 1, type);
+    lot l;
+    for (size_t first = 0; first < a->query_n * a->head_n; first += LOT) {
+        const size_t query_n = (size_t)min_u64(LOT, a->query_n * a->head_n - first);
+        for (size_t q = 0; q < query_n; q++) l.query[q] = query_at(a, first + q);
+        for (size_t e = 0; e < a->key_n; e += DEPTH)
+            score_depth(a, &l, query_n, e, (size_t)min_u64(DEPTH, a->key_n - e), type);
+        soften_lot(a, &l, first, query_n);
+        add_values(a, &l, first, query_n, type);
     }
 }
 
-static void attend_token(const cpu_attend_args *args) {
+static void attend(const cpu_attend_args *args) {
     switch ((int)args->state) {
     case GGUF_F16: attend_state(args, GGUF_F16); break;
-    case GGUF_Q8_0: avx2_attend_int8(args); break;
+    case GGUF_Q8_0: cpu_attend_each(args, avx2_attend_int8); break;
     default: attend_state(args, GGUF_F32);
     }
 }
-
-static void attend(const cpu_attend_args *args) { cpu_attend_each(args, attend_token); }
 
 static void f32_to_q8_0(uint8_t *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i += 32, y += sizeof(quant_q8_0)) {
