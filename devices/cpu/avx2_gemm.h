@@ -11,11 +11,6 @@
 
 #include "devices/cpu/avx2_blocks.h"
 
-/* A file that multiplies by vpdpbusd defines this as 1 before. */
-#ifndef HAS_VPDPBUSD
-#define HAS_VPDPBUSD 0
-#endif
-
 enum {
     ROWS = LANES_ROWS,
     COLS = HAS_VPDPBUSD ? 6 : 3,

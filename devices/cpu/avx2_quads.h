@@ -232,15 +232,6 @@ AVX2_INLINE void neuron_tiles(uint8_t *tiles, size_t tile_stride, const uint8_t 
 
 /* ---- Panels ---- */
 
-/* Sums of 32 bits start at 1.5 * 2^23 as a float, where one bit is one: so they are floats all the time, and
- * to take that off again is a subtraction, which need not wait for the multipliers as a conversion would. */
-enum { SUM_ZERO = 0x4b400000 };
-
-/* What sums of 16 bits, or of 32 with vpdpbusd, start with to take an offset off; pairs: of the bytes. */
-AVX2_INLINE int32_t sum_start(__m128i pairs, const int offset) {
-    return HAS_VPDPBUSD ? SUM_ZERO - offset * sum_of(pairs) : lane_start(pairs, offset);
-}
-
 typedef struct panel_32 {
     int8_t x[COLS][32];
     int32_t start[COLS];

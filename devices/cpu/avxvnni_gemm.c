@@ -8,12 +8,6 @@
 #define HAS_VPDPBUSD 1
 #include "devices/cpu/avx2_quads.h"
 
-/* The float that a sum of integers is. */
-AVX2_INLINE __m256 float_of(__m256i s) {
-    const __m256 zero = _mm256_castsi256_ps(_mm256_set1_epi32(SUM_ZERO));
-    return _mm256_sub_ps(_mm256_castsi256_ps(s), zero);
-}
-
 AVX2_INLINE void start_at_zero(__m256i s[HALVES][COLS]) {
     AVX2_UNROLL
     for (int c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm256_set1_epi32(SUM_ZERO);
@@ -27,8 +21,8 @@ AVX2_INLINE void add_quads(__m256i s[HALVES][COLS], const uint8_t *q, const int8
         AVX2_UNROLL
         for (size_t c = 0; c < COLS; c++) {
             const __m256i b = broadcast_4(x + 32 * c + 4 * i);
-            s[0][c] = opaque(_mm256_dpbusd_avx_epi32(s[0][c], w0, b));
-            s[1][c] = opaque(_mm256_dpbusd_avx_epi32(s[1][c], w1, b));
+            s[0][c] = opaque(add_products(s[0][c], w0, b));
+            s[1][c] = opaque(add_products(s[1][c], w1, b));
         }
     }
 }
@@ -47,7 +41,7 @@ AVX2_INLINE void tile_mul_32(float *y, size_t y_stride, const uint8_t *tile, con
             const __m256 dx = _mm256_broadcast_ss(p->d + c), sum_x = _mm256_broadcast_ss(p->sum + c);
             AVX2_UNROLL
             for (size_t h = 0; h < HALVES; h++) {
-                const __m256 scaled = _mm256_mul_ps(float_of(s[h][c]), load_f32(t->d + 8 * h));
+                const __m256 scaled = _mm256_mul_ps(sum_float(s[h][c]), load_f32(t->d + 8 * h));
                 sum[h][c] = _mm256_fmadd_ps(scaled, dx, sum[h][c]);
                 if (f.has_min) sum[h][c] = _mm256_fmadd_ps(load_f32(t->m + 8 * h), sum_x, sum[h][c]);
             }
@@ -61,7 +55,7 @@ AVX2_INLINE void add_part(__m256 sum[HALVES][COLS], __m256i s[HALVES][COLS], con
     AVX2_UNROLL
     for (size_t i = 0; i < HALVES * COLS; i++) {
         const size_t h = i % HALVES, c = i / HALVES;
-        sum[h][c] = _mm256_fmadd_ps(float_of(s[h][c]), load_f32(scale + 8 * h), sum[h][c]);
+        sum[h][c] = _mm256_fmadd_ps(sum_float(s[h][c]), load_f32(scale + 8 * h), sum[h][c]);
     }
 }
 
@@ -141,7 +135,7 @@ static double peak_int8(size_t iterations, float *sink) {
     for (size_t i = 0; i < iterations; i++) {
         w = opaque(w);
         AVX2_UNROLL
-        for (int c = 0; c < HALVES * COLS; c++) sum[c] = _mm256_dpbusd_avx_epi32(sum[c], w, x);
+        for (int c = 0; c < HALVES * COLS; c++) sum[c] = add_products(sum[c], w, x);
     }
     for (int c = 1; c < HALVES * COLS; c++) sum[0] = _mm256_add_epi32(sum[0], sum[c]);
     *sink = sum_8(_mm256_cvtepi32_ps(sum[0]));
@@ -153,4 +147,5 @@ void cpu_kernels_avxvnni(cpu_kernels *k) {
     k->peak_int8 = peak_int8;
     SIX_BIT_TYPES(SET_TILES)
     EIGHT_BIT_TYPES(SET_TILES)
+    cpu_avxvnni_lanes_init(k);
 }
