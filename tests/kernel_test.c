@@ -7,7 +7,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-void cpu_kernels_avx512_emulated(cpu_kernels *k); /* the AVX-512 sources through tests/emulate_avx512.h */
+void cpu_kernels_avxvnni_emulated(cpu_kernels *k); /* the AVX-VNNI sources through emulate_avxvnni.h */
+void cpu_kernels_avx512_emulated(cpu_kernels *k);  /* the AVX-512 sources through tests/emulate_avx512.h */
 void cpu_kernels_avx512_bf16_emulated(cpu_kernels *k);
 
 /* AVX2 with kernels that ask memory ahead where this machine's do not, and the other way round. */
@@ -20,9 +21,13 @@ static void otherwise_asking(cpu_kernels *table) {
 size_t kernel_tables(cpu_kernels *tables) {
     const cpu_isa best = cpu_isa_detect();
     size_t n = 0;
-    for (int isa = 0; isa <= (int)best; isa++) cpu_kernels_init(&tables[n++], (cpu_isa)isa);
+    for (int isa = 0; isa <= (int)best; isa++)
+        if (cpu_isa_here((cpu_isa)isa)) cpu_kernels_init(&tables[n++], (cpu_isa)isa);
     if (best > CPU_ISA_AVX2) otherwise_asking(&tables[CPU_ISA_AVX2]);
     if (best >= CPU_ISA_AVX2) {
+        otherwise_asking(&tables[n]);
+        cpu_kernels_avxvnni_emulated(&tables[n]);
+        tables[n++].isa = "avxvnni emulated";
         otherwise_asking(&tables[n]);
         cpu_kernels_avx512_emulated(&tables[n]);
         tables[n++].isa = "avx512 emulated";

@@ -6,9 +6,9 @@
 #include "devices/cpu/kernels.h"
 #include "tests/block_values.h"
 
-/* Every instruction set of this machine, and AVX-512 emulated where it has AVX2: at most KERNEL_TABLES_MAX
- * tables; returns their number. */
-enum { KERNEL_TABLES_MAX = CPU_ISA_COUNT + 1 };
+/* Every instruction set of this machine, and AVX-VNNI and AVX-512 emulated where it has AVX2: at most
+ * KERNEL_TABLES_MAX tables; returns their number. */
+enum { KERNEL_TABLES_MAX = CPU_ISA_COUNT + 2 };
 size_t kernel_tables(cpu_kernels *tables);
 /* AVX-512 with BF16, emulated: what none of them may have. False where the machine cannot even emulate it. */
 bool kernel_table_bf16(cpu_kernels *table);

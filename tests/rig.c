@@ -10,11 +10,13 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-const char *const rig_isas[] = {"scalar", "avx2", "avx512", NULL};
+const char *const rig_isas[RIG_ISAS + 1] = {"scalar", "avx2", "avxvnni", "avx512", NULL};
+
+_Static_assert(RIG_ISAS == (int)CPU_ISA_COUNT, "every instruction set");
 
 bool rig_has_isa(const char *isa) {
     cpu_isa wanted;
-    return cpu_isa_by_name(isa, &wanted) && wanted <= cpu_isa_detect();
+    return cpu_isa_by_name(isa, &wanted) && cpu_isa_here(wanted);
 }
 
 void rig_temporary(char *path, size_t path_bytes) {

@@ -51,6 +51,7 @@ void rig_temporary(char *path, size_t path_bytes);
 /* True when this machine can run the instruction set. */
 bool rig_has_isa(const char *isa);
 /* The names of all instruction sets, NULL at the end. */
-extern const char *const rig_isas[];
+enum { RIG_ISAS = 4 };
+extern const char *const rig_isas[RIG_ISAS + 1];
 
 #endif

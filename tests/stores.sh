@@ -199,7 +199,7 @@ check_completion() {
     complete_bash hotset run wha
     expect "bash: models" grep -qx whale "$out"
     complete_bash hotset run x --isa av
-    expect "bash: words of a choice" [ "$(paste -sd ' ' "$out")" = "avx2 avx512" ]
+    expect "bash: words of a choice" [ "$(paste -sd ' ' "$out")" = "avx2 avxvnni avx512" ]
     complete_bash hotset run x --top
     expect "bash: options" [ "$(paste -sd ' ' "$out")" = "--top-k --top-p" ]
     complete_bash hotset run x -f "$work/te"

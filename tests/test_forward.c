@@ -374,7 +374,7 @@ Test(forward, long_texts) {
 /* ---- Every type of weights, with every instruction set ----------------------------------------------- */
 
 /* Every instruction set and, each, as a prefill (all rows at once) and as decode (one row a step). */
-static size_t all_ways(rig_options ways[6]) {
+static size_t all_ways(rig_options ways[2 * RIG_ISAS]) {
     size_t n = 0;
     for (size_t i = 0; rig_isas[i]; i++) {
         if (!rig_has_isa(rig_isas[i])) continue;
@@ -388,7 +388,7 @@ static size_t all_ways(rig_options ways[6]) {
  * bits; a state in Q8_0 is one of these. */
 static void check_type(const tiny_model *base, gguf_type type, gguf_type state) {
     char path[256];
-    rig_options ways[6];
+    rig_options ways[2 * RIG_ISAS];
     int32_t tokens[TOKEN_N];
     double *truth = NULL;
     const gguf_type_info *info = gguf_type_get(type);
@@ -510,7 +510,7 @@ static double median_error(const rig *r, double *const twin[TEXT_N], int32_t tok
 
 static void check_twin(const variant *v, gguf_type type, gguf_type state) {
     char path[256];
-    rig_options ways[6];
+    rig_options ways[2 * RIG_ISAS];
     int32_t tokens[TEXT_N][TEXT_TOKEN_N];
     double *twin[TEXT_N] = {0};
     tiny_model model = v->model;

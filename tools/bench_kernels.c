@@ -354,7 +354,7 @@ int bench_kernels(int argc, char **argv) {
         const unsigned long number = optarg ? strtoul(optarg, NULL, 10) : 0;
         switch (option) {
         case 'i':
-            if (!cpu_isa_by_name(optarg, &o.isa) || o.isa > cpu_isa_detect()) return usage();
+            if (!cpu_isa_by_name(optarg, &o.isa) || !cpu_isa_here(o.isa)) return usage();
             break;
         case 't': o.type = optarg; break;
         case 'l': o.k = number; break;

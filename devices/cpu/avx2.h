@@ -28,6 +28,8 @@ void cpu_avx2_attend_init(cpu_kernels *k);
 void cpu_avx2_neurons_init(cpu_kernels *k);
 void cpu_avx2_neuron_store_init(cpu_kernels *k);
 void cpu_avx2_rows_init(cpu_kernels *k);
+/* AVX-VNNI: avxvnni_lanes.c act_* and gemv of interleaved rows; the rest is in avxvnni_gemm.c. */
+void cpu_avxvnni_lanes_init(cpu_kernels *k);
 /* One head's products q . k to exp(score - max), in place; writes their largest and sum (avx2_attend.c). */
 void avx2_soften(float *s, size_t row_n, float scale, float softcap, float *max, float *sum);
 /* attend() of a state in Q8_0 (avx2_attend_int8.c). */
@@ -208,6 +210,37 @@ AVX2_INLINE float act_pack_sums(int8_t q[256], int16_t sums[16], const float *x)
         sums[2 * j + 1] = (int16_t)sum_of(_mm256_extracti128_si256(pairs, 1));
     }
     return d;
+}
+
+/* ---- Products of bytes, summed in lanes of 16 bits; or in 32 by a file that includes this where
+ * HAS_VPDPBUSD is defined as 1 ---- */
+
+#ifndef HAS_VPDPBUSD
+#define HAS_VPDPBUSD 0
+#endif
+
+/* Sums of 32 bits start at 1.5 * 2^23 as a float, where one bit is one: so they are floats all the time, and
+ * to take that off again is a subtraction, which need not wait for the multipliers as a conversion would. */
+enum { SUM_ZERO = 0x4b400000 };
+
+/* What sums start with to take an offset of weights off, given the activations as sum_pairs. */
+AVX2_INLINE int32_t sum_start(__m128i pairs, const int offset) {
+    return HAS_VPDPBUSD ? SUM_ZERO - offset * sum_of(pairs) : lane_start(pairs, offset);
+}
+
+/* s + products of unsigned bytes and signed ones. */
+AVX2_INLINE __m256i add_products(__m256i s, __m256i a, __m256i b) {
+#if HAS_VPDPBUSD
+    return _mm256_dpbusd_avx_epi32(s, a, b);
+#else
+    return _mm256_add_epi16(s, _mm256_maddubs_epi16(a, b));
+#endif
+}
+
+/* Sums as floats; those of 16 bits have been widened. */
+AVX2_INLINE __m256 sum_float(__m256i s) {
+    if (!HAS_VPDPBUSD) return _mm256_cvtepi32_ps(s);
+    return _mm256_sub_ps(_mm256_castsi256_ps(s), _mm256_castsi256_ps(_mm256_set1_epi32(SUM_ZERO)));
 }
 
 /* ---- Blocks (layouts: devices/quant.h) ---- */

@@ -21,7 +21,7 @@ typedef struct fast_form {
     size_t block_bytes, run_n;   /* run_n: runs of a block, 1 or 8 */
     size_t low_bits, high_bits;  /* of a quant */
     const int8_t *values;        /* 16 of them, by quant, or NULL: quant - offset */
-    int offset;                  /* where there are values: what makes them unsigned bytes */
+    int offset;                  /* of signed values: what makes them unsigned bytes */
     size_t part_n, header_bytes; /* neurons that share a scale; bytes of a block that are not quants */
     size_t d_at, dmin_at;        /* in a block */
     size_t d_plane, dmin_plane;  /* before them, in bytes for each output */
@@ -156,14 +156,17 @@ RUNS_OF_256(q4_k)
 RUNS_OF_256(q5_k)
 RUNS_OF_256(q6_k)
 
+/* Whether values are signed without their offset: those of codebooks, and bytes. */
+AVX2_INLINE bool has_signs(const fast_form f) { return f.values || f.low_bits == 8; }
+
 /* Values of quants as signed bytes, or made unsigned by the offset. */
 AVX2_INLINE __m256i signed_values(const fast_form f, __m256i quants) {
-    if (!f.values && f.offset == 0) return quants;
+    if (!f.values && (f.offset == 0 || has_signs(f))) return quants;
     if (!f.values) return _mm256_sub_epi8(quants, _mm256_set1_epi8((char)f.offset));
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(load_128(f.values)), quants);
 }
 AVX2_INLINE __m256i unsigned_values(const fast_form f, __m256i quants) {
-    if (!f.values) return quants;
+    if (!has_signs(f)) return quants;
     return _mm256_add_epi8(signed_values(f, quants), _mm256_set1_epi8((char)f.offset));
 }
 
@@ -335,7 +338,7 @@ AVX2_INLINE __m256 plane_dmin(const fast_form f, const uint8_t *planes, size_t o
                  __VA_ARGS__})
 #define WITH_M .has_min = true, .dmin_at = 2, .dmin_plane = 2, .header_bytes = 4
 
-#define FAST_Q8_0 FAST_32(q8_0, .low_bits = 8, .header_bytes = 2)
+#define FAST_Q8_0 FAST_32(q8_0, .low_bits = 8, .offset = 128, .header_bytes = 2)
 #define FAST_Q4_0 FAST_32(q4_0, .low_bits = 4, .offset = 8, .header_bytes = 2)
 #define FAST_Q4_1 FAST_32(q4_1, .low_bits = 4, WITH_M)
 #define FAST_Q5_0 FAST_32(q5_0, .low_bits = 4, .high_bits = 1, .offset = 16, .header_bytes = 2)

@@ -1,8 +1,10 @@
-/* avx2_gemm.h - tiles of 16 rows and panels of 3 columns: what avx2_gemm.c and avx2_gemm_pairs.c share.
+/* avx2_gemm.h - tiles of 16 rows and panels of some columns: what avx2_gemm.c, avx2_gemm_pairs.c and
+ * avxvnni_gemm.c share.
  *
  * A tile holds some consecutive weights of all rows side by side: a lane is a row, the activations are
- * broadcast, and nothing is summed across lanes. 16 x 3 sums leave room in the 16 registers for two of
- * weights and one of activations.
+ * broadcast, and nothing is summed across lanes. Sums of integers stand in registers, with two of weights and
+ * one of activations. With vpdpbusd they are 16 x 6 and fill all 16 registers. Without it products need
+ * registers too, and 16 x 3 leave room for the sums of floats as well.
  */
 #ifndef HOTSET_CPU_AVX2_GEMM_H
 #define HOTSET_CPU_AVX2_GEMM_H
@@ -11,7 +13,7 @@
 
 enum {
     ROWS = LANES_ROWS,
-    COLS = 3,
+    COLS = HAS_VPDPBUSD ? 6 : 3,
     HALVES = 2, /* registers of 8 rows */
     NEURONS_AHEAD = 32
 };
@@ -140,26 +142,9 @@ AVX2_INLINE void add_scaled(__m256 sum[HALVES][COLS], __m256i s[HALVES][COLS], c
 
 /* ---- Slots ---- */
 
-/* The tiles of a type, functions of them by a prefix, and of interleaved rows. */
-#define SET_TILES(k, TYPE, type, panel)                                                                      \
-    do {                                                                                                     \
-        cpu_matmul *const m_ = &(k)->matmul[GGUF_##TYPE];                                                    \
-        m_->tile_rows = ROWS;                                                                                \
-        m_->panel_cols = COLS;                                                                               \
-        m_->panel_bytes = panel_bytes_##panel;                                                               \
-        m_->panel_pack = panel_pack_##panel;                                                                 \
-        m_->tile_bytes = tile_bytes_##type;                                                                  \
-        m_->tile_unpack = tile_unpack_##type;                                                                \
-        m_->tile_mul = tile_mul_##type;                                                                      \
-        m_->neuron_tiles = neuron_tiles_##type;                                                              \
-        (k)->lanes[GGUF_##TYPE] = *m_;                                                                       \
-        (k)->lanes[GGUF_##TYPE].act_bytes = NULL; /* set where there is a gemv of interleaved rows */        \
-        (k)->lanes[GGUF_##TYPE].tile_unpack = tile_of_lanes_##type;                                          \
-        (k)->lanes[GGUF_##TYPE].neuron_tiles = NULL;                                                         \
-    } while (0)
-
-/* Those functions, of what takes a form; n: weights of a block, quants_at: where they stand in it. */
-#define TILE_FUNCTIONS(type, TYPE, n, quants_at)                                                             \
+/* Functions of tiles, of what takes a form; n: weights of a block, quants_at: where they stand in it,
+ * panels: what the names of their functions end with. SET_TILES puts all of them into the table k. */
+#define TILE_FUNCTIONS(type, TYPE, n, quants_at, panels)                                                     \
     static size_t tile_bytes_##type(size_t k) { return k / (n)*tile_block_bytes(FAST_##TYPE); }              \
     static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
         tile_unpack(tile, w, row_bytes, row_n, k, FAST_##TYPE);                                              \
@@ -177,5 +162,25 @@ AVX2_INLINE void add_scaled(__m256 sum[HALVES][COLS], __m256i s[HALVES][COLS], c
     static void tile_mul_##type(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {  \
         tile_mul(y, y_stride, tile, panel, k, FAST_##TYPE);                                                  \
     }
+
+#define SET_TILES(type, TYPE, n, quants_at, panels)                                                          \
+    set_tiles(k, GGUF_##TYPE,                                                                                \
+              (cpu_matmul){.tile_rows = ROWS,                                                                \
+                           .panel_cols = COLS,                                                               \
+                           .panel_bytes = panel_bytes_##panels,                                              \
+                           .panel_pack = panel_pack_##panels,                                                \
+                           .tile_bytes = tile_bytes_##type,                                                  \
+                           .tile_unpack = tile_unpack_##type,                                                \
+                           .tile_mul = tile_mul_##type,                                                      \
+                           .neuron_tiles = neuron_tiles_##type},                                             \
+              tile_of_lanes_##type);
+
+AVX2_INLINE void set_tiles(cpu_kernels *k, gguf_type type, cpu_matmul m,
+                           void (*tile_of_lanes)(void *, const uint8_t *, size_t, size_t, size_t)) {
+    cpu_set_tiles(&k->matmul[type], m);
+    m.tile_unpack = tile_of_lanes;
+    m.neuron_tiles = NULL;
+    cpu_set_tiles(&k->lanes[type], m);
+}
 
 #endif

@@ -210,12 +210,10 @@ AVX2_INLINE void tile_mul(float *y, size_t y_stride, const uint8_t *tile, const 
 
 /* ---- The slots ---- */
 
-TILE_FUNCTIONS(q8_0, Q8_0, 32, 2)
-TILE_FUNCTIONS(iq4_nl, IQ4_NL, 32, 2)
-TILE_FUNCTIONS(iq4_xs, IQ4_XS, 256, 8)
+#define EIGHT_BIT_TYPES(X)                                                                                   \
+    X(q8_0, Q8_0, 32, 2, 32)                                                                                 \
+    X(iq4_nl, IQ4_NL, 32, 2, 32)                                                                             \
+    X(iq4_xs, IQ4_XS, 256, 8, 256)
+EIGHT_BIT_TYPES(TILE_FUNCTIONS)
 
-void cpu_avx2_gemm_pairs_init(cpu_kernels *k) {
-    SET_TILES(k, Q8_0, q8_0, 32);
-    SET_TILES(k, IQ4_NL, iq4_nl, 32);
-    SET_TILES(k, IQ4_XS, iq4_xs, 256);
-}
+void cpu_avx2_gemm_pairs_init(cpu_kernels *k) { EIGHT_BIT_TYPES(SET_TILES) }

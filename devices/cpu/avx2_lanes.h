@@ -1,5 +1,5 @@
-/* avx2_lanes.h - words, scales and results of interleaved rows (devices/lanes.h): what avx2_lanes.c and
- * avx2_lanes_k.c share. */
+/* avx2_lanes.h - words, scales and results of interleaved rows (devices/lanes.h): what avx2_lanes.c,
+ * avx2_lanes_k.c and avxvnni_lanes.c share. */
 #ifndef HOTSET_CPU_AVX2_LANES_H
 #define HOTSET_CPU_AVX2_LANES_H
 
@@ -33,6 +33,26 @@ AVX2_INLINE __m256i high_nibbles(__m256i v) { return masked(_mm256_srli_epi16(v,
 /* Moved by `left` bits, or to the right by as many as it is below zero (a constant). */
 AVX2_INLINE __m256i moved(__m256i v, const int left) {
     return left > 0 ? _mm256_slli_epi16(v, left) : left < 0 ? _mm256_srli_epi16(v, -left) : v;
+}
+
+/* Scales of IQ4_XS: groups 0 2 4 6 and of 1 3 5 7 (devices/quant.h). */
+typedef struct numbers_iq4_xs {
+    __m256i scale[2];
+} numbers_iq4_xs;
+
+AVX2_INLINE numbers_iq4_xs numbers_iq4_xs_of(row_stream w, int h) {
+    const __m256i low = load_words(w, offsetof(quant_iq4_xs, scales_low), h);
+    /* scales_high: byte i / 2 as byte i */
+    const __m256i where =
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15));
+    const __m256i high = _mm256_shuffle_epi8(load_words(w, 0, h), where);
+    const __m256i first = _mm256_set1_epi16(0x30), second = _mm256_set1_epi16(0x3000);
+    const __m256i top[2] = {
+        _mm256_or_si256(_mm256_and_si256(moved(high, 4), first), _mm256_and_si256(high, second)),
+        _mm256_or_si256(_mm256_and_si256(moved(high, 2), first), _mm256_and_si256(moved(high, -2), second))};
+    const __m256i minus = _mm256_set1_epi8(32);
+    return (numbers_iq4_xs){{_mm256_sub_epi8(_mm256_or_si256(low_nibbles(low), top[0]), minus),
+                             _mm256_sub_epi8(_mm256_or_si256(high_nibbles(low), top[1]), minus)}};
 }
 
 /* The lower and the upper halves in words. */

@@ -107,12 +107,9 @@ AVX2_INLINE void add_four(__m256i sum[4], const __m256i w[4], __m256i q, const b
     }
 }
 
-/* Values of codebooks, and bytes, are signed already; other quants have their offset taken off the sum. */
-AVX2_INLINE bool is_signed(const fast_form f) { return f.values || f.low_bits == 8; }
-
 /* Sums of 32 outputs of one part as floats in the order of outputs. */
 AVX2_INLINE void part_sums(__m256 out[4], const part *p, size_t run, size_t out_n, const fast_form f) {
-    const int offset = is_signed(f) ? 0 : f.offset;
+    const int offset = has_signs(f) ? 0 : f.offset; /* taken off the sum */
     __m256i sum[4], w[4];
     for (int j = 0; j < 4; j++) sum[j] = _mm256_set1_epi32(-offset * p->sum);
     for (size_t i = 0; i < p->four_n; i++) {
@@ -121,7 +118,7 @@ AVX2_INLINE void part_sums(__m256 out[4], const part *p, size_t run, size_t out_
             w[j] = neuron_quants(f, p->neuron[4 * i + j], run, out_n);
             if (f.values) w[j] = signed_values(f, w[j]);
         }
-        add_four(sum, w, p->q[i], is_signed(f));
+        add_four(sum, w, p->q[i], has_signs(f));
     }
     out[0] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256(sum[0], sum[1], 0x20));
     out[1] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256(sum[2], sum[3], 0x20));

@@ -347,10 +347,10 @@ static void tile_mul_q6_k(float *y, size_t y_stride, const void *tile, const voi
 }
 
 void avx512_gemm(cpu_kernels *k) {
-    set(&k->matmul[GGUF_Q4_0], TILES(32, q4_0, q4_0));
-    set(&k->matmul[GGUF_Q8_0], TILES(32, q8_0, q8_0));
-    set(&k->matmul[GGUF_Q4_K], TILES(q4_k, q4_k, q4_k));
-    set(&k->matmul[GGUF_Q6_K], TILES(q6_k, q6_k, q6_k));
+    cpu_set_tiles(&k->matmul[GGUF_Q4_0], TILES(32, q4_0, q4_0));
+    cpu_set_tiles(&k->matmul[GGUF_Q8_0], TILES(32, q8_0, q8_0));
+    cpu_set_tiles(&k->matmul[GGUF_Q4_K], TILES(q4_k, q4_k, q4_k));
+    cpu_set_tiles(&k->matmul[GGUF_Q6_K], TILES(q6_k, q6_k, q6_k));
     set_tiles_of_lanes(k, GGUF_Q4_0, tile_of_lanes_q4_0);
     set_tiles_of_lanes(k, GGUF_Q8_0, tile_of_lanes_q8_0);
     set_tiles_of_lanes(k, GGUF_Q4_K, tile_of_lanes_q4_k);

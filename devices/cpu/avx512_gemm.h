@@ -214,7 +214,7 @@ INLINE void set_tiles_of_lanes(cpu_kernels *k, gguf_type type,
     cpu_matmul m = k->matmul[type];
     m.tile_unpack = tile_unpack;
     m.neuron_tiles = NULL;
-    set(&k->lanes[type], m);
+    cpu_set_tiles(&k->lanes[type], m);
 }
 
 #endif

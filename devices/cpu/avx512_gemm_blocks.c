@@ -398,13 +398,13 @@ static void set_like(cpu_kernels *k, gguf_type type, gguf_type like, cpu_matmul 
     m.neuron_tiles = own.neuron_tiles;
     if (own.panel_pack) m.panel_pack = own.panel_pack;
     if (own.tile_mul) m.tile_mul = own.tile_mul;
-    set(&k->matmul[type], m);
+    cpu_set_tiles(&k->matmul[type], m);
     set_tiles_of_lanes(k, type, tile_of_lanes);
 }
 
 static void set_own(cpu_kernels *k, gguf_type type, cpu_matmul own,
                     void (*tile_of_lanes)(void *, const uint8_t *, size_t, size_t, size_t)) {
-    set(&k->matmul[type], own);
+    cpu_set_tiles(&k->matmul[type], own);
     set_tiles_of_lanes(k, type, tile_of_lanes);
 }
 

@@ -118,7 +118,7 @@ static void tile_mul_float(float *y, size_t y_stride, const void *tile, const vo
 }
 
 void avx512_sgemm(cpu_kernels *k) {
-    set(&k->matmul[GGUF_F32], TILES(float, float, f32));
-    set(&k->matmul[GGUF_F16], TILES(float, float, f16));
-    set(&k->matmul[GGUF_BF16], TILES(float, float, bf16));
+    cpu_set_tiles(&k->matmul[GGUF_F32], TILES(float, float, f32));
+    cpu_set_tiles(&k->matmul[GGUF_F16], TILES(float, float, f16));
+    cpu_set_tiles(&k->matmul[GGUF_BF16], TILES(float, float, bf16));
 }

@@ -122,15 +122,6 @@ INLINE void store_sums(float *y, size_t y_stride, const __m512 sum[HALVES][COLS]
     }
 }
 
-/* Sets the slots of many activation rows, keeping those of one. */
-static void set(cpu_matmul *m, cpu_matmul gemm) {
-    gemm.act_bytes = m->act_bytes;
-    gemm.act_pack = m->act_pack;
-    gemm.gemv = m->gemv;
-    gemm.dots = m->dots;
-    *m = gemm;
-}
-
 #define TILES(form, pack, unpack)                                                                            \
     (cpu_matmul) {                                                                                           \
         .tile_rows = TILE_ROWS, .panel_cols = COLS, .panel_bytes = panel_bytes_##form,                       \

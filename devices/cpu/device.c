@@ -539,9 +539,9 @@ static hotset_status choose_isa(const char *name, cpu_isa *out, hotset_error *er
     cpu_isa wanted;
     if (!name) return HOTSET_OK;
     if (!cpu_isa_by_name(name, &wanted))
-        return hotset_fail(err, HOTSET_E_ARGUMENT, "unknown instruction set '%s' (scalar, avx2 or avx512)",
-                           name);
-    if (wanted > *out)
+        return hotset_fail(err, HOTSET_E_ARGUMENT,
+                           "unknown instruction set '%s' (scalar, avx2, avxvnni or avx512)", name);
+    if (!cpu_isa_here(wanted))
         return hotset_fail(err, HOTSET_E_UNSUPPORTED, "this processor lacks %s: its best is %s",
                            cpu_isa_name(wanted), cpu_isa_name(*out));
     *out = wanted;

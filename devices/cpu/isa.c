@@ -12,7 +12,7 @@ enum { LEAF1_FMA = 1 << 12, LEAF1_OSXSAVE = 1 << 27, LEAF1_AVX = 1 << 28, LEAF1_
 enum { LEAF7_AVX2 = 1 << 5, LEAF7_F = 1 << 16, LEAF7_DQ = 1 << 17, LEAF7_BW = 1 << 30 };
 #define LEAF7_VL (1u << 31)
 enum { LEAF7_ECX_VBMI = 1 << 1, LEAF7_ECX_VNNI = 1 << 11 };
-enum { LEAF7_1_EAX_BF16 = 1 << 5 }; /* of subleaf 1 */
+enum { LEAF7_1_EAX_AVXVNNI = 1 << 4, LEAF7_1_EAX_BF16 = 1 << 5 }; /* of subleaf 1 */
 enum { XCR0_XMM_YMM = 0x06, XCR0_OPMASK_ZMM = 0xe0 };
 
 static bool has_all(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
@@ -24,16 +24,24 @@ static uint32_t read_xcr0(void) {
     return low;
 }
 
-cpu_isa cpu_isa_detect(void) {
+/* Whether CPUID says all these bits of leaf 7, subleaf 1 (eax). */
+static bool has_leaf7_1(uint32_t bits) {
     uint32_t eax, ebx, ecx, edx;
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return CPU_ISA_SCALAR;
-    if (!has_all(ecx, LEAF1_FMA | LEAF1_OSXSAVE | LEAF1_AVX | LEAF1_F16C)) return CPU_ISA_SCALAR;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && has_all(eax, bits);
+}
+
+bool cpu_isa_here(cpu_isa isa) {
+    uint32_t eax, ebx, ecx, edx;
+    if (isa == CPU_ISA_SCALAR) return true;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return false;
+    if (!has_all(ecx, LEAF1_FMA | LEAF1_OSXSAVE | LEAF1_AVX | LEAF1_F16C)) return false;
     const uint32_t xcr0 = read_xcr0();
-    if (!has_all(xcr0, XCR0_XMM_YMM)) return CPU_ISA_SCALAR;
-    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !has_all(ebx, LEAF7_AVX2)) return CPU_ISA_SCALAR;
-    const bool avx512 = has_all(ebx, LEAF7_F | LEAF7_DQ | LEAF7_BW | LEAF7_VL) &&
-                        has_all(ecx, LEAF7_ECX_VBMI | LEAF7_ECX_VNNI) && has_all(xcr0, XCR0_OPMASK_ZMM);
-    return avx512 ? CPU_ISA_AVX512 : CPU_ISA_AVX2;
+    if (!has_all(xcr0, XCR0_XMM_YMM)) return false;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !has_all(ebx, LEAF7_AVX2)) return false;
+    if (isa == CPU_ISA_AVXVNNI) return has_leaf7_1(LEAF7_1_EAX_AVXVNNI);
+    return isa == CPU_ISA_AVX2 ||
+           (has_all(ebx, LEAF7_F | LEAF7_DQ | LEAF7_BW | LEAF7_VL) &&
+            has_all(ecx, LEAF7_ECX_VBMI | LEAF7_ECX_VNNI) && has_all(xcr0, XCR0_OPMASK_ZMM));
 }
 
 static bool is_of_intel(void) {
@@ -43,19 +51,23 @@ static bool is_of_intel(void) {
 }
 
 bool cpu_multiplies_bf16(void) {
-    uint32_t eax, ebx, ecx, edx;
-    return cpu_isa_detect() == CPU_ISA_AVX512 && !is_of_intel() &&
-           __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && has_all(eax, LEAF7_1_EAX_BF16);
+    return cpu_isa_here(CPU_ISA_AVX512) && has_leaf7_1(LEAF7_1_EAX_BF16) && !is_of_intel();
 }
 
 bool cpu_stops_at_pages(void) { return is_of_intel(); }
 #else
-cpu_isa cpu_isa_detect(void) { return CPU_ISA_SCALAR; }
+bool cpu_isa_here(cpu_isa isa) { return isa == CPU_ISA_SCALAR; }
 bool cpu_multiplies_bf16(void) { return false; }
 bool cpu_stops_at_pages(void) { return false; }
 #endif
 
-static const char *const isa_names[CPU_ISA_COUNT] = {"scalar", "avx2", "avx512"};
+static const char *const isa_names[CPU_ISA_COUNT] = {"scalar", "avx2", "avxvnni", "avx512"};
+
+cpu_isa cpu_isa_detect(void) {
+    cpu_isa best = CPU_ISA_COUNT - 1;
+    while (!cpu_isa_here(best)) best--;
+    return best;
+}
 
 const char *cpu_isa_name(cpu_isa isa) { return isa_names[isa]; }
 
@@ -74,6 +86,7 @@ void cpu_kernels_init(cpu_kernels *k, cpu_isa isa) {
     k->ask_ahead = cpu_stops_at_pages();
 #if defined(__x86_64__)
     if (isa >= CPU_ISA_AVX2) cpu_kernels_avx2(k);
+    if (isa == CPU_ISA_AVXVNNI) cpu_kernels_avxvnni(k);
     if (isa >= CPU_ISA_AVX512) cpu_kernels_avx512(k);
     if (isa >= CPU_ISA_AVX512 && cpu_multiplies_bf16()) cpu_kernels_avx512_bf16(k);
 #endif

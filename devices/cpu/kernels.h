@@ -72,6 +72,15 @@ cpu_set_gemv(cpu_matmul *m, size_t (*act_bytes)(size_t), void (*act_pack)(void *
     m->dots = NULL;
 }
 
+/* Sets the slots of many activation rows, keeping those of one. */
+static inline void cpu_set_tiles(cpu_matmul *m, cpu_matmul tiles) {
+    tiles.act_bytes = m->act_bytes;
+    tiles.act_pack = m->act_pack;
+    tiles.gemv = m->gemv;
+    tiles.dots = m->dots;
+    *m = tiles;
+}
+
 /* CPU_DOTS rows times an activation row, while others are brought near. */
 static inline void cpu_dots(const cpu_matmul *m, float *y, const uint8_t *const *row,
                             const uint8_t *const *next, size_t row_bytes, const void *act, size_t k) {
@@ -188,7 +197,7 @@ typedef struct cpu_active {
 enum { CPU_NEURON_OUTPUTS_MAX = 1024 };
 
 typedef struct cpu_kernels {
-    const char *isa; /* scalar, avx2, avx512 */
+    const char *isa; /* scalar, avx2, avxvnni, avx512 */
     /* Set before an instruction set fills the table: kernels that read a stream ask memory for what comes,
      * because the processor's hardware does not look beyond the end of a page. */
     bool ask_ahead;
@@ -251,12 +260,16 @@ typedef struct cpu_kernels {
  * must be called only where the CPU has the instructions. */
 void cpu_kernels_ref(cpu_kernels *k);
 void cpu_kernels_avx2(cpu_kernels *k);        /* AVX2, FMA, F16C */
+void cpu_kernels_avxvnni(cpu_kernels *k);     /* AVX-VNNI; call avx2 first */
 void cpu_kernels_avx512(cpu_kernels *k);      /* AVX-512 F, BW, VL, DQ, VNNI, VBMI; call avx2 first */
 void cpu_kernels_avx512_bf16(cpu_kernels *k); /* AVX512_BF16; call avx512 first */
 
-/* Instruction sets, ordered: each includes those before it. */
-typedef enum cpu_isa { CPU_ISA_SCALAR, CPU_ISA_AVX2, CPU_ISA_AVX512, CPU_ISA_COUNT } cpu_isa;
-/* The best one of this processor and operating system (CPUID, XCR0) that this build has. */
+/* Instruction sets, the better ones last. Each includes those before it, but AVX-512 need not come with
+ * AVX-VNNI. */
+typedef enum cpu_isa { CPU_ISA_SCALAR, CPU_ISA_AVX2, CPU_ISA_AVXVNNI, CPU_ISA_AVX512, CPU_ISA_COUNT } cpu_isa;
+/* Whether this processor and operating system have it (CPUID, XCR0), and this build. */
+bool cpu_isa_here(cpu_isa isa);
+/* The best one of them. */
 cpu_isa cpu_isa_detect(void);
 /* Whether the processor, where it has AVX-512 as above, multiplies pairs of BF16 faster than floats: Intel's
  * take four times as long for a pair as for a float. */
@@ -265,7 +278,7 @@ bool cpu_multiplies_bf16(void);
 bool cpu_stops_at_pages(void);
 const char *cpu_isa_name(cpu_isa isa);
 bool cpu_isa_by_name(const char *name, cpu_isa *out);
-/* Fills the table for an instruction set, which must not be above the detected one. */
+/* Fills the table for an instruction set, which must be here. */
 void cpu_kernels_init(cpu_kernels *k, cpu_isa isa);
 
 /* ---- The float specification (ref.c): what every product means, in double ---- */
