@@ -1,6 +1,7 @@
 /* device.c - the CPU as a device: slabs of host memory, lists that a thread team walks, limits measured. */
 #include "devices/device.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -558,6 +559,15 @@ static hotset_status shares_make(cpu_device *cpu, hotset_error *err) {
 
 enum { WAIT_S_DEFAULT = 60 };
 
+/* The kernels' self-test, once for each instruction set: in the same process they stay the same. */
+static hotset_status test_once(const cpu_kernels *k, cpu_isa isa, hotset_error *err) {
+    static atomic_bool passed[CPU_ISA_COUNT];
+    if (atomic_load_explicit(&passed[isa], memory_order_relaxed)) return HOTSET_OK;
+    HOTSET_TRY(cpu_selftest(k, err));
+    atomic_store_explicit(&passed[isa], true, memory_order_relaxed);
+    return HOTSET_OK;
+}
+
 hotset_status device_cpu_open(device **out, const device_cpu_options *options, hotset_error *err) {
     *out = NULL;
     cpu_isa isa;
@@ -576,7 +586,7 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
         status = team_open(&cpu->team, thread_n, &cpu->topology, err);
     }
     if (!status) status = shares_make(cpu, err);
-    if (!status) status = cpu_selftest(&cpu->kernels, err);
+    if (!status) status = test_once(&cpu->kernels, isa, err);
     if (status)
         cpu_close(&cpu->base);
     else
