@@ -243,23 +243,26 @@ Test(neurons, self_test_finds_wrong_kernels) {
     const size_t table_n = kernel_tables(tables);
     for (size_t i = 0; i < table_n; i++) {
         hotset_error err = {0};
-        cr_expect_eq(cpu_selftest(&tables[i], &err), HOTSET_OK, "%s: %s", tables[i].isa, err.message);
+        for (int type = 0; type < GGUF_TYPE_MAX; type++)
+            if (tables[i].matmul[type].act_bytes)
+                cr_expect_eq(cpu_selftest(&tables[i], (gguf_type)type, &err), HOTSET_OK, "%s: %s",
+                             tables[i].isa, err.message);
         cpu_kernels wrong = tables[i];
         wrong.neuron_sum[GGUF_Q4_0] = tables[i].neuron_sum[GGUF_Q8_0];
-        cr_expect_eq(cpu_selftest(&wrong, &err), HOTSET_E_DEVICE);
+        cr_expect_eq(cpu_selftest(&wrong, GGUF_Q4_0, &err), HOTSET_E_DEVICE);
         cr_expect(strstr(err.message, "wrong Q4_0 sums over neurons"), "%s", err.message);
         wrong = tables[i];
         wrong.matmul[GGUF_F16].neuron_tiles = tables[i].matmul[GGUF_BF16].neuron_tiles;
-        cr_expect_eq(cpu_selftest(&wrong, &err), HOTSET_E_DEVICE);
+        cr_expect_eq(cpu_selftest(&wrong, GGUF_F16, &err), HOTSET_E_DEVICE);
         cr_expect(strstr(err.message, "wrong F16 tiles by neuron"), "%s", err.message);
         if (!tables[i].lanes[GGUF_Q4_0].act_bytes) continue;
         wrong = tables[i];
         wrong.lanes[GGUF_Q4_0].act_pack = tables[i].lanes[GGUF_Q4_K].act_pack;
-        cr_expect_eq(cpu_selftest(&wrong, &err), HOTSET_E_DEVICE);
+        cr_expect_eq(cpu_selftest(&wrong, GGUF_Q4_0, &err), HOTSET_E_DEVICE);
         cr_expect(strstr(err.message, "wrong Q4_0 products of interleaved rows"), "%s", err.message);
         wrong = tables[i];
         wrong.lanes[GGUF_Q4_0].tile_unpack = tables[i].matmul[GGUF_Q4_0].tile_unpack;
-        cr_expect_eq(cpu_selftest(&wrong, &err), HOTSET_E_DEVICE);
+        cr_expect_eq(cpu_selftest(&wrong, GGUF_Q4_0, &err), HOTSET_E_DEVICE);
         cr_expect(strstr(err.message, "wrong Q4_0 tiles of interleaved rows"), "%s", err.message);
     }
 }

@@ -1,7 +1,6 @@
 /* device.c - the CPU as a device: slabs of host memory, lists that a thread team walks, limits measured. */
 #include "devices/device.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -42,7 +41,8 @@ typedef struct cpu_device {
     uint32_t turn;    /* of the last phase of the last submission */
     uint32_t crossover_n;
     crossover_of crossover[CROSSOVER_MAX];
-    hotset_error failure; /* sticky */
+    uint64_t tested_types; /* bit i: kernels of gguf_type i have passed their test */
+    hotset_error failure;  /* sticky */
 } cpu_device;
 
 struct device_queue {
@@ -261,6 +261,18 @@ static hotset_status find_crossover(cpu_device *cpu, const device_op *op, cpu_cr
     return HOTSET_OK;
 }
 
+/* Kernels are tested before a list uses them for the first time. */
+static hotset_status test_kernels(cpu_device *cpu, const device_op *op, hotset_error *err) {
+    const device_linear_part *part;
+    for (uint32_t i = cpu_op_parts(op, &part); i-- > 0;) {
+        const uint64_t bit = (uint64_t)1 << part[i].w.type;
+        if (cpu->tested_types & bit) continue;
+        HOTSET_TRY(cpu_selftest(&cpu->kernels, part[i].w.type, err));
+        cpu->tested_types |= bit;
+    }
+    return HOTSET_OK;
+}
+
 static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t op_n, device_ref step,
                                      uint32_t row_max, device_ref workspace, device_list **out,
                                      hotset_error *err) {
@@ -268,6 +280,7 @@ static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t o
     cpu_device *cpu = cpu_of(d);
     for (uint32_t i = 0; i < op_n; i++) {
         HOTSET_TRY(cpu_op_check(&cpu->kernels, &ops[i], err));
+        HOTSET_TRY(test_kernels(cpu, &ops[i], err));
         if (list_workspace_bytes(cpu, &ops[i]) > workspace.buffer->bytes - workspace.offset)
             return hotset_fail(err, HOTSET_E_ARGUMENT, "%s of layer %u needs %llu bytes of workspace",
                                ops[i].name, ops[i].layer_i,
@@ -559,15 +572,6 @@ static hotset_status shares_make(cpu_device *cpu, hotset_error *err) {
 
 enum { WAIT_S_DEFAULT = 60 };
 
-/* The kernels' self-test, once for each instruction set: in the same process they stay the same. */
-static hotset_status test_once(const cpu_kernels *k, cpu_isa isa, hotset_error *err) {
-    static atomic_bool passed[CPU_ISA_COUNT];
-    if (atomic_load_explicit(&passed[isa], memory_order_relaxed)) return HOTSET_OK;
-    HOTSET_TRY(cpu_selftest(k, err));
-    atomic_store_explicit(&passed[isa], true, memory_order_relaxed);
-    return HOTSET_OK;
-}
-
 hotset_status device_cpu_open(device **out, const device_cpu_options *options, hotset_error *err) {
     *out = NULL;
     cpu_isa isa;
@@ -586,7 +590,6 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
         status = team_open(&cpu->team, thread_n, &cpu->topology, err);
     }
     if (!status) status = shares_make(cpu, err);
-    if (!status) status = test_once(&cpu->kernels, isa, err);
     if (status)
         cpu_close(&cpu->base);
     else

@@ -369,16 +369,22 @@ static hotset_status check_type(const device_op *op, gguf_type type, bool have, 
                        gguf_type_get(type)->name);
 }
 
+uint32_t cpu_op_parts(const device_op *op, const device_linear_part **part) {
+    switch (op->kind) {
+    case DEVICE_OP_LINEAR: *part = op->linear.part; return op->linear.part_n;
+    case DEVICE_OP_EXPERTS: *part = op->experts.part; return op->experts.part_n;
+    default: *part = NULL; return 0;
+    }
+}
+
 hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_error *err) {
     if (op->kind == DEVICE_OP_EMBED) {
         const gguf_type more = op->embed.positions.in_n ? op->embed.positions.type : op->embed.table.type;
         HOTSET_TRY(check_type(op, op->embed.table.type, k->dequant[op->embed.table.type] != NULL, err));
         return check_type(op, more, k->dequant[more] != NULL, err);
     }
-    const device_linear_part *part = op->kind == DEVICE_OP_LINEAR ? op->linear.part : op->experts.part;
-    uint32_t part_n = op->kind == DEVICE_OP_LINEAR    ? op->linear.part_n
-                      : op->kind == DEVICE_OP_EXPERTS ? op->experts.part_n
-                                                      : 0;
+    const device_linear_part *part;
+    const uint32_t part_n = cpu_op_parts(op, &part);
     for (uint32_t i = 0; i < part_n; i++) {
         gguf_type type = part[i].w.type;
         bool have = cpu_matmul_of(k, &part[i].w)->act_bytes != NULL;

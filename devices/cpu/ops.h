@@ -65,6 +65,8 @@ bool cpu_op_is_small(const cpu_op *op, const cpu_worker *w);
 /* Runs this thread's share. Every thread of the team calls it for the same op, and the caller puts a barrier
  * behind; or one thread alone, which then does all of it, where the operation is small. */
 void cpu_op_run(cpu_op *op, const cpu_worker *w);
+/* The matrices that an operation multiplies with, and how many they are. */
+uint32_t cpu_op_parts(const device_op *op, const device_linear_part **part);
 /* E_UNSUPPORTED names the operation and the weight type that these kernels do not have. */
 HOTSET_CHECKED hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_error *err);
 

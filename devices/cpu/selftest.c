@@ -158,7 +158,7 @@ static hotset_status test_sums(const type_test *t, hotset_error *err) {
     return compare(t, "sums over neurons", ROW_N, err);
 }
 
-static hotset_status test_type(type_test *t, hotset_error *err) {
+static hotset_status run_tests(type_test *t, hotset_error *err) {
     uint64_t state = t->type;
     for (int i = 0; i < K; i++) t->x[i] = next_float(&state);
     if (gguf_type_get(t->type)->block_n > 1)
@@ -173,23 +173,15 @@ static hotset_status test_type(type_test *t, hotset_error *err) {
     return test_sums(t, err);
 }
 
-hotset_status cpu_selftest(const cpu_kernels *k, hotset_error *err) {
+hotset_status cpu_selftest(const cpu_kernels *k, gguf_type type, hotset_error *err) {
     cpu_kernels reference;
     cpu_kernels_ref(&reference);
-    uint64_t bytes = 0;
-    for (int type = 0; type < GGUF_TYPE_MAX; type++)
-        if (k->matmul[type].act_bytes)
-            bytes = max_u64(bytes, lay_out(&(workspace){0}, k, (gguf_type)type, NULL));
+    type_test t = {.kernels = k, .reference = &reference, .type = type, .row_bytes = gguf_row_bytes(type, K)};
+    const uint64_t bytes = lay_out(&t.ws, k, type, NULL);
     uint8_t *memory = aligned_alloc(CPU_ALIGN, round_up(bytes, CPU_ALIGN));
     if (!memory) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the CPU's self-test");
-    hotset_status status = HOTSET_OK;
-    for (int type = 0; type < GGUF_TYPE_MAX && !status; type++) {
-        if (!k->matmul[type].act_bytes) continue;
-        type_test t = {.kernels = k, .reference = &reference, .type = (gguf_type)type};
-        t.row_bytes = gguf_row_bytes(t.type, K);
-        lay_out(&t.ws, k, t.type, memory);
-        status = test_type(&t, err);
-    }
+    lay_out(&t.ws, k, type, memory);
+    const hotset_status status = run_tests(&t, err);
     free(memory);
     return status;
 }

@@ -5,8 +5,8 @@
 
 #include "devices/cpu/kernels.h"
 
-/* Multiplies a few rows of every weight type, by row and by neuron, by the table's kernels and by the
- * references; takes a few milliseconds. E_DEVICE names the type that differs, and in what. */
-HOTSET_CHECKED hotset_status cpu_selftest(const cpu_kernels *k, hotset_error *err);
+/* Multiplies a few rows of a weight type that the table has, by row and by neuron, by its kernels and by the
+ * references; takes less than a millisecond. E_DEVICE names the type and what differs. */
+HOTSET_CHECKED hotset_status cpu_selftest(const cpu_kernels *k, gguf_type type, hotset_error *err);
 
 #endif
