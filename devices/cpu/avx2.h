@@ -6,6 +6,7 @@
 #define HOTSET_CPU_AVX2_H
 
 #include "devices/cpu/kernels.h"
+#include "devices/cpu/lift.h"
 
 #include <float.h>
 #include <immintrin.h>
@@ -219,13 +220,12 @@ AVX2_INLINE float act_pack_sums(int8_t q[256], int16_t sums[16], const float *x)
 #define HAS_VPDPBUSD 0
 #endif
 
-/* Sums of 32 bits start at 1.5 * 2^23 as a float, where one bit is one: so they are floats all the time, and
- * to take that off again is a subtraction, which need not wait for the multipliers as a conversion would. */
-enum { SUM_ZERO = 0x4b400000 };
+/* Sums of 32 bits are lifted (lift.h): to take that off is a subtraction, which need not wait for the
+ * multipliers as a conversion would. */
 
 /* What sums start with to take an offset of weights off, given the activations as sum_pairs. */
 AVX2_INLINE int32_t sum_start(__m128i pairs, const int offset) {
-    return HAS_VPDPBUSD ? SUM_ZERO - offset * sum_of(pairs) : lane_start(pairs, offset);
+    return HAS_VPDPBUSD ? LIFT_BITS - offset * sum_of(pairs) : lane_start(pairs, offset);
 }
 
 /* s + products of unsigned bytes and signed ones. */
@@ -240,7 +240,7 @@ AVX2_INLINE __m256i add_products(__m256i s, __m256i a, __m256i b) {
 /* Sums as floats; those of 16 bits have been widened. */
 AVX2_INLINE __m256 sum_float(__m256i s) {
     if (!HAS_VPDPBUSD) return _mm256_cvtepi32_ps(s);
-    return _mm256_sub_ps(_mm256_castsi256_ps(s), _mm256_castsi256_ps(_mm256_set1_epi32(SUM_ZERO)));
+    return _mm256_sub_ps(_mm256_castsi256_ps(s), _mm256_set1_ps(LIFT));
 }
 
 /* ---- Blocks (layouts: devices/quant.h) ---- */

@@ -3,6 +3,7 @@
 #define HOTSET_CPU_AVX512_GEMM_H
 
 #include "devices/cpu/avx512_tiles.h"
+#include "devices/cpu/lift.h"
 #include "devices/neurons.h"
 
 /* A block of 32. */
@@ -17,13 +18,9 @@ typedef struct panel_32 {
     float d[COLS];
 } panel_32;
 
-/* Integer sums s of a block of 32, |s| < 2^22, may be lifted: counted from the bits of LIFT, so that as a
- * float such a sum is LIFT + s. One operation then takes LIFT off and multiplies by d, where conversion and
- * product are two. It gives the same bits, for of a d in half precision LIFT d is exact; of powers of two up
- * to 2^127 it may overflow. */
-#define LIFT 0x1.8p23f
-enum { LIFT_BITS = 0x4b400000 };
-
+/* A block's sums of products times d of the rows. Sums that are lifted (lift.h) take one operation instead of
+ * two. That gives the same bits, for of a d in half precision LIFT d is exact; of powers of two up to 2^127
+ * it may overflow. */
 INLINE __m512 scaled(__m512i s, __m512 d, const bool lifted) {
     if (!lifted) return _mm512_mul_ps(_mm512_cvtepi32_ps(s), d);
     return _mm512_fmsub_ps(_mm512_castsi512_ps(s), d, _mm512_mul_ps(d, _mm512_set1_ps(LIFT)));

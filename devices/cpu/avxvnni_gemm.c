@@ -10,7 +10,7 @@
 
 AVX2_INLINE void start_at_zero(__m256i s[HALVES][COLS]) {
     AVX2_UNROLL
-    for (int c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm256_set1_epi32(SUM_ZERO);
+    for (int c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm256_set1_epi32(LIFT_BITS);
 }
 
 /* s[h][c] += products of `quad_n` times four weights. q: [quad_n][ROWS][4]; x: column c at 32 * c. */

@@ -43,7 +43,7 @@ static void pack_iq4_xs(void *act, const float *x, size_t k) {
     for (act_iq4_xs *a = act; k > 0; k -= 256, x += 256, a++) {
         int16_t sums[16];
         a->d = act_pack_sums(a->x, sums, x);
-        for (size_t j = 0; j < 8; j++) a->start[j] = SUM_ZERO - OFFSET_8 * (sums[2 * j] + sums[2 * j + 1]);
+        for (size_t j = 0; j < 8; j++) a->start[j] = LIFT_BITS - OFFSET_8 * (sums[2 * j] + sums[2 * j + 1]);
     }
 }
 
