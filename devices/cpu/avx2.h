@@ -213,15 +213,12 @@ AVX2_INLINE float act_pack_sums(int8_t q[256], int16_t sums[16], const float *x)
     return d;
 }
 
-/* ---- Products of bytes, summed in lanes of 16 bits; or in 32 by a file that includes this where
- * HAS_VPDPBUSD is defined as 1 ---- */
+/* ---- Products of bytes, summed in lanes of 16 bits; or in 32, lifted (lift.h), by a file that includes this
+ * where HAS_VPDPBUSD is defined as 1 ---- */
 
 #ifndef HAS_VPDPBUSD
 #define HAS_VPDPBUSD 0
 #endif
-
-/* Sums of 32 bits are lifted (lift.h): to take that off is a subtraction, which need not wait for the
- * multipliers as a conversion would. */
 
 /* What sums start with to take an offset of weights off, given the activations as sum_pairs. */
 AVX2_INLINE int32_t sum_start(__m128i pairs, const int offset) {
@@ -237,7 +234,8 @@ AVX2_INLINE __m256i add_products(__m256i s, __m256i a, __m256i b) {
 #endif
 }
 
-/* Sums as floats; those of 16 bits have been widened. */
+/* Sums as floats; those of 16 bits have been widened. A subtraction need not wait for the multipliers, as a
+ * conversion would. */
 AVX2_INLINE __m256 sum_float(__m256i s) {
     if (!HAS_VPDPBUSD) return _mm256_cvtepi32_ps(s);
     return _mm256_sub_ps(_mm256_castsi256_ps(s), _mm256_set1_ps(LIFT));
