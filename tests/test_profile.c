@@ -300,7 +300,7 @@ Test(profile, counts_equal_a_second_count) {
                              .record = true,
                              .context_n = CONTEXT_N,
                              .sparsity = HOTSET_SPARSITY_OFF,
-                             .batch_n = (const uint32_t[]){7, 48, 256}[i],
+                             .batch_n = (const uint32_t[RIG_ISAS]){7, 48, 1, 256}[i],
                              .thread_n = (uint32_t)i + 1};
             check_counts(&models[m], &o);
         }
