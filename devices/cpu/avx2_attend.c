@@ -30,11 +30,6 @@ typedef struct lot {
     __m256 value[SPAN][VALUES / 8]; /* of one span */
 } lot;
 
-/* Queries are numbered token by token. */
-static const float *query_at(const cpu_attend_args *a, size_t i) {
-    return a->q + i / a->head_n * a->query_stride + i % a->head_n * a->key_n;
-}
-
 /* How many of n > 0 queries are worked on at once. */
 AVX2_INLINE size_t some_of(size_t n) { return n >= QUERIES ? QUERIES : n >= 2 ? 2 : 1; }
 
@@ -264,7 +259,7 @@ AVX2_INLINE void attend_state(const cpu_attend_args *a, const gguf_type type) {
     lot l;
     for (size_t first = 0; first < a->query_n * a->head_n; first += LOT) {
         const size_t query_n = (size_t)min_u64(LOT, a->query_n * a->head_n - first);
-        for (size_t q = 0; q < query_n; q++) l.query[q] = query_at(a, first + q);
+        for (size_t q = 0; q < query_n; q++) l.query[q] = cpu_attend_query(a, first + q);
         for (size_t e = 0; e < a->key_n; e += DEPTH)
             score_depth(a, &l, query_n, e, (size_t)min_u64(DEPTH, a->key_n - e), type);
         soften_lot(a, &l, first, query_n);

@@ -10,10 +10,7 @@
 #define LOG2_E 0x1.715476p+0f
 #define LN_2   0x1.62e430p-1f
 
-/* Queries are numbered token by token: head h of token t is t * head_n + h. */
-INLINE const float *query_at(const cpu_attend_args *a, size_t i) {
-    return a->q + i / a->head_n * a->query_stride + i % a->head_n * a->key_n;
-}
+/* Rows that query i sees. */
 INLINE size_t seen_by(const cpu_attend_args *a, size_t i) { return cpu_attend_seen(a, i / a->head_n); }
 
 /* What queries are multiplied with, so that scores are exponents of two unless they are capped first. */

@@ -124,7 +124,7 @@ static void quantise_queries(const cpu_attend_args *a, lot *l, size_t first, siz
     const __m512i bias = _mm512_set1_epi8((char)0x80);
     for (size_t q = 0; q < query_n; q++)
         l->query_d[q] =
-            query_scale(a) * quantise(l->query[q], query_at(a, first + q) + block_i * BLOCK, BLOCK);
+            query_scale(a) * quantise(l->query[q], cpu_attend_query(a, first + q) + block_i * BLOCK, BLOCK);
     for (size_t q = 0; q < query_n; q++) {
         __m512i sum = _mm512_setzero_si512();
         UNROLL for (size_t j = 0; j < QUADS; j++) {

@@ -179,7 +179,7 @@ INLINE void prepare_queries(const cpu_attend_args *a, lot *l, size_t first, size
                             size_t depth, const attend_form f) {
     const __m512 scale = _mm512_set1_ps(query_scale(a) * (f.key_unit / f.score_unit));
     for (size_t q = 0; q < query_n; q++) {
-        const float *x = query_at(a, first + q) + from;
+        const float *x = cpu_attend_query(a, first + q) + from;
         for (size_t e = 0; e < depth; e += vector_elements(f))
             _mm512_store_si512(&l->query[q][e / f.per_word], f.words(x + e, elements_left(depth - e), scale));
     }

@@ -109,7 +109,8 @@ static inline void cpu_listed_dots(const cpu_matmul *m, float *y, const uint8_t 
 }
 
 /* Streaming softmax over one run of state rows, for the query heads that share one key/value head, of one
- * token or of several tokens in a row. A token's result does not depend on those that are computed with it.
+ * token or of several tokens in a row. A token's result does not depend on those that are computed with it,
+ * as long as the state is finite.
  *
  * Rows in F32 and F16 are multiplied as floats. Where the caller allows it, the group has at least
  * CPU_ATTEND_ROUNDED heads, and the processor multiplies pairs of BF16 faster (cpu_multiplies_bf16), rows in
@@ -146,7 +147,7 @@ typedef struct cpu_attend_args {
     bool rounded;      /* whether rows in F16 may be rounded */
     float scale;       /* of q . k */
     float softcap;     /* 0: none; else s = softcap * tanh(s / softcap) */
-    float *scores;     /* scratch [head_n][row_n]; unused for Q8_0 */
+    float *scores;     /* scratch [head_n][row_n] of the reference; unused for Q8_0 */
     float *out;        /* [query_n][head_n][value_n]: sum_i exp(s_i - max) v_i, not divided */
     float *max, *sum;  /* [query_n][head_n]: max_i s_i and sum_i exp(s_i - max) */
 } cpu_attend_args;
@@ -154,6 +155,11 @@ typedef struct cpu_attend_args {
 /* Rows that token t sees. */
 static inline size_t cpu_attend_seen(const cpu_attend_args *a, size_t t) {
     return a->seen_n + t < a->row_n ? a->seen_n + t : a->row_n;
+}
+
+/* Query i, which are numbered token by token: head h of token t is t * head_n + h. */
+static inline const float *cpu_attend_query(const cpu_attend_args *a, size_t i) {
+    return a->q + i / a->head_n * a->query_stride + i % a->head_n * a->key_n;
 }
 
 /* attend() by what can do one token. */
@@ -272,7 +278,7 @@ bool cpu_isa_here(cpu_isa isa);
 /* The best one of them. */
 cpu_isa cpu_isa_detect(void);
 /* Whether the processor, where it has AVX-512 as above, multiplies pairs of BF16 faster than floats: Intel's
- * take four times as long for a pair as for a float. */
+ * (Emerald Rapids) take four times as long for a pair as for a float. */
 bool cpu_multiplies_bf16(void);
 /* Whether its kernels should ask memory ahead: those of Intel stop at the ends of pages. */
 bool cpu_stops_at_pages(void);
