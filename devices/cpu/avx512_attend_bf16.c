@@ -11,9 +11,14 @@ INLINE __m512i round_pairs(__m512 low, __m512 high) { return (__m512i)_mm512_cvt
 /* Halves of a row, rounded to BF16, as 2^-112 of what they are: their bits of the exponent stay, of which
  * BF16 has more. Those without any are subnormal and count as zero. */
 INLINE __m512i load_pairs(const uint8_t *row, uint32_t elements) {
-    const __m512i halves = _mm512_maskz_loadu_epi16(elements, row);
+    const __m512i halves =
+        elements == 0xffffffff ? _mm512_loadu_si512(row) : _mm512_maskz_loadu_epi16(elements, row);
     const __m512i shifted = _mm512_srai_epi16(_mm512_add_epi16(halves, _mm512_set1_epi16(4)), 3);
     return _mm512_and_si512(shifted, _mm512_set1_epi16((short)0x8fff));
+}
+
+INLINE void reorder_pairs(__m512i quarters[TILE], const tile *t, const size_t part, const size_t n) {
+    reorder_words(quarters, t, part, n, load_pairs);
 }
 
 /* Elements of two vectors, those of the same number side by side. */
@@ -44,15 +49,15 @@ INLINE __m512 multiply_pairs(__m512 sum, __m512i a, __m512i b) {
 
 /* Large queries would overflow if they made up for all of 2^-112: so scores are too small by a part of it. */
 static void attend_pairs(const cpu_attend_args *a) {
-    attend_lots(a, (attend_form){.bytes = sizeof(uint16_t),
-                                 .per_word = 2,
-                                 .key_unit = 0x1p112f,
-                                 .score_unit = 0x1p48f,
-                                 .lift = 112,
-                                 .keys = load_pairs,
-                                 .values = pair_rows,
-                                 .words = pair_floats,
-                                 .multiply = multiply_pairs});
+    attend_whole_or_not(a, (attend_form){.bytes = sizeof(uint16_t),
+                                         .per_word = 2,
+                                         .key_unit = 0x1p112f,
+                                         .score_unit = 0x1p48f,
+                                         .lift = 112,
+                                         .reorder = reorder_pairs,
+                                         .values = pair_rows,
+                                         .words = pair_floats,
+                                         .multiply = multiply_pairs});
 }
 
 static void attend(const cpu_attend_args *args) {

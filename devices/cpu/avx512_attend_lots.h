@@ -27,15 +27,24 @@ enum {
     QUERIES = 8 /* of these, with their sums in registers */
 };
 
+/* 16 words, or those of them that there are, of 16 keys, to be reordered. */
+typedef struct tile {
+    const uint8_t *row;
+    size_t stride;
+    uint32_t elements;
+    __m512i *to; /* every TILES-th */
+} tile;
+
 typedef struct attend_form {
     size_t bytes;    /* of an element of the state */
     size_t per_word; /* elements, or positions */
+    bool whole; /* rows are multiples of 32 elements: masks, which cost a load as much again, are left out */
     /* The state is multiplied as 1 / key_unit of itself. Queries make up for the part of it that scores are
      * not counted in units of, weights as 2^lift of themselves for all of it. */
     float key_unit, score_unit;
     int lift;
-    /* The elements of a row that the lower bits of `elements` name, zeros for others, as 16 words. */
-    __m512i (*keys)(const uint8_t *row, uint32_t elements);
+    /* One of PART_WORDS parts (a constant) of reordering a tile of n rows, the others being zeros. */
+    void (*reorder)(__m512i quarters[TILE], const tile *t, const size_t part, const size_t n);
     /* 32 elements of the values of per_word rows, of which n are there, the others being zeros. */
     void (*values)(__m512i to[2], const uint8_t *row, size_t stride, const size_t n, uint32_t elements);
     /* As many floats as 16 words take. */
@@ -61,13 +70,43 @@ INLINE size_t vector_elements(const attend_form f) { return TILE * f.per_word; }
 INLINE size_t some_of(size_t n) { return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1; }
 
 /* A bit for each of the next n elements, 32 at most. */
-INLINE uint32_t elements_left(size_t n) { return n < 32 ? (1u << n) - 1 : 0xffffffff; }
+INLINE uint32_t elements_left(size_t n, const attend_form f) {
+    return f.whole || n >= 32 ? 0xffffffff : (1u << n) - 1;
+}
 
-/* Lines of what is wanted next that are asked for with each word: as many rows go by meanwhile. */
+/* Lines of what is wanted next that are asked for with each word: as many rows go by meanwhile. Compilers
+ * would gather the requests of a block in one burst (stream.h). */
 INLINE size_t lines_per_word(const attend_form f) { return f.bytes * f.per_word / 2; }
 INLINE void ask_lines(const uint8_t *ahead, size_t word, const attend_form f) {
-    UNROLL for (size_t i = 0; i < lines_per_word(f); i++)
-        prefetch(ahead, (word * lines_per_word(f) + i) * LINE);
+    UNROLL for (size_t i = 0; i < lines_per_word(f); i++) {
+        const uintptr_t line = (uintptr_t)ahead + (word * lines_per_word(f) + i) * LINE;
+        __asm__ volatile("prefetcht1 %0" : : "m"(*(const char *)line));
+    }
+}
+
+/* attend_form.reorder of words, which `keys` gives of a row: those of the elements that the lower bits of
+ * `elements` name, zeros for others. Four parts exchange words among four rows each, four quarters among
+ * these. */
+INLINE void reorder_words(__m512i quarters[TILE], const tile *t, const size_t part, const size_t n,
+                          __m512i (*keys)(const uint8_t *row, uint32_t elements)) {
+    if (part < 4) {
+        const uint8_t *row = t->row + 4 * part * t->stride;
+        __m512i v[4];
+        UNROLL for (size_t i = 0; i < 4; i++) v[i] =
+            4 * part + i < n ? keys(row + i * t->stride, t->elements) : _mm512_setzero_si512();
+        transpose_quarters(quarters + 4 * part, v);
+        return;
+    }
+    const size_t j = part - 4; /* quarters[4i + j] has words j, 4 + j, 8 + j, 12 + j of rows 4i to 4i + 3 */
+    const __m512i *q = quarters + j;
+    const __m512i even_0 = _mm512_shuffle_i32x4(q[0], q[4], 0x88),
+                  even_1 = _mm512_shuffle_i32x4(q[8], q[12], 0x88);
+    const __m512i odd_0 = _mm512_shuffle_i32x4(q[0], q[4], 0xdd),
+                  odd_1 = _mm512_shuffle_i32x4(q[8], q[12], 0xdd);
+    t->to[TILES * j] = _mm512_shuffle_i32x4(even_0, even_1, 0x88);
+    t->to[TILES * (4 + j)] = _mm512_shuffle_i32x4(odd_0, odd_1, 0x88);
+    t->to[TILES * (8 + j)] = _mm512_shuffle_i32x4(even_0, even_1, 0xdd);
+    t->to[TILES * (12 + j)] = _mm512_shuffle_i32x4(odd_0, odd_1, 0xdd);
 }
 
 /* ---- Scores ---- */
@@ -85,49 +124,17 @@ INLINE size_t tiles_of(size_t depth, const attend_form f) {
     return (depth + vector_elements(f) - 1) / vector_elements(f) * TILES;
 }
 
-/* 16 words, or those of them that there are, of 16 keys, to be reordered. */
-typedef struct tile {
-    const uint8_t *row;
-    size_t stride;
-    uint32_t elements;
-    __m512i *to; /* every TILES-th */
-} tile;
-
 INLINE tile tile_of(const step *s, size_t i, const attend_form f) {
     const size_t t = i % TILES, element = i / TILES * vector_elements(f);
     return (tile){s->row + t * TILE * s->stride + element * f.bytes, s->stride,
-                  elements_left(s->depth - element), &s->key[element / f.per_word][t]};
-}
-
-/* One of eight parts of reordering a tile of n rows: four exchange words among four rows each, four exchange
- * quarters among these. part is a constant. */
-INLINE void reorder_part(__m512i quarters[TILE], const tile *t, const size_t part, const size_t n,
-                         const attend_form f) {
-    if (part < 4) {
-        const uint8_t *row = t->row + 4 * part * t->stride;
-        __m512i v[4];
-        UNROLL for (size_t i = 0; i < 4; i++) v[i] =
-            4 * part + i < n ? f.keys(row + i * t->stride, t->elements) : _mm512_setzero_si512();
-        transpose_quarters(quarters + 4 * part, v);
-        return;
-    }
-    const size_t j = part - 4; /* quarters[4i + j] has words j, 4 + j, 8 + j, 12 + j of rows 4i to 4i + 3 */
-    const __m512i *q = quarters + j;
-    const __m512i even_0 = _mm512_shuffle_i32x4(q[0], q[4], 0x88),
-                  even_1 = _mm512_shuffle_i32x4(q[8], q[12], 0x88);
-    const __m512i odd_0 = _mm512_shuffle_i32x4(q[0], q[4], 0xdd),
-                  odd_1 = _mm512_shuffle_i32x4(q[8], q[12], 0xdd);
-    t->to[TILES * j] = _mm512_shuffle_i32x4(even_0, even_1, 0x88);
-    t->to[TILES * (4 + j)] = _mm512_shuffle_i32x4(odd_0, odd_1, 0x88);
-    t->to[TILES * (8 + j)] = _mm512_shuffle_i32x4(even_0, even_1, 0xdd);
-    t->to[TILES * (12 + j)] = _mm512_shuffle_i32x4(odd_0, odd_1, 0xdd);
+                  elements_left(s->depth - element, f), &s->key[element / f.per_word][t]};
 }
 
 INLINE void reorder(lot *l, const step *s, const attend_form f) {
     for (size_t i = 0; i < tiles_of(s->depth, f); i++) {
         const tile t = tile_of(s, i, f);
         const size_t before = i % TILES * TILE, n = s->n > before ? s->n - before : 0;
-        UNROLL for (size_t part = 0; part < PART_WORDS; part++) reorder_part(l->quarters, &t, part, n, f);
+        UNROLL for (size_t part = 0; part < PART_WORDS; part++) f.reorder(l->quarters, &t, part, n);
     }
 }
 
@@ -151,7 +158,7 @@ INLINE void score_queries(lot *l, const step *s, size_t q, const size_t query_n,
                 UNROLL for (size_t u = 0; u < TILES; u++) sum[i][u] = f.multiply(sum[i][u], key[k][u], word);
             }
             if (!next) continue;
-            reorder_part(l->quarters, &t, k, TILE, f);
+            f.reorder(l->quarters, &t, k, TILE);
             ask_lines(ahead, part * PART_WORDS + k, f);
         }
     }
@@ -181,7 +188,8 @@ INLINE void prepare_queries(const cpu_attend_args *a, lot *l, size_t first, size
     for (size_t q = 0; q < query_n; q++) {
         const float *x = cpu_attend_query(a, first + q) + from;
         for (size_t e = 0; e < depth; e += vector_elements(f))
-            _mm512_store_si512(&l->query[q][e / f.per_word], f.words(x + e, elements_left(depth - e), scale));
+            _mm512_store_si512(&l->query[q][e / f.per_word],
+                               f.words(x + e, elements_left(depth - e, f), scale));
     }
 }
 
@@ -302,7 +310,7 @@ INLINE values values_of(const cpu_attend_args *a, lot *l, size_t span_i, const a
     const size_t span_n = spans_of(a, f), row_i = span_i % span_n * span_of(f),
                  from = span_i / span_n * VALUES;
     const uint8_t *row = (const uint8_t *)a->value + row_i * a->value_stride + from * f.bytes;
-    return (values){row, a->value_stride, a->row_n - row_i, elements_left(a->value_n - from),
+    return (values){row, a->value_stride, a->row_n - row_i, elements_left(a->value_n - from, f),
                     l->value[span_i % 2]};
 }
 
@@ -337,6 +345,17 @@ INLINE void attend_lots(const cpu_attend_args *a, const attend_form f) {
             score_depth(a, &l, from, query_n, e, (size_t)min_u64(depth, a->key_n - e), f);
         soften_lot(a, &l, from, query_n, f);
         add_values(a, &l, from, query_n, f);
+    }
+}
+
+/* attend_lots in two forms, for rows that need no masks and those that do. */
+INLINE void attend_whole_or_not(const cpu_attend_args *a, attend_form f) {
+    if (a->key_n % 32 == 0 && a->value_n % 32 == 0) {
+        f.whole = true;
+        attend_lots(a, f);
+    } else {
+        f.whole = false;
+        attend_lots(a, f);
     }
 }
 
