@@ -57,9 +57,15 @@ typedef struct fiber {
     uint64_t given, met; /* its value for the warp; the same once all have met */
 } fiber;
 
+/* How many lanes of a warp wait where its `first` does. */
+typedef struct meeting {
+    int n, first;
+} meeting;
+
 struct emu_machine {
     emu_place place; /* first: emu_here points to it */
     fiber fiber[THREADS_MAX];
+    meeting meeting[THREADS_MAX / WARP];
     int thread_n, current;
     bool reverse;
     void *stack_pointer, *fake_stack, *tsan; /* of the scheduler */
@@ -231,11 +237,14 @@ void emu_meet_warp(uint64_t value, const char *file, int line) {
     f->state = AT_WARP;
     f->file = file;
     f->line = line;
-    for (int i = from; i < to; i++) {
-        if (m->fiber[i].state == AT_WARP && same_place(&m->fiber[i], f)) continue;
+    meeting *warp = &m->meeting[m->current / WARP];
+    if (warp->n == 0) warp->first = m->current;
+    if (same_place(&m->fiber[warp->first], f)) warp->n++;
+    if (warp->n < to - from) {
         run_others(m);
         return;
     }
+    warp->n = 0;
     for (int i = from; i < to; i++) {
         m->fiber[i].state = RUNS;
         m->fiber[i].met = m->fiber[i].given;
@@ -339,6 +348,7 @@ SWITCHES static void set_up_fiber(fiber *f) {
 static void run_block(emu_machine *m) {
     ASAN_POISON_MEMORY_REGION(m->shared, SHARED_ROOM);
     m->shared_made = m->shared_used = 0;
+    memset(m->meeting, 0, sizeof m->meeting);
     for (int i = 0; i < m->thread_n; i++) set_up_fiber(&m->fiber[i]);
     m->current = SCHEDULER;
     go(m, m->reverse ? m->thread_n - 1 : 0);
