@@ -311,6 +311,10 @@ check_bench() {
     expect "bench: tokens before the prompt" grep -qE '^depth +24 tokens before the prompt' "$out"
     run 0 bench --kernels --type q4_0 --mib 1 --columns 8
     expect "bench --kernels: rows alone" grep -qE '^Q4_0 +[0-9.]+ ' "$out"
+    expect "bench --kernels: a name above each column" awk '
+        /^type/ { single = gsub(/GB\/s|Gop\/s|of read|of peak/, ""); pairs = gsub(/(dot|sum) +[0-9]+%/, "") }
+        /^Q4_0 +[0-9.]+ / { seen = 1; bad += NF - 1 != single + 2 * pairs }
+        END { exit bad || !seen }' "$out"
     refuse 2 "no type that has kernels" bench --kernels --type q9_9
 }
 

@@ -325,6 +325,19 @@ static bool bench_one(const bench_options *o, const cpu_kernels *kernels, gguf_t
     return true;
 }
 
+/* What stands above the lines of bench_one. */
+static void print_head(const bench_options *o, const char *isa) {
+    printf("%s, rows of %zu weights, %d thread(s)\n", isa, o->k, o->thread_n);
+    printf("x16: rows interleaved, as copied weights stand where nothing is skipped\n");
+    printf("           ------ decode: memory ------ cached ---- prefill: %zu columns ----   -- listed rows, "
+           "neuron sums: GB/s, of read --\n",
+           o->col_n);
+    printf("%-6s %-4s %7s %8s %10s %12s %8s  ", "type", "", "GB/s", "of read", "GB/s", "Gop/s", "of peak");
+    for (size_t i = 0; i < 2 * DENSITIES; i++)
+        printf("     %s %2.0f%%", i < DENSITIES ? "dot" : "sum", 100 * densities[i % DENSITIES]);
+    printf("\n");
+}
+
 static int usage(void) {
     fputs("usage: bench --kernels [--isa NAME] [--type NAME] [--length WEIGHTS] [--mib WEIGHTS] [--columns "
           "N] [--threads N]\n       --mib 0: no decode, --columns 0: no prefill\n",
@@ -371,16 +384,7 @@ int bench_kernels(int argc, char **argv) {
     }
     cpu_kernels kernels;
     cpu_kernels_init(&kernels, o.isa);
-    printf("%s, rows of %zu weights, %d thread(s)\n", kernels.isa, o.k, o.thread_n);
-    printf("x16: rows interleaved, as copied weights stand where nothing is skipped\n");
-    printf("           ------ decode: memory ------ cached ---- prefill: %zu columns ----   -- listed rows, "
-           "neuron "
-           "sums: GB/s of read --\n",
-           o.col_n);
-    printf("type           GB/s  of read       GB/s        Gop/s  of peak      dot 10%%     dot 30%%     sum "
-           "10%% "
-           "    "
-           "sum 30%%     sum 90%%\n");
+    print_head(&o, kernels.isa);
     for (size_t i = 0; i < COUNT_OF(bench_types); i++) {
         if (o.type && strcasecmp(o.type, gguf_type_get(bench_types[i])->name) != 0) continue;
         const bool both = kernels.lanes[bench_types[i]].act_bytes != NULL;
