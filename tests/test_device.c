@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "devices/cpu/selftest.h"
 #include "devices/device.h"
 
 typedef struct setup {
@@ -145,6 +146,55 @@ Test(device, lists_that_cannot_run_are_refused_by_name) {
                  HOTSET_E_ARGUMENT);
     cr_assert(strstr(err.message, "workspace"), "%s", err.message);
     s.cpu->api->buffer_free(tables);
+    tear_down(s);
+}
+
+/* The linker has the CPU call these (--wrap) in place of cpu_selftest. */
+static struct {
+    gguf_type last;
+    uint32_t n;
+    bool fails;
+} selftests;
+hotset_status __real_cpu_selftest(const cpu_kernels *k, gguf_type type, hotset_error *err);
+hotset_status __wrap_cpu_selftest(const cpu_kernels *k, gguf_type type, hotset_error *err);
+hotset_status __wrap_cpu_selftest(const cpu_kernels *k, gguf_type type, hotset_error *err) {
+    selftests.last = type;
+    selftests.n++;
+    if (selftests.fails) return hotset_fail(err, HOTSET_E_DEVICE, "wrong");
+    return __real_cpu_selftest(k, type, err);
+}
+
+/* Records a list with two products of weights of one type, and lets it go. */
+static hotset_status record_products(setup s, gguf_type type, device_buffer *memory, hotset_error *err) {
+    device_op op = {.kind = DEVICE_OP_LINEAR, .name = "ffn gate, up", .row_max = 1};
+    op.linear.part_n = 2;
+    for (size_t i = 0; i < 2; i++)
+        op.linear.part[i].w =
+            (device_matrix){.type = type, .in_n = 2048, .out_n = 32, .row_bytes = gguf_row_bytes(type, 2048)};
+    device_list *list;
+    hotset_status status = s.cpu->api->list_record(s.cpu, &op, 1, (device_ref){memory, 0}, 1,
+                                                   (device_ref){memory, 4096}, &list, err);
+    if (!status) s.cpu->api->list_free(list);
+    return status;
+}
+
+Test(device, kernels_are_tested_once_and_before_a_list_has_them) {
+    setup s = set_up();
+    device_buffer *memory = allocate(s, 1 << 20);
+    hotset_error err = {0};
+    selftests.n = 0;
+    for (int i = 0; i < 2; i++) {
+        cr_assert_eq(record_products(s, GGUF_Q4_0, memory, &err), HOTSET_OK, "%s", err.message);
+        cr_assert(selftests.n == 1 && selftests.last == GGUF_Q4_0, "%u tests", selftests.n);
+    }
+    selftests.fails = true;
+    cr_assert_eq(record_products(s, GGUF_Q8_0, memory, &err), HOTSET_E_DEVICE);
+    cr_assert(selftests.n == 2 && selftests.last == GGUF_Q8_0);
+    cr_assert_eq(record_products(s, GGUF_Q4_0, memory, &err), HOTSET_OK, "tested before");
+    selftests.fails = false;
+    cr_assert_eq(record_products(s, GGUF_Q8_0, memory, &err), HOTSET_OK, "%s", err.message);
+    cr_assert_eq(selftests.n, 3, "one that failed is no test");
+    s.cpu->api->buffer_free(memory);
     tear_down(s);
 }
 
