@@ -63,15 +63,14 @@ INLINE void reorder_f16(__m512i quarters[TILE], const tile *t, const size_t part
             n ? load_##type(row + 16 * float_bytes(GGUF_##TYPE), elements >> 16) : _mm512_setzero_si512();   \
     }                                                                                                        \
     static void attend_##type(const cpu_attend_args *a) {                                                    \
-        attend_form f = {.bytes = float_bytes(GGUF_##TYPE),                                                  \
-                         .per_word = 1,                                                                      \
-                         .key_unit = 1,                                                                      \
-                         .score_unit = 1,                                                                    \
-                         .reorder = reorder_##type,                                                          \
-                         .values = values_##type,                                                            \
-                         .words = scale_floats,                                                              \
-                         .multiply = multiply_floats};                                                       \
-        attend_whole_or_not(a, f);                                                                           \
+        attend_whole_or_not(a, (attend_form){.bytes = float_bytes(GGUF_##TYPE),                              \
+                                             .per_word = 1,                                                  \
+                                             .key_unit = 1,                                                  \
+                                             .score_unit = 1,                                                \
+                                             .reorder = reorder_##type,                                      \
+                                             .values = values_##type,                                        \
+                                             .words = scale_floats,                                          \
+                                             .multiply = multiply_floats});                                  \
     }
 
 FORM_FLOATS(f16, F16)

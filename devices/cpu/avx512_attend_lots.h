@@ -38,7 +38,7 @@ typedef struct tile {
 typedef struct attend_form {
     size_t bytes;    /* of an element of the state */
     size_t per_word; /* elements, or positions */
-    bool whole; /* rows are multiples of 32 elements: masks, which cost a load as much again, are left out */
+    bool whole;      /* rows are multiples of VALUES: masks, one operation more a load, are left out */
     /* The state is multiplied as 1 / key_unit of itself. Queries make up for the part of it that scores are
      * not counted in units of, weights as 2^lift of themselves for all of it. */
     float key_unit, score_unit;
@@ -350,7 +350,7 @@ INLINE void attend_lots(const cpu_attend_args *a, const attend_form f) {
 
 /* attend_lots in two forms, for rows that need no masks and those that do. */
 INLINE void attend_whole_or_not(const cpu_attend_args *a, attend_form f) {
-    if (a->key_n % 32 == 0 && a->value_n % 32 == 0) {
+    if (a->key_n % VALUES == 0 && a->value_n % VALUES == 0) {
         f.whole = true;
         attend_lots(a, f);
     } else {
