@@ -220,8 +220,10 @@ void pages_free(void *pages, uint64_t bytes) {
     if (pages) munmap(pages, (size_t)round_up(bytes ? bytes : 1, HUGE_PAGE_BYTES));
 }
 
-double base_now_s(void) {
+double base_now_s(void) { return 1e-9 * (double)base_now_ns(); }
+
+uint64_t base_now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }

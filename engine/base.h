@@ -77,7 +77,8 @@ HOTSET_CHECKED hotset_status file_put(const char *path, const void *data, size_t
 void *pages_alloc(uint64_t bytes);
 void pages_free(void *pages, uint64_t bytes);
 
-/* Monotonic seconds. */
+/* Of the monotonic clock. */
 double base_now_s(void);
+uint64_t base_now_ns(void);
 
 #endif

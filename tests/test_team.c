@@ -1,6 +1,5 @@
-/* test_team.c - how often the threads of the CPU meet in a step, that what one of them does alone, or two
- * operations as one, changes no bit, and how many work where other processes want their cores. */
-#include "devices/cpu/crowded.h"
+/* test_team.c - how often the threads of the CPU meet in a step, and that what one of them does alone, or two
+ * operations as one, changes no bit. */
 #include "devices/cpu/ops.h"
 #include "engine/executor.h"
 #include "tests/rig.h"
@@ -8,7 +7,6 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static float next_float(uint64_t *seed) {
     *seed = *seed * 6364136223846793005u + 1442695040888963407u;
@@ -67,8 +65,18 @@ typedef struct walk {
     cpu_op op[2];
     cpu_worker w[THREADS_MAX];
     cpu_run run[THREADS_MAX];
+    cpu_time time; /* of all: undisturbed */
     uint32_t taken[PIECES_MAX];
 } walk;
+
+static cpu_worker worker(walk *k, uint32_t thread_i, uint32_t thread_n, uint32_t turn) {
+    return (cpu_worker){.thread_i = thread_i,
+                        .thread_n = thread_n,
+                        .share = k->share,
+                        .time = &k->time,
+                        .op = k->op,
+                        .turn = turn};
+}
 
 /* Threads [from, to) take pieces by turns, thread after thread or as chance has it, until none is left. */
 static void take_all(walk *k, const cpu_op *op, uint32_t phase, uint32_t total, uint32_t from, uint32_t to,
@@ -97,9 +105,7 @@ Test(team, every_piece_is_taken_once) {
     uint64_t seed = 3;
     for (size_t n = 0; n < sizeof threads / sizeof *threads; n++) {
         memset(k, 0, sizeof *k);
-        for (uint32_t i = 0; i < threads[n]; i++)
-            k->w[i] = (cpu_worker){
-                .thread_i = i, .thread_n = threads[n], .share = k->share, .op = k->op, .turn = 1};
+        for (uint32_t i = 0; i < threads[n]; i++) k->w[i] = worker(k, i, threads[n], 1);
         for (size_t t = 0; t < sizeof totals / sizeof *totals; t++)
             for (uint32_t at = 0; at < 2 * CPU_OP_PHASES; at++) {
                 const uint32_t late = at % 2 ? threads[n] / 2 : 0; /* they come when the others are done */
@@ -127,9 +133,7 @@ Test(team, turns_begin_anew) {
     for (uint32_t submission = 0; submission < 5; submission++) {
         const uint32_t turn = cpu_take_turns(&last, CPU_OP_PHASES, k->share, THREAD_N);
         smallest = turn < smallest ? turn : smallest;
-        for (uint32_t i = 0; i < THREAD_N; i++)
-            k->w[i] = (cpu_worker){
-                .thread_i = i, .thread_n = THREAD_N, .share = k->share, .op = k->op, .turn = turn};
+        for (uint32_t i = 0; i < THREAD_N; i++) k->w[i] = worker(k, i, THREAD_N, turn);
         for (uint32_t phase = 0; phase < CPU_OP_PHASES; phase++) {
             begin(k);
             take_all(k, k->op, phase, TOTAL, 0, THREAD_N, &seed);
@@ -146,8 +150,7 @@ Test(team, who_is_done_helps) {
     walk *k = aligned_alloc(_Alignof(walk), sizeof *k);
     uint64_t seed = 4;
     memset(k, 0, sizeof *k);
-    for (uint32_t i = 0; i < 3; i++)
-        k->w[i] = (cpu_worker){.thread_i = i, .thread_n = 3, .share = k->share, .op = k->op, .turn = 1};
+    for (uint32_t i = 0; i < 3; i++) k->w[i] = worker(k, i, 3, 1);
     take_all(k, k->op, 0, 100, 1, 2, &seed);
     for (uint32_t i = 0; i < 100; i++) cr_expect_eq(k->taken[i], 1); /* by thread 1 alone */
     cpu_run run = {0};
@@ -390,105 +393,4 @@ Test(team, small_operations_give_the_same_alone_and_shared) {
             bench_close(&b);
         }
     free(expected);
-}
-
-/* ---- Crowded cores ---------------------------------------------------------------------------------- */
-
-enum { THREAD_N = 4 };
-
-/* Work of 10 ms from *now_s on, in which threads stall; returns how many it had. */
-static uint32_t work(crowded *c, double *now_s, uint32_t stall_n) {
-    const uint32_t n = crowded_thread_n(c, *now_s);
-    *now_s += 0.01;
-    crowded_saw(c, stall_n, *now_s);
-    return n;
-}
-
-/* Seconds until all threads work, nobody stalling meanwhile. */
-static double pause_of(crowded *c, double *now_s) {
-    const double begin_s = *now_s;
-    while (crowded_thread_n(c, *now_s) < THREAD_N) work(c, now_s, 0);
-    return *now_s - begin_s;
-}
-
-Test(team, stalls_far_apart_change_nothing) {
-    crowded c = {.thread_n = THREAD_N};
-    double now_s = 1000;
-    for (int i = 0; i < 100; i++) {
-        cr_expect_eq(work(&c, &now_s, 2), THREAD_N);
-        now_s += 0.2;
-    }
-}
-
-Test(team, stalls_that_come_together_leave_a_thread_out) {
-    crowded c = {.thread_n = THREAD_N};
-    double now_s = 1000;
-    work(&c, &now_s, 1);
-    work(&c, &now_s, 1);
-    cr_expect_eq(work(&c, &now_s, 1), THREAD_N);
-    cr_expect_eq(work(&c, &now_s, 0), THREAD_N - 1);
-    for (uint32_t left = THREAD_N - 1; left > 1; left--) cr_expect_eq(work(&c, &now_s, 9), left);
-    for (int i = 0; i < 5; i++) cr_expect_eq(work(&c, &now_s, 9), 1, "one is always left");
-    cr_expect_float_eq(pause_of(&c, &now_s), 0.2 - 0.08, 0.011, "from the first one left out on");
-}
-
-Test(team, pauses_grow_while_trying_fails_and_begin_anew_when_it_works) {
-    crowded c = {.thread_n = THREAD_N};
-    double now_s = 1000;
-    static const double pauses_s[] = {0.2, 0.4, 0.8, 1.6, 2, 2};
-    for (int run = 0; run < 2; run++) {
-        for (size_t i = 0; i < COUNT_OF(pauses_s); i++) {
-            cr_expect_eq(work(&c, &now_s, 3), THREAD_N);
-            cr_expect_float_eq(pause_of(&c, &now_s), pauses_s[i], 0.011, "run %d, pause %zu", run, i);
-        }
-        for (int i = 0; i < 30; i++) cr_expect_eq(work(&c, &now_s, i % 25 == 24), THREAD_N);
-    }
-}
-
-Test(team, a_team_of_one_stays) {
-    crowded c = {.thread_n = 1};
-    double now_s = 0;
-    for (int i = 0; i < 10; i++) cr_expect_eq(work(&c, &now_s, 5), 1);
-}
-
-/* Thread 1 comes late to a barrier that thread 0 is at, or soon will be. */
-typedef struct late {
-    team *team;
-    _Atomic uint32_t is_there, ran_n;
-} late;
-
-static void come_late(void *cookie, uint32_t thread_i) {
-    late *l = cookie;
-    atomic_fetch_add(&l->ran_n, 1);
-    if (thread_i == 0)
-        atomic_store(&l->is_there, 1);
-    else {
-        while (!atomic_load(&l->is_there)) continue;
-        usleep(5000);
-    }
-    team_barrier(l->team);
-}
-
-Test(team, who_is_late_is_seen) {
-    cpu_topology topology;
-    hotset_error err = {0};
-    late l = {0};
-    cr_assert_eq(cpu_topology_open(&topology, &err), HOTSET_OK);
-    cr_assert_eq(team_open(&l.team, 2, &topology, &err), HOTSET_OK);
-    for (int i = 0; i < 1000 && !team_stall_n(l.team); i++) { /* thread 0 may have been kept away itself */
-        atomic_store(&l.is_there, 0);
-        cr_assert_eq(team_run(l.team, come_late, &l, &err), HOTSET_OK, "%s", err.message);
-    }
-    cr_expect_gt(team_stall_n(l.team), 0);
-    const uint32_t stall_n = team_stall_n(l.team);
-    for (uint32_t thread_n = 1; thread_n <= 2; thread_n++) { /* alone there is nobody to wait for */
-        atomic_store(&l.ran_n, 0);
-        const uint32_t before = team_barrier_n(l.team);
-        cr_assert_eq(team_run_some(l.team, thread_n, come_late, &l, &err), HOTSET_OK, "%s", err.message);
-        cr_expect_eq(atomic_load(&l.ran_n), thread_n);
-        cr_expect_eq(team_barrier_n(l.team) - before, 1);
-        if (thread_n == 1) cr_expect_eq(team_stall_n(l.team), stall_n);
-    }
-    team_close(l.team);
-    cpu_topology_close(&topology);
 }

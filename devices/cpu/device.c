@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <time.h>
 
 #include "devices/cpu/crowded.h"
 #include "devices/cpu/ops.h"
@@ -38,6 +40,7 @@ typedef struct cpu_device {
     double wait_s;
     crowded crowded;
     cpu_share *share; /* [threads of the team] */
+    cpu_time *time;   /* [threads of the team] */
     uint32_t turn;    /* of the last phase of the last submission */
     uint32_t crossover_n;
     crossover_of crossover[CROSSOVER_MAX];
@@ -331,6 +334,7 @@ static cpu_worker worker_of(list_walk *job, uint32_t thread_i) {
         .thread_i = thread_i,
         .thread_n = job->thread_n,
         .share = cpu->share,
+        .time = &cpu->time[thread_i],
         .op = l->op,
         .turn = job->turn,
         .step = step,
@@ -388,9 +392,15 @@ static void walk(void *cookie, uint32_t thread_i) {
     const device_list *l = job->list;
     walker me = {job, worker_of(job, thread_i)};
     if (thread_i == 0) job->told_s = l->cpu->trace ? base_now_s() : 0;
+    slice_begin(&me.w.time->slice, base_now_ns());
     while (job->op_i < l->op_n) {
         cpu_op_run(&l->op[job->op_i], &me.w);
-        team_barrier_alone(l->cpu->team, go_on, &me);
+        if (me.w.time->left)
+            team_join(l->cpu->team);
+        else
+            team_barrier_open(l->cpu->team, go_on, &me);
+        me.w.time->left = false;
+        slice_look(&me.w.time->slice, base_now_ns(), false);
     }
 }
 
@@ -401,7 +411,7 @@ static hotset_status cpu_submit(device_queue *q, device_list *l, uint64_t epoch,
             atomic_store_explicit(&l->op[i].next[phase], 0, memory_order_relaxed);
     cpu_device *cpu = q->cpu;
     const double begin_s = base_now_s();
-    const uint32_t stall_n = team_stall_n(cpu->team);
+    const team_stalls before = team_stalls_of(cpu->team);
     list_walk job = {
         .list = l,
         .epoch = epoch,
@@ -413,8 +423,10 @@ static hotset_status cpu_submit(device_queue *q, device_list *l, uint64_t epoch,
     hotset_status status = HOTSET_OK;
     if (job.op_i < l->op_n) status = team_run_some(cpu->team, job.thread_n, walk, &job, &cpu->failure);
     /* many rows are long pieces of work, for which threads may wait by right */
-    if (caller.w.step->row_n < CPU_TILE_ROWS_MIN && cpu->crowded.thread_n <= cpu->topology.core_n)
-        crowded_saw(&cpu->crowded, team_stall_n(cpu->team) - stall_n, base_now_s());
+    if (caller.w.step->row_n < CPU_TILE_ROWS_MIN && cpu->crowded.thread_n <= cpu->topology.core_n) {
+        const team_stalls now = team_stalls_of(cpu->team);
+        crowded_saw(&cpu->crowded, now.n - before.n, now.s - before.s, base_now_s());
+    }
     if (!status && job.gave_up)
         hotset_fail(&cpu->failure, HOTSET_E_DEVICE, "cpu: waited too long for a counter");
     return cpu_failure(cpu, err);
@@ -522,6 +534,7 @@ static void cpu_close(device *d) {
     cpu_device *cpu = cpu_of(d);
     team_close(cpu->team);
     free(cpu->share);
+    free(cpu->time);
     cpu_topology_close(&cpu->topology);
     free(cpu);
 }
@@ -562,11 +575,28 @@ static hotset_status choose_isa(const char *name, cpu_isa *out, hotset_error *er
     return HOTSET_OK;
 }
 
+/* Threads that share cores with each other are put aside all the time, and for each other. */
+static uint64_t tick_ns(const cpu_device *cpu) {
+    struct timespec tick;
+    if (team_thread_n(cpu->team) > cpu->topology.core_n) return 0;
+    return clock_getres(CLOCK_MONOTONIC_COARSE, &tick) ? 0 : (uint64_t)tick.tv_nsec;
+}
+
+static uint64_t lost_n(void) {
+    struct rusage used;
+    return getrusage(RUSAGE_THREAD, &used) ? 0 : (uint64_t)used.ru_nivcsw;
+}
+
 static hotset_status shares_make(cpu_device *cpu, hotset_error *err) {
     const uint32_t n = team_thread_n(cpu->team);
     cpu->share = aligned_alloc(_Alignof(cpu_share), sizeof *cpu->share * n);
-    if (!cpu->share) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for %u threads", n);
-    for (uint32_t i = 0; i < n; i++) cpu->share[i] = (cpu_share){0};
+    cpu->time = aligned_alloc(_Alignof(cpu_time), sizeof *cpu->time * n);
+    if (!cpu->share || !cpu->time)
+        return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for %u threads", n);
+    for (uint32_t i = 0; i < n; i++) {
+        cpu->share[i] = (cpu_share){0};
+        cpu->time[i] = (cpu_time){.slice = {.tick_ns = tick_ns(cpu), .lost_n = lost_n}};
+    }
     return HOTSET_OK;
 }
 

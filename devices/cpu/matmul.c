@@ -396,7 +396,7 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     forms f = forms_of(w->kernels, part, part_n, row_n, 0, true);
     uint32_t panel_n[DEVICE_LINEAR_MAX], total = 0;
     for (uint32_t j = 0; j < f.n; j++) total += panel_n[j] = pieces(row_n, (uint32_t)f.form[j]->panel_cols);
-    cpu_run run = {0};
+    cpu_run run = {.stays = true};
     for (uint32_t item; (item = cpu_take_next(op, 0, total, w, &run)) < total;) {
         uint32_t j = find_part(panel_n, f.n, &item), cols = (uint32_t)f.form[j]->panel_cols, r = item * cols;
         f.form[j]->panel_pack(w->workspace + f.offset[j] + panel_stride(f.form[j], k) * item,

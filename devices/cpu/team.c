@@ -17,16 +17,27 @@
 enum { CACHE_LINE = 64, SPINS_BEFORE_SLEEP = 4096, STALL_NS = 1000 * 1000 };
 
 struct team {
-    uint32_t thread_n, running_n;
+    uint32_t thread_n;
     uint32_t core_n;
     int *core_pu;
     int spin_n; /* before sleeping at a barrier: none where threads share cores, for the others need them */
-    _Alignas(CACHE_LINE) _Atomic uint32_t arrived;
-    _Alignas(CACHE_LINE) _Atomic uint32_t phase; /* futex word: counts completed barriers */
+    _Alignas(CACHE_LINE) _Atomic uint64_t meeting; /* phase << 32 | CLOSED | present << 16 | come */
+    _Alignas(CACHE_LINE) _Atomic uint32_t phase;   /* futex word: counts completed barriers */
     _Atomic uint32_t sleepers;
     _Atomic uint64_t asleep_ns; /* when the last of them fell asleep */
-    uint32_t stall_n;           /* written by the last thread to come, one at a time */
+    team_stalls stalls;         /* written by the last thread to come, one at a time */
 };
+
+/* The next barrier's number, the threads that are there, how many of them have come to it, and whether the
+ * last one was inside an operation: in one word, so that nobody joins while it changes. */
+#define CLOSED      (UINT64_C(1) << 31)
+#define PRESENT_ONE (UINT64_C(1) << 16)
+static uint32_t phase_of(uint64_t meeting) { return (uint32_t)(meeting >> 32); }
+static uint64_t present_n(uint64_t meeting) { return (meeting & (CLOSED - 1)) / PRESENT_ONE; }
+static bool all_have_come(uint64_t meeting) { return meeting % PRESENT_ONE == present_n(meeting); }
+static uint64_t meeting_of(uint32_t phase, uint64_t closed, uint64_t n) {
+    return (uint64_t)phase << 32 | closed | n * PRESENT_ONE;
+}
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
     syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
@@ -35,8 +46,6 @@ static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
 static void futex_wake_all(_Atomic uint32_t *word) {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
-
-static uint64_t now_ns(void) { return (uint64_t)(base_now_s() * 1e9); }
 
 static inline void cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -99,7 +108,7 @@ hotset_status team_run_some(team *t, uint32_t thread_n, team_fn *fn, void *cooki
     uint32_t got = 0;
     int dynamic = omp_get_dynamic();
     omp_set_dynamic(0); /* whatever the environment says: the plan has a number of threads */
-    t->running_n = thread_n;
+    atomic_store_explicit(&t->meeting, meeting_of(team_barrier_n(t), 0, thread_n), memory_order_relaxed);
 #pragma omp parallel num_threads((int)thread_n) shared(got)
     {
         uint32_t i = (uint32_t)omp_get_thread_num(), n = (uint32_t)omp_get_num_threads();
@@ -110,6 +119,7 @@ hotset_status team_run_some(team *t, uint32_t thread_n, team_fn *fn, void *cooki
             else
                 unpin(t);
             fn(cookie, i);
+            atomic_fetch_sub_explicit(&t->meeting, PRESENT_ONE, memory_order_release);
         }
     }
     omp_set_dynamic(dynamic);
@@ -119,34 +129,83 @@ hotset_status team_run_some(team *t, uint32_t thread_n, team_fn *fn, void *cooki
                        thread_n);
 }
 
-void team_barrier(team *t) { team_barrier_alone(t, NULL, NULL); }
-
 uint32_t team_barrier_n(const team *t) { return atomic_load_explicit(&t->phase, memory_order_relaxed); }
 
-uint32_t team_stall_n(const team *t) { return t->stall_n; }
+team_stalls team_stalls_of(const team *t) { return t->stalls; }
 
 /* Nobody sleeps any more of those who slept at the barrier before: they have come to this one. */
 static void look_for_stall(team *t) {
     if (!atomic_load_explicit(&t->sleepers, memory_order_acquire)) return;
-    t->stall_n += now_ns() > atomic_load_explicit(&t->asleep_ns, memory_order_relaxed) + STALL_NS;
+    const uint64_t asleep_ns = atomic_load_explicit(&t->asleep_ns, memory_order_relaxed), ns = base_now_ns();
+    if (ns <= asleep_ns + STALL_NS) return;
+    t->stalls.n++;
+    t->stalls.s += 1e-9 * (double)(ns - asleep_ns);
 }
 
-void team_barrier_alone(team *t, team_alone_fn *alone, void *cookie) {
-    uint32_t phase = atomic_load_explicit(&t->phase, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&t->arrived, 1, memory_order_acq_rel) + 1 == t->running_n) {
-        look_for_stall(t); /* before `alone`, which may wait for other devices */
-        if (alone) alone(cookie);
-        atomic_store_explicit(&t->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&t->phase, phase + 1, memory_order_seq_cst);
-        if (atomic_load_explicit(&t->sleepers, memory_order_seq_cst)) futex_wake_all(&t->phase);
-        return;
-    }
+/* What the last thread to come does; `closed` holds until the next barrier. */
+static void complete(team *t, uint64_t meeting, uint64_t closed, team_alone_fn *alone, void *cookie) {
+    look_for_stall(t); /* before `alone`, which may wait for other devices */
+    if (alone) alone(cookie);
+    const uint32_t next = phase_of(meeting) + 1;
+    atomic_store_explicit(&t->meeting, meeting_of(next, closed, present_n(meeting)), memory_order_release);
+    atomic_store_explicit(&t->phase, next, memory_order_seq_cst);
+    if (atomic_load_explicit(&t->sleepers, memory_order_seq_cst)) futex_wake_all(&t->phase);
+}
+
+/* Until the barrier with that number is passed. */
+static void wait_for(team *t, uint32_t phase) {
+    uint32_t now;
     for (int spin = 0; spin < t->spin_n; spin++) {
-        if (atomic_load_explicit(&t->phase, memory_order_acquire) != phase) return;
+        if ((int32_t)(atomic_load_explicit(&t->phase, memory_order_acquire) - phase) > 0) return;
         cpu_relax();
     }
-    atomic_store_explicit(&t->asleep_ns, now_ns(), memory_order_relaxed);
+    atomic_store_explicit(&t->asleep_ns, base_now_ns(), memory_order_relaxed);
     atomic_fetch_add_explicit(&t->sleepers, 1, memory_order_seq_cst);
-    while (atomic_load_explicit(&t->phase, memory_order_seq_cst) == phase) futex_wait(&t->phase, phase);
+    while ((int32_t)((now = atomic_load_explicit(&t->phase, memory_order_seq_cst)) - phase) <= 0)
+        futex_wait(&t->phase, now);
     atomic_fetch_sub_explicit(&t->sleepers, 1, memory_order_relaxed);
+}
+
+static void meet(team *t, uint64_t closed, team_alone_fn *alone, void *cookie) {
+    const uint64_t meeting = atomic_fetch_add_explicit(&t->meeting, 1, memory_order_acq_rel) + 1;
+    if (all_have_come(meeting))
+        complete(t, meeting, closed, alone, cookie);
+    else
+        wait_for(t, phase_of(meeting));
+}
+
+void team_barrier(team *t) { meet(t, CLOSED, NULL, NULL); }
+
+void team_barrier_alone(team *t, team_alone_fn *alone, void *cookie) { meet(t, CLOSED, alone, cookie); }
+
+void team_barrier_open(team *t, team_alone_fn *alone, void *cookie) { meet(t, 0, alone, cookie); }
+
+bool team_leave(team *t, uint32_t *from) {
+    uint64_t meeting = atomic_load_explicit(&t->meeting, memory_order_relaxed);
+    do
+        if (all_have_come(meeting - PRESENT_ONE)) return false; /* or there are none */
+    while (!atomic_compare_exchange_weak_explicit(&t->meeting, &meeting, meeting - PRESENT_ONE,
+                                                  memory_order_acq_rel, memory_order_relaxed));
+    *from = phase_of(meeting);
+    return true;
+}
+
+bool team_return(team *t, uint32_t from) {
+    uint64_t meeting = atomic_load_explicit(&t->meeting, memory_order_relaxed);
+    do
+        if (phase_of(meeting) != from || all_have_come(meeting)) return false;
+    while (!atomic_compare_exchange_weak_explicit(&t->meeting, &meeting, meeting + PRESENT_ONE,
+                                                  memory_order_acq_rel, memory_order_relaxed));
+    return true;
+}
+
+void team_join(team *t) {
+    uint64_t meeting = atomic_load_explicit(&t->meeting, memory_order_acquire);
+    for (;;)
+        if (present_n(meeting) && (meeting & CLOSED || all_have_come(meeting))) {
+            wait_for(t, phase_of(meeting));
+            meeting = atomic_load_explicit(&t->meeting, memory_order_acquire);
+        } else if (atomic_compare_exchange_weak_explicit(&t->meeting, &meeting, meeting + PRESENT_ONE,
+                                                         memory_order_acq_rel, memory_order_acquire))
+            return;
 }

@@ -35,17 +35,31 @@ HOTSET_CHECKED hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset
  * pinned, so that the system can put them on whichever of the cores are free. */
 HOTSET_CHECKED hotset_status team_run_some(team *t, uint32_t thread_n, team_fn *fn, void *cookie,
                                            hotset_error *err);
-/* Waits until every thread that runs has come here; what was written before is visible after. Inside
+/* Waits until every thread that is present has come here; what was written before is visible after. Inside
  * team_run only. */
 void team_barrier(team *t);
 /* The same, but the last thread to come calls alone(cookie), its own cookie, before any goes on: what it
  * writes is visible to all. `alone` meets nobody. */
 typedef void team_alone_fn(void *cookie);
 void team_barrier_alone(team *t, team_alone_fn *alone, void *cookie);
+/* The same, and an open one: a thread that has left may join behind it, to do what all do from there on. */
+void team_barrier_open(team *t, team_alone_fn *alone, void *cookie);
+/* Takes the caller, who has no work in hand, out of the team, which goes on without it. False where nobody
+ * else is at work. *from is for team_return. */
+HOTSET_CHECKED bool team_leave(team *t, uint32_t *from);
+/* Back into the work that the thread left. False where all are done with that: then it joins. */
+HOTSET_CHECKED bool team_return(team *t, uint32_t from);
+/* Into the work behind the last open barrier; where a barrier inside it was passed already, or all have done
+ * their parts of it, waits for the next open one. Behind the end of all work there is nothing to do. */
+void team_join(team *t);
 /* Barriers that were passed so far, modulo 2^32; outside team_run. */
 uint32_t team_barrier_n(const team *t);
-/* How often the last thread to come was more than a millisecond late: later than shares of few rows' work
- * make it. Modulo 2^32; outside team_run. */
-uint32_t team_stall_n(const team *t);
+/* How often so far threads waited for the last one to come for more than a millisecond, longer than shares of
+ * few rows' work make it; modulo 2^32; and how long in all. Outside team_run. */
+typedef struct team_stalls {
+    uint32_t n;
+    double s;
+} team_stalls;
+team_stalls team_stalls_of(const team *t);
 
 #endif
