@@ -19,7 +19,7 @@ static size_t attend_tables(cpu_kernels *tables) {
 
 typedef struct attend_case {
     const cpu_kernels *kernels;
-    size_t token_n, seen_n, head_n, key_n, value_n, row_n;
+    size_t token_n, seen_n, window_n, head_n, key_n, value_n, row_n;
     gguf_type state;
     float scale, softcap;
     bool rounded;
@@ -59,6 +59,7 @@ static attend_call call_make(const attend_case *c, random_state *r) {
     attend_call call = {.args = {.query_n = c->token_n,
                                  .query_stride = c->head_n * c->key_n + random_below(r, 3),
                                  .seen_n = c->seen_n,
+                                 .window_n = c->window_n,
                                  .head_n = c->head_n,
                                  .key_n = c->key_n,
                                  .value_n = c->value_n,
@@ -124,7 +125,8 @@ static void check_head(const attend_case *c, const cpu_attend_args *a, size_t h,
     const bool rounded = is_rounded(c);
     const float unit =
         c->softcap != 0 ? c->scale : c->scale * 0x1.715476p+0f; /* exponents of two, uncapped */
-    for (size_t r = 0; r < c->row_n; r++) {
+    const size_t first = cpu_attend_hidden(a, 0);
+    for (size_t r = first; r < c->row_n; r++) {
         for (size_t i = 0; i < c->key_n; i++) {
             const float q = a->q[h * c->key_n + i];
             const double k = key[r * c->key_n + i];
@@ -135,7 +137,7 @@ static void check_head(const attend_case *c, const cpu_attend_args *a, size_t h,
         max = fmax(max, p[r]);
     }
     double doubt = 0;
-    for (size_t r = 0; r < c->row_n; r++) {
+    for (size_t r = first; r < c->row_n; r++) {
         const double w = exp(p[r] - max);
         sum += w;
         for (size_t i = 0; i < c->value_n; i++) {
@@ -177,6 +179,12 @@ static void draw_case(attend_case *c, random_state *r) {
     c->rounded = random_below(r, 3);
 }
 
+/* Of any length, but the last token sees a row. */
+static void draw_window(attend_case *c, random_state *r) {
+    const size_t end = c->seen_n + c->token_n - 1, least = end < c->row_n ? 1 : end - c->row_n + 1;
+    c->window_n = random_below(r, 2) ? 0 : least + random_below(r, end + 1);
+}
+
 Test(attend, is_softmax_of_scaled_products) {
     cpu_kernels tables[TABLES_MAX];
     const size_t table_n = attend_tables(tables);
@@ -186,23 +194,24 @@ Test(attend, is_softmax_of_scaled_products) {
         attend_case c = {.kernels = &tables[i % table_n], .token_n = 1};
         draw_case(&c, &r);
         c.seen_n = c.row_n;
+        draw_window(&c, &r);
         c.state = states[random_below(&r, COUNT_OF(states))];
         check_attend(&c, &r);
     }
     for (size_t t = 0; t < table_n; t++) { /* a whole run; and latents, which many heads share */
         for (size_t i = 0; i < 2; i++) {
             const gguf_type state = states[i];
-            check_attend(&(attend_case){&tables[t], 1, 256, 4, 128, 128, 256, state, 0.0883883f, 0, true},
+            check_attend(&(attend_case){&tables[t], 1, 256, 0, 4, 128, 128, 256, state, 0.0883883f, 0, true},
                          &r);
-            check_attend(&(attend_case){&tables[t], 1, 201, 19, 576, 512, 201, state, 0.05f, 0, true}, &r);
+            check_attend(&(attend_case){&tables[t], 1, 201, 0, 19, 576, 512, 201, state, 0.05f, 0, true}, &r);
         }
     }
 }
 
 /* ---- Several tokens ---- */
 
-/* Each token alone, over the rows that it sees; and each of its heads alone, but where as few heads would not
- * be rounded. */
+/* Each token alone, over the rows that it sees and, of those before its window, fewer than make a group; and
+ * each of its heads alone, but where as few heads would not be rounded. */
 static void check_tokens(const attend_case *c, random_state *r) {
     enum { HEADS_MAX = 9 };
     attend_call call = call_make(c, r);
@@ -214,7 +223,11 @@ static void check_tokens(const attend_case *c, random_state *r) {
         alone.q += token * alone.query_stride + i % c->head_n * c->key_n;
         alone.query_n = 1;
         alone.head_n = head_n;
-        alone.row_n = alone.seen_n = cpu_attend_seen(&call.args, token);
+        const size_t behind = cpu_attend_hidden(&call.args, token) / CPU_ATTEND_GROUP * CPU_ATTEND_GROUP;
+        alone.key = (const uint8_t *)alone.key + behind * alone.key_stride;
+        alone.value = (const uint8_t *)alone.value + behind * alone.value_stride;
+        alone.seen_n += token - behind;
+        alone.row_n = cpu_attend_seen(&call.args, token) - behind;
         alone.out = out;
         alone.max = max;
         alone.sum = sum;
@@ -244,6 +257,7 @@ Test(attend, what_is_computed_together_changes_no_bit) {
             c.value_n = (c.value_n + 31) / 32 * 32;
         }
         c.seen_n = 1 + random_below(&r, c.row_n);
+        draw_window(&c, &r);
         check_tokens(&c, &r);
     }
 }

@@ -14,7 +14,7 @@ enum { BLOCK = 32, WIDTH_MAX = 576, HEADS_MAX = 40, ROWS_MAX = CPU_ATTEND_ROWS_M
 
 typedef struct attend_case {
     const cpu_kernels *kernels;
-    size_t head_n, key_n, value_n, row_n;
+    size_t head_n, key_n, value_n, row_n, window_n;
     float scale, softcap;
     bool latent;   /* values are the first elements of the key rows */
     bool uneven;   /* rows of very different sizes */
@@ -59,6 +59,7 @@ static attend_call *call_make(const attend_case *c, random_state *r) {
     cpu_attend_args *a = &call->args;
     *a = (cpu_attend_args){.query_n = 1,
                            .seen_n = c->row_n,
+                           .window_n = c->window_n,
                            .head_n = c->head_n,
                            .key_n = c->key_n,
                            .value_n = c->value_n,
@@ -106,15 +107,16 @@ static void call_free(attend_call *call) {
  */
 static double weigh(const attend_call *call, const double *q, double p[ROWS_MAX]) {
     const cpu_attend_args *a = &call->args;
+    const size_t first = cpu_attend_hidden(a, 0);
     double max = -INFINITY;
-    for (size_t r = 0; r < a->row_n; r++) {
-        p[r] = 0;
+    for (size_t r = 0; r < a->row_n; r++) p[r] = 0;
+    for (size_t r = first; r < a->row_n; r++) {
         for (size_t i = 0; i < a->key_n; i++) p[r] += q[i] * call->key[r * a->key_n + i];
         p[r] *= (double)a->scale;
         if (a->softcap != 0) p[r] = (double)a->softcap * tanh(p[r] / (double)a->softcap);
         max = fmax(max, p[r]);
     }
-    for (size_t r = 0; r < a->row_n; r++) p[r] = exp(p[r] - max);
+    for (size_t r = first; r < a->row_n; r++) p[r] = exp(p[r] - max);
     return max;
 }
 
@@ -196,6 +198,7 @@ static void draw_case(attend_case *c, size_t i, random_state *r) {
     c->row_n = 1 + random_below(r, i % 3 == 0 ? 8 : i % 3 == 1 ? 100 : ROWS_MAX);
     c->scale = 1 / sqrtf((float)c->key_n);
     c->softcap = random_below(r, 3) ? 0 : 2 + 45 * (float)random_below(r, 2);
+    c->window_n = random_below(r, 3) ? 0 : 1 + random_below(r, c->row_n);
     c->uneven = random_below(r, 3) == 0;
     c->chosen = random_below(r, 3) ? 0 : 1 + random_below(r, c->row_n);
 }

@@ -1,7 +1,7 @@
 /* attention.c - rotating and storing keys and values, and attention with streaming softmax over the stored
  * ones.
  *
- * A row's positions are cut into runs of ATTEND_RUN. Each run gives (output, max, sum) per head, and runs are
+ * Positions are cut into runs of ATTEND_RUN. Each run gives (output, max, sum) per head, and runs are
  * folded from the left: the result does not depend on how runs were shared out, so it is the same for any
  * thread count.
  */
@@ -120,9 +120,13 @@ static uint32_t first_seen(const device_op *op, const device_row *row) {
     return window && n > window ? n - window : 0;
 }
 
-/* Runs of a row: they begin at multiples of ATTEND_RUN from the first position seen. */
+/* Runs of which a row sees anything: [first_run, run_end). */
+static uint32_t first_run(const device_op *op, const device_row *row) {
+    return first_seen(op, row) / ATTEND_RUN;
+}
+static uint32_t run_end(const device_row *row) { return (uint32_t)row->position / ATTEND_RUN + 1; }
 static uint32_t row_run_n(const device_op *op, const device_row *row) {
-    return ((uint32_t)row->position + 1 - first_seen(op, row) + ATTEND_RUN - 1) / ATTEND_RUN;
+    return run_end(row) - first_run(op, row);
 }
 
 cpu_scratch cpu_attend_scratch(const device_op *op) {
@@ -133,9 +137,12 @@ cpu_scratch cpu_attend_scratch(const device_op *op) {
                          round_up(thread * sizeof(float), CPU_ALIGN)};
 }
 
-/* First position of a run. */
+/* First position of a run that is worked on for a row and those behind it. Kernels group positions from there
+ * on, and what a row gets must not depend on who is worked on with it: so some before its window are taken.
+ */
 static uint32_t run_from(const device_op *op, const device_row *row, uint32_t run_i) {
-    return first_seen(op, row) + run_i * ATTEND_RUN;
+    const uint32_t seen = first_seen(op, row) / CPU_ATTEND_GROUP * CPU_ATTEND_GROUP;
+    return (uint32_t)max_u64(run_i * ATTEND_RUN, seen);
 }
 
 static const void *run_keys(const device_op *op, const device_row *row, uint32_t head_kv, uint32_t run_i) {
@@ -145,8 +152,8 @@ static const void *run_keys(const device_op *op, const device_row *row, uint32_t
                     op->attend.key_n, op->attend.state);
 }
 
-/* One run for rows [r, r + row_n), of which each next one has the next position of the same slot and sees all
- * from the same first one on. ahead: cpu_attend_args. */
+/* One run for rows [r, r + row_n), of which each sees something of it and each next one has the next position
+ * of the same slot. ahead: cpu_attend_args. */
 static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r, uint32_t row_n,
                            uint32_t head_kv, uint32_t run_i, const void *ahead, partial p, float *scores) {
     const device_row *row = &w->row[r];
@@ -160,6 +167,7 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
         .query_n = row_n,
         .query_stride = op->attend.q.stride,
         .seen_n = end - from,
+        .window_n = op->attend.window_n,
         .head_n = group_n(op),
         .key_n = op->attend.key_n,
         .value_n = op->attend.value_n,
@@ -169,7 +177,7 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
         .ahead = ahead,
         .key_stride = gguf_row_bytes(type, op->attend.key_n),
         .value_stride = gguf_row_bytes(type, value_step),
-        .row_n = (size_t)min_u64(end + row_n - 1 - from, ATTEND_RUN),
+        .row_n = (size_t)min_u64(end + row_n - 1, (run_i + 1) * ATTEND_RUN) - from,
         .state = type,
         .rounded = op->attend.rounded,
         .scale = op->attend.scale,
@@ -182,10 +190,17 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
     w->kernels->attend(&args);
 }
 
-/* into <- into merged with next: softmax over the union of their positions. */
+/* As of no positions. */
+static void partial_clear(const device_op *op, partial p) {
+    memset(p.out, 0, (size_t)p.query_n * op->attend.value_n * sizeof *p.out);
+    memset(p.sum, 0, p.query_n * sizeof *p.sum);
+    for (uint32_t i = 0; i < p.query_n; i++) p.max[i] = -INFINITY;
+}
+
+/* The first queries of `into` merged with next: softmax over the union of their positions. */
 static void merge(const device_op *op, const cpu_worker *w, partial into, partial next) {
     uint32_t n = op->attend.value_n;
-    for (uint32_t i = 0; i < into.query_n; i++) {
+    for (uint32_t i = 0; i < next.query_n; i++) {
         float max = fmaxf(into.max[i], next.max[i]);
         float a = expf(into.max[i] - max), b = expf(next.max[i] - max);
         w->kernels->blend(into.out + (size_t)i * n, next.out + (size_t)i * n, a, b, n);
@@ -214,9 +229,8 @@ static void write_output(const device_op *op, uint32_t r, uint32_t head_kv, part
 }
 
 /* Whether a row may follow another one in attend_one_run(). */
-static bool follows(const device_op *op, const device_row *row, const device_row *before) {
-    return row->slot == before->slot && row->position == before->position + 1 &&
-           first_seen(op, row) == first_seen(op, before);
+static bool follows(const device_row *row, const device_row *before) {
+    return row->slot == before->slot && row->position == before->position + 1;
 }
 
 /* Rows [r, end) that attend_one_run() takes together: all runs, folded. */
@@ -226,12 +240,13 @@ static void attend_block(const device_op *op, const cpu_worker *w, uint32_t r, u
     float *scratch = (float *)(void *)cpu_thread_scratch(w, cpu_attend_scratch(op));
     float *memory = scratch + partial_floats(op, row_n), *scores = memory + partial_floats(op, row_n);
     const partial whole = partial_at(op, scratch, row_n);
-    attend_one_run(op, w, r, row_n, head_kv, 0, NULL, whole, scores);
-    uint32_t first = 0; /* row that sees anything of the run */
-    for (uint32_t run = 1; run < row_run_n(op, &w->row[end - 1]); run++) {
-        while (run >= row_run_n(op, &w->row[r + first])) first++;
-        const partial next = partial_at(op, memory, row_n - first);
-        attend_one_run(op, w, r + first, row_n - first, head_kv, run, NULL, next, scores);
+    partial_clear(op, whole);
+    uint32_t first = 0, behind = 0; /* rows that see anything of a run: [first, behind) */
+    for (uint32_t run = first_run(op, &w->row[r]); run < run_end(&w->row[end - 1]); run++) {
+        while (run >= run_end(&w->row[r + first])) first++;
+        while (behind < row_n && run >= first_run(op, &w->row[r + behind])) behind++;
+        const partial next = partial_at(op, memory, behind - first);
+        attend_one_run(op, w, r + first, behind - first, head_kv, run, NULL, next, scores);
         merge(op, w, partial_from(op, whole, first), next);
     }
     for (uint32_t i = 0; i < row_n; i++) write_output(op, r + i, head_kv, partial_from(op, whole, i));
@@ -249,14 +264,14 @@ static void attend_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
         const uint32_t i = item % piece_n, piece = i % 2 ? piece_n - 1 - i / 2 : i / 2;
         const uint32_t from = piece * rows, to = (uint32_t)min_u64(from + rows, row_n);
         for (uint32_t r = from, end; r < to; r = end) {
-            for (end = r + 1; end < to && follows(o, &w->row[end], &w->row[end - 1]);) end++;
+            for (end = r + 1; end < to && follows(&w->row[end], &w->row[end - 1]);) end++;
             attend_block(o, w, r, end, item / piece_n);
         }
     }
 }
 
-/* A run of a row and one key/value head, as work is shared out: the first runs of all, then the second ones,
- * so that threads that take turns have as much to do each. */
+/* A run, counted from the first one of a row, and one key/value head, as work is shared out: the first runs
+ * of all, then the second ones, so that threads that take turns have as much to do each. */
 typedef struct spread_item {
     uint32_t run, r, head_kv;
 } spread_item;
@@ -276,9 +291,11 @@ static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n, uint3
         if (now.run >= row_run_n(o, &w->row[now.r])) continue;
         const uint32_t behind = item + w->thread_n; /* this thread's next one, if they take turns */
         const spread_item next = spread_at(behind, row_n, heads);
-        const void *ahead = behind < item_n ? run_keys(o, &w->row[next.r], next.head_kv, next.run) : NULL;
+        const device_row *next_row = &w->row[next.r];
+        const void *ahead =
+            behind < item_n ? run_keys(o, next_row, next.head_kv, first_run(o, next_row) + next.run) : NULL;
         const uint32_t partial_i = (now.r * heads + now.head_kv) * run_max + now.run;
-        attend_one_run(o, w, now.r, 1, now.head_kv, now.run, ahead,
+        attend_one_run(o, w, now.r, 1, now.head_kv, first_run(o, &w->row[now.r]) + now.run, ahead,
                        partial_at(o, partials + partial_i * partial_floats(o, 1), 1), scores);
     }
     team_barrier(w->team);

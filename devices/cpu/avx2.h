@@ -31,8 +31,9 @@ void cpu_avx2_neuron_store_init(cpu_kernels *k);
 void cpu_avx2_rows_init(cpu_kernels *k);
 /* AVX-VNNI: avxvnni_lanes.c act_* and gemv of interleaved rows; the rest is in avxvnni_gemm.c. */
 void cpu_avxvnni_lanes_init(cpu_kernels *k);
-/* One head's products q . k to exp(score - max), in place; writes their largest and sum (avx2_attend.c). */
-void avx2_soften(float *s, size_t row_n, float scale, float softcap, float *max, float *sum);
+/* Products q . k of query i of a call to exp(scale q . k - max), in place; zeros for rows that it does not
+ * see and from there to `end`. Writes the query's max and sum (avx2_attend.c). */
+void avx2_soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end, float scale);
 /* attend() of a state in Q8_0 (avx2_attend_int8.c). */
 void avx2_attend_int8(const cpu_attend_args *args);
 

@@ -136,8 +136,7 @@ AVX2_INLINE __m256 softcap_8(__m256 x, float softcap) {
     return _mm256_mul_ps(tanh, _mm256_set1_ps(softcap));
 }
 
-/* Products to exp(score - max), in place; returns their sum. The last lanes of a short vector repeat `fill`.
- */
+/* Eight scores, or the first n of them and `fill`. */
 AVX2_INLINE __m256 load_scores(const float *s, size_t n, float fill) {
     if (n >= 8) return load_f32(s);
     float part[8];
@@ -145,7 +144,8 @@ AVX2_INLINE __m256 load_scores(const float *s, size_t n, float fill) {
     return load_f32(part);
 }
 
-void avx2_soften(float *s, size_t row_n, float scale, float softcap, float *max_out, float *sum_out) {
+/* Products to exp(score - max), in place. */
+static void soften(float *s, size_t row_n, float scale, float softcap, float *max_out, float *sum_out) {
     __m256 max = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
     for (size_t i = 0; i < row_n; i += 8) {
         const size_t n = row_n - i;
@@ -172,12 +172,12 @@ void avx2_soften(float *s, size_t row_n, float scale, float softcap, float *max_
     *sum_out = sum_8(sum);
 }
 
-static void soften_lot(const cpu_attend_args *a, lot *l, size_t first, size_t query_n) {
-    for (size_t q = 0; q < query_n; q++) {
-        const size_t i = first + q, seen_n = cpu_attend_seen(a, i / a->head_n);
-        avx2_soften(l->score[q], seen_n, a->scale, a->softcap, &a->max[i], &a->sum[i]);
-        memset(l->score[q] + seen_n, 0, (a->row_n - seen_n) * sizeof(float));
-    }
+void avx2_soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end, float scale) {
+    const size_t token = query_i / a->head_n, hidden_n = cpu_attend_hidden(a, token),
+                 seen_n = cpu_attend_seen(a, token);
+    memset(s, 0, hidden_n * sizeof *s);
+    soften(s + hidden_n, seen_n - hidden_n, scale, a->softcap, &a->max[query_i], &a->sum[query_i]);
+    memset(s + seen_n, 0, (end - seen_n) * sizeof *s);
 }
 
 /* ---- Values ---- */
@@ -262,7 +262,7 @@ AVX2_INLINE void attend_state(const cpu_attend_args *a, const gguf_type type) {
         for (size_t q = 0; q < query_n; q++) l.query[q] = cpu_attend_query(a, first + q);
         for (size_t e = 0; e < a->key_n; e += DEPTH)
             score_depth(a, &l, query_n, e, (size_t)min_u64(DEPTH, a->key_n - e), type);
-        soften_lot(a, &l, first, query_n);
+        for (size_t q = 0; q < query_n; q++) avx2_soften(a, first + q, l.score[q], a->row_n, a->scale);
         add_values(a, &l, first, query_n, type);
     }
 }

@@ -165,10 +165,7 @@ void avx2_attend_int8(const cpu_attend_args *a) {
     for (size_t from = 0; from < a->head_n; from += HEADS) {
         const size_t head_n = (size_t)min_u64(HEADS, a->head_n - from);
         for (size_t b = 0; b < a->key_n / BLOCK; b++) score_block(a, &l, from, head_n, b);
-        for (size_t h = 0; h < head_n; h++) {
-            avx2_soften(l.score[h], a->row_n, 1, a->softcap, &a->max[from + h], &a->sum[from + h]);
-            memset(l.score[h] + a->row_n, 0, (padded(a->row_n) - a->row_n) * sizeof(float));
-        }
+        for (size_t h = 0; h < head_n; h++) avx2_soften(a, from + h, l.score[h], padded(a->row_n), 1);
         for (size_t b = 0; b < a->value_n / BLOCK; b++) add_block(a, &l, from, head_n, b);
     }
 }

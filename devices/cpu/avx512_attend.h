@@ -10,9 +10,6 @@
 #define LOG2_E 0x1.715476p+0f
 #define LN_2   0x1.62e430p-1f
 
-/* Rows that query i sees. */
-INLINE size_t seen_by(const cpu_attend_args *a, size_t i) { return cpu_attend_seen(a, i / a->head_n); }
-
 /* What queries are multiplied with, so that scores are exponents of two unless they are capped first. */
 INLINE float query_scale(const cpu_attend_args *a) { return a->softcap != 0 ? a->scale : a->scale * LOG2_E; }
 
@@ -43,14 +40,17 @@ INLINE __m512 exp2_lanes(__m512 x) {
     return _mm512_maskz_scalef_ps(normal, p, n);
 }
 
-/* Scores of one query, of `seen_n` rows and in units of `unit`, to 2^lift exp(s - max); zeros from there to
- * `end`, a multiple of 64. *sum is that of exp(s - max). */
-static inline void soften(float *s, size_t seen_n, size_t end, float unit, int lift, float softcap,
-                          float *max, float *sum) {
-    for (size_t i = 0; softcap != 0 && i < seen_n; i += 16) {
-        const __m512 capped = soft_cap(_mm512_mul_ps(_mm512_load_ps(s + i), _mm512_set1_ps(unit)), softcap);
+/* Scores of query i, in units of `unit`, to 2^lift exp(s - max); zeros for rows that it does not see and from
+ * there to `end`, a multiple of 64. Its max and sum are those of exp(s - max). */
+static inline void soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end, float unit,
+                          int lift) {
+    const size_t token = query_i / a->head_n, seen_n = cpu_attend_seen(a, token);
+    for (size_t i = 0; a->softcap != 0 && i < seen_n; i += 16) {
+        const __m512 capped =
+            soft_cap(_mm512_mul_ps(_mm512_load_ps(s + i), _mm512_set1_ps(unit)), a->softcap);
         _mm512_store_ps(s + i, _mm512_mul_ps(capped, _mm512_set1_ps(LOG2_E / unit)));
     }
+    for (size_t i = 0; i < cpu_attend_hidden(a, token); i++) s[i] = -INFINITY;
     for (size_t i = seen_n; i < end; i++) s[i] = -INFINITY;
     __m512 most = _mm512_load_ps(s), total = _mm512_setzero_ps();
     for (size_t i = 16; i < end; i += 16) most = _mm512_max_ps(most, _mm512_load_ps(s + i));
@@ -63,8 +63,8 @@ static inline void soften(float *s, size_t seen_n, size_t end, float unit, int l
             total = _mm512_add_ps(total, p);
         }
     }
-    *max = largest * LN_2;
-    *sum = ldexpf(_mm512_reduce_add_ps(total), -lift);
+    a->max[query_i] = largest * LN_2;
+    a->sum[query_i] = ldexpf(_mm512_reduce_add_ps(total), -lift);
 }
 
 #endif

@@ -229,8 +229,7 @@ INLINE void score_depth(const cpu_attend_args *a, lot *l, size_t first, size_t q
 INLINE void soften_lot(const cpu_attend_args *a, lot *l, size_t first, size_t query_n, const attend_form f) {
     for (size_t q = 0; q < query_n; q++) {
         float *s = l->score[q];
-        soften(s, seen_by(a, first + q), padded(a->row_n), f.score_unit, f.lift, a->softcap,
-               &a->max[first + q], &a->sum[first + q]);
+        soften(a, first + q, s, padded(a->row_n), f.score_unit, f.lift);
         if (f.per_word == 1) continue; /* these are words */
         for (size_t i = 0; i < padded(a->row_n); i += vector_elements(f))
             _mm512_store_si512(s + i / f.per_word, f.words(s + i, 0xffffffff, _mm512_set1_ps(1)));

@@ -135,7 +135,8 @@ typedef struct cpu_attend_args {
     const float *q;      /* of token t at q + t * query_stride: [head_n][key_n], already rotated */
     size_t query_n;      /* tokens, > 0 */
     size_t query_stride; /* in floats */
-    size_t seen_n;       /* > 0: token t sees the first min(row_n, seen_n + t) rows */
+    size_t seen_n;       /* > 0: token t sees no row from min(row_n, seen_n + t) on, */
+    size_t window_n;     /* and where this is not 0, no row before seen_n + t - window_n; but one at least */
     size_t head_n;       /* query heads of the group */
     size_t key_n, value_n;
     const void *key;   /* row i at key + i * key_stride bytes, key_n elements of `state` */
@@ -152,9 +153,12 @@ typedef struct cpu_attend_args {
     float *max, *sum;  /* [query_n][head_n]: max_i s_i and sum_i exp(s_i - max) */
 } cpu_attend_args;
 
-/* Rows that token t sees. */
+/* Token t sees the rows [cpu_attend_hidden, cpu_attend_seen). */
 static inline size_t cpu_attend_seen(const cpu_attend_args *a, size_t t) {
     return a->seen_n + t < a->row_n ? a->seen_n + t : a->row_n;
+}
+static inline size_t cpu_attend_hidden(const cpu_attend_args *a, size_t t) {
+    return a->window_n && a->seen_n + t > a->window_n ? a->seen_n + t - a->window_n : 0;
 }
 
 /* Query i, which are numbered token by token: head h of token t is t * head_n + h. */
@@ -167,7 +171,8 @@ static inline void cpu_attend_each(const cpu_attend_args *args, void (*one)(cons
     for (size_t t = 0; t < args->query_n; t++) {
         cpu_attend_args a = *args;
         a.query_n = 1;
-        a.row_n = a.seen_n = cpu_attend_seen(args, t);
+        a.row_n = cpu_attend_seen(args, t);
+        a.seen_n += t;
         a.q += t * a.query_stride;
         a.out += t * a.head_n * a.value_n;
         a.max += t * a.head_n;

@@ -36,13 +36,14 @@ static float attend_score(const cpu_attend_args *a, const float *q, size_t row_i
 
 static void attend_head(const cpu_attend_args *a, size_t head_i) {
     float *scores = a->scores + head_i * a->row_n, *out = a->out + head_i * a->value_n, max = -INFINITY;
+    const size_t first = cpu_attend_hidden(a, 0);
     double sum = 0;
-    for (size_t r = 0; r < a->row_n; r++) {
+    for (size_t r = first; r < a->row_n; r++) {
         scores[r] = attend_score(a, a->q + head_i * a->key_n, r);
         max = scores[r] > max ? scores[r] : max;
     }
     memset(out, 0, a->value_n * sizeof *out);
-    for (size_t r = 0; r < a->row_n; r++) {
+    for (size_t r = first; r < a->row_n; r++) {
         const void *value = (const uint8_t *)a->value + r * a->value_stride;
         const float p = expf(scores[r] - max);
         sum += (double)p;

@@ -29,6 +29,7 @@ static float quantise(int *q, const float *x, size_t n, float steps) {
     return a / steps;
 }
 
+/* Of all rows; those that are hidden have no weight. */
 static void score(const cpu_attend_args *a, const float *x, float scores[ROWS]) {
     double dot[ROWS] = {0};
     int q[BLOCK];
@@ -45,6 +46,7 @@ static void score(const cpu_attend_args *a, const float *x, float scores[ROWS]) 
         const float s = (float)(dot[r] * (double)a->scale);
         scores[r] = a->softcap != 0 ? a->softcap * tanhf(s / a->softcap) : s;
     }
+    for (size_t r = 0; r < cpu_attend_hidden(a, 0); r++) scores[r] = -INFINITY;
 }
 
 /* out = one block of the sum of p v. */
