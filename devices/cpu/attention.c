@@ -240,11 +240,16 @@ static void attend_block(const device_op *op, const cpu_worker *w, uint32_t r, u
     float *scratch = (float *)(void *)cpu_thread_scratch(w, cpu_attend_scratch(op));
     float *memory = scratch + partial_floats(op, row_n), *scores = memory + partial_floats(op, row_n);
     const partial whole = partial_at(op, scratch, row_n);
-    partial_clear(op, whole);
+    const uint32_t begin = first_run(op, &w->row[r]);
     uint32_t first = 0, behind = 0; /* rows that see anything of a run: [first, behind) */
-    for (uint32_t run = first_run(op, &w->row[r]); run < run_end(&w->row[end - 1]); run++) {
+    for (uint32_t run = begin; run < run_end(&w->row[end - 1]); run++) {
         while (run >= run_end(&w->row[r + first])) first++;
         while (behind < row_n && run >= first_run(op, &w->row[r + behind])) behind++;
+        if (run == begin) { /* nothing to merge with yet */
+            attend_one_run(op, w, r, behind, head_kv, run, NULL, whole, scores);
+            partial_clear(op, partial_from(op, whole, behind));
+            continue;
+        }
         const partial next = partial_at(op, memory, behind - first);
         attend_one_run(op, w, r + first, behind - first, head_kv, run, NULL, next, scores);
         merge(op, w, partial_from(op, whole, first), next);
