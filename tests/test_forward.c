@@ -372,6 +372,42 @@ Test(forward, long_texts) {
     free(tokens);
 }
 
+/* What a token gets does not depend on the tokens that are worked on with it, nor does how positions before
+ * its window are grouped: portable kernels sum in one order, so that nothing else differs. */
+Test(forward, windows_are_the_same_however_prompts_are_cut) {
+    enum { LONG_N = 601 };
+    static const uint32_t windows[] = {0, 37, 290};
+    static const gguf_type states[] = {GGUF_F32, GGUF_F16, GGUF_Q8_0};
+    int32_t *tokens = malloc(LONG_N * sizeof *tokens);
+    cr_assert_not_null(tokens);
+    for (size_t i = 0; i < COUNT_OF(windows) * COUNT_OF(states); i++) {
+        const tiny_model model = {.layer_n = 2,
+                                  .embd_n = 64,
+                                  .head_n = 2,
+                                  .head_kv_n = 1,
+                                  .ff_n = 32,
+                                  .vocab_n = 64,
+                                  .context_n = 640,
+                                  .window_n = windows[i / COUNT_OF(states)]};
+        float *logits[3];
+        for (size_t k = 0; k < COUNT_OF(logits); k++) {
+            rig r;
+            const rig_options o = {.batch_n = (const uint32_t[]){1, 100, 512}[k],
+                                   .state = states[i % COUNT_OF(states)]};
+            rig_open_tiny(&r, &model, &o);
+            tiny_tokens(3, (uint32_t)r.vocab_n, tokens, LONG_N);
+            logits[k] = rig_append(&r, r.session, tokens, LONG_N);
+            if (k)
+                cr_expect_arr_eq(logits[k], logits[0], LONG_N * r.vocab_n * sizeof *logits[k],
+                                 "window %u, %s, %u rows a step", model.window_n,
+                                 gguf_type_get(o.state)->name, o.batch_n);
+            rig_close(&r);
+        }
+        for (size_t k = 0; k < COUNT_OF(logits); k++) free(logits[k]);
+    }
+    free(tokens);
+}
+
 /* ---- Every type of weights, with every instruction set ----------------------------------------------- */
 
 /* Every instruction set and, each, as a prefill (all rows at once) and as decode (one row a step). */
