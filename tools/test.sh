@@ -8,12 +8,13 @@ usage() {
     cat <<'EOF'
 Usage: tools/test.sh [--quick | --all]
   (none)   gcc build and clang build with sanitizers, each with all tests (they replay the fuzz
-           corpus), checks of the source: what CI runs
+           corpus; with sanitizers, of every type with every kind of model, a third of the pairs),
+           checks of the source: what CI runs
   --quick  gcc build and its tests only
-  --all    also every test in full with sanitizers, the clang build without them and its tests, the GPU modules for every
-           architecture that the toolkits here know,
-           10 minutes of fuzzing, valgrind on the portable kernels, and (as root) the Debian package
-           in a clean Debian 12
+  --all    also every test in full with sanitizers, the clang build without them and its tests,
+           the GPU modules for every architecture that the toolkits here know, 10 minutes of
+           fuzzing, valgrind on the portable kernels, and (as root) the Debian package in a clean
+           Debian 12
 Builds in build/; the output of every step is kept in build/logs/.
 EOF
 }
