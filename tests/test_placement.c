@@ -102,7 +102,8 @@ static float *run_case(const hotset_model *m, const placement_case *c, size_t *n
     return logits;
 }
 
-/* Runs the model on the CPU and by each of the placements, of which a thinned build leaves out some. */
+/* Runs the model on the CPU and by each of the placements; a thinned build by every second one, from the
+ * first or the second on as the kind of model has it, and by the last. */
 static void check_places(placement_case c, const char *const *places, double tolerance) {
     hotset_model *m = open_model(&c.model);
     const size_t kind = c.model.type + c.model.expert_n + (size_t)c.sparsity;

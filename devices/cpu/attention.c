@@ -1,9 +1,9 @@
 /* attention.c - rotating and storing keys and values, and attention with streaming softmax over the stored
  * ones.
  *
- * Positions are cut into runs of ATTEND_RUN. Each run gives (output, max, sum) per head, and runs are
- * folded from the left: the result does not depend on how runs were shared out, so it is the same for any
- * thread count.
+ * Positions are cut into runs at the multiples of ATTEND_RUN. Each run gives (output, max, sum) per head, and
+ * runs are folded from the left: the result does not depend on how runs were shared out, so it is the same
+ * for any thread count.
  */
 #include <math.h>
 #include <string.h>
@@ -296,9 +296,8 @@ static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n, uint3
         if (now.run >= row_run_n(o, &w->row[now.r])) continue;
         const uint32_t behind = item + w->thread_n; /* this thread's next one, if they take turns */
         const spread_item next = spread_at(behind, row_n, heads);
-        const device_row *next_row = &w->row[next.r];
-        const void *ahead =
-            behind < item_n ? run_keys(o, next_row, next.head_kv, first_run(o, next_row) + next.run) : NULL;
+        const uint32_t next_run = first_run(o, &w->row[next.r]) + next.run;
+        const void *ahead = behind < item_n ? run_keys(o, &w->row[next.r], next.head_kv, next_run) : NULL;
         const uint32_t partial_i = (now.r * heads + now.head_kv) * run_max + now.run;
         attend_one_run(o, w, now.r, 1, now.head_kv, first_run(o, &w->row[now.r]) + now.run, ahead,
                        partial_at(o, partials + partial_i * partial_floats(o, 1), 1), scores);

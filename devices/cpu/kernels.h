@@ -122,10 +122,10 @@ static inline void cpu_listed_dots(const cpu_matmul *m, float *y, const uint8_t 
  * implementation. A query is an activation: per block of 32 elements 8-bit numbers q with their d, as above;
  * a score is the sum over blocks of d d_k sum(q k). The other factors of values are the weights p_i = exp(s_i
  * - max) with the scales of the values' blocks: per block of 32 elements, w_i = p_i d_v,i; per group of
- * CPU_ATTEND_GROUP positions, counted from the run's first one (the last group may be shorter), a = max w, q
- * = round-to-nearest-even(w * (255 / a)) in float (all q = 0 where a = 0 or 255 / a overflows), and the group
- * gives a / 255 sum(q v). No weight is negative, so that all eight bits are theirs: a step is half of an
- * activation's. */
+ * CPU_ATTEND_GROUP positions, counted from the run's first one, seen or not (p_i = 0; the last group may be
+ * shorter), a = max w, q = round-to-nearest-even(w * (255 / a)) in float (all q = 0 where a = 0 or 255 / a
+ * overflows), and the group gives a / 255 sum(q v). No weight is negative, so that all eight bits are theirs:
+ * a step is half of an activation's. */
 enum {
     CPU_ATTEND_GROUP = 32,    /* positions */
     CPU_ATTEND_ROUNDED = 3,   /* heads: for fewer, reordering keys takes longer than it saves */
