@@ -142,6 +142,9 @@ static inline __m512i emu_mm512_set1_epi8(char a) {
 static inline __m512i emu_mm512_set1_epi16(short a) {
     return ((emu){.half = {_mm256_set1_epi16(a), _mm256_set1_epi16(a)}}).i;
 }
+static inline __m512i emu_mm512_set1_epi64(long long a) {
+    return ((emu){.half = {_mm256_set1_epi64x(a), _mm256_set1_epi64x(a)}}).i;
+}
 static inline __m512i emu_mm512_set1_epi32(int a) {
     return ((emu){.half = {_mm256_set1_epi32(a), _mm256_set1_epi32(a)}}).i;
 }
@@ -286,6 +289,18 @@ static inline __m512i emu_mm512_mask_add_epi8(__m512i kept, __mmask64 m, __m512i
     EMU_EACH(i, 64) if (m >> i & 1) r.u8[i] = (uint8_t)(x.u8[i] + y.u8[i]);
     return r.i;
 }
+/* Bit i of each byte: the parity of what it shares with byte 7 - i of the matrix of its quadword. */
+static inline __m512i emu_mm512_gf2p8affine_epi64_epi8(__m512i a, __m512i matrix, int constant) {
+    const emu x = {.i = a}, m = {.i = matrix};
+    emu r = {{0}};
+    EMU_EACH(i, 64) {
+        int bits = constant;
+        EMU_EACH(bit, 8) bits ^= __builtin_parity(x.u8[i] & m.u8[i / 8 * 8 + 7 - bit]) << bit;
+        r.u8[i] = (uint8_t)bits;
+    }
+    return r.i;
+}
+EMU_TWICE(mm512_sub_epi8, _mm256_sub_epi8)
 EMU_TWICE(mm512_sub_epi32, _mm256_sub_epi32)
 EMU_TWICE(mm512_srlv_epi64, _mm256_srlv_epi64)
 EMU_TWICE(mm512_and_si512, _mm256_and_si256)
@@ -584,6 +599,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_fmsub_ps emu_mm512_fmsub_ps
 #undef _mm512_fnmadd_ps
 #define _mm512_fnmadd_ps emu_mm512_fnmadd_ps
+#undef _mm512_gf2p8affine_epi64_epi8
+#define _mm512_gf2p8affine_epi64_epi8 emu_mm512_gf2p8affine_epi64_epi8
 #undef _mm512_inserti64x4
 #define _mm512_inserti64x4 emu_mm512_inserti64x4
 #undef _mm512_load_ps
@@ -656,6 +673,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_set1_epi16 emu_mm512_set1_epi16
 #undef _mm512_set1_epi32
 #define _mm512_set1_epi32 emu_mm512_set1_epi32
+#undef _mm512_set1_epi64
+#define _mm512_set1_epi64 emu_mm512_set1_epi64
 #undef _mm512_set1_epi8
 #define _mm512_set1_epi8 emu_mm512_set1_epi8
 #undef _mm512_set1_ps
@@ -698,6 +717,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_store_si512 emu_mm512_store_si512
 #undef _mm512_storeu_ps
 #define _mm512_storeu_ps emu_mm512_storeu_ps
+#undef _mm512_sub_epi8
+#define _mm512_sub_epi8 emu_mm512_sub_epi8
 #undef _mm512_sub_epi32
 #define _mm512_sub_epi32 emu_mm512_sub_epi32
 #undef _mm512_sub_ps

@@ -61,7 +61,7 @@ INLINE __m512i products(row_stream w, const act_32 *x, const lanes_form f) {
     __m512i s = _mm512_set1_epi32(x->start);
     UNROLL for (unsigned g = 0; g < 4; g++) {
         const __m512i v = load_words(w, f.quants_at + 4 * g);
-        __m512i low = low_nibbles(v), high = high_nibbles(v);
+        __m512i low = low_nibbles(v), high = upper_nibbles(w, v);
         if (f.values) {
             low = _mm512_shuffle_epi8(table, low);
             high = _mm512_shuffle_epi8(table, high);

@@ -22,9 +22,34 @@ INLINE __m512 halves_at(row_stream w, size_t at) { return load_halves(stream_fie
 INLINE __m512 halves_of(__m512i words) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)); }
 INLINE __m512 upper_halves_of(__m512i words) { return halves_of(_mm512_srli_epi32(words, 16)); }
 
+/* Moved by `left` bits, or to the right by as many as it is below zero (a constant). */
+INLINE __m512i moved(__m512i v, const int left) {
+    return left > 0   ? _mm512_slli_epi16(v, (unsigned)left)
+           : left < 0 ? _mm512_srli_epi16(v, (unsigned)-left)
+                      : v;
+}
+
 /* a | (b & mask), mask being a byte. */
 INLINE __m512i or_masked(__m512i a, __m512i b, const int mask) {
     return _mm512_ternarylogic_epi64(a, b, _mm512_set1_epi8((char)mask), 0xf8);
+}
+
+/* Bits `from` to from + n - 1 of each byte as bits `to` and above, zeros elsewhere (constants). Where kernels
+ * ask, on Intel's processors, two ports do all that 512 bits wide, so one affine product of bits is better
+ * than moving and masking; AMD's multiply on the ports that would do it. */
+INLINE __m512i bits_of(row_stream w, __m512i v, const int from, const int n, const int to) {
+    if (from == to || !w.ask)
+        return _mm512_and_si512(moved(v, to - from), _mm512_set1_epi8((char)(((1 << n) - 1) << to)));
+    uint64_t matrix = 0; /* its byte 7 - i is what bit i is the parity of */
+    for (int i = 0; i < n; i++) matrix |= (uint64_t)1 << (8 * (7 - to - i) + from + i);
+    return _mm512_gf2p8affine_epi64_epi8(v, _mm512_set1_epi64((long long)matrix), 0);
+}
+INLINE __m512i upper_nibbles(row_stream w, __m512i v) { return bits_of(w, v, 4, 4, 0); }
+
+/* a | bit `from` of each byte of b as bit `to`. */
+INLINE __m512i or_bits(row_stream w, __m512i a, __m512i b, const int from, const int to) {
+    if (w.ask) return _mm512_or_si512(a, bits_of(w, b, from, 1, to));
+    return or_masked(a, moved(b, to - from), 1 << to);
 }
 
 /* A register for each value that nibbles stand for, plus `offset`. */

@@ -2,8 +2,8 @@
  *
  * As avx512_lanes.c: a lane is a row. The bytes are read in the order in which they stand, or the hardware
  * would not fetch them ahead; so where the bits of a quant stand apart the sums of all groups are kept at
- * once, and each part of the bits is added when it comes. Scales are integers and multiply the groups' sums
- * as such.
+ * once, and each part of the bits is added when it comes. Scales are integers and multiply sums as such:
+ * sums that 16 bits hold, for two multiplications of these and their addition are one instruction.
  */
 #include "devices/cpu/avx512_lanes.h"
 
@@ -13,40 +13,52 @@ enum { GROUPS_MAX = 16 };
 
 typedef struct act_k {
     int8_t x[SUPERBLOCK];
-    int16_t sums[GROUPS_MAX];  /* of groups of 16, or of 32, in the order of pack_k */
-    int32_t start[GROUPS_MAX]; /* of each group, minus the offset of the quants times the sum of x */
+    int8_t upper[GROUPS_MAX], lower[GROUPS_MAX]; /* sum of each group's x: upper * its weights + lower */
+    int32_t start[GROUPS_MAX]; /* of each group's sum: minus the offset of its quads times the sum of x */
     float d;
 } act_k;
 
 static size_t bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(act_k); }
 
-/* Sums stand in pairs as the minima do where bytes are taken as words: of each four groups 0 2 | 1 3. */
-INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_n, const int offset) {
-    static const uint8_t place[4] = {0, 2, 1, 3};
+/* group_bits: 2^group_bits weights are a group. Quads of group j are taken times 2^left[j / 2 % 4]. */
+INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_bits, const int offset,
+                   const int left[4]) {
+    const size_t weight_n = (size_t)1 << group_bits;
     for (size_t i = 0; i < k / SUPERBLOCK; i++) a[i].d = quantise(a[i].x, x + i * SUPERBLOCK, SUPERBLOCK);
     for (size_t i = 0; i < k / SUPERBLOCK; i++) {
-        for (size_t j = 0; j < group_n; j++) {
-            const int sum = sum_i8(a[i].x + SUPERBLOCK / group_n * j, SUPERBLOCK / group_n);
-            a[i].sums[j / 4 * 4 + place[j % 4]] = (int16_t)sum;
-            a[i].start[j] = -offset * sum;
+        for (size_t j = 0; j < SUPERBLOCK / weight_n; j++) {
+            const int sum = sum_i8(a[i].x + weight_n * j, weight_n);
+            a[i].upper[j] = (int8_t)(sum >> group_bits);
+            a[i].lower[j] = (int8_t)(sum & ((1 << group_bits) - 1));
+            a[i].start[j] = -offset * sum * (1 << left[j / 2 % 4]);
         }
     }
 }
 
-/* sum + s times byte j of `scales`. */
-INLINE __m512i add_scaled(__m512i sum, __m512i s, __m512i scales, const unsigned j) {
-    return _mm512_add_epi32(sum, _mm512_mullo_epi32(s, byte_of_lanes(scales, j)));
-}
-INLINE __m512i add_scaled_signed(__m512i sum, __m512i s, __m512i scales, const unsigned j) {
-    return _mm512_add_epi32(sum, _mm512_mullo_epi32(s, signed_of_lanes(scales, j)));
+/* Byte j (a constant) of each lane as its lower 16 bits, zeros above; or times 256, which makes it signed. */
+INLINE __m512i byte_as_word(__m512i v, const int j, const bool times_256) {
+    const int none = (int)0x80808080, at = times_256 ? 8 : 0; /* of a lane */
+    const __m128i lanes = _mm_setr_epi32(j << at, (j + 4) << at, (j + 8) << at, (j + 12) << at);
+    const __m128i order = _mm_or_si128(lanes, _mm_set1_epi32(none ^ 0x80 << at));
+    return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(order));
 }
 
-/* The minima of four groups, a byte each, times the groups' sums. */
-INLINE __m512i add_minima(__m512i sum, __m512i minima, const int16_t *sums) {
-    const __m512i even = _mm512_set1_epi32(0x00ff00ff);
-    sum = _mm512_dpwssd_epi32(sum, _mm512_and_si512(minima, even), _mm512_set1_epi32(read_i32(sums)));
-    minima = _mm512_and_si512(_mm512_srli_epi32(minima, 8), even);
-    return _mm512_dpwssd_epi32(sum, minima, _mm512_set1_epi32(read_i32(sums + 2)));
+/* sum + s times byte j of `scales`. */
+INLINE __m512i add_scaled(__m512i sum, __m512i s, __m512i scales, const int j) {
+    return _mm512_dpwssd_epi32(sum, s, byte_as_word(scales, j, false));
+}
+
+/* Minima times the sums of x. */
+typedef struct minima_sum {
+    __m512i upper, lower;
+} minima_sum;
+/* Adds those of groups 4i to 4i + 3, a byte each. */
+INLINE void add_minima(minima_sum *s, __m512i min, const act_k *x, size_t i) {
+    s->upper = _mm512_dpbusd_epi32(s->upper, min, broadcast_quad(x->upper + 4 * i));
+    s->lower = _mm512_dpbusd_epi32(s->lower, min, broadcast_quad(x->lower + 4 * i));
+}
+INLINE __m512i minima_of(minima_sum s, const unsigned group_bits) {
+    return _mm512_add_epi32(_mm512_slli_epi32(s.upper, group_bits), s.lower);
 }
 
 /* sum + d scaled - dmin minima */
@@ -58,22 +70,28 @@ INLINE __m512 add_block(__m512 sum, __m512i scaled, __m512i minima, __m512i d_dm
 
 /* ---- Q4_K, and Q5_K with a fifth bit of group j at bit j of 32 bytes --------------------------------- */
 
-/* Two groups of 32: of words of nibbles, with fifth bits at `bit` and above of `fifth`, unless that is NULL.
- */
-INLINE void two_groups(__m512i s[2], row_stream w, size_t quants_at, const int8_t *x, const __m512i *fifth,
-                       const unsigned bit) {
-    s[0] = s[1] = _mm512_setzero_si512();
-    UNROLL for (size_t g = 0; g < 8; g++) {
-        const __m512i v = load_words(w, quants_at + 4 * g);
-        __m512i low = low_nibbles(v), high = high_nibbles(v);
-        if (fifth) {
-            const __m512i bits = _mm512_slli_epi16(_mm512_srli_epi16(fifth[g], bit), 4);
-            low = or_masked(low, bits, 16);
-            high = or_masked(high, _mm512_srli_epi16(bits, 1), 16);
+/* Adds two groups of 32, scaled: of words of nibbles, with fifth bits at `bit` and above of `fifth`, unless
+ * that is NULL. 16 bits hold the sum of half a group of 4-bit quants, 16 * 15 * 127, or of a quarter of one
+ * with fifth bits. */
+INLINE __m512i add_two_groups(__m512i scaled, row_stream w, size_t quants_at, const int8_t *x,
+                              const __m512i *fifth, const int bit, __m512i scales) {
+    const size_t word_n = fifth ? 2 : 4; /* whose sum 16 bits hold */
+    UNROLL for (size_t part = 0; part < 8; part += word_n) {
+        __m512i s[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        UNROLL for (size_t g = part; g < part + word_n; g++) {
+            const __m512i v = load_words(w, quants_at + 4 * g);
+            __m512i low = low_nibbles(v), high = upper_nibbles(w, v);
+            if (fifth) {
+                low = or_bits(w, low, fifth[g], bit, 4);
+                high = or_bits(w, high, fifth[g], bit + 1, 4);
+            }
+            s[0] = _mm512_dpbusd_epi32(s[0], low, broadcast_quad(x + 4 * g));
+            s[1] = _mm512_dpbusd_epi32(s[1], high, broadcast_quad(x + BLOCK + 4 * g));
         }
-        s[0] = _mm512_dpbusd_epi32(s[0], low, broadcast_quad(x + 4 * g));
-        s[1] = _mm512_dpbusd_epi32(s[1], high, broadcast_quad(x + BLOCK + 4 * g));
+        scaled = add_scaled(scaled, s[0], scales, bit % 4);
+        scaled = add_scaled(scaled, s[1], scales, bit % 4 + 1);
     }
+    return scaled;
 }
 
 INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, const bool five_bits) {
@@ -92,118 +110,147 @@ INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, co
             fifth[g] = load_words(w, 16 + 4 * g);
             KEEP(fifth[g]);
         }
-        UNROLL for (unsigned c = 0; c < 4; c++) {
-            __m512i s[2];
-            two_groups(s, w, quants_at + 32 * c, x->x + 64 * c, five_bits ? fifth : NULL, 2 * c);
-            scaled = add_scaled(scaled, s[0], scales[c / 2], 2 * c % 4);
-            scaled = add_scaled(scaled, s[1], scales[c / 2], 2 * c % 4 + 1);
+        UNROLL for (int c = 0; c < 4; c++) {
+            scaled = add_two_groups(scaled, w, quants_at + 32 * (size_t)c, x->x + 64 * c,
+                                    five_bits ? fifth : NULL, 2 * c, scales[c / 2]);
         }
-        const __m512i minima = add_minima(add_minima(zero, min[0], x->sums), min[1], x->sums + 4);
-        sum = add_block(sum, scaled, minima, d_dmin, x);
+        minima_sum minima = {zero, zero};
+        UNROLL for (size_t i = 0; i < 2; i++) add_minima(&minima, min[i], x, i);
+        sum = add_block(sum, scaled, minima_of(minima, 5), d_dmin, x);
     }
     _mm512_storeu_ps(y, sum);
 }
 
-/* ---- Q6_K --------------------------------------------------------------------------------------------- */
+/* ---- Pairs of bits: a word of them has four weights of groups j, j + 2, j + 4 and j + 6 of 16 ---------- */
 
-INLINE void rows_q6_k(float *y, row_stream w, const act_k *x, size_t block_n) {
-    const __m512i upper = _mm512_set1_epi8(0x30);
-    __m512 sum = _mm512_setzero_ps();
-    for (size_t b = 0; b < block_n; b++, w.at += ROWS * Q6_K_BYTES, x++) {
-        __m512i s[GROUPS_MAX], scaled = _mm512_setzero_si512();
-        UNROLL for (size_t j = 0; j < GROUPS_MAX; j++) s[j] = _mm512_set1_epi32(x->start[j]);
-        UNROLL for (size_t i = 0; i < 32; i++) { /* nibbles of groups j and j + 4 */
-            const size_t j = i / 16 * 8 + i / 4 % 4;
-            const int8_t *quad = x->x + 16 * j + i % 4 * 4;
-            const __m512i v = load_words(w, 4 * i);
-            s[j] = _mm512_dpbusd_epi32(s[j], low_nibbles(v), broadcast_quad(quad));
-            s[j + 4] = _mm512_dpbusd_epi32(s[j + 4], high_nibbles(v), broadcast_quad(quad + 64));
-        }
-        UNROLL for (size_t i = 0; i < 16; i++) { /* upper bits of groups j, j + 2, j + 4, j + 6 */
-            const size_t j = i / 8 * 8 + i / 4 % 2;
-            const int8_t *quad = x->x + 16 * j + i % 4 * 4;
-            const __m512i bits = load_words(w, 128 + 4 * i);
-            const __m512i high[4] = {_mm512_slli_epi16(bits, 4), _mm512_slli_epi16(bits, 2), bits,
-                                     _mm512_srli_epi16(bits, 2)};
-            UNROLL for (size_t n = 0; n < 4; n++) s[j + 2 * n] = _mm512_dpbusd_epi32(
-                s[j + 2 * n], _mm512_and_si512(high[n], upper), broadcast_quad(quad + 32 * n));
-        }
-        UNROLL for (size_t j = 0; j < GROUPS_MAX; j += 4) {
-            const __m512i scales = load_words(w, 192 + j);
-            UNROLL for (unsigned i = 0; i < 4; i++) scaled = add_scaled_signed(scaled, s[j + i], scales, i);
-        }
-        const __m512 d = _mm512_mul_ps(halves_at(w, 208), _mm512_set1_ps(x->d));
-        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), d, sum);
-    }
-    _mm512_storeu_ps(y, sum);
-}
-
-/* ---- Q2_K and Q3_K: a word of pairs of bits has four weights of groups j, j + 2, j + 4, j + 6 --------- */
+typedef struct pairs_form {
+    size_t at;   /* of the block */
+    int up;      /* the lowest bit of a pair in a quant */
+    int left[4]; /* pairs are taken times 2^left[n], which saves moving them */
+} pairs_form;
+#define PAIRS_Q2_K ((pairs_form){.at = offsetof(quant_q2_k, q), .left = {0, 2, 0, 2}})
+#define PAIRS_Q3_K ((pairs_form){.at = offsetof(quant_q3_k, q), .left = {0, 1, 2, 2}})
+#define PAIRS_Q6_K ((pairs_form){.at = 128, .up = 4, .left = {0, 2, 0, 2}})
 
 /* With third bits, unless that is NULL: bit i of byte l belongs to weight 32 i + l. */
-INLINE void add_pairs(__m512i s[GROUPS_MAX], row_stream w, size_t quants_at, const __m512i *third,
+INLINE void add_pairs(__m512i s[GROUPS_MAX], row_stream w, const pairs_form f, const __m512i *third,
                       const act_k *x) {
-    const __m512i three = _mm512_set1_epi8(3);
     UNROLL for (size_t i = 0; i < 16; i++) {
         const size_t j = i / 8 * 8 + i / 4 % 2;
-        const __m512i v = load_words(w, quants_at + 4 * i);
+        const __m512i v = load_words(w, f.at + 4 * i);
         UNROLL for (size_t n = 0; n < 4; n++) {
-            const size_t run = i / 8 * 4 + n;
-            __m512i q = _mm512_and_si512(_mm512_srli_epi16(v, 2 * (unsigned)n), three);
-            if (third && run < 2) q = or_masked(q, _mm512_slli_epi16(third[i % 8], 2 - (unsigned)run), 4);
-            if (third && run >= 2) q = or_masked(q, _mm512_srli_epi16(third[i % 8], (unsigned)run - 2), 4);
-            s[j + 2 * n] =
-                _mm512_dpbusd_epi32(s[j + 2 * n], q, broadcast_quad(x->x + 16 * (j + 2 * n) + i % 4 * 4));
+            const size_t group = j + 2 * n;
+            const int left = f.left[n], bit = (int)(i / 8 * 4 + n);
+            __m512i q = bits_of(w, v, 2 * (int)n, 2, left);
+            if (third) q = or_masked(q, moved(third[i % 8], 2 + left - bit), 4 << left);
+            s[group] = _mm512_dpbusd_epi32(s[group], q, broadcast_quad(x->x + 16 * group + i % 4 * 4));
         }
     }
+}
+
+/* Each lane times 2^left, or without its lowest -left bits, which are zero (a constant). */
+INLINE __m512i lanes_moved(__m512i v, const int left) {
+    return left > 0   ? _mm512_slli_epi32(v, (unsigned)left)
+           : left < 0 ? _mm512_srai_epi32(v, (unsigned)-left)
+                      : v;
+}
+
+/* Of scaled sums for each n; scales were taken times 2^scales_up. */
+INLINE __m512i sum_of_pairs(const __m512i scaled[4], const pairs_form f, const int scales_up) {
+    __m512i sum[4];
+    UNROLL for (size_t n = 0; n < 4; n++) sum[n] = lanes_moved(scaled[n], f.up - f.left[n] - scales_up);
+    return _mm512_add_epi32(_mm512_add_epi32(sum[0], sum[1]), _mm512_add_epi32(sum[2], sum[3]));
 }
 
 INLINE void rows_q2_k(float *y, row_stream w, const act_k *x, size_t block_n) {
+    const __m512i zero = _mm512_setzero_si512(), upper = _mm512_set1_epi8((char)0xf0);
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q2_k), x++) {
-        __m512i s[GROUPS_MAX], scales[4], scaled = _mm512_setzero_si512(), minima = scaled;
-        UNROLL for (size_t j = 0; j < GROUPS_MAX; j++) s[j] = _mm512_setzero_si512();
+        __m512i s[GROUPS_MAX], scales[4], scaled[4] = {zero, zero, zero, zero};
+        minima_sum minima = {zero, zero}; /* times 16 */
+        UNROLL for (size_t j = 0; j < GROUPS_MAX; j++) s[j] = zero;
         UNROLL for (size_t i = 0; i < 4; i++) {
             const __m512i both = load_words(w, 4 * i);
             scales[i] = low_nibbles(both);
-            minima = add_minima(minima, high_nibbles(both), x->sums + 4 * i);
+            add_minima(&minima, _mm512_and_si512(both, upper), x, i);
         }
-        add_pairs(s, w, offsetof(quant_q2_k, q), NULL, x);
-        UNROLL for (unsigned j = 0; j < GROUPS_MAX; j++) scaled =
-            add_scaled(scaled, s[j], scales[j / 4], j % 4);
-        sum = add_block(sum, scaled, minima, load_words(w, offsetof(quant_q2_k, d)), x);
+        add_pairs(s, w, PAIRS_Q2_K, NULL, x);
+        UNROLL for (int j = 0; j < GROUPS_MAX; j++) {
+            __m512i *of_n = &scaled[j / 2 % 4];
+            *of_n = add_scaled(*of_n, s[j], scales[j / 4], j % 4);
+        }
+        sum = add_block(sum, sum_of_pairs(scaled, PAIRS_Q2_K, 0), _mm512_srai_epi32(minima_of(minima, 4), 4),
+                        load_words(w, offsetof(quant_q2_k, d)), x);
     }
     _mm512_storeu_ps(y, sum);
 }
 
-/* Scales of groups 4i to 4i + 3, plus 32, from three words (devices/quant.h). */
-INLINE __m512i scales_q3_k(const __m512i word[3], const unsigned i) {
+/* Scales of groups 4i to 4i + 3, signed, from three words (devices/quant.h). */
+INLINE __m512i scales_q3_k(const __m512i word[3], const int i) {
     const __m512i low = i < 2 ? low_nibbles(word[i]) : high_nibbles(word[i - 2]);
-    const __m512i high =
-        i < 2 ? _mm512_slli_epi16(word[2], 4 - 2 * i) : _mm512_srli_epi16(word[2], 2 * i - 4);
-    return or_masked(low, high, 0x30);
+    return _mm512_sub_epi8(or_masked(low, moved(word[2], 4 - 2 * i), 0x30), _mm512_set1_epi8(32));
 }
 
+/* Scales are taken times 256. 32 bits hold what comes of it: 4 groups * 256 * 32 * (16 * 4 * 127 * 2^left)
+ * < 2^31. */
 INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_n) {
+    const __m512i zero = _mm512_setzero_si512();
     const size_t scales_at = offsetof(quant_q3_k, scales);
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q3_k), x++) {
-        __m512i s[GROUPS_MAX], third[8], scaled = _mm512_setzero_si512(), all = scaled;
+        __m512i s[GROUPS_MAX], third[8], scaled[4] = {zero, zero, zero, zero};
         UNROLL for (size_t j = 0; j < GROUPS_MAX; j++) s[j] = _mm512_set1_epi32(x->start[j]);
         UNROLL for (size_t g = 0; g < 8; g++) {
             third[g] = load_words(w, 4 * g);
             KEEP(third[g]);
         }
-        add_pairs(s, w, offsetof(quant_q3_k, q), third, x);
+        add_pairs(s, w, PAIRS_Q3_K, third, x);
         const __m512i word[3] = {load_words(w, scales_at), load_words(w, scales_at + 4),
                                  load_words(w, scales_at + 8)};
-        UNROLL for (unsigned j = 0; j < GROUPS_MAX; j++) {
-            scaled = add_scaled(scaled, s[j], scales_q3_k(word, j / 4), j % 4);
-            all = _mm512_add_epi32(all, s[j]);
+        UNROLL for (int j = 0; j < GROUPS_MAX; j++) {
+            __m512i *of_n = &scaled[j / 2 % 4];
+            *of_n = _mm512_dpwssd_epi32(*of_n, s[j], byte_as_word(scales_q3_k(word, j / 4), j % 4, true));
         }
-        scaled = _mm512_sub_epi32(scaled, _mm512_slli_epi32(all, 5)); /* the scales' offset, 32 */
         const __m512 d = _mm512_mul_ps(halves_at(w, offsetof(quant_q3_k, d)), _mm512_set1_ps(x->d));
-        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), d, sum);
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum_of_pairs(scaled, PAIRS_Q3_K, 8)), d, sum);
+    }
+    _mm512_storeu_ps(y, sum);
+}
+
+/* Nibbles and upper pairs of bits have sums of their own, which 16 bits hold. The pairs are counted from 2:
+ * a quant from 32. */
+INLINE void rows_q6_k(float *y, row_stream w, const act_k *x, size_t block_n) {
+    const __m512i zero = _mm512_setzero_si512();
+    __m512 sum = _mm512_setzero_ps();
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * Q6_K_BYTES, x++) {
+        __m512i nibbles[GROUPS_MAX], upper[GROUPS_MAX], scaled[4] = {zero, zero, zero, zero},
+                                                        scaled_nibbles = zero;
+        UNROLL for (size_t j = 0; j < GROUPS_MAX; j++) {
+            nibbles[j] = zero;
+            upper[j] = _mm512_set1_epi32(x->start[j]);
+        }
+        UNROLL for (size_t i = 0; i < 32; i++) { /* of groups j and j + 4 */
+            const size_t j = i / 16 * 8 + i / 4 % 4;
+            const int8_t *quad = x->x + 16 * j + i % 4 * 4;
+            const __m512i v = load_words(w, 4 * i);
+            nibbles[j] = _mm512_dpbusd_epi32(nibbles[j], low_nibbles(v), broadcast_quad(quad));
+            nibbles[j + 4] =
+                _mm512_dpbusd_epi32(nibbles[j + 4], upper_nibbles(w, v), broadcast_quad(quad + 64));
+        }
+        const act_k *again = x; /* hidden, or x of the nibbles would be kept, in memory, for the pairs */
+        __asm__("" : "+r"(again));
+        add_pairs(upper, w, PAIRS_Q6_K, NULL, again);
+        __m512i scales[4];
+        UNROLL for (size_t i = 0; i < 4; i++) scales[i] = load_words(w, 192 + 4 * i);
+        UNROLL for (int j = 0; j < GROUPS_MAX; j++) {
+            __m512i *of_n = &scaled[j / 2 % 4];
+            const __m512i scale = _mm512_srai_epi16(byte_as_word(scales[j / 4], j % 4, true), 8);
+            *of_n = _mm512_dpwssd_epi32(*of_n, upper[j], scale);
+            scaled_nibbles = _mm512_dpwssd_epi32(scaled_nibbles, nibbles[j], scale);
+        }
+        const __m512i both = _mm512_add_epi32(sum_of_pairs(scaled, PAIRS_Q6_K, 0), scaled_nibbles);
+        const __m512 d = _mm512_mul_ps(halves_at(w, 208), _mm512_set1_ps(x->d));
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), d, sum);
     }
     _mm512_storeu_ps(y, sum);
 }
@@ -223,7 +270,7 @@ INLINE void rows_iq4_xs(float *y, row_stream w, const act_k *x, size_t block_n) 
                 const __m512i v = load_words(w, offsetof(quant_iq4_xs, q) + 16 * j + 4 * g);
                 const int8_t *quad = x->x + BLOCK * j + 4 * g;
                 s = _mm512_dpbusd_epi32(s, _mm512_shuffle_epi8(table, low_nibbles(v)), broadcast_quad(quad));
-                s = _mm512_dpbusd_epi32(s, _mm512_shuffle_epi8(table, high_nibbles(v)),
+                s = _mm512_dpbusd_epi32(s, _mm512_shuffle_epi8(table, upper_nibbles(w, v)),
                                         broadcast_quad(quad + 16));
             }
             const __m512i high = _mm512_and_si512(_mm512_srli_epi32(head, 16 + 2 * j), three);
@@ -238,15 +285,18 @@ INLINE void rows_iq4_xs(float *y, row_stream w, const act_k *x, size_t block_n) 
     _mm512_storeu_ps(y, sum);
 }
 
-#define K_LANES(type, group_n, offset, rows)                                                                 \
-    static void pack_##type(void *act, const float *x, size_t k) { pack_k(act, x, k, group_n, offset); }     \
+#define NO_LEFT ((const int[4]){0})
+#define K_LANES(type, group_bits, offset, left, rows)                                                        \
+    static void pack_##type(void *act, const float *x, size_t k) {                                           \
+        pack_k(act, x, k, group_bits, offset, left);                                                         \
+    }                                                                                                        \
     STREAM_GEMV(type, rows)
-K_LANES(q2_k, 16, 0, rows_q2_k(y, w, act, k / SUPERBLOCK))
-K_LANES(q3_k, 16, 4, rows_q3_k(y, w, act, k / SUPERBLOCK))
-K_LANES(q4_k, 8, 0, rows_q4_k(y, w, act, k / SUPERBLOCK, false))
-K_LANES(q5_k, 8, 0, rows_q4_k(y, w, act, k / SUPERBLOCK, true))
-K_LANES(q6_k, 16, 32, rows_q6_k(y, w, act, k / SUPERBLOCK))
-K_LANES(iq4_xs, 8, 128, rows_iq4_xs(y, w, act, k / SUPERBLOCK))
+K_LANES(q2_k, 4, 0, NO_LEFT, rows_q2_k(y, w, act, k / SUPERBLOCK))
+K_LANES(q3_k, 4, 4, PAIRS_Q3_K.left, rows_q3_k(y, w, act, k / SUPERBLOCK))
+K_LANES(q4_k, 5, 0, NO_LEFT, rows_q4_k(y, w, act, k / SUPERBLOCK, false))
+K_LANES(q5_k, 5, 0, NO_LEFT, rows_q4_k(y, w, act, k / SUPERBLOCK, true))
+K_LANES(q6_k, 4, 2, PAIRS_Q6_K.left, rows_q6_k(y, w, act, k / SUPERBLOCK))
+K_LANES(iq4_xs, 5, 128, NO_LEFT, rows_iq4_xs(y, w, act, k / SUPERBLOCK))
 
 void avx512_lanes_k(cpu_kernels *k) {
     STREAM_SET(q2_k, Q2_K, bytes_k)

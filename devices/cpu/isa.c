@@ -11,7 +11,7 @@
 enum { LEAF1_FMA = 1 << 12, LEAF1_OSXSAVE = 1 << 27, LEAF1_AVX = 1 << 28, LEAF1_F16C = 1 << 29 };
 enum { LEAF7_AVX2 = 1 << 5, LEAF7_F = 1 << 16, LEAF7_DQ = 1 << 17, LEAF7_BW = 1 << 30 };
 #define LEAF7_VL (1u << 31)
-enum { LEAF7_ECX_VBMI = 1 << 1, LEAF7_ECX_VNNI = 1 << 11 };
+enum { LEAF7_ECX_VBMI = 1 << 1, LEAF7_ECX_GFNI = 1 << 8, LEAF7_ECX_VNNI = 1 << 11 };
 enum { LEAF7_1_EAX_AVXVNNI = 1 << 4, LEAF7_1_EAX_BF16 = 1 << 5 }; /* of subleaf 1 */
 enum { XCR0_XMM_YMM = 0x06, XCR0_OPMASK_ZMM = 0xe0 };
 
@@ -41,7 +41,7 @@ bool cpu_isa_here(cpu_isa isa) {
     if (isa == CPU_ISA_AVXVNNI) return has_leaf7_1(LEAF7_1_EAX_AVXVNNI);
     return isa == CPU_ISA_AVX2 ||
            (has_all(ebx, LEAF7_F | LEAF7_DQ | LEAF7_BW | LEAF7_VL) &&
-            has_all(ecx, LEAF7_ECX_VBMI | LEAF7_ECX_VNNI) && has_all(xcr0, XCR0_OPMASK_ZMM));
+            has_all(ecx, LEAF7_ECX_VBMI | LEAF7_ECX_GFNI | LEAF7_ECX_VNNI) && has_all(xcr0, XCR0_OPMASK_ZMM));
 }
 
 static bool is_of_intel(void) {

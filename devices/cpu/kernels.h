@@ -272,7 +272,7 @@ typedef struct cpu_kernels {
 void cpu_kernels_ref(cpu_kernels *k);
 void cpu_kernels_avx2(cpu_kernels *k);        /* AVX2, FMA, F16C */
 void cpu_kernels_avxvnni(cpu_kernels *k);     /* AVX-VNNI; call avx2 first */
-void cpu_kernels_avx512(cpu_kernels *k);      /* AVX-512 F, BW, VL, DQ, VNNI, VBMI; call avx2 first */
+void cpu_kernels_avx512(cpu_kernels *k);      /* AVX-512 F, BW, VL, DQ, VNNI, VBMI; GFNI; call avx2 first */
 void cpu_kernels_avx512_bf16(cpu_kernels *k); /* AVX512_BF16; call avx512 first */
 
 /* Instruction sets, the better ones last. Each includes those before it, but AVX-512 need not come with
