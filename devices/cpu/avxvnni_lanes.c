@@ -1,8 +1,9 @@
 /* avxvnni_lanes.c - one activation row times interleaved rows (devices/lanes.h) where vpdpbusd multiplies 256
- * bits (AVX-VNNI): blocks of 32, and of 256 those whose values take all eight bits.
+ * bits (AVX-VNNI).
  */
 #define HAS_VPDPBUSD 1
 #include "devices/cpu/avx2_lanes_32.h"
+#include "devices/cpu/avx2_lanes_k.h"
 
 AVX2_INLINE void products_q8_0(__m256i s[HALVES], row_stream w, const act_32 *x, const lanes_form f) {
     const __m256i flip = _mm256_set1_epi8((char)f.offset);
@@ -95,5 +96,6 @@ STREAM_GEMV(iq4_xs, rows_iq4_xs(y, w, act, k / 256))
 
 void cpu_avxvnni_lanes_init(cpu_kernels *k) {
     TYPES(SET_32)
+    SET_K
     STREAM_SET(iq4_xs, IQ4_XS, bytes_iq4_xs)
 }
