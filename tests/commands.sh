@@ -316,6 +316,11 @@ check_bench() {
         /^Q4_0 +[0-9.]+ / { seen = 1; bad += NF - 1 != single + 2 * pairs }
         END { exit bad || !seen }' "$out"
     refuse 2 "no type that has kernels" bench --kernels --type q9_9
+    refuse 2 "--isa avx9: must be one of scalar" bench --kernels --isa avx9
+    refuse 2 "--length 300: not a multiple of 256" bench --kernels --length 300
+    refuse 2 "--mib x: not a whole number" bench --kernels --mib x
+    run 0 bench --kernels --help
+    expect "bench --kernels: help" grep -q '^  *--columns' "$out"
 }
 
 check_inspect() {

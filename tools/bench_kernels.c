@@ -6,7 +6,6 @@
  */
 #include "tools/bench_kernels.h"
 
-#include <getopt.h>
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
@@ -17,16 +16,37 @@
 #include "devices/cpu/kernels.h"
 #include "devices/lanes.h"
 #include "devices/neurons.h"
+#include "tools/runtime.h"
 
 enum { REPEATS = 7, CACHED_REPEATS = 1000, PREFILL_REPEATS = 50, SPARSE_REPEATS = 15 };
 enum { LAYER_NEURONS = 4096 };
 
 typedef struct bench_options {
-    cpu_isa isa;
-    size_t k, weight_bytes, col_n;
-    int thread_n;
+    int isa; /* cpu_isa */
+    uint64_t k, weight_bytes, col_n, thread_n;
     const char *type; /* NULL: all */
 } bench_options;
+
+#define FIELD(f) offsetof(bench_options, f)
+static const option_row rows[] = {
+    {"isa", 0, OPTION_CHOICE, FIELD(isa), 0, 0, "scalar|avx2|avxvnni|avx512", "the kernels' instruction set"},
+    {"type", 0, OPTION_TEXT, FIELD(type), 0, 0, "TYPE", "of the weights; all where none is named"},
+    {"length", 0, OPTION_UINT, FIELD(k), 256, 1 << 20, "N", "weights of a row, a multiple of 256"},
+    {"mib", 0, OPTION_UINT, FIELD(weight_bytes), 0, 1 << 16, "N", "MiB of weights to decode, 0: none"},
+    {"columns", 0, OPTION_UINT, FIELD(col_n), 0, 1 << 14, "N", "activation rows of prefill, 0: none"},
+    {"threads", 0, OPTION_UINT, FIELD(thread_n), 1, 1024, "N", "that share the work"},
+};
+static const command_spec spec = {
+    .name = "bench --kernels",
+    .argument = "[TYPE]",
+    .argument_optional = true,
+    .argument_offset = FIELD(type),
+    .summary =
+        "Times each kernel alone, in turn with the limit that it has: reads of memory, or multiplications.",
+    .examples = "  hotset bench --kernels --type q4_k --threads 2\n"
+                "  hotset bench --kernels q6_k --isa avx2 --columns 0\n",
+    .tables = {{"Options", rows, COUNT_OF(rows), 0}},
+};
 
 static const gguf_type bench_types[] = {GGUF_F32,  GGUF_F16,    GGUF_BF16,   GGUF_Q8_0, GGUF_Q4_0, GGUF_Q4_1,
                                         GGUF_Q5_0, GGUF_Q5_1,   GGUF_Q2_K,   GGUF_Q3_K, GGUF_Q4_K, GGUF_Q5_K,
@@ -67,7 +87,7 @@ static double read_s(bench_case *c) {
     const size_t bytes = c->row_bytes * c->row_n / 4096 * 4096;
     uint64_t sum = 0;
     const double start = base_now_s();
-#pragma omp parallel num_threads(c->options->thread_n) reduction(+ : sum)
+#pragma omp parallel num_threads((int)c->options->thread_n) reduction(+ : sum)
     {
         const size_t first = share(bytes, 4096, omp_get_thread_num(), omp_get_num_threads());
         const size_t last = share(bytes, 4096, omp_get_thread_num() + 1, omp_get_num_threads());
@@ -81,7 +101,7 @@ static double read_s(bench_case *c) {
 static double gemv_s(bench_case *c) {
     const cpu_matmul *m = c->matmul;
     const double start = base_now_s();
-#pragma omp parallel num_threads(c->options->thread_n)
+#pragma omp parallel num_threads((int)c->options->thread_n)
     {
         const size_t last =
             share(c->row_n, CPU_GEMV_ROWS_MAX, omp_get_thread_num() + 1, omp_get_num_threads());
@@ -99,7 +119,7 @@ static double gemm_s(bench_case *c) {
     const size_t panel_n = (col_n + m->panel_cols - 1) / m->panel_cols;
     const size_t panel_bytes = (size_t)round_up(m->panel_bytes(k), CPU_ALIGN);
     const double start = base_now_s();
-#pragma omp parallel num_threads(c->options->thread_n)
+#pragma omp parallel num_threads((int)c->options->thread_n)
     {
         void *tile = aligned(m->tile_bytes(k));
         const size_t last = share(c->row_n, m->tile_rows, omp_get_thread_num() + 1, omp_get_num_threads());
@@ -131,7 +151,7 @@ static void choose(bench_case *c, double share) {
 static double listed_s(bench_case *c) {
     const cpu_matmul *m = c->matmul;
     const double start = base_now_s();
-#pragma omp parallel num_threads(c->options->thread_n)
+#pragma omp parallel num_threads((int)c->options->thread_n)
     {
         const size_t last = share(c->active_n, 1, omp_get_thread_num() + 1, omp_get_num_threads());
         size_t i = share(c->active_n, 1, omp_get_thread_num(), omp_get_num_threads());
@@ -148,7 +168,7 @@ static double listed_s(bench_case *c) {
 static double neurons_s(bench_case *c) {
     const size_t k = c->options->k;
     const double start = base_now_s();
-#pragma omp parallel num_threads(c->options->thread_n)
+#pragma omp parallel num_threads((int)c->options->thread_n)
     {
         float y[CPU_NEURON_OUTPUTS_MAX];
         uint32_t neuron[LAYER_NEURONS];
@@ -184,7 +204,7 @@ static double neurons_bytes(const bench_case *c) {
 static double peak_per_s(bench_case *c, bool floats) {
     double operations = 0;
     const double start = base_now_s();
-#pragma omp parallel num_threads(c->options->thread_n) reduction(+ : operations)
+#pragma omp parallel num_threads((int)c->options->thread_n) reduction(+ : operations)
     {
         float sink;
         operations += (floats ? c->kernels->peak_f32 : c->kernels->peak_int8)(100000, &sink);
@@ -327,22 +347,16 @@ static bool bench_one(const bench_options *o, const cpu_kernels *kernels, gguf_t
 
 /* What stands above the lines of bench_one. */
 static void print_head(const bench_options *o, const char *isa) {
-    printf("%s, rows of %zu weights, %d thread(s)\n", isa, o->k, o->thread_n);
+    printf("%s, rows of %llu weights, %llu thread(s)\n", isa, (unsigned long long)o->k,
+           (unsigned long long)o->thread_n);
     printf("x16: rows interleaved, as copied weights stand where nothing is skipped\n");
-    printf("           ------ decode: memory ------ cached ---- prefill: %zu columns ----   -- listed rows, "
+    printf("           ------ decode: memory ------ cached ---- prefill: %llu columns ----   -- listed rows, "
            "neuron sums: GB/s, of read --\n",
-           o->col_n);
+           (unsigned long long)o->col_n);
     printf("%-6s %-4s %7s %8s %10s %12s %8s  ", "type", "", "GB/s", "of read", "GB/s", "Gop/s", "of peak");
     for (size_t i = 0; i < 2 * DENSITIES; i++)
         printf("     %s %2.0f%%", i < DENSITIES ? "dot" : "sum", 100 * densities[i % DENSITIES]);
     printf("\n");
-}
-
-static int usage(void) {
-    fputs("usage: bench --kernels [--isa NAME] [--type NAME] [--length WEIGHTS] [--mib WEIGHTS] [--columns "
-          "N] [--threads N]\n       --mib 0: no decode, --columns 0: no prefill\n",
-          stderr);
-    return 2;
 }
 
 static bool is_bench_type(const char *name) {
@@ -352,45 +366,32 @@ static bool is_bench_type(const char *name) {
 }
 
 int bench_kernels(int argc, char **argv) {
-    static const struct option table[] = {
-        {"isa", required_argument, NULL, 'i'},
-        {"type", required_argument, NULL, 't'},
-        {"length", required_argument, NULL, 'l'},
-        {"mib", required_argument, NULL, 'm'},
-        {"columns", required_argument, NULL, 'c'},
-        {"threads", required_argument, NULL, 'j'},
-        {NULL, 0, NULL, 0},
-    };
     bench_options o = {
-        .isa = cpu_isa_detect(), .k = 2048, .weight_bytes = 256u << 20, .col_n = 256, .thread_n = 1};
-    for (int option; (option = getopt_long(argc, argv, "", table, NULL)) != -1;) {
-        const unsigned long number = optarg ? strtoul(optarg, NULL, 10) : 0;
-        switch (option) {
-        case 'i':
-            if (!cpu_isa_by_name(optarg, &o.isa) || !cpu_isa_here(o.isa)) return usage();
-            break;
-        case 't': o.type = optarg; break;
-        case 'l': o.k = number; break;
-        case 'm': o.weight_bytes = number << 20; break;
-        case 'c': o.col_n = number; break;
-        case 'j': o.thread_n = (int)number; break;
-        default: return usage();
-        }
+        .isa = (int)cpu_isa_detect(), .k = 2048, .weight_bytes = 256, .col_n = 256, .thread_n = 1};
+    const int status = command_begin(&spec, argc, argv, &o);
+    if (status >= 0) return status;
+    o.weight_bytes <<= 20;
+    if (!cpu_isa_here((cpu_isa)o.isa)) {
+        say(spec.name, "--isa %s: this machine does not have it", cpu_isa_name((cpu_isa)o.isa));
+        return 2;
     }
-    if (o.k == 0 || o.k % 256 != 0 || o.thread_n < 1) return usage();
+    if (o.k % 256 != 0) {
+        say(spec.name, "--length %llu: not a multiple of 256", (unsigned long long)o.k);
+        return 2;
+    }
     if (o.type && !is_bench_type(o.type)) {
-        fprintf(stderr, "hotset bench: --type %s: no type that has kernels\n", o.type);
+        say(spec.name, "--type %s: no type that has kernels", o.type);
         return 2;
     }
     cpu_kernels kernels;
-    cpu_kernels_init(&kernels, o.isa);
+    cpu_kernels_init(&kernels, (cpu_isa)o.isa);
     print_head(&o, kernels.isa);
     for (size_t i = 0; i < COUNT_OF(bench_types); i++) {
         if (o.type && strcasecmp(o.type, gguf_type_get(bench_types[i])->name) != 0) continue;
         const bool both = kernels.lanes[bench_types[i]].act_bytes != NULL;
         if (!bench_one(&o, &kernels, bench_types[i], false) ||
             (both && !bench_one(&o, &kernels, bench_types[i], true))) {
-            fputs("out of memory\n", stderr);
+            say(spec.name, "out of memory");
             return 1;
         }
     }
