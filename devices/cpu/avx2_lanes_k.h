@@ -42,11 +42,10 @@ AVX2_INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_n
 
 /* Byte j of each lane for each sum there, or in the upper halves of these 16 bits: times 256, signed. */
 AVX2_INLINE __m256i byte_for_sums(__m256i v, const int j, const bool times_256) {
-    const int none = (int)0x80808080, at = times_256 ? 8 : 0, both = HAS_VPDPBUSD ? 0xff : 0xff00ff;
-    const int in_lane = (none & ~(both << at)) | (j * (both & 0x10001)) << at;
-    const __m128i order = _mm_add_epi8(
-        _mm_set1_epi32(in_lane),
-        _mm_and_si128(_mm_set1_epi32(both << at), _mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c)));
+    const uint32_t taken = (HAS_VPDPBUSD ? 0xffu : 0xff00ffu) << (times_256 ? 8 : 0);
+    const __m128i byte =
+        _mm_setr_epi32(0x01010101 * j, 0x01010101 * (j + 4), 0x01010101 * (j + 8), 0x01010101 * (j + 12));
+    const __m128i order = _mm_or_si128(byte, _mm_set1_epi32((int)(0x80808080u & ~taken)));
     return _mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(order));
 }
 
