@@ -175,11 +175,11 @@ typedef struct form_16 {
     int offset;     /* of quants, as a multiple of pairs */
     bool has_third; /* bits, before the others */
     bool has_min;
-    int scales_up; /* 8: scales are signed, and taken times 256; 0: either of both */
+    int scales_up; /* 8: signed scales are taken times 256, which needs no shift; 0: as they are */
     /* Of groups 4i to 4i + 3. */
     __m256i (*scales)(row_stream w, const int i, int h);
-    /* Adds nibbles, which stand before the pairs, to sums of their own or, where lanes have two, to the same.
-     * NULL: there are none. */
+    /* Adds nibbles, which stand before the pairs, to sums of their own or, where lanes have two, to the same;
+     * scales are signed. NULL: there are none. */
     void (*nibbles)(__m256i s[GROUPS_MAX][HALVES], row_stream w, const act_k *x);
 } form_16;
 

@@ -1,5 +1,4 @@
-/* avx512.h - what the AVX-512 kernels share. Needs AVX-512 F, BW, VL, DQ, VNNI and VBMI,
- * and GFNI.
+/* avx512.h - what the AVX-512 kernels share. Needs AVX-512 F, BW, VL, DQ, VNNI, VBMI; GFNI.
  *
  * The sources that include this are compiled twice: for processors that have the instructions, and for the
  * tests with every 512-bit intrinsic replaced by plain C (tests/emulate_avx512.h), so that they are checked

@@ -36,7 +36,8 @@ INLINE __m512i or_masked(__m512i a, __m512i b, const int mask) {
 
 /* Bits `from` to from + n - 1 of each byte as bits `to` and above, zeros elsewhere (constants). Where kernels
  * ask, on Intel's processors, two ports do all that 512 bits wide, so one affine product of bits is better
- * than moving and masking; AMD's multiply on the ports that would do it. */
+ * than moving and masking; AMD's, by tables of instructions, multiply on the ports that would do it (not
+ * measured). */
 INLINE __m512i bits_of(row_stream w, __m512i v, const int from, const int n, const int to) {
     if (from == to || !w.ask)
         return _mm512_and_si512(moved(v, to - from), _mm512_set1_epi8((char)(((1 << n) - 1) << to)));
