@@ -1,376 +1,216 @@
-/* test_cores.c - how the threads of the CPU share their cores with other processes: who gives its core away
- * in time, how the others go on without it, and who is left out where that does not help. */
-#include "devices/cpu/crowded.h"
-#include "devices/cpu/slice.h"
-#include "devices/cpu/team.h"
+/* test_cores.c - how the threads of the CPU share their cores with other processes: who waits for one that
+ * has lost its core gives it its own, and the team goes on without whoever has none. */
+#include "devices/cpu/ops.h"
 #include "tests/rig.h"
 
 #include <criterion/criterion.h>
-#include <stdatomic.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
-static float next_float(uint64_t *seed) {
-    *seed = *seed * 6364136223846793005u + 1442695040888963407u;
-    return (float)(int32_t)(*seed >> 32) / (float)(1u << 31);
+/* Time goes fast, processor time stands still, and who takes the core that another has lost gets to it late.
+ */
+static _Atomic bool disturbed;
+static _Atomic uint64_t disturbed_ns;
+static _Atomic uint32_t swap_n;
+static _Atomic bool held; /* at the core that a thread has taken over, until it is false */
+
+uint64_t __real_base_now_ns(void);
+uint64_t __wrap_base_now_ns(void);
+uint64_t __wrap_base_now_ns(void) {
+    return atomic_load(&disturbed) ? atomic_fetch_add(&disturbed_ns, 1000 * 1000) : __real_base_now_ns();
 }
 
-/* ---- Crowded cores ---------------------------------------------------------------------------------- */
-
-enum { THREAD_N = 4 };
-
-/* Work of 10 ms from *now_s on, in which threads stall for 5 ms each time; returns how many it had. */
-static uint32_t work(crowded *c, double *now_s, uint32_t stall_n) {
-    const uint32_t n = crowded_thread_n(c, *now_s);
-    *now_s += 0.01;
-    crowded_saw(c, stall_n, stall_n * 5e-3, *now_s);
-    return n;
-}
-
-/* Seconds until all threads work, nobody stalling meanwhile. */
-static double pause_of(crowded *c, double *now_s) {
-    const double begin_s = *now_s;
-    while (crowded_thread_n(c, *now_s) < THREAD_N) work(c, now_s, 0);
-    return *now_s - begin_s;
-}
-
-Test(cores, stalls_far_apart_change_nothing) {
-    crowded c = {.thread_n = THREAD_N};
-    double now_s = 1000;
-    for (int i = 0; i < 100; i++) {
-        cr_expect_eq(work(&c, &now_s, 2), THREAD_N);
-        now_s += 0.2;
-    }
-}
-
-Test(cores, stalls_that_come_together_leave_a_thread_out) {
-    crowded c = {.thread_n = THREAD_N};
-    double now_s = 1000;
-    work(&c, &now_s, 1);
-    work(&c, &now_s, 1);
-    cr_expect_eq(work(&c, &now_s, 1), THREAD_N);
-    cr_expect_eq(work(&c, &now_s, 0), THREAD_N - 1);
-    for (uint32_t left = THREAD_N - 1; left > 1; left--) cr_expect_eq(work(&c, &now_s, 9), left);
-    for (int i = 0; i < 5; i++) cr_expect_eq(work(&c, &now_s, 9), 1, "one is always left");
-    cr_expect_float_eq(pause_of(&c, &now_s), 0.2 - 0.08, 0.011, "from the first one left out on");
-}
-
-/* What they cost must be more than half of what one of the threads gives; and once is an accident, however
- * long it takes. */
-Test(cores, short_stalls_leave_nobody_out) {
-    crowded c = {.thread_n = 2};
-    double now_s = 1000;
-    for (int i = 0; i < 50; i++) {
-        cr_expect_eq(crowded_thread_n(&c, now_s), 2);
-        crowded_saw(&c, 1, 2e-3, now_s += 0.01);
-    }
-    for (int i = 0; i < 5; i++) {
-        crowded_saw(&c, 1, 0.05, now_s += 0.2);
-        cr_expect_eq(crowded_thread_n(&c, now_s), 2);
-    }
-    for (int i = 0; i < 3; i++) crowded_saw(&c, 1, 9e-3, now_s += 0.01);
-    cr_expect_eq(crowded_thread_n(&c, now_s), 1);
-}
-
-Test(cores, pauses_grow_while_trying_fails_and_begin_anew_when_it_works) {
-    crowded c = {.thread_n = THREAD_N};
-    double now_s = 1000;
-    static const double pauses_s[] = {0.2, 0.4, 0.8, 1.6, 2, 2};
-    for (int run = 0; run < 2; run++) {
-        for (size_t i = 0; i < COUNT_OF(pauses_s); i++) {
-            cr_expect_eq(work(&c, &now_s, 3), THREAD_N);
-            cr_expect_float_eq(pause_of(&c, &now_s), pauses_s[i], 0.011, "run %d, pause %zu", run, i);
-        }
-        for (int i = 0; i < 30; i++) cr_expect_eq(work(&c, &now_s, i % 25 == 24), THREAD_N);
-    }
-}
-
-Test(cores, a_team_of_one_stays) {
-    crowded c = {.thread_n = 1};
-    double now_s = 0;
-    for (int i = 0; i < 10; i++) cr_expect_eq(work(&c, &now_s, 5), 1);
-}
-
-/* Thread 1 comes late to a barrier that thread 0 is at, or soon will be. */
-typedef struct late {
-    team *team;
-    _Atomic uint32_t is_there, ran_n;
-} late;
-
-static void come_late(void *cookie, uint32_t thread_i) {
-    late *l = cookie;
-    atomic_fetch_add(&l->ran_n, 1);
-    if (thread_i == 0)
-        atomic_store(&l->is_there, 1);
-    else {
-        while (!atomic_load(&l->is_there)) continue;
-        usleep(5000);
-    }
-    team_barrier(l->team);
-}
-
-Test(cores, who_is_late_is_seen) {
-    cpu_topology topology;
-    hotset_error err = {0};
-    late l = {0};
-    cr_assert_eq(cpu_topology_open(&topology, &err), HOTSET_OK);
-    cr_assert_eq(team_open(&l.team, 2, &topology, &err), HOTSET_OK);
-    /* more than once, for thread 0 may have been kept away itself */
-    for (int i = 0; i < 1000 && !team_stalls_of(l.team).n; i++) {
-        atomic_store(&l.is_there, 0);
-        cr_assert_eq(team_run(l.team, come_late, &l, &err), HOTSET_OK, "%s", err.message);
-    }
-    const team_stalls stalls = team_stalls_of(l.team);
-    cr_expect_gt(stalls.n, 0);
-    cr_expect_gt(stalls.s, 1e-3 * stalls.n);
-    for (uint32_t thread_n = 1; thread_n <= 2; thread_n++) { /* alone there is nobody to wait for */
-        atomic_store(&l.ran_n, 0);
-        const uint32_t before = team_barrier_n(l.team);
-        cr_assert_eq(team_run_some(l.team, thread_n, come_late, &l, &err), HOTSET_OK, "%s", err.message);
-        cr_expect_eq(atomic_load(&l.ran_n), thread_n);
-        cr_expect_eq(team_barrier_n(l.team) - before, 1);
-        if (thread_n == 1) cr_expect_eq(team_stalls_of(l.team).n, stalls.n);
-    }
-    team_close(l.team);
-    cpu_topology_close(&topology);
-}
-
-/* ---- Slices ----------------------------------------------------------------------------------------- */
-
-enum { MS = 1000 * 1000, TICK_NS = 4 * MS };
-
-static uint64_t lost_so_far;
-static uint64_t lost_n(void) { return lost_so_far; }
-
-static slice slice_from(uint64_t now_ns) {
-    slice s = {.tick_ns = TICK_NS, .lost_n = lost_n};
-    slice_begin(&s, now_ns);
-    return s;
-}
-
-/* Pieces of 0.1 ms from *now_ns on, until the slice is over: how many. 0: it had no end within `most`. */
-static uint32_t pieces_until_over(slice *s, uint64_t *now_ns, uint32_t most) {
-    for (uint32_t n = 1; n <= most; n++)
-        if (slice_look(s, *now_ns += MS / 10, true) == SLICE_OVER) return n;
+int __real_clock_gettime(clockid_t clock, struct timespec *now);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now) {
+    if (clock >= 0 || !atomic_load(&disturbed)) return __real_clock_gettime(clock, now);
+    *now = (struct timespec){0};
     return 0;
 }
 
-/* The system takes the core for 4 ms in the middle of a piece. */
-static void put_aside(slice *s, uint64_t *now_ns) {
-    lost_so_far++;
-    *now_ns += 4 * MS + MS / 10;
-    cr_expect_eq(slice_look(s, *now_ns, true), SLICE_SHORT);
-}
-
-Test(cores, who_has_its_core_expects_no_end) {
-    uint64_t now_ns = 50 * MS;
-    slice s = slice_from(now_ns);
-    for (int i = 0; i < 1000; i++) cr_expect_eq(slice_look(&s, now_ns += MS / 10, true), SLICE_LONG);
-    /* long pieces and long waits are no loss of the core, nor is what lies before the work begins */
-    for (int i = 0; i < 10; i++) cr_expect_eq(slice_look(&s, now_ns += 7 * MS, i % 2), SLICE_LONG);
-    lost_so_far++;
-    slice_begin(&s, now_ns += 9 * MS);
-    cr_expect_eq(slice_look(&s, now_ns += 9 * MS, true), SLICE_LONG);
-    lost_so_far++; /* nor is one that was not even noticed */
-    cr_expect_eq(slice_look(&s, now_ns += MS / 10, true), SLICE_LONG);
-}
-
-Test(cores, a_slice_ends_as_the_last_one_did) {
-    uint64_t now_ns = 50 * MS;
-    slice s = slice_from(now_ns);
-    put_aside(&s, &now_ns); /* for the first time after a time of chance: 4 ms, for want of better */
-    uint32_t n = pieces_until_over(&s, &now_ns, 100);
-    cr_expect(n >= 30 && n <= 39, "%u pieces of 0.1 ms", n);
-    slice_gave(&s, now_ns, now_ns + 4 * MS); /* somebody took the core */
-    now_ns += 4 * MS;
-    n = pieces_until_over(&s, &now_ns, 100);
-    cr_expect(n >= 36 && n <= 39, "%u pieces of 0.1 ms", n);
-    slice_gave(&s, now_ns, now_ns + 4 * MS);
-    now_ns += 4 * MS;
-    for (int i = 0; i < 20; i++) (void)slice_look(&s, now_ns += MS / 10, true);
-    slice_begin(&s, now_ns += 40 * MS); /* between two tokens: ends keep their distance */
-    n = pieces_until_over(&s, &now_ns, 100);
-    cr_expect(n >= 16 && n <= 19, "%u pieces of 0.1 ms", n);
-}
-
-Test(cores, longer_slices_are_learned) {
-    uint64_t now_ns = 50 * MS;
-    slice s = slice_from(now_ns);
-    put_aside(&s, &now_ns);
-    for (int i = 0; i < 78; i++) (void)slice_look(&s, now_ns += MS / 10, true);
-    put_aside(&s, &now_ns); /* after 7.8 ms: two ticks */
-    const uint32_t n = pieces_until_over(&s, &now_ns, 100);
-    cr_expect(n >= 70 && n <= 79, "%u pieces of 0.1 ms", n);
-}
-
-Test(cores, a_core_that_nobody_takes_is_given_away_no_more) {
-    uint64_t now_ns = 50 * MS;
-    slice s = slice_from(now_ns);
-    put_aside(&s, &now_ns);
-    uint32_t gave_n = 0;
-    while (pieces_until_over(&s, &now_ns, 100)) {
-        slice_gave(&s, now_ns, now_ns + 1000);
-        cr_assert_leq(++gave_n, 100);
+int __real_sched_yield(void);
+int __wrap_sched_yield(void);
+int __wrap_sched_yield(void) {
+    atomic_fetch_add(&swap_n, 1);
+    for (uint32_t ms = 0; atomic_load(&held); ms++) {
+        if (ms == 20000) abort(); /* the team waits for a thread that has no core */
+        usleep(1000);
     }
-    cr_expect_eq(gave_n, 16);
-    cr_expect_eq(slice_look(&s, now_ns += MS / 10, true), SLICE_LONG);
+    if (atomic_load(&disturbed)) usleep(atomic_load(&swap_n) % 7 * 20);
+    return __real_sched_yield();
 }
 
-Test(cores, who_may_not_leave_goes_on) {
-    uint64_t now_ns = 50 * MS;
-    slice s = slice_from(now_ns);
-    put_aside(&s, &now_ns);
-    cr_assert_neq(pieces_until_over(&s, &now_ns, 100), 0);
-    uint32_t over_n = 0;
-    for (int i = 0; i < 400; i++) over_n += slice_look(&s, now_ns += MS / 10, true) == SLICE_OVER;
-    cr_expect(over_n >= 10 && over_n < 40, "%u of 400: only at the ends of slices", over_n);
+/* Threads that have each a core, be it the same one. */
+static team *team_of(uint32_t thread_n) {
+    cpu_topology here, topology = {.core_n = thread_n};
+    hotset_error err = {0};
+    team *t;
+    cr_assert_eq(cpu_topology_open(&here, &err), HOTSET_OK, "%s", err.message);
+    topology.core_pu = calloc(thread_n, sizeof *topology.core_pu);
+    for (uint32_t i = 0; i < thread_n; i++) topology.core_pu[i] = here.core_pu[i % here.core_n];
+    cr_assert_eq(team_open(&t, thread_n, &topology, &err), HOTSET_OK, "%s", err.message);
+    free(topology.core_pu);
+    cpu_topology_close(&here);
+    return t;
 }
 
-Test(cores, without_a_tick_slices_are_not_looked_for) {
-    uint64_t now_ns = 50 * MS;
-    slice s = {0};
-    slice_begin(&s, now_ns);
-    for (int i = 0; i < 100; i++) cr_expect_eq(slice_look(&s, now_ns += 5 * MS, true), SLICE_LONG);
-}
+/* ---- Work ------------------------------------------------------------------------------------------- */
 
-/* ---- Leaving the team ------------------------------------------------------------------------------- */
-
-enum { JOB_N = 400, PARTS = 60, TEAM_N = 4 };
+enum { JOB_N = 400, PARTS = 60, THREADS_MAX = 40 };
 
 /* JOB_N jobs one after the other; each has parts, and every third a second half behind a barrier. */
 typedef struct jobs {
+    cpu_share share[THREADS_MAX];
+    cpu_op op[JOB_N];
     team *team;
-    uint32_t at; /* the job at hand */
-    _Atomic uint32_t next[JOB_N][2], done[JOB_N][2], wrong_n, left_n, returned_n;
+    uint32_t turn, at; /* of the first job; the job at hand */
+    _Atomic uint32_t taken[JOB_N][2][PARTS], done[JOB_N][2], early_n, away_n;
 } jobs;
 
-static void next_job(void *cookie) {
-    jobs *j = cookie;
-    if (j->at % 4 == 0) usleep(30); /* so that some want to join meanwhile */
-    j->at++;
-}
+static void next_job(void *cookie) { ((jobs *)cookie)->at++; }
 
-/* One half of a job on one thread; false when it has left, and did not return. */
-static bool do_half(jobs *j, uint32_t half, bool may_leave, uint64_t *seed) {
+/* What this thread does of one half. Some parts take long, without their thread being on a core. */
+static void do_half(jobs *j, uint32_t half, const cpu_worker *w) {
     const uint32_t at = j->at;
-    for (;;) {
-        uint32_t from;
-        if (may_leave && next_float(seed) > 0.9f && team_leave(j->team, &from)) {
-            atomic_fetch_add(&j->left_n, 1);
-            if (next_float(seed) > 0) usleep(50);
-            if (!team_return(j->team, from)) return false;
-            atomic_fetch_add(&j->returned_n, 1);
-            if (j->at != at) atomic_fetch_add(&j->wrong_n, 1);
-        }
-        if (atomic_fetch_add(&j->next[at][half], 1) >= PARTS) return true;
-        if (at && atomic_load(&j->done[at - 1][0]) != PARTS) atomic_fetch_add(&j->wrong_n, 1);
-        if (half && atomic_load(&j->done[at][0]) != PARTS) atomic_fetch_add(&j->wrong_n, 1);
+    cpu_run run = {0};
+    for (uint32_t part; (part = cpu_take_next(&j->op[at], half, PARTS, w, &run)) < PARTS;) {
+        if (at && atomic_load(&j->done[at - 1][0]) != PARTS) atomic_fetch_add(&j->early_n, 1);
+        if (half && atomic_load(&j->done[at][0]) != PARTS) atomic_fetch_add(&j->early_n, 1);
+        if ((at * PARTS + part) % 397 == 0) usleep(500);
+        atomic_fetch_add(&j->taken[at][half][part], 1);
         atomic_fetch_add(&j->done[at][half], 1);
     }
 }
 
 static void do_jobs(void *cookie, uint32_t thread_i) {
     jobs *j = cookie;
-    uint64_t seed = thread_i + 1;
+    const cpu_worker w = {.team = j->team,
+                          .thread_i = thread_i,
+                          .thread_n = team_thread_n(j->team),
+                          .share = j->share,
+                          .op = j->op,
+                          .turn = j->turn};
     while (j->at < JOB_N) {
-        const bool two = j->at % 3 == 0;
-        bool here = do_half(j, 0, !two, &seed);
-        if (two) {
-            team_barrier(j->team);
-            here = do_half(j, 1, true, &seed);
+        do_half(j, 0, &w);
+        if (j->at % 3 == 0) {
+            team_barrier(j->team, thread_i);
+            do_half(j, 1, &w);
         }
-        if (here)
-            team_barrier_open(j->team, next_job, j);
-        else
-            team_join(j->team);
+        if (!team_barrier_open(j->team, thread_i, next_job, j)) {
+            atomic_fetch_add(&j->away_n, 1);
+            return;
+        }
     }
 }
 
-Test(cores, who_leaves_is_not_waited_for_and_joins_the_work_at_hand) {
-    cpu_topology topology;
-    hotset_error err = {0};
-    cr_assert_eq(cpu_topology_open(&topology, &err), HOTSET_OK);
-    jobs *j = calloc(1, sizeof *j);
-    cr_assert_eq(team_open(&j->team, TEAM_N, &topology, &err), HOTSET_OK);
-    uint32_t left_n = 0, returned_n = 0;
+static void jobs_must_be_done_once(uint32_t thread_n) {
+    team *t = team_of(thread_n);
+    uint32_t away_n = 0, turn = 0;
+    cpu_set_t before, after;
+    cr_assert_eq(sched_getaffinity(0, sizeof before, &before), 0);
     for (int run = 0; run < 5; run++) {
-        struct team *same = j->team;
-        const uint32_t before = team_barrier_n(same);
+        jobs *j = aligned_alloc(_Alignof(jobs), sizeof *j);
         memset(j, 0, sizeof *j);
-        j->team = same;
-        cr_assert_eq(team_run(same, do_jobs, j, &err), HOTSET_OK, "%s", err.message);
+        j->team = t;
+        const uint32_t barrier_n = team_barrier_n(t);
+        j->turn = cpu_take_turns(&turn, JOB_N * CPU_OP_PHASES, j->share, THREADS_MAX);
+        team_run(t, do_jobs, j);
         cr_expect_eq(j->at, JOB_N);
-        cr_expect_eq(j->wrong_n, 0, "%u parts too early", j->wrong_n);
+        cr_expect_eq(j->early_n, 0, "%u parts too early", j->early_n);
         for (uint32_t at = 0; at < JOB_N; at++)
             for (uint32_t half = 0; half < (at % 3 ? 1 : 2); half++)
-                cr_expect_eq(j->done[at][half], PARTS, "job %u, half %u", at, half);
-        cr_expect_eq(team_barrier_n(same) - before, JOB_N + (JOB_N + 2) / 3);
-        left_n += j->left_n;
-        returned_n += j->returned_n;
+                for (uint32_t part = 0; part < PARTS; part++)
+                    cr_assert_eq(j->taken[at][half][part], 1, "job %u, half %u, part %u: %u times", at, half,
+                                 part, j->taken[at][half][part]);
+        cr_expect_eq(team_barrier_n(t) - barrier_n, JOB_N + (JOB_N + 2) / 3);
+        away_n += j->away_n;
+        free(j);
     }
-    cr_expect(returned_n && left_n > returned_n, "left %u times, returned %u times", left_n, returned_n);
-    team_close(j->team);
-    cpu_topology_close(&topology);
-    free(j);
+    cr_assert_eq(sched_getaffinity(0, sizeof after, &after), 0);
+    cr_expect(CPU_EQUAL(&before, &after), "the caller runs where it ran before");
+    if (thread_n > 1)
+        cr_expect(team_swap_n(t) > away_n / 2 && away_n > 0, "%u swaps, away %u times", team_swap_n(t),
+                  away_n);
+    else
+        cr_expect_eq(team_swap_n(t), 0);
+    team_close(t);
 }
 
-static void leave_alone(void *cookie, uint32_t thread_i) {
-    jobs *j = cookie;
-    uint32_t from;
-    if (thread_i == 0) {
-        while (!atomic_load(&j->left_n)) usleep(100);
-        j->wrong_n += team_leave(j->team, &from); /* it is the last one */
-    } else {
-        j->wrong_n += !team_leave(j->team, &from);
-        atomic_store(&j->left_n, 1);
-        team_join(j->team);
+Test(cores, all_is_done_once_whoever_is_there) {
+    jobs_must_be_done_once(1);
+    jobs_must_be_done_once(2);
+    jobs_must_be_done_once(4);
+    jobs_must_be_done_once(THREADS_MAX);
+}
+
+/* Work that is over before all have come, again and again. */
+typedef struct errand {
+    _Atomic uint32_t next, done_n;
+    bool slow;
+} errand;
+
+static void run_errand(void *cookie, uint32_t thread_i) {
+    (void)thread_i;
+    errand *e = cookie;
+    while (atomic_fetch_add(&e->next, 1) < 3) {
+        if (e->slow) usleep(200);
+        atomic_fetch_add(&e->done_n, 1);
     }
 }
 
-Test(cores, the_last_one_stays) {
-    cpu_topology topology;
-    hotset_error err = {0};
-    jobs *j = calloc(1, sizeof *j);
-    cr_assert_eq(cpu_topology_open(&topology, &err), HOTSET_OK);
-    cr_assert_eq(team_open(&j->team, 2, &topology, &err), HOTSET_OK);
-    cr_assert_eq(team_run(j->team, leave_alone, j, &err), HOTSET_OK, "%s", err.message);
-    cr_expect_eq(j->wrong_n, 0);
-    team_close(j->team);
-    cpu_topology_close(&topology);
-    free(j);
+Test(cores, short_works_end_one_after_the_other) {
+    for (uint32_t thread_n = 1; thread_n <= 4; thread_n *= 2) {
+        team *t = team_of(thread_n);
+        for (uint32_t i = 0; i < 20000; i++) {
+            errand e = {.slow = i % 500 == 0};
+            team_run(t, run_errand, &e);
+            cr_assert_eq(e.done_n, 3, "work %u of %u threads: %u of 3 done", i, thread_n, e.done_n);
+        }
+        team_close(t);
+    }
 }
 
-/* A clock that runs by itself, a system that takes cores all the time, and others that take what is given. */
-enum { LOOK_NS = MS / 20 };
-static _Atomic bool disturbed;
-static _Atomic uint64_t disturbed_ns;
-static _Atomic uint32_t gave_n;
+/* ---- Who is not waited for -------------------------------------------------------------------------- */
 
-uint64_t __real_base_now_ns(void);
-uint64_t __wrap_base_now_ns(void);
-uint64_t __wrap_base_now_ns(void) {
-    if (!atomic_load(&disturbed)) return __real_base_now_ns();
-    const uint64_t ns = atomic_fetch_add(&disturbed_ns, LOOK_NS);
-    return ns / LOOK_NS % 300 ? ns : atomic_fetch_add(&disturbed_ns, 4 * MS) + 4 * MS;
+/* Thread 1 comes to a barrier while thread 0 has lost its core. */
+typedef struct meeting {
+    team *team;
+    _Atomic uint32_t there_n, done_n, away_n;
+    bool sleeps;
+} meeting;
+
+static void meet_once(void *cookie, uint32_t thread_i) {
+    meeting *m = cookie;
+    if (atomic_load(&m->done_n)) return;
+    atomic_fetch_add(&m->there_n, 1);
+    while (thread_i == 0 && atomic_load(&m->there_n) < 2) continue;
+    if (thread_i == 0 && m->sleeps) usleep(20000);
+    if (!team_barrier_open(m->team, thread_i, NULL, NULL))
+        atomic_fetch_add(&m->away_n, 1);
+    else
+        atomic_store(&m->done_n, 1);
 }
 
-int __real_getrusage(__rusage_who_t who, struct rusage *used);
-int __wrap_getrusage(__rusage_who_t who, struct rusage *used);
-int __wrap_getrusage(__rusage_who_t who, struct rusage *used) {
-    const int status = __real_getrusage(who, used);
-    if (atomic_load(&disturbed)) used->ru_nivcsw = (long)(atomic_load(&disturbed_ns) / (4 * MS));
-    return status;
+Test(cores, who_gave_its_core_is_not_waited_for) {
+    meeting m = {.team = team_of(2), .sleeps = true};
+    atomic_store(&held, true);
+    for (int i = 0; i < 100 && !team_swap_n(m.team); i++) { /* thread 1 may have lost its core itself */
+        m.there_n = m.done_n = 0;
+        team_run(m.team, meet_once, &m);
+    }
+    cr_expect_eq(team_swap_n(m.team), 1);
+    cr_expect_eq(m.away_n, 0, "it has not got to its core");
+    atomic_store(&held, false);
+    meeting next = {.team = m.team};
+    team_run(m.team, meet_once, &next); /* ends when thread 1 is back */
+    cr_expect_eq(m.away_n, 1);
+    team_close(m.team);
 }
 
-int __real_sched_yield(void);
-int __wrap_sched_yield(void);
-int __wrap_sched_yield(void) {
-    const uint32_t n = atomic_fetch_add(&gave_n, 1);
-    if (atomic_load(&disturbed) && n % 2) usleep((useconds_t)(n % 7 * 20));
-    return __real_sched_yield();
-}
+/* ---- Whole models ----------------------------------------------------------------------------------- */
 
 static void must_not_mind(const char *label, const tiny_model *model) {
     enum { PROMPT = 9, STEPS = 300, CONTEXT = 1024, VOCAB_N = 272 };
@@ -380,8 +220,8 @@ static void must_not_mind(const char *label, const tiny_model *model) {
     for (int run = 0; run < 2; run++) {
         rig r;
         rig_open_tiny(&r, model, &(rig_options){.thread_n = 2, .batch_n = PROMPT, .context_n = CONTEXT});
-        gave_n = 0;
-        disturbed_ns = __real_base_now_ns() + 1000 * MS;
+        swap_n = 0;
+        disturbed_ns = __real_base_now_ns() + 1000 * 1000 * 1000;
         disturbed = run == 1;
         for (int i = 0; i < STEPS; i++) { /* prompts and tokens by turns */
             const size_t n = i % 4 ? 1 : PROMPT;
@@ -396,10 +236,10 @@ static void must_not_mind(const char *label, const tiny_model *model) {
         disturbed = false;
         rig_close(&r);
     }
-    cr_expect_gt(gave_n, 0, "%s", label);
+    cr_expect_gt(swap_n, 0, "%s", label);
 }
 
-Test(cores, giving_cores_away_changes_no_bit) {
+Test(cores, swapping_cores_changes_no_bit) {
     cpu_topology topology;
     hotset_error err = {0};
     cr_assert_eq(cpu_topology_open(&topology, &err), HOTSET_OK);

@@ -80,7 +80,6 @@ if [ "$level" -ge 1 ]; then
     # clang finds more here, and gcc takes seven times as long over the vector code
     # and tests in full take long under it (test_forward on two cores: 230 s, thinned 82)
     build_and_test "clang asan+ubsan" build/asan clang -DHOTSET_SANITIZE=address,undefined -DHOTSET_TESTS_THINNED=$thinned
-    # libgomp is not instrumented and gives false races: clang with libomp
     build_and_test "clang tsan" build/tsan clang -DHOTSET_SANITIZE=thread -DHOTSET_TOOLS=OFF
 fi
 if [ "$level" -ge 2 ]; then

@@ -302,7 +302,7 @@ static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n, uint3
         attend_one_run(o, w, now.r, 1, now.head_kv, first_run(o, &w->row[now.r]) + now.run, ahead,
                        partial_at(o, partials + partial_i * partial_floats(o, 1), 1), scores);
     }
-    team_barrier(w->team);
+    team_barrier(w->team, w->thread_i);
     for (uint32_t item; (item = cpu_take(op, 1)) < row_n * heads;) {
         float *first = partials + (size_t)item * run_max * partial_floats(o, 1);
         uint32_t r = item / heads;

@@ -3,10 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <time.h>
 
-#include "devices/cpu/crowded.h"
 #include "devices/cpu/ops.h"
 #include "devices/cpu/selftest.h"
 #include "devices/lanes.h"
@@ -15,7 +12,8 @@ enum {
     MEASURE_BYTES_MIN = 256 << 20,
     MEASURE_CACHES = 4, /* times the largest cache, which would answer for a part of fewer bytes */
     READ_PIECE_BYTES = 1 << 20,
-    PEAK_ITERATIONS = 20000,
+    PEAK_ITERATIONS = 5000,
+    PEAK_PIECES = 8, /* of each thread; one that comes late does fewer */
     TOUCH_BYTES = 2 << 20,
     PAGE_BYTES = 4096,
     REORDER_OUTPUTS = 128, /* of one piece of work: lines of each neuron, so that threads share none */
@@ -38,9 +36,7 @@ typedef struct cpu_device {
     void *trace_cookie;
     device_cpu_skipping skipping;
     double wait_s;
-    crowded crowded;
     cpu_share *share; /* [threads of the team] */
-    cpu_time *time;   /* [threads of the team] */
     uint32_t turn;    /* of the last phase of the last submission */
     uint32_t crossover_n;
     crossover_of crossover[CROSSOVER_MAX];
@@ -103,8 +99,8 @@ static hotset_status cpu_buffer_alloc(device *d, device_memory memory, uint64_t 
         return hotset_fail(err, HOTSET_E_MEMORY, "out of host memory for a buffer of %llu bytes",
                            (unsigned long long)bytes);
     touch_job job = {.pages = pages, .bytes = bytes};
-    hotset_status status = team_run(cpu_of(d)->team, touch_share, &job, err);
-    if (!status) status = buffer_make(d, memory, pages, bytes, out, err);
+    team_run(cpu_of(d)->team, touch_share, &job);
+    const hotset_status status = buffer_make(d, memory, pages, bytes, out, err);
     if (status) pages_free(pages, bytes);
     return status;
 }
@@ -164,8 +160,10 @@ static hotset_status cpu_copy_async(device_queue *q, device_ref to, device_ref f
                                     hotset_error *err) {
     HOTSET_TRY(cpu_failure(q->cpu, err));
     copy_job job = {.to = cpu_at(to), .from = cpu_at(from), .bytes = bytes};
-    if (bytes > READ_PIECE_BYTES) return team_run(q->cpu->team, copy_share, &job, err);
-    copy_share(&job, 0);
+    if (bytes > READ_PIECE_BYTES)
+        team_run(q->cpu->team, copy_share, &job);
+    else
+        copy_share(&job, 0);
     return HOTSET_OK;
 }
 
@@ -200,7 +198,8 @@ static hotset_status cpu_copy_reordered(device_queue *q, device_ref to, device_r
                                         const device_matrix *shape, hotset_error *err) {
     HOTSET_TRY(cpu_failure(q->cpu, err));
     reorder_job job = {.kernels = &q->cpu->kernels, .to = cpu_at(to), .from = cpu_at(from), .shape = shape};
-    return team_run(q->cpu->team, reorder_share, &job, err);
+    team_run(q->cpu->team, reorder_share, &job);
+    return HOTSET_OK;
 }
 
 static hotset_status cpu_queue_wait(device_queue *q, device_ref counter, uint64_t value, hotset_error *err) {
@@ -317,7 +316,6 @@ static hotset_status cpu_list_record(device *d, const device_op *ops, uint32_t o
 typedef struct list_walk {
     device_list *list;
     uint64_t epoch;
-    uint32_t thread_n;
     uint32_t turn; /* of its first phase */
     uint32_t op_i; /* the operation that all threads share; op_n: none is left */
     double told_s; /* traces: until when operations were told of */
@@ -332,9 +330,8 @@ static cpu_worker worker_of(list_walk *job, uint32_t thread_i) {
         .kernels = &cpu->kernels,
         .team = cpu->team,
         .thread_i = thread_i,
-        .thread_n = job->thread_n,
+        .thread_n = team_thread_n(cpu->team),
         .share = cpu->share,
-        .time = &cpu->time[thread_i],
         .op = l->op,
         .turn = job->turn,
         .step = step,
@@ -391,16 +388,9 @@ static void walk(void *cookie, uint32_t thread_i) {
     list_walk *job = cookie;
     const device_list *l = job->list;
     walker me = {job, worker_of(job, thread_i)};
-    if (thread_i == 0) job->told_s = l->cpu->trace ? base_now_s() : 0;
-    slice_begin(&me.w.time->slice, base_now_ns());
     while (job->op_i < l->op_n) {
         cpu_op_run(&l->op[job->op_i], &me.w);
-        if (me.w.time->left)
-            team_join(l->cpu->team);
-        else
-            team_barrier_open(l->cpu->team, go_on, &me);
-        me.w.time->left = false;
-        slice_look(&me.w.time->slice, base_now_ns(), false);
+        if (!team_barrier_open(l->cpu->team, thread_i, go_on, &me)) return;
     }
 }
 
@@ -410,25 +400,15 @@ static hotset_status cpu_submit(device_queue *q, device_list *l, uint64_t epoch,
         for (uint32_t phase = 0; phase < CPU_OP_PHASES; phase++)
             atomic_store_explicit(&l->op[i].next[phase], 0, memory_order_relaxed);
     cpu_device *cpu = q->cpu;
-    const double begin_s = base_now_s();
-    const team_stalls before = team_stalls_of(cpu->team);
     list_walk job = {
         .list = l,
         .epoch = epoch,
-        .thread_n = crowded_thread_n(&cpu->crowded, begin_s),
-        .told_s = begin_s,
+        .told_s = cpu->trace ? base_now_s() : 0,
         .turn = cpu_take_turns(&cpu->turn, l->op_n * CPU_OP_PHASES, cpu->share, team_thread_n(cpu->team))};
     walker caller = {&job, worker_of(&job, 0)};
-    run_small(&caller); /* until it wakes the team, nobody else is there */
-    hotset_status status = HOTSET_OK;
-    if (job.op_i < l->op_n) status = team_run_some(cpu->team, job.thread_n, walk, &job, &cpu->failure);
-    /* many rows are long pieces of work, for which threads may wait by right */
-    if (caller.w.step->row_n < CPU_TILE_ROWS_MIN && cpu->crowded.thread_n <= cpu->topology.core_n) {
-        const team_stalls now = team_stalls_of(cpu->team);
-        crowded_saw(&cpu->crowded, now.n - before.n, now.s - before.s, base_now_s());
-    }
-    if (!status && job.gave_up)
-        hotset_fail(&cpu->failure, HOTSET_E_DEVICE, "cpu: waited too long for a counter");
+    run_small(&caller); /* until it calls the team, nobody else is there */
+    if (job.op_i < l->op_n) team_run(cpu->team, walk, &job);
+    if (job.gave_up) hotset_fail(&cpu->failure, HOTSET_E_DEVICE, "cpu: waited too long for a counter");
     return cpu_failure(cpu, err);
 }
 
@@ -456,22 +436,22 @@ static void read_share(void *cookie, uint32_t thread_i) {
 }
 
 /* The best of the passes that fit into the time: a limit is what was reached, not what was usual. */
-static hotset_status read_rate(cpu_device *cpu, const uint8_t *from, uint64_t bytes, double seconds,
-                               double *out, hotset_error *err) {
+static double read_rate(cpu_device *cpu, const uint8_t *from, uint64_t bytes, double seconds) {
     double best = 0, end_s = base_now_s() + seconds;
     do {
         read_job job = {.kernels = &cpu->kernels, .from = from, .bytes = bytes};
         double begin_s = base_now_s();
-        HOTSET_TRY(team_run(cpu->team, read_share, &job, err));
+        team_run(cpu->team, read_share, &job);
         double rate = (double)bytes / (base_now_s() - begin_s);
         if (rate > best) best = rate;
     } while (base_now_s() < end_s);
-    *out = best;
-    return HOTSET_OK;
+    return best;
 }
 
 typedef struct peak_job {
     double (*run)(size_t iterations, float *sink);
+    _Atomic uint32_t next;
+    uint32_t piece_n;
     _Atomic uint64_t operations;
 } peak_job;
 
@@ -479,21 +459,20 @@ static void peak_share(void *cookie, uint32_t thread_i) {
     (void)thread_i;
     peak_job *job = cookie;
     float sink;
-    atomic_fetch_add(&job->operations, (uint64_t)job->run(PEAK_ITERATIONS, &sink));
+    while (atomic_fetch_add(&job->next, 1) < job->piece_n)
+        atomic_fetch_add(&job->operations, (uint64_t)job->run(PEAK_ITERATIONS, &sink));
 }
 
-static hotset_status peak_rate(cpu_device *cpu, double (*run)(size_t, float *), double seconds, double *out,
-                               hotset_error *err) {
+static double peak_rate(cpu_device *cpu, double (*run)(size_t, float *), double seconds) {
     double best = 0, end_s = base_now_s() + seconds;
     do {
-        peak_job job = {.run = run};
+        peak_job job = {.run = run, .piece_n = PEAK_PIECES * team_thread_n(cpu->team)};
         double begin_s = base_now_s();
-        HOTSET_TRY(team_run(cpu->team, peak_share, &job, err));
+        team_run(cpu->team, peak_share, &job);
         double rate = (double)job.operations / (base_now_s() - begin_s);
         if (rate > best) best = rate;
     } while (base_now_s() < end_s);
-    *out = best;
-    return HOTSET_OK;
+    return best;
 }
 
 /* How much is read to measure memory's speed, and not a cache's. */
@@ -512,19 +491,19 @@ static hotset_status cpu_measure(device *d, const device_ref *mapped, uint64_t m
     uint8_t *pages = pages_alloc(bytes);
     if (!pages) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for measuring the read speed");
     memset(pages, 1, bytes);
-    hotset_status status = read_rate(cpu, pages, bytes, share_s, &out->read_anonymous_bytes_per_s, err);
+    out->read_anonymous_bytes_per_s = read_rate(cpu, pages, bytes, share_s);
     pages_free(pages, bytes);
-    if (!status && mapped) {
+    if (mapped) {
         /* whole pages inside the range, as read_sum wants them */
         uint64_t from = round_up((uintptr_t)cpu_at(*mapped), 4096) - (uintptr_t)cpu_at(*mapped);
         uint64_t whole = mapped_bytes > from ? min_u64((mapped_bytes - from) / 4096 * 4096, bytes) : 0;
         if (whole)
-            status = read_rate(cpu, (const uint8_t *)cpu_at(*mapped) + from, whole, share_s,
-                               &out->read_mapped_bytes_per_s, err);
+            out->read_mapped_bytes_per_s =
+                read_rate(cpu, (const uint8_t *)cpu_at(*mapped) + from, whole, share_s);
     }
-    if (!status) status = peak_rate(cpu, cpu->kernels.peak_int8, share_s, &out->int8_op_per_s, err);
-    if (!status) status = peak_rate(cpu, cpu->kernels.peak_f32, share_s, &out->float_flop_per_s, err);
-    return status;
+    out->int8_op_per_s = peak_rate(cpu, cpu->kernels.peak_int8, share_s);
+    out->float_flop_per_s = peak_rate(cpu, cpu->kernels.peak_f32, share_s);
+    return HOTSET_OK;
 }
 
 /* ---- Open and close ---- */
@@ -534,7 +513,6 @@ static void cpu_close(device *d) {
     cpu_device *cpu = cpu_of(d);
     team_close(cpu->team);
     free(cpu->share);
-    free(cpu->time);
     cpu_topology_close(&cpu->topology);
     free(cpu);
 }
@@ -575,28 +553,11 @@ static hotset_status choose_isa(const char *name, cpu_isa *out, hotset_error *er
     return HOTSET_OK;
 }
 
-/* Threads that share cores with each other are put aside all the time, and for each other. */
-static uint64_t tick_ns(const cpu_device *cpu) {
-    struct timespec tick;
-    if (team_thread_n(cpu->team) > cpu->topology.core_n) return 0;
-    return clock_getres(CLOCK_MONOTONIC_COARSE, &tick) ? 0 : (uint64_t)tick.tv_nsec;
-}
-
-static uint64_t lost_n(void) {
-    struct rusage used;
-    return getrusage(RUSAGE_THREAD, &used) ? 0 : (uint64_t)used.ru_nivcsw;
-}
-
 static hotset_status shares_make(cpu_device *cpu, hotset_error *err) {
     const uint32_t n = team_thread_n(cpu->team);
     cpu->share = aligned_alloc(_Alignof(cpu_share), sizeof *cpu->share * n);
-    cpu->time = aligned_alloc(_Alignof(cpu_time), sizeof *cpu->time * n);
-    if (!cpu->share || !cpu->time)
-        return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for %u threads", n);
-    for (uint32_t i = 0; i < n; i++) {
-        cpu->share[i] = (cpu_share){0};
-        cpu->time[i] = (cpu_time){.slice = {.tick_ns = tick_ns(cpu), .lost_n = lost_n}};
-    }
+    if (!cpu->share) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for %u threads", n);
+    for (uint32_t i = 0; i < n; i++) cpu->share[i] = (cpu_share){0};
     return HOTSET_OK;
 }
 
@@ -614,11 +575,9 @@ hotset_status device_cpu_open(device **out, const device_cpu_options *options, h
     for (uint32_t type = 0; type < GGUF_TYPE_MAX; type++)
         if (cpu->kernels.lanes[type].act_bytes) cpu->base.interleaved_types |= (uint64_t)1 << type;
     hotset_status status = cpu_topology_open(&cpu->topology, err);
-    if (!status) {
-        uint32_t thread_n = options->thread_n ? options->thread_n : cpu->topology.core_n;
-        cpu->crowded.thread_n = thread_n;
-        status = team_open(&cpu->team, thread_n, &cpu->topology, err);
-    }
+    if (!status)
+        status = team_open(&cpu->team, options->thread_n ? options->thread_n : cpu->topology.core_n,
+                           &cpu->topology, err);
     if (!status) status = shares_make(cpu, err);
     if (status)
         cpu_close(&cpu->base);

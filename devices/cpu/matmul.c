@@ -396,14 +396,14 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     forms f = forms_of(w->kernels, part, part_n, row_n, 0, true);
     uint32_t panel_n[DEVICE_LINEAR_MAX], total = 0;
     for (uint32_t j = 0; j < f.n; j++) total += panel_n[j] = pieces(row_n, (uint32_t)f.form[j]->panel_cols);
-    cpu_run run = {.stays = true};
+    cpu_run run = {0};
     for (uint32_t item; (item = cpu_take_next(op, 0, total, w, &run)) < total;) {
         uint32_t j = find_part(panel_n, f.n, &item), cols = (uint32_t)f.form[j]->panel_cols, r = item * cols;
         f.form[j]->panel_pack(w->workspace + f.offset[j] + panel_stride(f.form[j], k) * item,
                               cpu_row(op->op.linear.x, r), op->op.linear.x.stride,
                               row_n - r < cols ? row_n - r : cols, k);
     }
-    team_barrier(w->team);
+    team_barrier(w->team, w->thread_i);
     uint8_t *scratch = cpu_thread_scratch(w, cpu_linear_scratch(w->kernels, &op->op));
     uint32_t tile_n[DEVICE_LINEAR_MAX]; /* per part: what is unpacked at a time */
     total = 0;
@@ -600,10 +600,10 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     /* panels are numbered by one column count: forms of an operation that differ in it take turns */
     for (uint32_t j = 0; j < f.n; j++) {
         grouping turn = {op, &g, row_n, (uint32_t)f.form[j]->panel_cols};
-        team_barrier_alone(w->team, begin_turn, &turn);
+        team_barrier_alone(w->team, w->thread_i, begin_turn, &turn);
         for (uint32_t p; (p = cpu_take(op, 0)) < g.panel[unit_n];)
             pack_expert_panel(o, &g, f.form[j], p, w->workspace + f.offset[j], gathered);
-        team_barrier(w->team);
+        team_barrier(w->team, w->thread_i);
         uint32_t tile_n[2] = {0, 0}, per_unit = 0;
         const uint32_t counted_n = counted_parts(op, part_n);
         for (uint32_t i = 0; i < counted_n; i++)

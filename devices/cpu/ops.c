@@ -17,20 +17,6 @@ enum {
     SMALL_WORK = 20000   /* floats that one thread passes over sooner than the team meets twice: some 2 us */
 };
 
-slice_pace cpu_look(const cpu_worker *w) {
-    if (w->thread_n == 1 || w->thread_n > CPU_HELPED_MAX) return SLICE_LONG;
-    if (w->time->left) return SLICE_OVER;
-    const uint64_t now_ns = base_now_ns();
-    const slice_pace pace = slice_look(&w->time->slice, now_ns, true);
-    uint32_t from;
-    if (pace != SLICE_OVER) return pace;
-    if (!team_leave(w->team, &from)) return SLICE_SHORT;
-    sched_yield();
-    slice_gave(&w->time->slice, now_ns, base_now_ns());
-    w->time->left = !team_return(w->team, from);
-    return w->time->left ? SLICE_OVER : SLICE_SHORT;
-}
-
 enum { TABLE_PART = 256 /* a multiple of every block */ };
 
 /* Weights [from, from + n) of row row_i of a table, n at most TABLE_PART and whole blocks. */

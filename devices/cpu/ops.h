@@ -5,7 +5,6 @@
 #include <stdatomic.h>
 
 #include "devices/cpu/kernels.h"
-#include "devices/cpu/slice.h"
 #include "devices/cpu/team.h"
 #include "devices/device.h"
 
@@ -34,19 +33,12 @@ typedef struct cpu_share {
     _Alignas(64) _Atomic uint64_t taken; /* turn << 32 | pieces taken, from the first one on */
 } cpu_share;
 
-/* A thread's time on its core. */
-typedef struct cpu_time {
-    _Alignas(64) slice slice;
-    bool left; /* it is not in the team, and takes no work */
-} cpu_time;
-
 /* What one thread sees while the team walks a list. */
 typedef struct cpu_worker {
     const cpu_kernels *kernels;
     team *team;
     uint32_t thread_i, thread_n;
     cpu_share *share; /* [thread_n] */
-    cpu_time *time;   /* this thread's */
     const cpu_op *op; /* of the list: the first one, */
     uint32_t turn;    /* whose phase 0 has this number; later phases and operations have later ones */
     const device_step *step;
@@ -156,16 +148,14 @@ static inline uint32_t cpu_take(cpu_op *op, uint32_t phase) {
  * Every thread has a share of them, the same one whenever an operation has as many; whoever is done with it
  * helps others. A share is taken in runs of three quarters of what is left: long streams are read faster than
  * scattered pieces, and what is short at the end lets all threads finish together, a slower one, too (guided
- * self-scheduling, Polychronopoulos & Kuck 1987). A thread that shares its core takes a quarter, and none
- * when it will soon be put aside. Each share is counted on a line of its own, for a line that
+ * self-scheduling, Polychronopoulos & Kuck 1987). Each share is counted on a line of its own, for a line that
  * goes from core to core with every run costs up to a microsecond. */
 typedef struct cpu_run {
     uint32_t at, end; /* pieces */
-    uint32_t owner_n; /* threads whose shares are known to be used up, from this one on */
-    bool stays;       /* the operation goes on behind these pieces: the thread may not leave the team */
+    uint32_t owner_n; /* shares that are known to be used up, in the order of cpu_owner_of */
 } cpu_run;
 
-enum { CPU_HELPED_MAX = 16 }; /* of many threads only some are looked at */
+enum { CPU_HELPED_MAX = 16 }; /* of many threads only some are looked at while all are there */
 
 /* The first of phase_n turns behind *last, which becomes the last of them. Where numbers end they begin anew,
  * for all share_n shares; nobody may be at work. */
@@ -179,42 +169,42 @@ static inline uint32_t cpu_take_turns(uint32_t *last, uint32_t phase_n, cpu_shar
     return *last - phase_n + 1;
 }
 
-/* A run of so many quarters of what is left of a share of own_n pieces, 0 when none is. A share of an earlier
+/* A run of three quarters of what is left of a share of own_n pieces, 0 when none is. A share of an earlier
  * turn is one that its owner has not come to yet; one of a later turn is left behind. */
-static inline uint32_t cpu_take_of(cpu_share *share, uint32_t turn, uint32_t own_n, uint32_t quarters,
-                                   uint32_t *at) {
+static inline uint32_t cpu_take_of(cpu_share *share, uint32_t turn, uint32_t own_n, uint32_t *at) {
     uint64_t seen = atomic_load_explicit(&share->taken, memory_order_relaxed), next;
     uint32_t n;
     do {
         if (seen >> 32 > turn) return 0;
         *at = seen >> 32 == turn ? (uint32_t)seen : 0;
         if (*at >= own_n) return 0;
-        n = (uint32_t)max_u64((own_n - *at) * (uint64_t)quarters / 4, 1);
+        n = (uint32_t)max_u64((own_n - *at) * (uint64_t)3 / 4, 1);
         next = (uint64_t)turn << 32 | (*at + n);
     } while (!atomic_compare_exchange_weak_explicit(&share->taken, &seen, next, memory_order_relaxed,
                                                     memory_order_relaxed));
     return n;
 }
 
-/* How much work this thread should take now; nothing less than usual in large teams, where not all help all.
- * Where it would soon be put aside, it gives its core away first, outside the team, and is SLICE_OVER if the
- * team is done with these pieces before it returns; it stays so until it joins. */
-slice_pace cpu_look(const cpu_worker *w);
+/* Whose share a thread looks at as its owner_n-th, its own first; the team's size when there is no more to
+ * look at. Who is there takes its own share, so in large teams all are looked at only while some are away. */
+static inline uint32_t cpu_owner_of(const cpu_worker *w, uint32_t owner_n) {
+    const uint32_t n = w->thread_n, step = n > CPU_HELPED_MAX ? n / CPU_HELPED_MAX : 1;
+    const uint32_t near_n = n / step;
+    if (owner_n < near_n) return (w->thread_i + owner_n * step) % n;
+    if (step == 1 || owner_n - near_n >= n || team_is_whole(w->team)) return n;
+    return (w->thread_i + owner_n - near_n) % n;
+}
+
 /* The next run of `total` pieces for this thread; false when none is left for it. `run` is the thread's, {0}
  * at first. */
 static inline bool cpu_take_run(const cpu_op *op, uint32_t phase, uint32_t total, const cpu_worker *w,
                                 cpu_run *run) {
-    const slice_pace pace = run->stays ? SLICE_LONG : cpu_look(w);
-    if (pace == SLICE_OVER) return false;
     const uint32_t turn = w->turn + (uint32_t)(op - w->op) * CPU_OP_PHASES + phase, n = w->thread_n;
-    const uint32_t step = n > CPU_HELPED_MAX ? n / CPU_HELPED_MAX : 1;
-    for (; run->owner_n * step < n; run->owner_n++) {
-        const uint32_t owner = (w->thread_i + run->owner_n * step) % n;
+    for (uint32_t owner; (owner = cpu_owner_of(w, run->owner_n)) < n; run->owner_n++) {
         const uint32_t first = (uint32_t)((uint64_t)total * owner / n);
         const uint32_t end = (uint32_t)((uint64_t)total * (owner + 1) / n);
         uint32_t at;
-        const uint32_t taken =
-            cpu_take_of(&w->share[owner], turn, end - first, pace == SLICE_LONG ? 3 : 1, &at);
+        const uint32_t taken = cpu_take_of(&w->share[owner], turn, end - first, &at);
         if (!taken) continue;
         run->at = first + at;
         run->end = run->at + taken;

@@ -160,7 +160,7 @@ static uint32_t next_to_pack(cpu_op *op, uint32_t n, uint32_t *at) {
 }
 
 static void packing_done(const cpu_worker *w, uint32_t n) {
-    if (n >= CPU_TILE_ROWS_MIN) team_barrier(w->team);
+    if (n >= CPU_TILE_ROWS_MIN) team_barrier(w->team, w->thread_i);
 }
 
 /* ---- Up: listed rows ---- */

@@ -1,35 +1,60 @@
-/* team.c - OpenMP threads, pinned by hwloc's map of the cores, with a barrier of our own.
+/* team.c - threads pinned by hwloc's map of the cores, with a barrier of our own.
  *
- * libgomp keeps its threads between parallel regions, so a region costs a wake-up; inside one, threads meet
- * at team_barrier, which spins for a bounded time (operations are microseconds apart) and then sleeps in the
- * kernel, so that a busy machine is not made worse.
+ * Operations are microseconds apart, so who waits spins for a while before it sleeps. Where another process
+ * wants a core, the system gives it to each in turn for some milliseconds, and a thread that is put aside
+ * with a piece of work in hand would keep the whole team waiting as long. So those who wait look at the
+ * processor time of those who are missing. Where it stands still, one swaps cores with it, and is the one
+ * that waits for the other process: outside the team, which goes on without it until it has a core again.
  */
 #include "devices/cpu/team.h"
 
 #include <linux/futex.h>
-#include <omp.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { CACHE_LINE = 64, SPINS_BEFORE_SLEEP = 4096, STALL_NS = 1000 * 1000 };
+enum {
+    CACHE_LINE = 64,
+    SPIN_NS = 50 * 1000,
+    NAP_NS = 100 * 1000, /* between two looks at who is missing; the system adds half of that */
+    SPINS = 32           /* between two looks at the clock */
+};
+
+typedef struct member {
+    _Alignas(CACHE_LINE) team *team;
+    uint32_t thread_i;
+    pthread_t thread; /* not of the caller of team_run */
+    _Atomic pid_t tid;
+    _Atomic clockid_t clock; /* of its processor time */
+    _Atomic int pu;          /* its core's; -1: any */
+    _Atomic uint32_t came;   /* the phase whose end it came to last */
+    _Atomic bool present;
+} member;
 
 struct team {
-    uint32_t thread_n;
-    uint32_t core_n;
-    int *core_pu;
-    int spin_n; /* before sleeping at a barrier: none where threads share cores, for the others need them */
+    uint32_t thread_n, started_n;
+    bool own_cores; /* each has one; else they need each other's: nobody spins, nor swaps */
+    member *member;
+    team_fn *fn; /* of the work at hand */
+    void *cookie;
+    _Atomic bool called;   /* team_run has not returned */
+    _Atomic bool closing;  /* threads end */
+    _Atomic bool swapping; /* two threads swap cores */
+    _Atomic uint32_t swap_n;
     _Alignas(CACHE_LINE) _Atomic uint64_t meeting; /* phase << 32 | CLOSED | present << 16 | come */
-    _Alignas(CACHE_LINE) _Atomic uint32_t phase;   /* futex word: counts completed barriers */
+    _Alignas(CACHE_LINE) _Atomic uint32_t phase;   /* the same, maybe a moment later; futex word */
     _Atomic uint32_t sleepers;
-    _Atomic uint64_t asleep_ns; /* when the last of them fell asleep */
-    team_stalls stalls;         /* written by the last thread to come, one at a time */
+    uint32_t barrier_n; /* counted by the last thread to come */
 };
 
 /* The next barrier's number, the threads that are there, how many of them have come to it, and whether the
- * last one was inside an operation: in one word, so that nobody joins while it changes. */
+ * last one was inside an operation: in one word, so that nobody joins while it changes. Work begins a phase,
+ * and who is the last one to go ends one. */
 #define CLOSED      (UINT64_C(1) << 31)
 #define PRESENT_ONE (UINT64_C(1) << 16)
 static uint32_t phase_of(uint64_t meeting) { return (uint32_t)(meeting >> 32); }
@@ -39,173 +64,283 @@ static uint64_t meeting_of(uint32_t phase, uint64_t closed, uint64_t n) {
     return (uint64_t)phase << 32 | closed | n * PRESENT_ONE;
 }
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t expected) {
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, NULL, NULL, 0);
+/* ---- Cores ---- */
+
+/* Puts a thread on a core, 0 being the caller; false where the system refuses, which costs nothing but
+ * speed. */
+static bool pin(pid_t tid, int pu) {
+    cpu_set_t want, have;
+    CPU_ZERO(&want);
+    CPU_SET((size_t)pu, &want);
+    if (!sched_getaffinity(tid, sizeof have, &have) && CPU_EQUAL(&want, &have)) return true;
+    return !sched_setaffinity(tid, sizeof want, &want);
 }
 
-static void futex_wake_all(_Atomic uint32_t *word) {
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+/* The calling thread is this one. */
+static void member_is_me(member *me) {
+    clockid_t clock;
+    if (pthread_getcpuclockid(pthread_self(), &clock)) clock = CLOCK_MONOTONIC; /* never stands still */
+    atomic_store_explicit(&me->clock, clock, memory_order_relaxed);
+    atomic_store_explicit(&me->tid, (pid_t)syscall(SYS_gettid), memory_order_relaxed);
+    const int pu = atomic_load_explicit(&me->pu, memory_order_relaxed);
+    if (pu >= 0) pin(0, pu);
 }
 
-static inline void cpu_relax(void) {
+/* Processor time that a member has had. */
+static uint64_t ran_ns(const member *m) {
+    struct timespec ran;
+    if (clock_gettime(atomic_load_explicit(&m->clock, memory_order_relaxed), &ran)) return base_now_ns();
+    return (uint64_t)ran.tv_sec * 1000000000 + (uint64_t)ran.tv_nsec;
+}
+
+/* Gives the caller's core to one that has lost its own, and takes that one: the caller stands still here
+ * until whoever is on it lets it run. */
+static void swap_cores(team *t, member *me, member *with) {
+    if (atomic_exchange_explicit(&t->swapping, true, memory_order_seq_cst)) return;
+    const int mine = atomic_load_explicit(&me->pu, memory_order_relaxed);
+    const int its = atomic_load_explicit(&with->pu, memory_order_relaxed);
+    const bool done = atomic_load_explicit(&t->called, memory_order_seq_cst) &&
+                      pin(atomic_load_explicit(&with->tid, memory_order_relaxed), mine);
+    if (done) {
+        atomic_store_explicit(&with->pu, mine, memory_order_relaxed);
+        atomic_store_explicit(&me->pu, its, memory_order_relaxed);
+        atomic_fetch_add_explicit(&t->swap_n, 1, memory_order_relaxed);
+    }
+    atomic_store_explicit(&t->swapping, false, memory_order_release);
+    if (done && pin(0, its))
+        sched_yield(); /* who comes is let in at once: the other one shall have its turn */
+}
+
+/* ---- Waiting ---- */
+
+static void cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #endif
+}
+
+static bool is_passed(const team *t, uint32_t phase) {
+    return (int32_t)(atomic_load_explicit(&t->phase, memory_order_seq_cst) - phase) > 0;
+}
+
+static bool spin(const team *t, uint32_t phase) {
+    const uint64_t end_ns = base_now_ns() + SPIN_NS;
+    do
+        for (uint32_t i = 0; i < SPINS; i++) {
+            if (is_passed(t, phase)) return true;
+            cpu_relax();
+        }
+    while (base_now_ns() < end_ns);
+    return false;
+}
+
+/* Until the phase is passed, or, where ns is not 0, so long. */
+static bool sleep_on(team *t, uint32_t phase, long ns) {
+    const struct timespec most = {.tv_nsec = ns};
+    atomic_fetch_add_explicit(&t->sleepers, 1, memory_order_seq_cst);
+    do {
+        const uint32_t now = atomic_load_explicit(&t->phase, memory_order_seq_cst);
+        if ((int32_t)(now - phase) > 0) break;
+        syscall(SYS_futex, &t->phase, FUTEX_WAIT_PRIVATE, now, ns ? &most : NULL, NULL, 0);
+    } while (!ns);
+    atomic_fetch_sub_explicit(&t->sleepers, 1, memory_order_relaxed);
+    return is_passed(t, phase);
+}
+
+/* One that the others wait for; where all work is done, the caller of team_run until it has seen that. NULL:
+ * none. */
+static member *missing(team *t, uint32_t phase) {
+    const bool over = !present_n(atomic_load_explicit(&t->meeting, memory_order_relaxed));
+    if (over) return atomic_load_explicit(&t->called, memory_order_acquire) ? &t->member[0] : NULL;
+    for (member *m = t->member; m < t->member + t->thread_n; m++)
+        if (atomic_load_explicit(&m->present, memory_order_acquire) &&
+            atomic_load_explicit(&m->came, memory_order_relaxed) != phase)
+            return m;
+    return NULL;
+}
+
+/* Out of the team, from the barrier that the thread has come to. False where that is passed. */
+static bool leave(team *t, member *me, uint32_t phase) {
+    uint64_t meeting = atomic_load_explicit(&t->meeting, memory_order_relaxed);
+    do
+        if (phase_of(meeting) != phase || all_have_come(meeting)) return false;
+    while (!atomic_compare_exchange_weak_explicit(&t->meeting, &meeting, meeting - PRESENT_ONE - 1,
+                                                  memory_order_acq_rel, memory_order_relaxed));
+    atomic_store_explicit(&me->present, false, memory_order_relaxed);
+    return true;
+}
+
+/* Until the phase is passed; false where the thread has left the team instead, which it may. */
+static bool wait_for(team *t, member *me, uint32_t phase, bool may_leave) {
+    if (!t->own_cores) return sleep_on(t, phase, 0);
+    bool passed = spin(t, phase);
+    for (bool naps = false; !passed; naps = true) {
+        member *late = missing(t, phase);
+        const uint64_t ran = late ? ran_ns(late) : 0;
+        passed = naps || !late ? sleep_on(t, phase, late ? NAP_NS : 0) : spin(t, phase);
+        if (passed || !late || late == me || ran_ns(late) != ran) continue;
+        if (may_leave && !leave(t, me, phase)) continue;
+        swap_cores(t, me, late);
+        if (may_leave) return false;
+    }
+    return true;
+}
+
+/* ---- Barriers ---- */
+
+/* The phase is over. */
+static void pass(team *t) {
+    atomic_fetch_add_explicit(&t->phase, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(&t->sleepers, memory_order_seq_cst))
+        syscall(SYS_futex, &t->phase, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+/* What the last thread to come does; `closed` holds until the next barrier. */
+static void complete(team *t, uint64_t meeting, uint64_t closed) {
+    atomic_store_explicit(&t->meeting, meeting_of(phase_of(meeting) + 1, closed, present_n(meeting)),
+                          memory_order_release);
+    pass(t);
+}
+
+static bool meet(team *t, uint32_t thread_i, uint64_t closed, team_alone_fn *alone, void *cookie) {
+    member *me = &t->member[thread_i];
+    const uint64_t meeting = atomic_fetch_add_explicit(&t->meeting, 1, memory_order_acq_rel) + 1;
+    atomic_store_explicit(&me->came, phase_of(meeting), memory_order_relaxed);
+    if (!all_have_come(meeting)) return wait_for(t, me, phase_of(meeting), !closed);
+    if (alone) alone(cookie);
+    t->barrier_n++;
+    complete(t, meeting, closed);
+    return true;
+}
+
+void team_barrier(team *t, uint32_t thread_i) { (void)meet(t, thread_i, CLOSED, NULL, NULL); }
+
+void team_barrier_alone(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie) {
+    (void)meet(t, thread_i, CLOSED, alone, cookie);
+}
+
+bool team_barrier_open(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie) {
+    return meet(t, thread_i, 0, alone, cookie);
+}
+
+/* ---- Work ---- */
+
+/* Waits until there is work that the thread may join, in another phase than the one that it came to, and
+ * joins. False where there will be none: for the caller of team_run when all is done, for others when the
+ * team is closed. */
+static bool join(team *t, member *me) {
+    for (;;) {
+        uint64_t meeting = atomic_load_explicit(&t->meeting, memory_order_acquire);
+        const uint32_t phase = phase_of(meeting);
+        const bool is_work = present_n(meeting) != 0;
+        if (me->thread_i ? atomic_load_explicit(&t->closing, memory_order_acquire) : !is_work) return false;
+        if (!is_work || meeting & CLOSED || all_have_come(meeting) ||
+            phase == atomic_load_explicit(&me->came, memory_order_relaxed)) {
+            wait_for(t, me, phase, false);
+            continue;
+        }
+        atomic_store_explicit(&me->present, true, memory_order_release);
+        if (atomic_compare_exchange_strong_explicit(&t->meeting, &meeting, meeting + PRESENT_ONE,
+                                                    memory_order_acq_rel, memory_order_relaxed))
+            return true;
+        atomic_store_explicit(&me->present, false, memory_order_relaxed);
+    }
+}
+
+/* The thread is there: does the work, and goes unless a barrier has sent it away. */
+static void work(team *t, member *me) {
+    t->fn(t->cookie, me->thread_i);
+    if (!atomic_load_explicit(&me->present, memory_order_relaxed)) return;
+    uint64_t meeting = atomic_load_explicit(&t->meeting, memory_order_relaxed), next;
+    do {
+        next = meeting - PRESENT_ONE;
+        if (!present_n(next)) next = meeting_of(phase_of(meeting) + 1, 0, 0);
+    } while (!atomic_compare_exchange_weak_explicit(&t->meeting, &meeting, next, memory_order_acq_rel,
+                                                    memory_order_relaxed));
+    atomic_store_explicit(&me->came, phase_of(meeting), memory_order_relaxed);
+    atomic_store_explicit(&me->present, false, memory_order_relaxed);
+    if (!present_n(next))
+        pass(t);
+    else if (all_have_come(next))
+        complete(t, next, 0);
+}
+
+void team_run(team *t, team_fn *fn, void *cookie) {
+    cpu_set_t caller;
+    member *me = t->member;
+    const bool restores = !sched_getaffinity(0, sizeof caller, &caller);
+    member_is_me(me);
+    t->fn = fn;
+    t->cookie = cookie;
+    atomic_store_explicit(&t->called, true, memory_order_relaxed);
+    atomic_store_explicit(&me->present, true, memory_order_relaxed);
+    const uint64_t idle = atomic_load_explicit(&t->meeting, memory_order_acquire);
+    atomic_store_explicit(&t->meeting, meeting_of(phase_of(idle) + 1, 0, 1), memory_order_release);
+    pass(t);
+    do work(t, me);
+    while (join(t, me));
+    atomic_store_explicit(&t->called, false, memory_order_seq_cst);
+    while (atomic_load_explicit(&t->swapping, memory_order_seq_cst))
+        sched_yield(); /* who may pin the caller */
+    if (restores) sched_setaffinity(0, sizeof caller, &caller);
+}
+
+static void *thread_main(void *cookie) {
+    member *me = cookie;
+    member_is_me(me);
+    while (join(me->team, me)) work(me->team, me);
+    return NULL;
+}
+
+bool team_is_whole(const team *t) {
+    return present_n(atomic_load_explicit(&t->meeting, memory_order_relaxed)) == t->thread_n;
+}
+
+uint32_t team_thread_n(const team *t) { return t->thread_n; }
+
+uint32_t team_barrier_n(const team *t) { return t->barrier_n; }
+
+uint32_t team_swap_n(const team *t) { return atomic_load_explicit(&t->swap_n, memory_order_relaxed); }
+
+/* ---- Open and close ---- */
+
+static hotset_status start(team *t, uint32_t thread_i, hotset_error *err) {
+    member *m = &t->member[thread_i];
+    const int failure = pthread_create(&m->thread, NULL, thread_main, m);
+    if (failure)
+        return hotset_fail(err, HOTSET_E_DEVICE, "cannot start thread %u of the %u that the plan has: %s",
+                           thread_i + 1, t->thread_n, strerror(failure));
+    t->started_n++;
+    return HOTSET_OK;
 }
 
 hotset_status team_open(team **out, uint32_t thread_n, const cpu_topology *topology, hotset_error *err) {
     *out = NULL;
     team *t = aligned_alloc(CACHE_LINE, round_up(sizeof *t, CACHE_LINE));
     if (!t) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the thread team");
-    *t = (team){.thread_n = thread_n,
-                .core_n = topology->core_n,
-                .spin_n = thread_n <= topology->core_n ? SPINS_BEFORE_SLEEP : 0};
-    hotset_status status =
-        base_calloc(&t->core_pu, topology->core_n, sizeof *t->core_pu, "the thread team", err);
-    if (status) {
+    *t = (team){.thread_n = thread_n, .started_n = 1, .own_cores = thread_n <= topology->core_n};
+    for (uint32_t i = 0; i < thread_n && t->own_cores; i++) t->own_cores = topology->core_pu[i] >= 0;
+    t->member = aligned_alloc(_Alignof(member), sizeof *t->member * thread_n);
+    hotset_status status = HOTSET_OK;
+    if (!t->member) status = hotset_fail(err, HOTSET_E_MEMORY, "out of memory for %u threads", thread_n);
+    for (uint32_t i = 0; i < thread_n && !status; i++)
+        t->member[i] = (member){.team = t,
+                                .thread_i = i,
+                                .pu = i < topology->core_n ? topology->core_pu[i] : -1,
+                                .came = UINT32_MAX};
+    for (uint32_t i = 1; i < thread_n && !status; i++) status = start(t, i, err);
+    if (status)
         team_close(t);
-        return status;
-    }
-    for (uint32_t i = 0; i < topology->core_n; i++) t->core_pu[i] = topology->core_pu[i];
-    *out = t;
-    return HOTSET_OK;
+    else
+        *out = t;
+    return status;
 }
 
 void team_close(team *t) {
     if (!t) return;
-    free(t->core_pu);
+    atomic_store_explicit(&t->closing, true, memory_order_release);
+    pass(t);
+    for (uint32_t i = 1; i < t->started_n; i++) pthread_join(t->member[i].thread, NULL);
+    free(t->member);
     free(t);
-}
-
-uint32_t team_thread_n(const team *t) { return t->thread_n; }
-
-/* Puts the calling thread on its core, if it is not there already. */
-static void pin(const team *t, uint32_t thread_i) {
-    if (thread_i >= t->core_n || t->core_pu[thread_i] < 0) return;
-    cpu_set_t want, have;
-    CPU_ZERO(&want);
-    CPU_SET((size_t)t->core_pu[thread_i], &want);
-    if (!sched_getaffinity(0, sizeof have, &have) && CPU_EQUAL(&want, &have)) return;
-    sched_setaffinity(0, sizeof want, &want); /* a refusal costs speed, not correctness */
-}
-
-/* Lets the calling thread run on any core of the team. */
-static void unpin(const team *t) {
-    cpu_set_t all;
-    CPU_ZERO(&all);
-    for (uint32_t i = 0; i < t->core_n; i++)
-        if (t->core_pu[i] >= 0) CPU_SET((size_t)t->core_pu[i], &all);
-    if (CPU_COUNT(&all)) sched_setaffinity(0, sizeof all, &all);
-}
-
-hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset_error *err) {
-    return team_run_some(t, t->thread_n, fn, cookie, err);
-}
-
-hotset_status team_run_some(team *t, uint32_t thread_n, team_fn *fn, void *cookie, hotset_error *err) {
-    cpu_set_t caller;
-    bool restore = !sched_getaffinity(0, sizeof caller, &caller);
-    uint32_t got = 0;
-    int dynamic = omp_get_dynamic();
-    omp_set_dynamic(0); /* whatever the environment says: the plan has a number of threads */
-    atomic_store_explicit(&t->meeting, meeting_of(team_barrier_n(t), 0, thread_n), memory_order_relaxed);
-#pragma omp parallel num_threads((int)thread_n) shared(got)
-    {
-        uint32_t i = (uint32_t)omp_get_thread_num(), n = (uint32_t)omp_get_num_threads();
-        if (i == 0) got = n;
-        if (n == thread_n) {
-            if (thread_n == t->thread_n)
-                pin(t, i);
-            else
-                unpin(t);
-            fn(cookie, i);
-            atomic_fetch_sub_explicit(&t->meeting, PRESENT_ONE, memory_order_release);
-        }
-    }
-    omp_set_dynamic(dynamic);
-    if (restore) sched_setaffinity(0, sizeof caller, &caller);
-    if (got == thread_n) return HOTSET_OK;
-    return hotset_fail(err, HOTSET_E_DEVICE, "the system gave %u threads of the %u that the plan has", got,
-                       thread_n);
-}
-
-uint32_t team_barrier_n(const team *t) { return atomic_load_explicit(&t->phase, memory_order_relaxed); }
-
-team_stalls team_stalls_of(const team *t) { return t->stalls; }
-
-/* Nobody sleeps any more of those who slept at the barrier before: they have come to this one. */
-static void look_for_stall(team *t) {
-    if (!atomic_load_explicit(&t->sleepers, memory_order_acquire)) return;
-    const uint64_t asleep_ns = atomic_load_explicit(&t->asleep_ns, memory_order_relaxed), ns = base_now_ns();
-    if (ns <= asleep_ns + STALL_NS) return;
-    t->stalls.n++;
-    t->stalls.s += 1e-9 * (double)(ns - asleep_ns);
-}
-
-/* What the last thread to come does; `closed` holds until the next barrier. */
-static void complete(team *t, uint64_t meeting, uint64_t closed, team_alone_fn *alone, void *cookie) {
-    look_for_stall(t); /* before `alone`, which may wait for other devices */
-    if (alone) alone(cookie);
-    const uint32_t next = phase_of(meeting) + 1;
-    atomic_store_explicit(&t->meeting, meeting_of(next, closed, present_n(meeting)), memory_order_release);
-    atomic_store_explicit(&t->phase, next, memory_order_seq_cst);
-    if (atomic_load_explicit(&t->sleepers, memory_order_seq_cst)) futex_wake_all(&t->phase);
-}
-
-/* Until the barrier with that number is passed. */
-static void wait_for(team *t, uint32_t phase) {
-    uint32_t now;
-    for (int spin = 0; spin < t->spin_n; spin++) {
-        if ((int32_t)(atomic_load_explicit(&t->phase, memory_order_acquire) - phase) > 0) return;
-        cpu_relax();
-    }
-    atomic_store_explicit(&t->asleep_ns, base_now_ns(), memory_order_relaxed);
-    atomic_fetch_add_explicit(&t->sleepers, 1, memory_order_seq_cst);
-    while ((int32_t)((now = atomic_load_explicit(&t->phase, memory_order_seq_cst)) - phase) <= 0)
-        futex_wait(&t->phase, now);
-    atomic_fetch_sub_explicit(&t->sleepers, 1, memory_order_relaxed);
-}
-
-static void meet(team *t, uint64_t closed, team_alone_fn *alone, void *cookie) {
-    const uint64_t meeting = atomic_fetch_add_explicit(&t->meeting, 1, memory_order_acq_rel) + 1;
-    if (all_have_come(meeting))
-        complete(t, meeting, closed, alone, cookie);
-    else
-        wait_for(t, phase_of(meeting));
-}
-
-void team_barrier(team *t) { meet(t, CLOSED, NULL, NULL); }
-
-void team_barrier_alone(team *t, team_alone_fn *alone, void *cookie) { meet(t, CLOSED, alone, cookie); }
-
-void team_barrier_open(team *t, team_alone_fn *alone, void *cookie) { meet(t, 0, alone, cookie); }
-
-bool team_leave(team *t, uint32_t *from) {
-    uint64_t meeting = atomic_load_explicit(&t->meeting, memory_order_relaxed);
-    do
-        if (all_have_come(meeting - PRESENT_ONE)) return false; /* or there are none */
-    while (!atomic_compare_exchange_weak_explicit(&t->meeting, &meeting, meeting - PRESENT_ONE,
-                                                  memory_order_acq_rel, memory_order_relaxed));
-    *from = phase_of(meeting);
-    return true;
-}
-
-bool team_return(team *t, uint32_t from) {
-    uint64_t meeting = atomic_load_explicit(&t->meeting, memory_order_relaxed);
-    do
-        if (phase_of(meeting) != from || all_have_come(meeting)) return false;
-    while (!atomic_compare_exchange_weak_explicit(&t->meeting, &meeting, meeting + PRESENT_ONE,
-                                                  memory_order_acq_rel, memory_order_relaxed));
-    return true;
-}
-
-void team_join(team *t) {
-    uint64_t meeting = atomic_load_explicit(&t->meeting, memory_order_acquire);
-    for (;;)
-        if (present_n(meeting) && (meeting & CLOSED || all_have_come(meeting))) {
-            wait_for(t, phase_of(meeting));
-            meeting = atomic_load_explicit(&t->meeting, memory_order_acquire);
-        } else if (atomic_compare_exchange_weak_explicit(&t->meeting, &meeting, meeting + PRESENT_ONE,
-                                                         memory_order_acq_rel, memory_order_acquire))
-            return;
 }

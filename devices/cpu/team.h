@@ -1,4 +1,4 @@
-/* team.h - the thread team of the CPU device: woken once per submission, with barriers of its own. */
+/* team.h - the thread team of the CPU device: who comes helps, and nobody waits for one that has no core. */
 #ifndef HOTSET_CPU_TEAM_H
 #define HOTSET_CPU_TEAM_H
 
@@ -20,46 +20,39 @@ uint64_t cpu_memory_free_bytes(void);
 uint64_t cpu_memory_total_bytes(void);
 
 typedef struct team team;
+/* Takes pieces of work from what all threads share until none is left. */
 typedef void team_fn(void *cookie, uint32_t thread_i);
 
-/* thread_n from 1; threads beyond the cores of the topology stay unpinned. */
+/* thread_n from 1, the caller of team_run being one of them; threads beyond the cores of the topology stay
+ * unpinned. E_DEVICE when the system gives fewer. */
 HOTSET_CHECKED hotset_status team_open(team **out, uint32_t thread_n, const cpu_topology *topology,
                                        hotset_error *err);
 void team_close(team *t);
 uint32_t team_thread_n(const team *t);
-/* Runs fn(cookie, i) on every thread of the team, the calling thread as number 0, and returns when all are
- * done. The caller is pinned for the length of the call only. E_DEVICE when the system gives fewer threads
- * than asked for. */
-HOTSET_CHECKED hotset_status team_run(team *t, team_fn *fn, void *cookie, hotset_error *err);
-/* The same on thread_n threads of the team: numbers 0 to thread_n - 1. Where these are not all, they are not
- * pinned, so that the system can put them on whichever of the cores are free. */
-HOTSET_CHECKED hotset_status team_run_some(team *t, uint32_t thread_n, team_fn *fn, void *cookie,
-                                           hotset_error *err);
-/* Waits until every thread that is present has come here; what was written before is visible after. Inside
+/* Runs fn(cookie, i), the calling thread as number 0, and returns when all work is done. The others come when
+ * they get a core, be it too late, and call fn again after a barrier has sent them away: so whoever is there
+ * must be able to do all that is left. The caller is pinned for the length of the call only. */
+void team_run(team *t, team_fn *fn, void *cookie);
+/* Whether no thread is away: each does what is set aside for it before it comes to the next barrier. Inside
  * team_run only. */
-void team_barrier(team *t);
+bool team_is_whole(const team *t);
+
+/* Barriers, inside team_run only: waits until every thread that is there has come, thread_i being the caller;
+ * what was written before is visible after. Where one of them has lost its core to another process, the
+ * caller gives it its own, and takes the lost one.
+ *
+ * A closed barrier, inside an operation: nobody joins until the next one. */
+void team_barrier(team *t, uint32_t thread_i);
 /* The same, but the last thread to come calls alone(cookie), its own cookie, before any goes on: what it
  * writes is visible to all. `alone` meets nobody. */
 typedef void team_alone_fn(void *cookie);
-void team_barrier_alone(team *t, team_alone_fn *alone, void *cookie);
-/* The same, and an open one: a thread that has left may join behind it, to do what all do from there on. */
-void team_barrier_open(team *t, team_alone_fn *alone, void *cookie);
-/* Takes the caller, who has no work in hand, out of the team, which goes on without it. False where nobody
- * else is at work. *from is for team_return. */
-HOTSET_CHECKED bool team_leave(team *t, uint32_t *from);
-/* Back into the work that the thread left. False where all are done with that: then it joins. */
-HOTSET_CHECKED bool team_return(team *t, uint32_t from);
-/* Into the work behind the last open barrier; where a barrier inside it was passed already, or all have done
- * their parts of it, waits for the next open one. Behind the end of all work there is nothing to do. */
-void team_join(team *t);
+void team_barrier_alone(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie);
+/* The same between operations: others may join behind it. False where the thread gave its core away: it is
+ * out of the team then, and must return from fn at once without a look at what the cookie points to. */
+HOTSET_CHECKED bool team_barrier_open(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie);
 /* Barriers that were passed so far, modulo 2^32; outside team_run. */
 uint32_t team_barrier_n(const team *t);
-/* How often so far threads waited for the last one to come for more than a millisecond, longer than shares of
- * few rows' work make it; modulo 2^32; and how long in all. Outside team_run. */
-typedef struct team_stalls {
-    uint32_t n;
-    double s;
-} team_stalls;
-team_stalls team_stalls_of(const team *t);
+/* How often threads have swapped cores, modulo 2^32. */
+uint32_t team_swap_n(const team *t);
 
 #endif
