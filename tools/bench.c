@@ -6,6 +6,7 @@
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tools/bench_kernels.h"
 #include "tools/commands.h"
@@ -34,18 +35,22 @@ static const command_spec spec = {
     .argument = "MODEL",
     .argument_offset = offsetof(bench_options, path),
     .summary = "Measures prefill and decode speed, and the share of the machine's limits that they reach.",
-    .details = "The tokens are those of a fixed English text, over and over: the prompt, then the tokens "
-               "behind it one by\n"
-               "one, as if each had just been sampled. Sampling itself is not measured. Between prompt and "
-               "decode of every\n"
-               "repetition the limits are measured: reading memory, and arithmetic, with all threads.\n"
-               "Share of the read limit: weight bytes touched per token x tokens/s / the better read speed. "
-               "The same by\n"
-               "the median token leaves out what other programs took from single tokens.\n"
-               "Prefill operations: 2 per parameter that a prompt token is multiplied with: all parameters "
-               "less embedding\n"
-               "and output matrix and the experts that a token does not use. Attention over the context is "
-               "not counted.\n",
+    .details =
+        "The tokens are those of a fixed English text, over and over: the prompt, then the tokens "
+        "behind it one by\n"
+        "one, as if each had just been sampled. Sampling itself is not measured. Between prompt and "
+        "decode of every\n"
+        "repetition the limits are measured: reading memory, and arithmetic, with all threads.\n"
+        "Share of the read limit: weight bytes touched per token x tokens/s / the better read speed. "
+        "The same by\n"
+        "the median token leaves out what other programs took from single tokens.\n"
+        "Prefill operations: 2 per parameter that a prompt token is multiplied with: all parameters "
+        "less embedding\n"
+        "and output matrix and the experts that a token does not use. Attention over the context is "
+        "not counted.\n"
+        "Stolen: what the host of a virtual machine kept of the processors' time meanwhile. Limits are "
+        "the best of\n"
+        "short passes, which it seldom falls into.\n",
     .examples = "  hotset bench model.gguf\n"
                 "  hotset bench model.gguf -p 512 -n 128 -r 9 --threads 8 --json\n"
                 "  hotset bench model.gguf -d 8192 -p 16  decode behind a long context\n"
@@ -70,10 +75,14 @@ static const char text[] =
     "then, I "
     "account it high time to get to sea as soon as I can. This is my substitute for pistol and ball.\n\n";
 
+/* From this fraction on it is told to people what the host has kept. */
+static const double STOLEN_TOLD = 0.02;
+
 /* One repetition. */
 typedef struct sample {
     double prefill_tokens_per_s, decode_tokens_per_s;
     double token_median_s, token_p90_s, token_max_s; /* of the tokens decoded */
+    double prefill_stolen, decode_stolen;            /* of the processors' time meanwhile, by the host */
     hotset_limits limits;
 } sample;
 
@@ -94,6 +103,8 @@ typedef enum figure {
     PREFILL_OPS,
     PREFILL_OF_INT8,
     PREFILL_OF_FLOAT,
+    PREFILL_STOLEN,
+    DECODE_STOLEN,
     FIGURE_N
 } figure;
 
@@ -113,7 +124,47 @@ static const char *const figure_keys[FIGURE_N] = {
     [PREFILL_OPS] = "prefill_op_per_s",
     [PREFILL_OF_INT8] = "prefill_fraction_of_int8_peak",
     [PREFILL_OF_FLOAT] = "prefill_fraction_of_float_peak",
+    [PREFILL_STOLEN] = "prefill_stolen_fraction",
+    [DECODE_STOLEN] = "decode_stolen_fraction",
 };
+
+/* ---- The machine ---- */
+
+/* The value behind "key : value" in a file of /proc; false when it has no such line. */
+static bool proc_read(const char *path, const char *key, char *value, size_t value_max) {
+    char line[512];
+    FILE *in = fopen(path, "r");
+    bool found = false;
+    while (in && !found && fgets(line, sizeof line, in)) {
+        if (strncmp(line, key, strlen(key))) continue;
+        const char *start = line + strlen(key);
+        start += strspn(start, " \t:");
+        snprintf(value, value_max, "%.*s", (int)strcspn(start, "\n"), start);
+        found = true;
+    }
+    if (in) fclose(in);
+    return found;
+}
+
+static uint64_t resident_bytes(const char *key) {
+    char value[64];
+    return proc_read("/proc/self/status", key, value, sizeof value) ? strtoull(value, NULL, 10) * 1024 : 0;
+}
+
+/* What the host has kept of this virtual machine's processors since they started, in seconds of one; 0 on a
+ * machine of its own. */
+static double stolen_s(void) {
+    char value[256], *at = value; /* user nice system idle iowait irq softirq steal, in ticks: proc(5) */
+    double ticks = 0;
+    if (!proc_read("/proc/stat", "cpu ", value, sizeof value)) return 0;
+    for (int i = 0; i < 8; i++) ticks = strtod(at, &at);
+    return ticks / (double)sysconf(_SC_CLK_TCK);
+}
+
+/* The same of all processors' time in a while, as a fraction. */
+static double stolen_since(double begin_stolen_s, double elapsed_s) {
+    return (stolen_s() - begin_stolen_s) / (elapsed_s * (double)sysconf(_SC_NPROCESSORS_ONLN));
+}
 
 /* ---- What the model asks for ---- */
 
@@ -157,7 +208,7 @@ static double median_of_sorted(const double *x, size_t n) {
 
 /* Decodes n tokens and fills in what the sample has of them; token_s: scratch of n. */
 static bool decode(runtime *rt, const int32_t *tokens, size_t n, double *token_s, sample *s) {
-    const double begin_s = now_s();
+    const double begin_s = now_s(), begin_stolen_s = stolen_s();
     double end_s = begin_s;
     for (size_t i = 0; i < n; i++) {
         if (hotset_session_append(rt->session, tokens + i, 1, NULL, NULL)) return runtime_fail(rt), false;
@@ -166,6 +217,7 @@ static bool decode(runtime *rt, const int32_t *tokens, size_t n, double *token_s
         end_s = now;
     }
     s->decode_tokens_per_s = (double)n / (end_s - begin_s);
+    s->decode_stolen = stolen_since(begin_stolen_s, end_s - begin_s);
     qsort(token_s, n, sizeof *token_s, compare_doubles);
     s->token_median_s = median_of_sorted(token_s, n);
     s->token_p90_s = token_s[(n - 1) * 9 / 10];
@@ -181,9 +233,11 @@ static bool sample_take(runtime *rt, const int32_t *tokens, const bench_options 
     hotset_error err = {0};
     hotset_session_truncate(rt->session, o->depth_n);
     tokens += o->depth_n;
-    const double begin_s = now_s();
+    const double begin_s = now_s(), begin_stolen_s = stolen_s();
     if (hotset_session_append(rt->session, tokens, prefill_n, NULL, NULL)) return runtime_fail(rt), false;
-    s->prefill_tokens_per_s = (double)prefill_n / (now_s() - begin_s);
+    const double prefill_s = now_s() - begin_s;
+    s->prefill_tokens_per_s = (double)prefill_n / prefill_s;
+    s->prefill_stolen = stolen_since(begin_stolen_s, prefill_s);
     if (hotset_engine_measure(rt->engine, 0, &s->limits, &err))
         return say_failure(spec.name, rt->path, &err), false;
     return decode(rt, tokens + prefill_n, decode_n, token_s, s);
@@ -211,6 +265,8 @@ static double figure_of(const sample *s, figure f, const hotset_shape *shape,
     case PREFILL_OPS: return prefill_ops;
     case PREFILL_OF_INT8: return prefill_ops / l->int8_op_per_s;
     case PREFILL_OF_FLOAT: return prefill_ops / l->float_flop_per_s;
+    case PREFILL_STOLEN: return s->prefill_stolen;
+    case DECODE_STOLEN: return s->decode_stolen;
     case FIGURE_N: break;
     }
     return 0;
@@ -221,29 +277,6 @@ static double median_of(const sample *samples, size_t n, figure f, const runtime
     for (size_t i = 0; i < n; i++) scratch[i] = figure_of(&samples[i], f, rt->shape, touched);
     qsort(scratch, n, sizeof *scratch, compare_doubles);
     return median_of_sorted(scratch, n);
-}
-
-/* ---- The machine ---- */
-
-/* The value behind "key : value" in a file of /proc; false when it has no such line. */
-static bool proc_read(const char *path, const char *key, char *value, size_t value_max) {
-    char line[512];
-    FILE *in = fopen(path, "r");
-    bool found = false;
-    while (in && !found && fgets(line, sizeof line, in)) {
-        if (strncmp(line, key, strlen(key))) continue;
-        const char *start = line + strlen(key);
-        start += strspn(start, " \t:");
-        snprintf(value, value_max, "%.*s", (int)strcspn(start, "\n"), start);
-        found = true;
-    }
-    if (in) fclose(in);
-    return found;
-}
-
-static uint64_t resident_bytes(const char *key) {
-    char value[64];
-    return proc_read("/proc/self/status", key, value, sizeof value) ? strtoull(value, NULL, 10) * 1024 : 0;
 }
 
 /* ---- Telling ---- */
@@ -325,6 +358,10 @@ static void result_table(const runtime *rt, const bench_options *o, const double
     printf("limits   read %.1f GB/s anonymous, %.1f GB/s mapped; %.1f int8 Gop/s, %.1f float Gflop/s\n",
            figures[READ_ANONYMOUS] / gb, figures[READ_MAPPED] / gb, figures[INT8_OPS] / gb,
            figures[FLOAT_FLOPS] / gb);
+    if (figures[PREFILL_STOLEN] >= STOLEN_TOLD || figures[DECODE_STOLEN] >= STOLEN_TOLD)
+        printf(
+            "stolen   by the host: %.0f %% of the processors' time during prefill, %.0f %% during decode\n",
+            100 * figures[PREFILL_STOLEN], 100 * figures[DECODE_STOLEN]);
 }
 
 static bool measure(runtime *rt, const bench_options *o, const int32_t *tokens, double *token_s,
