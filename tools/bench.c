@@ -50,7 +50,7 @@ static const command_spec spec = {
         "not counted.\n"
         "Stolen: what the host of a virtual machine kept of the processors' time meanwhile. Limits are "
         "the best of\n"
-        "short passes, which it seldom falls into.\n",
+        "short passes, and may have missed it.\n",
     .examples = "  hotset bench model.gguf\n"
                 "  hotset bench model.gguf -p 512 -n 128 -r 9 --threads 8 --json\n"
                 "  hotset bench model.gguf -d 8192 -p 16  decode behind a long context\n"

@@ -62,8 +62,9 @@ cpu_scratch cpu_op_scratch(const cpu_kernels *k, const device_op *op);
  * again: a function of the operation, how many rows it has, and a choice's verdict. Such an operation meets
  * nobody, and needs no scratch. */
 bool cpu_op_is_small(const cpu_op *op, const cpu_worker *w);
-/* Runs this thread's share. Every thread of the team calls it for the same op, and the caller puts a barrier
- * behind; or one thread alone, which then does all of it, where the operation is small. */
+/* Runs this thread's part of what is left. Every thread that is there calls it for the same op, and the
+ * caller puts a barrier behind; or one thread alone, which then does all of it, where the operation is small.
+ */
 void cpu_op_run(cpu_op *op, const cpu_worker *w);
 /* The matrices that an operation multiplies with, and how many they are. */
 uint32_t cpu_op_parts(const device_op *op, const device_linear_part **part);

@@ -47,8 +47,8 @@ void team_barrier(team *t, uint32_t thread_i);
  * writes is visible to all. `alone` meets nobody. */
 typedef void team_alone_fn(void *cookie);
 void team_barrier_alone(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie);
-/* The same between operations: others may join behind it. False where the thread gave its core away: it is
- * out of the team then, and must return from fn at once without a look at what the cookie points to. */
+/* The same between operations: others may join behind it. False where the thread has left the team to give
+ * its core away: it must return from fn at once, without a look at what the cookie points to. */
 HOTSET_CHECKED bool team_barrier_open(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie);
 /* Barriers that were passed so far, modulo 2^32; outside team_run. */
 uint32_t team_barrier_n(const team *t);
