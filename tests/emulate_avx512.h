@@ -271,6 +271,7 @@ EMU_TWICE(mm512_packus_epi16, _mm256_packus_epi16)
 
 /* ---- Integers ---------------------------------------------------------------------------------------- */
 
+EMU_TWICE(mm512_add_epi8, _mm256_add_epi8)
 EMU_TWICE(mm512_add_epi16, _mm256_add_epi16)
 EMU_TWICE(mm512_add_epi32, _mm256_add_epi32)
 EMU_TWICE(mm512_add_epi64, _mm256_add_epi64)
@@ -525,6 +526,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm256_maskz_set1_epi16 emu_mm256_maskz_set1_epi16
 #undef _mm512_abs_ps
 #define _mm512_abs_ps emu_mm512_abs_ps
+#undef _mm512_add_epi8
+#define _mm512_add_epi8 emu_mm512_add_epi8
 #undef _mm512_add_epi16
 #define _mm512_add_epi16 emu_mm512_add_epi16
 #undef _mm512_add_epi32

@@ -82,6 +82,10 @@ INLINE __mmask16 lanes_left(size_t n) { return n < 16 ? (__mmask16)((1u << n) - 
 /* 16 halves at any address. */
 INLINE __m512 load_halves(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 
+/* The half in the lower 16 bits of each lane, or in the upper ones. */
+INLINE __m512 halves_of(__m512i words) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)); }
+INLINE __m512 upper_halves_of(__m512i words) { return halves_of(_mm512_srli_epi32(words, 16)); }
+
 /* Byte j of each lane, unsigned or signed. */
 INLINE __m512i byte_of_lanes(__m512i v, const unsigned j) {
     return _mm512_and_si512(_mm512_srli_epi32(v, 8 * j), _mm512_set1_epi32(0xff));

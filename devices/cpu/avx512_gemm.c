@@ -105,31 +105,21 @@ static void tile_mul_32(float *y, size_t y_stride, const void *tile, const void 
 static size_t tile_bytes_q4_k(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_q4_k); }
 static size_t panel_bytes_q4_k(size_t k) { return k / SUPERBLOCK * sizeof(panel_q4_k); }
 
-PANEL_PACK_K(q4_k, 8, 0)
+static void panel_pack_q4_k(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    panel_q4_k *p = panel;
+    for (size_t i = 0; i < k; i += SUPERBLOCK, p++) {
+        for (size_t c = 0; c < COLS; c++) {
+            int8_t q[SUPERBLOCK];
+            p->d[c] = quantise(q, x + (c < col_n ? c : col_n - 1) * x_stride + i, SUPERBLOCK);
+            put_column(p->x, c, q);
+            put_sums(p->sum, c, q, BLOCK);
+        }
+    }
+}
 
-/* The 16 bytes d, dmin, scales of each row. As dwords s0, s1, s2 of the scales: the bytes of s0 and s1 hold
- * scales and mins of groups 0-3 in six bits and the upper two bits of groups 4-7; s2 has the lower four. */
 INLINE void unpack_scales_q4_k(tile_q4_k *t, const __m512i head[4]) {
-    const __m512i six = _mm512_set1_epi8(0x3f), upper = _mm512_set1_epi8(0x30);
-    const __m512 d = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(head[0]));
-    const __m512 dmin = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(head[0], 16)));
-    const __m512i scale[2] = {
-        _mm512_and_si512(head[1], six),
-        _mm512_or_si512(low_nibbles(head[3]), _mm512_and_si512(_mm512_srli_epi32(head[1], 2), upper)),
-    };
-    const __m512i min[2] = {
-        _mm512_and_si512(head[2], six),
-        _mm512_or_si512(high_nibbles(head[3]), _mm512_and_si512(_mm512_srli_epi32(head[2], 2), upper)),
-    };
-    UNROLL for (unsigned j = 0; j < 8; j++) {
-        const __m512i s = byte_of_lanes(scale[j / 4], j % 4);
-        _mm512_store_ps(t->d[j], _mm512_mul_ps(_mm512_cvtepi32_ps(s), d));
-    }
-    UNROLL for (unsigned j = 0; j < 8; j += 2) {
-        const __m512i even = byte_of_lanes(min[j / 4], j % 4), odd = byte_of_lanes(min[j / 4], j % 4 + 1);
-        _mm512_store_si512(t->min[j / 2], _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
-    }
-    _mm512_store_ps(t->dmin, dmin);
+    const block_parts p = parts_of_q4_k(head);
+    store_parts_q4_k(t, &p);
 }
 
 INLINE void unpack_q4_k(void *tile, const tile_rows *rows, size_t k) {

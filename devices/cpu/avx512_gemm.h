@@ -140,50 +140,88 @@ typedef struct panel_q4_k {
     float d[COLS];
 } panel_q4_k;
 
-/* bias: what is added to activations, to make them unsigned. */
-#define PANEL_PACK_K(form, group_n, bias)                                                                    \
-    static void panel_pack_##form(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {    \
-        const size_t n = SUPERBLOCK / (group_n);                                                             \
-        panel_##form *p = panel;                                                                             \
-        for (size_t i = 0; i < k; i += SUPERBLOCK, p++)                                                      \
-            for (size_t c = 0; c < COLS; c++) {                                                              \
-                int8_t q[SUPERBLOCK];                                                                        \
-                p->d[c] = quantise(q, x + (c < col_n ? c : col_n - 1) * x_stride + i, SUPERBLOCK);           \
-                for (size_t j = 0; j < (group_n); j++) {                                                     \
-                    p->sum[j / 2][c][j % 2] = (int16_t)sum_i8(q + n * j, n);                                 \
-                    for (size_t e = 0; e < n; e++) p->x[j][c][e] = (int8_t)(q[n * j + e] + (bias));          \
-                }                                                                                            \
-            }                                                                                                \
+/* 256 activations of column c, in runs. */
+INLINE void put_column(int8_t x[8][COLS][BLOCK], size_t c, const int8_t q[SUPERBLOCK]) {
+    for (size_t j = 0; j < 8; j++) memcpy(x[j][c], q + BLOCK * j, BLOCK);
+}
+
+/* Sums of their groups of n, in pairs. */
+INLINE void put_sums(int16_t sum[][COLS][2], size_t c, const int8_t q[SUPERBLOCK], const size_t n) {
+    for (size_t j = 0; j < SUPERBLOCK / n; j++) sum[j / 2][c][j % 2] = (int16_t)sum_i8(q + n * j, n);
+}
+
+/* Scales and minima of a block's parts, in 32-bit lanes of its rows; and what they are times. */
+typedef struct block_parts {
+    __m512i scale[16], min[16];
+    __m512 d, dmin;
+} block_parts;
+
+/* Two numbers of each lane as 16 bits. */
+INLINE __m512i pair_words(__m512i first, __m512i second) {
+    return _mm512_or_si512(_mm512_and_si512(first, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(second, 16));
+}
+
+/* The 16 bytes d, dmin, scales of each row. As dwords s0, s1, s2 of the scales: the bytes of s0 and s1 hold
+ * scales and mins of groups 0-3 in six bits and the upper two bits of groups 4-7; s2 has the lower four. */
+INLINE block_parts parts_of_q4_k(const __m512i head[4]) {
+    const __m512i six = _mm512_set1_epi8(0x3f), upper = _mm512_set1_epi8(0x30);
+    const __m512i scale[2] = {
+        _mm512_and_si512(head[1], six),
+        _mm512_or_si512(low_nibbles(head[3]), _mm512_and_si512(_mm512_srli_epi32(head[1], 2), upper)),
+    };
+    const __m512i min[2] = {
+        _mm512_and_si512(head[2], six),
+        _mm512_or_si512(high_nibbles(head[3]), _mm512_and_si512(_mm512_srli_epi32(head[2], 2), upper)),
+    };
+    block_parts p = {.d = halves_of(head[0]), .dmin = upper_halves_of(head[0])};
+    UNROLL for (unsigned j = 0; j < 8; j++) {
+        p.scale[j] = byte_of_lanes(scale[j / 4], j % 4);
+        p.min[j] = byte_of_lanes(min[j / 4], j % 4);
     }
+    return p;
+}
+
+INLINE void store_parts_q4_k(tile_q4_k *t, const block_parts *p) {
+    UNROLL for (size_t j = 0; j < 8; j++) {
+        _mm512_store_ps(t->d[j], _mm512_mul_ps(_mm512_cvtepi32_ps(p->scale[j]), p->d));
+    }
+    UNROLL for (size_t j = 0; j < 8; j += 2) {
+        _mm512_store_si512(t->min[j / 2], pair_words(p->min[j], p->min[j + 1]));
+    }
+    _mm512_store_ps(t->dmin, p->dmin);
+}
 
 /* Half h of what a field of the first half is, the second half's standing `bytes` behind. */
 INLINE const void *of_half(const void *field, size_t bytes, size_t h) {
     return (const uint8_t *)field + h * bytes;
 }
 
+INLINE void zero_integers(__m512i s[HALVES][COLS]) {
+    UNROLL for (size_t h = 0; h < HALVES; h++) {
+        UNROLL for (size_t c = 0; c < COLS; c++) s[h][c] = _mm512_setzero_si512();
+    }
+}
+
 /* block = minus the minima of a block's groups, two by two and to be scaled by dmin, times the sums of their
  * activations. */
 INLINE void subtract_minima(__m512 block[HALVES][COLS], const int16_t min[][ROWS][2], const float *dmin,
                             size_t half_bytes, const int16_t x_sum[][COLS][2], const size_t group_n) {
-    UNROLL for (size_t h = 0; h < HALVES; h++) {
-        __m512i minima[COLS];
-        UNROLL for (size_t c = 0; c < COLS; c++) minima[c] = _mm512_setzero_si512();
-        UNROLL for (size_t i = 0; i < group_n / 2; i++) {
-            const __m512i pair = _mm512_load_si512(of_half(min[i], half_bytes, h));
-            UNROLL for (size_t c = 0; c < COLS; c++) {
-                minima[c] = _mm512_dpwssd_epi32(minima[c], pair, _mm512_set1_epi32(read_i32(x_sum[i][c])));
-            }
-        }
-        const __m512 minus = _mm512_load_ps(of_half(dmin, half_bytes, h));
+    __m512i minima[HALVES][COLS];
+    zero_integers(minima);
+    UNROLL for (size_t i = 0; i < group_n / 2; i++) {
+        const __m512i first = _mm512_load_si512(min[i]);
+        const __m512i second = _mm512_load_si512(of_half(min[i], half_bytes, 1));
         UNROLL for (size_t c = 0; c < COLS; c++) {
-            block[h][c] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(minima[c]), minus, _mm512_setzero_ps());
+            const __m512i pair = _mm512_set1_epi32(read_i32(x_sum[i][c]));
+            minima[0][c] = _mm512_dpwssd_epi32(minima[0][c], first, pair);
+            minima[1][c] = _mm512_dpwssd_epi32(minima[1][c], second, pair);
         }
     }
-}
-
-INLINE void zero_integers(__m512i s[HALVES][COLS]) {
     UNROLL for (size_t h = 0; h < HALVES; h++) {
-        UNROLL for (size_t c = 0; c < COLS; c++) s[h][c] = _mm512_setzero_si512();
+        const __m512 minus = _mm512_load_ps(of_half(dmin, half_bytes, h));
+        UNROLL for (size_t c = 0; c < COLS; c++) {
+            block[h][c] = _mm512_fnmadd_ps(_mm512_cvtepi32_ps(minima[h][c]), minus, _mm512_setzero_ps());
+        }
     }
 }
 

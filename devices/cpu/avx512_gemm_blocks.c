@@ -10,6 +10,15 @@ PANEL_PACK_32(mxfp4, 12, false) /* whose scales are powers of two */
 
 /* A run of 32 weights of each row, `offset` bytes into it being their block, as eight registers. */
 INLINE void unpack_run(uint8_t w[][64], const tile_rows *rows, size_t offset, size_t run, const fast_form f) {
+    if (rows->lanes) {
+        const uint8_t *block = rows->lanes + ROWS * offset;
+        UNROLL for (size_t g = 0; g < 8; g++) {
+            const __m256i first = f.lanes_quants(block, run, g), second = f.lanes_quants(block + 32, run, g);
+            _mm256_store_si256((void *)w[g], unsigned_values(f, first));
+            _mm256_store_si256((void *)(w[g] + 32), unsigned_values(f, second));
+        }
+        return;
+    }
     _Alignas(CPU_ALIGN) uint8_t value[ROWS][BLOCK];
     UNROLL for (size_t r = 0; r < ROWS; r++) {
         const __m256i v = unsigned_values(f, f.quants(rows->row[r] + offset, run));
@@ -105,26 +114,30 @@ INLINE void store_halves(float *to, __m256 low, __m256 high) {
     _mm256_store_ps(to + 8, high);
 }
 
-/* A half of a block, be it with m or without: `t` is of the form that f asks for. */
-INLINE void unpack_32(tile_32 *t, const tile_rows *rows, size_t offset, const fast_form f) {
-    unpack_run(t->w, rows, offset, 0, f);
+INLINE size_t half_bytes_32(const fast_form f) { return f.has_min ? sizeof(tile_32_m) : sizeof(tile_32); }
+
+/* d of a half and, where the form has it, m: `t` is a tile_32_m then. */
+INLINE void unpack_scales_32(tile_32 *t, const tile_rows *rows, size_t offset, const fast_form f) {
     if (f.power) {
-        UNROLL for (size_t r = 0; r < ROWS; r++) t->d[r] =
-            _mm256_cvtss_f32(block_d(f, rows->row[r] + offset));
+        const __m128i e = load_bytes(rows, offset + f.d_at);
+        const __m256 low = powers(_mm256_cvtepu8_epi32(e));
+        store_halves(t->d, low, powers(_mm256_cvtepu8_epi32(_mm_srli_si128(e, 8))));
+    } else if (f.has_min) {
+        const __m512i d_m = load_words(rows, offset + f.d_at);
+        _mm512_store_ps(t->d, halves_of(d_m));
+        _mm512_store_ps(((tile_32_m *)t)->m, upper_halves_of(d_m));
     } else {
         _mm512_store_ps(t->d, load_scales(rows, offset + f.d_at));
     }
-    if (f.has_min) _mm512_store_ps(((tile_32_m *)t)->m, load_scales(rows, offset + f.dmin_at));
 }
 
-/* A half. */
-INLINE size_t half_bytes_32(const fast_form f) { return f.has_min ? sizeof(tile_32_m) : sizeof(tile_32); }
-INLINE void unpack_half_32(uint8_t *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k,
-                           const fast_form f) {
-    const tile_rows rows = rows_of(w, row_bytes, row_n);
+INLINE void unpack_32(void *half, const tile_rows *rows, size_t k, const fast_form f) {
+    uint8_t *tile = half;
     for (size_t b = 0; b < k / BLOCK; b++, tile += HALVES * half_bytes_32(f)) {
-        if (b % 2 == 0) prefetch_rows(&rows, b * f.block_bytes); /* every 34 to 48 bytes */
-        unpack_32((void *)tile, &rows, b * f.block_bytes, f);
+        const size_t offset = b * f.block_bytes;
+        if (b % 2 == 0) prefetch_rows(rows, offset); /* every 34 to 48 bytes */
+        unpack_run(((tile_32 *)(void *)tile)->w, rows, offset, 0, f);
+        unpack_scales_32((void *)tile, rows, offset, f);
     }
 }
 
@@ -143,180 +156,246 @@ INLINE void neuron_tiles_32(uint8_t *tile, size_t tile_stride, const uint8_t *st
     }
 }
 
-/* ---- Blocks of 256: tile_q4_k, or with groups of 16 this one. An offset is a minimum, offset times the
- * scale. ---- */
+/* ---- Blocks of 256 whose quants have at most three bits: bytes hold them times their scales, so that a
+ * block is one sum. ---- */
 
-/* Quants of at most three bits. Activations are counted from -128: so the sum of a group is not negative and
- * below 2^15, 16 * 7 * 255, two of them fit a lane, and one operation scales and adds both. */
-typedef struct tile_k {                       /* a block of 256 */
-    _Alignas(CPU_ALIGN) uint8_t w[16][4][64]; /* [group of 16][quad][row * 4] */
-    int16_t scale[8][ROWS][2];                /* of groups 2i and 2i + 1 */
-    int16_t min[8][ROWS][2];
-    int32_t start[ROWS]; /* what takes the 128 off */
-    float d[ROWS], dmin[ROWS];
-} tile_k;
+typedef struct tile_256 {                  /* a block */
+    _Alignas(CPU_ALIGN) uint8_t w[64][64]; /* [quad][row * 4]: scale times value, plus PRODUCT_OFFSET */
+    float d[ROWS];
+} tile_256;
 
-enum { BIAS = 128 };
-typedef struct panel_k {
-    _Alignas(CPU_ALIGN) int8_t x[16][COLS][16]; /* plus BIAS, unsigned */
-    int16_t sum[8][COLS][2];                    /* without it */
+typedef struct panel_256 {
+    _Alignas(CPU_ALIGN) int8_t x[8][COLS][BLOCK];
+    int32_t start[COLS]; /* minus the offset of the products times the sum of x */
     float d[COLS];
-} panel_k;
+} panel_256;
 
-static size_t tile_bytes_k(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_k); }
-static size_t panel_bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(panel_k); }
+typedef struct tile_256_min {
+    tile_256 block;
+    int16_t min[8][ROWS][2]; /* mins of groups 2i and 2i + 1, to be scaled by dmin */
+    float dmin[ROWS];
+} tile_256_min;
 
-PANEL_PACK_K(k, 16, BIAS)
+typedef struct panel_256_min {
+    panel_256 block;
+    int16_t sum[8][COLS][2]; /* sums of x in groups 2i and 2i + 1 */
+} panel_256_min;
 
-/* Once weights and scales are there. */
-static void set_start(tile_k *t) {
-    __m512i total = _mm512_setzero_si512();
-    for (size_t i = 0; i < 8; i++) {
-        __m512i s = _mm512_setzero_si512();
-        for (size_t g = 0; g < 8; g++) { /* of the second group, then of the first one */
-            if (g == 4) s = _mm512_slli_epi32(s, 16);
-            s = _mm512_dpbusd_epi32(s, _mm512_load_si512(t->w[2 * i + (g < 4)][g % 4]), _mm512_set1_epi8(1));
+/* Of Q3_K, -32 * -4 to 31 * -4; with it they are unsigned. Q2_K's are. */
+enum { PRODUCT_OFFSET = 124 };
+
+static size_t tile_bytes_256(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_256); }
+static size_t panel_bytes_256(size_t k) { return k / SUPERBLOCK * sizeof(panel_256); }
+static size_t tile_bytes_256_min(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_256_min); }
+static size_t panel_bytes_256_min(size_t k) { return k / SUPERBLOCK * sizeof(panel_256_min); }
+
+static void panel_pack_256(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    panel_256 *p = panel;
+    for (size_t i = 0; i < k; i += SUPERBLOCK, p++) {
+        for (size_t c = 0; c < COLS; c++) {
+            int8_t q[SUPERBLOCK];
+            p->d[c] = quantise(q, x + (c < col_n ? c : col_n - 1) * x_stride + i, SUPERBLOCK);
+            p->start[c] = -PRODUCT_OFFSET * sum_i8(q, SUPERBLOCK);
+            put_column(p->x, c, q);
         }
-        total = _mm512_dpwssd_epi32(total, s, _mm512_load_si512(t->scale[i]));
     }
-    _mm512_store_si512(t->start, _mm512_mullo_epi32(total, _mm512_set1_epi32(-BIAS)));
 }
 
-static void tile_mul_k(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
-    const tile_k *w = tile;
-    const panel_k *x = panel;
+static void panel_pack_256_min(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k) {
+    panel_256_min *p = panel;
+    for (size_t i = 0; i < k; i += SUPERBLOCK, p++) {
+        for (size_t c = 0; c < COLS; c++) {
+            int8_t q[SUPERBLOCK];
+            p->block.d[c] = quantise(q, x + (c < col_n ? c : col_n - 1) * x_stride + i, SUPERBLOCK);
+            p->block.start[c] = 0;
+            put_column(p->block.x, c, q);
+            put_sums(p->sum, c, q, 16);
+        }
+    }
+}
+
+/* s = a block's products. */
+INLINE void multiply_256(__m512i s[HALVES][COLS], const tile_256 *w, size_t half_bytes, const panel_256 *x) {
+    UNROLL for (size_t c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm512_set1_epi32(x->start[c]);
+    for (size_t j = 0; j < 8; j++) multiply_quads(s, w->w + 8 * j, half_bytes / LINE, x->x[j][0], BLOCK, 8);
+}
+
+static void tile_mul_256(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    const tile_256 *w = tile;
+    const panel_256 *x = panel;
     __m512 sum[HALVES][COLS];
     zero_sums(sum);
     for (size_t b = 0; b < k / SUPERBLOCK; b++, w += HALVES, x++) {
+        __m512i s[HALVES][COLS];
+        multiply_256(s, w, sizeof *w, x);
         __m512 block[HALVES][COLS];
-        subtract_minima(block, w->min, w->dmin, sizeof *w, x->sum, 16);
-        __m512i total[HALVES][COLS];
-        UNROLL for (size_t c = 0; c < COLS; c++) {
-            total[0][c] = _mm512_load_si512(w[0].start);
-            total[1][c] = _mm512_load_si512(w[1].start);
-        }
-        for (size_t i = 0; i < 8; i++) {
-            __m512i s[HALVES][COLS];
-            zero_integers(s);
-            multiply_bytes(s, w->w[2 * i + 1], sizeof *w / LINE, x->x[2 * i + 1][0], 16, 4, true);
-            UNROLL for (size_t c = 0; c < COLS; c++) {
-                s[0][c] = _mm512_slli_epi32(s[0][c], 16);
-                s[1][c] = _mm512_slli_epi32(s[1][c], 16);
-            }
-            multiply_bytes(s, w->w[2 * i], sizeof *w / LINE, x->x[2 * i][0], 16, 4, true);
-            const __m512i scale[HALVES] = {_mm512_load_si512(w[0].scale[i]),
-                                           _mm512_load_si512(w[1].scale[i])};
-            UNROLL for (size_t c = 0; c < COLS; c++) {
-                total[0][c] = _mm512_dpwssd_epi32(total[0][c], s[0][c], scale[0]);
-                total[1][c] = _mm512_dpwssd_epi32(total[1][c], s[1][c], scale[1]);
-            }
-        }
-        add_scaled(block, total, w->d, sizeof *w);
+        zero_sums(block);
+        add_scaled(block, s, w->d, sizeof *w);
         add_block(sum, block, x->d);
     }
     store_sums(y, y_stride, sum);
 }
 
-/* Where a block's scales go: times d, or as they are. */
-typedef struct scale_places {
-    float (*scaled)[ROWS];
-    int16_t (*scale)[ROWS][2];
-    int16_t (*min)[ROWS][2];
-    float *dmin;
-} scale_places;
-
-INLINE scale_places places_of(void *tile, const fast_form f) {
-    tile_k *fine = tile;
-    tile_q4_k *t = tile;
-    if (f.part_n == 16) return (scale_places){NULL, fine->scale, fine->min, fine->dmin};
-    return (scale_places){t->d, NULL, t->min, t->dmin};
-}
-
-/* Two numbers of each lane as 16 bits. */
-INLINE __m512i pair_words(__m512i first, __m512i second) {
-    return _mm512_or_si512(_mm512_and_si512(first, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(second, 16));
-}
-
-/* Two parts' numbers in 32-bit lanes, j even. */
-INLINE void store_parts(scale_places to, size_t j, const __m512i scale[2], const __m512i min[2], __m512 d,
-                        const fast_form f) {
-    if (f.part_n == 16) {
-        _mm512_store_si512(to.scale[j / 2], pair_words(scale[0], scale[1]));
-    } else {
-        UNROLL for (size_t i = 0; i < 2; i++)
-            _mm512_store_ps(to.scaled[j + i], _mm512_mul_ps(_mm512_cvtepi32_ps(scale[i]), d));
+static void tile_mul_256_min(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    const tile_256_min *w = tile;
+    const panel_256_min *x = panel;
+    __m512 sum[HALVES][COLS];
+    zero_sums(sum);
+    for (size_t b = 0; b < k / SUPERBLOCK; b++, w += HALVES, x++) {
+        __m512 block[HALVES][COLS];
+        subtract_minima(block, w->min, w->dmin, sizeof *w, x->sum, 16);
+        __m512i s[HALVES][COLS];
+        multiply_256(s, &w->block, sizeof *w, &x->block);
+        add_scaled(block, s, w->block.d, sizeof *w);
+        add_block(sum, block, x->block.d);
     }
-    const __m512i offset = _mm512_set1_epi32(f.offset);
-    _mm512_store_si512(to.min[j / 2], f.has_min ? pair_words(min[0], min[1])
-                                                : pair_words(_mm512_mullo_epi32(scale[0], offset),
-                                                             _mm512_mullo_epi32(scale[1], offset)));
+    store_sums(y, y_stride, sum);
 }
 
-/* What is left once a block has its weights and parts; d is that of its rows. */
-INLINE void finish_block(void *tile, __m512 d, const fast_form f) {
-    if (f.part_n != 16) return;
-    tile_k *t = tile;
-    _mm512_store_ps(t->d, d);
-    set_start(t);
-}
-
-INLINE void unpack_parts(void *tile, const tile_rows *rows, size_t offset, const fast_form f) {
-    _Alignas(CPU_ALIGN) uint8_t scales[ROWS][16], mins[ROWS][16];
-    UNROLL for (size_t r = 0; r < ROWS; r++)
-        f.numbers((__m128i *)scales[r], (__m128i *)mins[r], rows->row[r] + offset);
-    const tile_rows scale_rows = rows_of(scales[0], 16, ROWS), min_rows = rows_of(mins[0], 16, ROWS);
-    const scale_places to = places_of(tile, f);
-    const __m512 d = load_scales(rows, offset + f.d_at);
-    const unsigned step = (unsigned)f.part_n / 16; /* bytes for one part */
-    __m512i scale[4], min[4];
-    load_quads(scale, &scale_rows, 0);
-    load_quads(min, &min_rows, 0);
-    UNROLL for (unsigned j = 0; j < 16; j += 2 * step) {
-        const unsigned next = j + step;
-        const __m512i s[2] = {signed_of_lanes(scale[j / 4], j % 4),
-                              signed_of_lanes(scale[next / 4], next % 4)};
-        const __m512i m[2] = {signed_of_lanes(min[j / 4], j % 4), signed_of_lanes(min[next / 4], next % 4)};
-        store_parts(to, j / step, s, m, d, f);
+/* The four quads of a group from quants to products. */
+INLINE void scale_quads(uint8_t w[4][64], __m512i scale, const fast_form f) {
+    const __m128i lane = _mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c);
+    const __m512i row = _mm512_broadcast_i32x4(lane);
+    const __m512i once = _mm512_shuffle_epi8(scale, row); /* in all four bytes of a lane */
+    const __m512i twice = _mm512_add_epi8(once, once), four_times = _mm512_add_epi8(twice, twice);
+    /* what two bits of a row's quant stand for, in the four bytes of its lane */
+    __m512i table = _mm512_add_epi8(_mm512_and_si512(once, _mm512_set1_epi32((int)0xff00ff00)),
+                                    _mm512_and_si512(twice, _mm512_set1_epi32((int)0xffff0000)));
+    if (f.offset) {
+        const __m512i least = _mm512_sub_epi8(_mm512_set1_epi8(PRODUCT_OFFSET), four_times);
+        table = _mm512_add_epi8(table, least);
     }
-    _mm512_store_ps(to.dmin, f.has_min ? load_scales(rows, offset + f.dmin_at) : d);
-    finish_block(tile, d, f);
+    UNROLL for (size_t g = 0; g < 4; g++) {
+        const __m512i q = _mm512_load_si512(w[g]);
+        const __m512i place = _mm512_or_si512(_mm512_and_si512(q, _mm512_set1_epi8(3)), row);
+        __m512i v = _mm512_shuffle_epi8(table, place);
+        if (f.high_bits) {
+            const __mmask64 third = _mm512_test_epi8_mask(q, _mm512_set1_epi8(4));
+            v = _mm512_mask_add_epi8(v, third, v, four_times);
+        }
+        _mm512_store_si512(w[g], v);
+    }
 }
 
-/* A half. */
+/* What a half needs besides its quants, which stand in it and become products. */
+INLINE void finish_256(void *half, const block_parts *p, const fast_form f) {
+    tile_256 *t = half;
+    UNROLL for (size_t j = 0; j < 16; j++) scale_quads(t->w + 4 * j, p->scale[j], f);
+    _mm512_store_ps(t->d, p->d);
+    if (!f.has_min) return;
+    tile_256_min *with_min = half;
+    UNROLL for (size_t j = 0; j < 16; j += 2) {
+        _mm512_store_si512(with_min->min[j / 2], pair_words(p->min[j], p->min[j + 1]));
+    }
+    _mm512_store_ps(with_min->dmin, p->dmin);
+}
+
+INLINE block_parts parts_of_q2_k(const tile_rows *rows, size_t offset) {
+    block_parts p;
+    __m512i both[4];
+    load_quads(both, rows, offset + offsetof(quant_q2_k, scales));
+    UNROLL for (unsigned j = 0; j < 16; j++) {
+        p.scale[j] = byte_of_lanes(low_nibbles(both[j / 4]), j % 4);
+        p.min[j] = byte_of_lanes(high_nibbles(both[j / 4]), j % 4);
+    }
+    const __m512i d_dmin = load_words(rows, offset + offsetof(quant_q2_k, d));
+    p.d = halves_of(d_dmin);
+    p.dmin = upper_halves_of(d_dmin);
+    return p;
+}
+
+INLINE block_parts parts_of_q3_k(const tile_rows *rows, size_t offset) {
+    block_parts p = {.d = load_scales(rows, offset + offsetof(quant_q3_k, d))};
+    __m512i v[4]; /* the first is not of the scales, but 16 bytes from them on would reach past the block */
+    load_quads(v, rows, offset + offsetof(quant_q3_k, scales) - 4);
+    const __m512i two = _mm512_set1_epi32(0x30);
+    UNROLL for (unsigned j = 0; j < 16; j++) {
+        const __m512i low = j < 8 ? low_nibbles(v[1 + j / 4]) : high_nibbles(v[1 + j / 4 % 2]);
+        const __m512i top = byte_of_lanes(v[3], j % 4);
+        const __m512i high = j < 4   ? _mm512_slli_epi32(top, 4)
+                             : j < 8 ? _mm512_slli_epi32(top, 2)
+                                     : _mm512_srli_epi32(top, j / 4 * 2 - 4);
+        p.scale[j] = _mm512_sub_epi32(_mm512_or_si512(byte_of_lanes(low, j % 4), _mm512_and_si512(high, two)),
+                                      _mm512_set1_epi32(32));
+    }
+    return p;
+}
+
+/* ---- Blocks of 256 with groups of 32: tile_q4_k. An offset is a minimum, offset times the scale. ---- */
+
+INLINE block_parts parts_of_q5_k(const tile_rows *rows, size_t offset) {
+    __m512i head[4];
+    load_quads(head, rows, offset);
+    return parts_of_q4_k(head);
+}
+
+INLINE block_parts parts_of_iq4_xs(const tile_rows *rows, size_t offset) {
+    const __m512i d_high = load_words(rows, offset);
+    const __m512i low = load_words(rows, offset + offsetof(quant_iq4_xs, scales_low));
+    const __m512i high = _mm512_srli_epi32(d_high, 16);
+    block_parts p = {.d = halves_of(d_high)};
+    UNROLL for (unsigned j = 0; j < 8; j++) {
+        const __m512i four = _mm512_and_si512(_mm512_srli_epi32(low, 4 * j), _mm512_set1_epi32(15));
+        const __m512i two = _mm512_and_si512(_mm512_srli_epi32(high, 2 * j), _mm512_set1_epi32(3));
+        p.scale[j] =
+            _mm512_sub_epi32(_mm512_or_si512(four, _mm512_slli_epi32(two, 4)), _mm512_set1_epi32(32));
+    }
+    return p;
+}
+
+/* What is left of a form whose offset is such a minimum. */
+INLINE void offset_as_min(block_parts *p, const int offset) {
+    UNROLL for (size_t j = 0; j < 8; j++) {
+        p->min[j] = _mm512_mullo_epi32(p->scale[j], _mm512_set1_epi32(offset));
+    }
+    p->dmin = p->d;
+}
+
+/* ---- Both ---- */
+
 INLINE size_t half_bytes_256(const fast_form f) {
-    return f.part_n == 16 ? sizeof(tile_k) : sizeof(tile_q4_k);
+    if (f.part_n == 32) return sizeof(tile_q4_k);
+    return f.has_min ? sizeof(tile_256_min) : sizeof(tile_256);
 }
-INLINE void unpack_half_256(uint8_t *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k,
-                            const fast_form f) {
-    const tile_rows rows = rows_of(w, row_bytes, row_n);
+
+INLINE void finish_block(void *half, block_parts p, const fast_form f) {
+    if (f.part_n == 16) {
+        finish_256(half, &p, f);
+    } else {
+        if (!f.has_min) offset_as_min(&p, f.offset);
+        store_parts_q4_k(half, &p);
+    }
+}
+
+INLINE void unpack_256(void *half, const tile_rows *rows, size_t k,
+                       block_parts (*parts_of)(const tile_rows *rows, size_t offset), const fast_form f) {
+    uint8_t *tile = half;
     for (size_t b = 0; b < k / SUPERBLOCK; b++, tile += HALVES * half_bytes_256(f)) {
         const size_t offset = b * f.block_bytes;
-        for (size_t line = 0; line < f.block_bytes; line += LINE) prefetch_rows(&rows, offset + line);
-        for (size_t j = 0; j < 8; j++) /* both forms begin with their weights */
-            unpack_run((uint8_t(*)[64])tile + 8 * j, &rows, offset, j, f);
-        unpack_parts(tile, &rows, offset, f);
+        for (size_t line = 0; line < f.block_bytes; line += LINE) prefetch_rows(rows, offset + line);
+        UNROLL for (size_t j = 0; j < 8; j++) /* all forms begin with their weights */
+            unpack_run((uint8_t(*)[64])tile + 8 * j, rows, offset, j, f);
+        finish_block(tile, parts_of(rows, offset), f);
     }
 }
 
-INLINE void neuron_parts(void *tile, const uint8_t *planes, size_t out_n, size_t o, const fast_form f) {
-    const scale_places to = places_of(tile, f);
-    _Alignas(CPU_ALIGN) float d[ROWS];
-    store_halves(d, plane_d(f, planes, out_n, o), plane_d(f, planes, out_n, o + 8));
-    for (size_t j = 0; j < SUPERBLOCK / f.part_n; j += 2) {
-        __m512i scale[2], min[2];
-        UNROLL for (size_t i = 0; i < 2; i++) {
-            __m128i s, m;
-            f.plane(&s, &m, planes, out_n, o, j + i, true);
-            scale[i] = _mm512_cvtepi8_epi32(s);
-            min[i] = _mm512_cvtepi8_epi32(m);
-        }
-        store_parts(to, j, scale, min, _mm512_load_ps(d), f);
+INLINE __m512 join_halves(__m256 low, __m256 high) {
+    _Alignas(CPU_ALIGN) float both[ROWS];
+    store_halves(both, low, high);
+    return _mm512_load_ps(both);
+}
+
+INLINE block_parts parts_of_neurons(const uint8_t *planes, size_t out_n, size_t o, const fast_form f) {
+    block_parts p;
+    p.d = join_halves(plane_d(f, planes, out_n, o), plane_d(f, planes, out_n, o + 8));
+    if (f.has_min) p.dmin = join_halves(plane_dmin(f, planes, out_n, o), plane_dmin(f, planes, out_n, o + 8));
+    UNROLL for (size_t j = 0; j < SUPERBLOCK / f.part_n; j++) {
+        __m128i scale, min;
+        f.plane(&scale, &min, planes, out_n, o, j, true);
+        p.scale[j] = _mm512_cvtepi8_epi32(scale);
+        p.min[j] = _mm512_cvtepi8_epi32(min);
     }
-    if (f.has_min)
-        store_halves(to.dmin, plane_dmin(f, planes, out_n, o), plane_dmin(f, planes, out_n, o + 8));
-    else
-        _mm512_store_ps(to.dmin, _mm512_load_ps(d));
-    finish_block(tile, _mm512_load_ps(d), f);
+    return p;
 }
 
 INLINE void neuron_tiles_256(uint8_t *tile, size_t tile_stride, const uint8_t *stored, size_t out_n,
@@ -327,68 +406,39 @@ INLINE void neuron_tiles_256(uint8_t *tile, size_t tile_stride, const uint8_t *s
         const uint8_t *planes = stored + (f.block_bytes - f.header_bytes) * out_n;
         neuron_quads(tile, tile_stride, half_bytes, stored, out_n, from, row_n, f);
         for (size_t r = 0; r < row_n; r += ROWS)
-            neuron_parts(half_at(tile, tile_stride, r, half_bytes), planes, out_n, from + r, f);
+            finish_block(half_at(tile, tile_stride, r, half_bytes),
+                         parts_of_neurons(planes, out_n, from + r, f), f);
     }
 }
 
-/* ---- Interleaved rows: one block of each at a time stands alone again ---- */
+/* ---- The types ---- */
 
-enum { BLOCK_BYTES_MAX = 192 };
-
-/* 16 bytes of each row, four words from offset `at` on. */
-INLINE void store_words(uint8_t rows[ROWS][BLOCK_BYTES_MAX], const uint8_t *lanes, size_t at) {
-    _Alignas(CPU_ALIGN) uint8_t z[4][4][16]; /* quarter j of z[i] is row 4j + i */
-    __m512i t[4], q[4];
-    UNROLL for (size_t g = 0; g < 4; g++) t[g] = _mm512_loadu_si512(lanes + ROWS * (at + 4 * g));
-    transpose_quarters(q, t);
-    UNROLL for (size_t i = 0; i < 4; i++) _mm512_store_si512(z[i], q[i]);
-    UNROLL for (size_t r = 0; r < ROWS; r++) memcpy(rows[r] + at, z[r % 4][r / 4], 16);
-}
-
-/* The words of a block lie between an odd field in front (front bytes) and one of two bytes at its end. */
-INLINE void restore_block(uint8_t rows[ROWS][BLOCK_BYTES_MAX], const uint8_t *lanes, const size_t front,
-                          const size_t end, const size_t block_bytes) {
-    for (size_t at = front; at + 16 < end; at += 16) store_words(rows, lanes, at);
-    store_words(rows, lanes, end - 16);
-    UNROLL for (size_t r = 0; r < ROWS; r++) {
-        memcpy(rows[r], lanes + r * front, front);
-        memcpy(rows[r] + end, lanes + ROWS * end + r * (block_bytes - end), block_bytes - end);
-    }
-}
-
-#define BLOCK_TILES(type, TYPE, n, front, end)                                                               \
-    static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \
-        const fast_form f = FAST_##TYPE;                                                                     \
-        for (size_t h = 0; h < HALVES; h++) {                                                                \
-            const size_t r = first_of_half(h, row_n);                                                        \
-            unpack_half_##n((uint8_t *)tile + h * half_bytes_##n(f), w + r * row_bytes, row_bytes,           \
-                            row_n - r, k, f);                                                                \
-        }                                                                                                    \
+#define UNPACK_32(type, TYPE, form)                                                                          \
+    INLINE void unpack_##type(void *half, const tile_rows *rows, size_t k) {                                 \
+        unpack_32(half, rows, k, FAST_##TYPE);                                                               \
     }                                                                                                        \
-    static void tile_of_lanes_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n,           \
-                                     size_t k) {                                                             \
-        const fast_form f = FAST_##TYPE;                                                                     \
-        uint8_t *to = tile, rows[ROWS][BLOCK_BYTES_MAX];                                                     \
-        for (size_t i = 0; i < k / (n)*HALVES; i++, to += half_bytes_##n(f)) {                               \
-            const uint8_t *half = w + first_of_half(i % HALVES, row_n) * row_bytes;                          \
-            restore_block(rows, half + i / HALVES * ROWS * sizeof(quant_##type), front, end,                 \
-                          sizeof(quant_##type));                                                             \
-            unpack_half_##n(to, rows[0], sizeof rows[0], ROWS, n, f);                                        \
-        }                                                                                                    \
+    TILES_OF_ROWS(type, form)                                                                                \
+    NEURON_TILES(type, TYPE, 32)
+#define UNPACK_256(type, TYPE, form)                                                                         \
+    INLINE void unpack_##type(void *half, const tile_rows *rows, size_t k) {                                 \
+        unpack_256(half, rows, k, parts_of_##type, FAST_##TYPE);                                             \
     }                                                                                                        \
+    TILES_OF_ROWS(type, form)                                                                                \
+    NEURON_TILES(type, TYPE, 256)
+#define NEURON_TILES(type, TYPE, n)                                                                          \
     static void neuron_tiles_##type(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,    \
                                     size_t from, size_t row_n, size_t k) {                                   \
         neuron_tiles_##n(tiles, tile_stride, stored, out_n, from, row_n, k, FAST_##TYPE);                    \
     }
-BLOCK_TILES(q4_1, Q4_1, 32, 0, 20)
-BLOCK_TILES(q5_0, Q5_0, 32, 2, 22)
-BLOCK_TILES(q5_1, Q5_1, 32, 0, 24)
-BLOCK_TILES(iq4_nl, IQ4_NL, 32, 2, 18)
-BLOCK_TILES(mxfp4, MXFP4, 32, 1, 17)
-BLOCK_TILES(q2_k, Q2_K, 256, 0, 84)
-BLOCK_TILES(q3_k, Q3_K, 256, 0, 108)
-BLOCK_TILES(q5_k, Q5_K, 256, 0, 176)
-BLOCK_TILES(iq4_xs, IQ4_XS, 256, 0, 136)
+UNPACK_32(q4_1, Q4_1, 32_m)
+UNPACK_32(q5_0, Q5_0, 32)
+UNPACK_32(q5_1, Q5_1, 32_m)
+UNPACK_32(iq4_nl, IQ4_NL, 32)
+UNPACK_32(mxfp4, MXFP4, 32)
+UNPACK_256(q2_k, Q2_K, 256_min)
+UNPACK_256(q3_k, Q3_K, 256)
+UNPACK_256(q5_k, Q5_K, q4_k)
+UNPACK_256(iq4_xs, IQ4_XS, q4_k)
 
 /* Slots of a type whose tiles and panels are those of another one, but for how they are unpacked. */
 static void set_like(cpu_kernels *k, gguf_type type, gguf_type like, cpu_matmul own,
@@ -414,8 +464,8 @@ static void set_own(cpu_kernels *k, gguf_type type, cpu_matmul own,
 void avx512_gemm_blocks(cpu_kernels *k) {
     set_own(k, GGUF_Q4_1, TILES(32_m, 32_m, q4_1), tile_of_lanes_q4_1);
     set_own(k, GGUF_Q5_1, TILES(32_m, 32_m, q5_1), tile_of_lanes_q5_1);
-    set_own(k, GGUF_Q2_K, TILES(k, k, q2_k), tile_of_lanes_q2_k);
-    set_own(k, GGUF_Q3_K, TILES(k, k, q3_k), tile_of_lanes_q3_k);
+    set_own(k, GGUF_Q2_K, TILES(256_min, 256_min, q2_k), tile_of_lanes_q2_k);
+    set_own(k, GGUF_Q3_K, TILES(256, 256, q3_k), tile_of_lanes_q3_k);
     set_like(k, GGUF_Q5_0, GGUF_Q4_0, (cpu_matmul){UNPACKED(q5_0), .panel_pack = panel_pack_q5_0},
              tile_of_lanes_q5_0);
     set_like(k, GGUF_MXFP4, GGUF_Q4_0,

@@ -18,10 +18,6 @@ INLINE __m512i load_words(row_stream w, size_t at) {
     return words;
 }
 INLINE __m512 halves_at(row_stream w, size_t at) { return load_halves(stream_field(w, at)); }
-/* The half in the lower 16 bits of each lane, or after a shift in the upper ones. */
-INLINE __m512 halves_of(__m512i words) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)); }
-INLINE __m512 upper_halves_of(__m512i words) { return halves_of(_mm512_srli_epi32(words, 16)); }
-
 /* Moved by `left` bits, or to the right by as many as it is below zero (a constant). */
 INLINE __m512i moved(__m512i v, const int left) {
     return left > 0   ? _mm512_slli_epi16(v, (unsigned)left)

@@ -57,6 +57,20 @@ INLINE __m512 load_scales(const tile_rows *w, size_t offset) {
     return _mm512_cvtph_ps(_mm256_load_si256((const void *)halves));
 }
 
+/* One word of each row at `offset`, or one byte. */
+INLINE __m512i load_words(const tile_rows *w, size_t offset) {
+    if (w->lanes) return _mm512_loadu_si512(w->lanes + ROWS * offset);
+    _Alignas(CPU_ALIGN) int32_t words[ROWS];
+    UNROLL for (size_t r = 0; r < ROWS; r++) words[r] = read_i32(w->row[r] + offset);
+    return _mm512_load_si512(words);
+}
+INLINE __m128i load_bytes(const tile_rows *w, size_t offset) {
+    if (w->lanes) return _mm_loadu_si128((const void *)(w->lanes + ROWS * offset));
+    _Alignas(16) uint8_t bytes[ROWS];
+    UNROLL for (size_t r = 0; r < ROWS; r++) bytes[r] = w->row[r][offset];
+    return _mm_load_si128((const void *)bytes);
+}
+
 /* 16 bytes at p of four neurons (or planes) `stride` apart, one in each quarter. */
 INLINE __m512i load_neurons(const uint8_t *p, size_t stride) {
     __m512i z = _mm512_castsi128_si512(_mm_loadu_si128((const void *)p));
@@ -89,25 +103,18 @@ INLINE void *half_at(uint8_t *tiles, size_t tile_stride, size_t r, size_t block_
 INLINE size_t first_of_half(size_t half, size_t row_n) { return half * ROWS < row_n ? half * ROWS : 0; }
 
 /* s[h][c] += quad_n registers of weights of half h, half_n registers apart, times the activations of column
- * c, which start at x + c * x_stride; either of them unsigned bytes. Both halves at once: each activation is
- * loaded for 128 products, and the sums of one half would wait for each other where a processor multiplies
- * twice a cycle. */
-INLINE void multiply_bytes(__m512i s[HALVES][COLS], const uint8_t w[][64], size_t half_n, const int8_t *x,
-                           const size_t x_stride, const size_t quad_n, const bool unsigned_x) {
+ * c, which start at x + c * x_stride. Both halves at once: each activation is loaded for 128 products, and
+ * the sums of one half would wait for each other where a processor multiplies twice a cycle. */
+INLINE void multiply_quads(__m512i s[HALVES][COLS], const uint8_t w[][64], size_t half_n, const int8_t *x,
+                           const size_t x_stride, const size_t quad_n) {
     UNROLL for (size_t g = 0; g < quad_n; g++) {
         const __m512i first = _mm512_load_si512(w[g]), second = _mm512_load_si512(w[half_n + g]);
         UNROLL for (size_t c = 0; c < COLS; c++) {
             const __m512i quad = _mm512_set1_epi32(read_i32(x + c * x_stride + 4 * g));
-            s[0][c] = unsigned_x ? _mm512_dpbusd_epi32(s[0][c], quad, first)
-                                 : _mm512_dpbusd_epi32(s[0][c], first, quad);
-            s[1][c] = unsigned_x ? _mm512_dpbusd_epi32(s[1][c], quad, second)
-                                 : _mm512_dpbusd_epi32(s[1][c], second, quad);
+            s[0][c] = _mm512_dpbusd_epi32(s[0][c], first, quad);
+            s[1][c] = _mm512_dpbusd_epi32(s[1][c], second, quad);
         }
     }
-}
-INLINE void multiply_quads(__m512i s[HALVES][COLS], const uint8_t w[][64], size_t half_n, const int8_t *x,
-                           const size_t x_stride, const size_t quad_n) {
-    multiply_bytes(s, w, half_n, x, x_stride, quad_n, false);
 }
 
 INLINE void zero_sums(__m512 sum[HALVES][COLS]) {
