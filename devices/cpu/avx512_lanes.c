@@ -58,22 +58,26 @@ INLINE __m512i add_bits(__m512i quads, __m512i bits, const unsigned j) {
 INLINE __m512i products(row_stream w, const act_32 *x, const lanes_form f) {
     const __m512i table = f.values ? table_of(f.values, f.offset) : _mm512_setzero_si512();
     const __m512i bits = f.bits_at ? load_words(w, f.bits_at) : table;
-    __m512i s = _mm512_set1_epi32(x->start);
+    const bool in_place = !f.values && !f.bits_at; /* upper nibbles alone, times 16 */
+    __m512i s = _mm512_set1_epi32(x->start), s_high = _mm512_setzero_si512();
     UNROLL for (unsigned g = 0; g < 4; g++) {
         const __m512i v = load_words(w, f.quants_at + 4 * g);
-        __m512i low = low_nibbles(v), high = upper_nibbles(w, v);
+        __m512i low, high;
         if (f.values) {
-            low = _mm512_shuffle_epi8(table, low);
-            high = _mm512_shuffle_epi8(table, high);
+            low = values_of(table, v);
+            high = values_of(table, _mm512_srli_epi16(v, 4));
+        } else {
+            low = low_nibbles(v);
+            high = in_place ? nibbles_in_place(v) : upper_nibbles(w, v);
         }
         if (f.bits_at) {
             low = add_bits(low, bits, g);
             high = add_bits(high, bits, 4 + g);
         }
         s = _mm512_dpbusd_epi32(s, low, broadcast_quad(x->x + 4 * g));
-        s = _mm512_dpbusd_epi32(s, high, broadcast_quad(x->x + 16 + 4 * g));
+        s_high = _mm512_dpbusd_epi32(s_high, high, broadcast_quad(x->x + 16 + 4 * g));
     }
-    return s;
+    return _mm512_add_epi32(s, in_place ? _mm512_srai_epi32(s_high, 4) : s_high);
 }
 
 INLINE void rows_32(float *y, row_stream w, const act_32 *x, size_t block_n, const lanes_form f) {

@@ -42,6 +42,8 @@ INLINE __m512i bits_of(row_stream w, __m512i v, const int from, const int n, con
     return _mm512_gf2p8affine_epi64_epi8(v, _mm512_set1_epi64((long long)matrix), 0);
 }
 INLINE __m512i upper_nibbles(row_stream w, __m512i v) { return bits_of(w, v, 4, 4, 0); }
+/* Upper nibbles of bytes where they stand: times 16. */
+INLINE __m512i nibbles_in_place(__m512i v) { return _mm512_and_si512(v, _mm512_set1_epi8((char)0xf0)); }
 
 /* a | bit `from` of each byte of b as bit `to`. */
 INLINE __m512i or_bits(row_stream w, __m512i a, __m512i b, const int from, const int to) {
@@ -49,10 +51,13 @@ INLINE __m512i or_bits(row_stream w, __m512i a, __m512i b, const int from, const
     return or_masked(a, moved(b, to - from), 1 << to);
 }
 
-/* A register for each value that nibbles stand for, plus `offset`. */
+/* What the 16 nibbles stand for, plus `offset`, four times. */
 INLINE __m512i table_of(const int8_t *values, const int offset) {
     const __m128i v = _mm_loadu_si128((const void *)values);
     return _mm512_broadcast_i32x4(_mm_add_epi8(v, _mm_set1_epi8((char)offset)));
 }
+/* What the lower nibbles of bytes stand for; the upper ones say which of the four, so they need no clearing.
+ */
+INLINE __m512i values_of(__m512i table, __m512i v) { return _mm512_permutexvar_epi8(v, table); }
 
 #endif

@@ -20,7 +20,7 @@ typedef struct act_k {
 
 static size_t bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(act_k); }
 
-/* group_bits: 2^group_bits weights are a group. Quads of group j are taken times 2^left[j / 2 % 4]. */
+/* group_bits: 2^group_bits weights are a group. Sums of group j are taken times 2^left[j / 2 % 4]. */
 INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_bits, const int offset,
                    const int left[4]) {
     const size_t weight_n = (size_t)1 << group_bits;
@@ -35,17 +35,23 @@ INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_bits, 
     }
 }
 
-/* Byte j (a constant) of each lane as its lower 16 bits, zeros above; or times 256, which makes it signed. */
-INLINE __m512i byte_as_word(__m512i v, const int j, const bool times_256) {
-    const int none = (int)0x80808080, at = times_256 ? 8 : 0; /* of a lane */
-    const __m128i lanes = _mm_setr_epi32(j << at, (j + 4) << at, (j + 8) << at, (j + 12) << at);
-    const __m128i order = _mm_or_si128(lanes, _mm_set1_epi32(none ^ 0x80 << at));
-    return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(order));
+/* Sums of two groups as the 16 bits that hold them, for one instruction to scale and add both. They were
+ * taken times 2^left (constants). */
+INLINE __m512i pair_of(__m512i first, const int first_left, __m512i second, const int second_left) {
+    if (first_left) first = _mm512_srli_epi32(first, (unsigned)first_left);
+    second = _mm512_slli_epi32(second, (unsigned)(16 - second_left));
+    return _mm512_ternarylogic_epi64(second, first, _mm512_set1_epi32(0xffff),
+                                     0xf8); /* second | masked first */
 }
 
-/* sum + s times byte j of `scales`. */
-INLINE __m512i add_scaled(__m512i sum, __m512i s, __m512i scales, const int j) {
-    return _mm512_dpwssd_epi32(sum, s, byte_as_word(scales, j, false));
+/* Bytes j and j + 1 (a constant) of each lane as its words; or times 256, which makes them signed. */
+INLINE __m512i bytes_as_words(__m512i v, const int j, const bool times_256) {
+    const int at = times_256 ? 8 : 0, none = 0x00800080 << (8 - at);
+    const __m128i lanes = _mm_setr_epi32(0, 4 << at, 8 << at, 12 << at);
+    const __m128i second = _mm_slli_epi32(_mm_add_epi32(lanes, _mm_set1_epi32(1 << at)), 16);
+    const __m128i order = _mm_or_si128(_mm_or_si128(lanes, second), _mm_set1_epi32(none));
+    return _mm512_shuffle_epi8(
+        v, _mm512_broadcast_i32x4(_mm_add_epi8(order, _mm_set1_epi32(j * 0x10001 << at))));
 }
 
 /* Minima times the sums of x. */
@@ -76,20 +82,23 @@ INLINE __m512 add_block(__m512 sum, __m512i scaled, __m512i minima, __m512i d_dm
 INLINE __m512i add_two_groups(__m512i scaled, row_stream w, size_t quants_at, const int8_t *x,
                               const __m512i *fifth, const int bit, __m512i scales) {
     const size_t word_n = fifth ? 2 : 4; /* whose sum 16 bits hold */
+    const int left = fifth ? 0 : 4;      /* upper nibbles alone are multiplied where they stand */
+    const __m512i scale = bytes_as_words(scales, bit % 4, false);
     UNROLL for (size_t part = 0; part < 8; part += word_n) {
         __m512i s[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
         UNROLL for (size_t g = part; g < part + word_n; g++) {
             const __m512i v = load_words(w, quants_at + 4 * g);
-            __m512i low = low_nibbles(v), high = upper_nibbles(w, v);
+            __m512i low = low_nibbles(v), high;
             if (fifth) {
                 low = or_bits(w, low, fifth[g], bit, 4);
-                high = or_bits(w, high, fifth[g], bit + 1, 4);
+                high = or_bits(w, upper_nibbles(w, v), fifth[g], bit + 1, 4);
+            } else {
+                high = nibbles_in_place(v);
             }
             s[0] = _mm512_dpbusd_epi32(s[0], low, broadcast_quad(x + 4 * g));
             s[1] = _mm512_dpbusd_epi32(s[1], high, broadcast_quad(x + BLOCK + 4 * g));
         }
-        scaled = add_scaled(scaled, s[0], scales, bit % 4);
-        scaled = add_scaled(scaled, s[1], scales, bit % 4 + 1);
+        scaled = _mm512_dpwssd_epi32(scaled, pair_of(s[0], 0, s[1], left), scale);
     }
     return scaled;
 }
@@ -121,65 +130,55 @@ INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, co
     _mm512_storeu_ps(y, sum);
 }
 
-/* ---- Pairs of bits: a word of them has four weights of groups j, j + 2, j + 4 and j + 6 of 16 ---------- */
+/* ---- Pairs of bits: four weights of groups j, j + 2, j + 4 and j + 6 of 16 in a word --------------------
+ */
 
-typedef struct pairs_form {
-    size_t at;   /* of the block */
-    int up;      /* the lowest bit of a pair in a quant */
-    int left[4]; /* pairs are taken times 2^left[n], which saves moving them */
-} pairs_form;
-#define PAIRS_Q2_K ((pairs_form){.at = offsetof(quant_q2_k, q), .left = {0, 2, 0, 2}})
-#define PAIRS_Q3_K ((pairs_form){.at = offsetof(quant_q3_k, q), .left = {0, 1, 2, 2}})
-#define PAIRS_Q6_K ((pairs_form){.at = 128, .up = 4, .left = {0, 2, 0, 2}})
+/* Where pair n of a byte is when it is multiplied: where it stands, what saves moving each of them; but with
+ * a third bit the last one has room one bit lower. */
+#define PAIRS_LEFT ((const int[4]){0, 2, 4, 6})
+#define THIRD_LEFT ((const int[4]){0, 2, 4, 5})
 
-/* With third bits, unless that is NULL: bit i of byte l belongs to weight 32 i + l. */
-INLINE void add_pairs(__m512i s[GROUPS_MAX], row_stream w, const pairs_form f, const __m512i *third,
-                      const act_k *x) {
-    UNROLL for (size_t i = 0; i < 16; i++) {
-        const size_t j = i / 8 * 8 + i / 4 % 2;
-        const __m512i v = load_words(w, f.at + 4 * i);
-        UNROLL for (size_t n = 0; n < 4; n++) {
-            const size_t group = j + 2 * n;
-            const int left = f.left[n], bit = (int)(i / 8 * 4 + n);
-            __m512i q = bits_of(w, v, 2 * (int)n, 2, left);
-            if (third) q = or_masked(q, moved(third[i % 8], 2 + left - bit), 4 << left);
-            s[group] = _mm512_dpbusd_epi32(s[group], q, broadcast_quad(x->x + 16 * group + i % 4 * 4));
+/* Sums of the groups of four runs, whose pairs stand in eight words at `at`, in twos. `third`, unless that is
+ * NULL: bits above the pairs of each word, that of n at bit THIRD_LEFT[n] + 2. */
+INLINE void sums_of_pairs(__m512i two[4], row_stream w, size_t at, const __m512i *third, const int8_t *x,
+                          const int32_t *start) {
+    const int *left = third ? THIRD_LEFT : PAIRS_LEFT;
+    __m512i s[8];
+    UNROLL for (size_t j = 0; j < 8; j++) s[j] = start ? _mm512_set1_epi32(start[j]) : _mm512_setzero_si512();
+    UNROLL for (size_t i = 0; i < 8; i++) {
+        const __m512i v = load_words(w, at + 4 * i);
+        UNROLL for (int n = 0; n < 4; n++) {
+            const size_t j = i / 4 + 2 * (size_t)n;
+            __m512i q = left[n] == 2 * n ? v : _mm512_srli_epi16(v, 1);
+            if (third)
+                q = _mm512_ternarylogic_epi64(q, _mm512_set1_epi8((char)(3 << left[n])), third[i], 0xe2);
+            q = _mm512_and_si512(q, _mm512_set1_epi8((char)((third ? 7 : 3) << left[n])));
+            s[j] = _mm512_dpbusd_epi32(s[j], q, broadcast_quad(x + 16 * j + i % 4 * 4));
         }
     }
-}
-
-/* Each lane times 2^left, or without its lowest -left bits, which are zero (a constant). */
-INLINE __m512i lanes_moved(__m512i v, const int left) {
-    return left > 0   ? _mm512_slli_epi32(v, (unsigned)left)
-           : left < 0 ? _mm512_srai_epi32(v, (unsigned)-left)
-                      : v;
-}
-
-/* Of scaled sums for each n; scales were taken times 2^scales_up. */
-INLINE __m512i sum_of_pairs(const __m512i scaled[4], const pairs_form f, const int scales_up) {
-    __m512i sum[4];
-    UNROLL for (size_t n = 0; n < 4; n++) sum[n] = lanes_moved(scaled[n], f.up - f.left[n] - scales_up);
-    return _mm512_add_epi32(_mm512_add_epi32(sum[0], sum[1]), _mm512_add_epi32(sum[2], sum[3]));
+    UNROLL for (size_t n = 0; n < 4; n++) two[n] = pair_of(s[2 * n], left[n], s[2 * n + 1], left[n]);
 }
 
 INLINE void rows_q2_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     const __m512i zero = _mm512_setzero_si512(), upper = _mm512_set1_epi8((char)0xf0);
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q2_k), x++) {
-        __m512i s[GROUPS_MAX], scales[4], scaled[4] = {zero, zero, zero, zero};
+        __m512i scales[4], scaled = zero;
         minima_sum minima = {zero, zero}; /* times 16 */
-        UNROLL for (size_t j = 0; j < GROUPS_MAX; j++) s[j] = zero;
         UNROLL for (size_t i = 0; i < 4; i++) {
             const __m512i both = load_words(w, 4 * i);
             scales[i] = low_nibbles(both);
             add_minima(&minima, _mm512_and_si512(both, upper), x, i);
         }
-        add_pairs(s, w, PAIRS_Q2_K, NULL, x);
-        UNROLL for (int j = 0; j < GROUPS_MAX; j++) {
-            __m512i *of_n = &scaled[j / 2 % 4];
-            *of_n = add_scaled(*of_n, s[j], scales[j / 4], j % 4);
+        UNROLL for (size_t half = 0; half < 2; half++) {
+            __m512i two[4];
+            sums_of_pairs(two, w, offsetof(quant_q2_k, q) + 32 * half, NULL, x->x + 128 * half, NULL);
+            UNROLL for (int n = 0; n < 4; n++) {
+                const __m512i scale = bytes_as_words(scales[2 * (int)half + n / 2], n % 2 * 2, false);
+                scaled = _mm512_dpwssd_epi32(scaled, two[n], scale);
+            }
         }
-        sum = add_block(sum, sum_of_pairs(scaled, PAIRS_Q2_K, 0), _mm512_srai_epi32(minima_of(minima, 4), 4),
+        sum = add_block(sum, scaled, _mm512_srai_epi32(minima_of(minima, 4), 4),
                         load_words(w, offsetof(quant_q2_k, d)), x);
     }
     _mm512_storeu_ps(y, sum);
@@ -191,64 +190,83 @@ INLINE __m512i scales_q3_k(const __m512i word[3], const int i) {
     return _mm512_sub_epi8(or_masked(low, moved(word[2], 4 - 2 * i), 0x30), _mm512_set1_epi8(32));
 }
 
-/* Scales are taken times 256. 32 bits hold what comes of it: 4 groups * 256 * 32 * (16 * 4 * 127 * 2^left)
- * < 2^31. */
+/* Bits 4 * half to 4 * half + 3 of each byte (a constant) to where sums_of_pairs takes them. */
+INLINE __m512i third_bits(__m512i v, const size_t half) {
+    uint64_t matrix = 0; /* its byte 7 - i is what bit i is the parity of */
+    for (size_t n = 0; n < 4; n++) {
+        matrix |= (uint64_t)1 << (8 * (7 - (size_t)THIRD_LEFT[n] - 2) + 4 * half + n);
+    }
+    return _mm512_gf2p8affine_epi64_epi8(v, _mm512_set1_epi64((long long)matrix), 0);
+}
+
+/* Scales are taken times 256. 32 bits hold what comes of it: 16 groups * 256 * 32 * (16 * 4 * 127) < 2^31. */
 INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_n) {
-    const __m512i zero = _mm512_setzero_si512();
     const size_t scales_at = offsetof(quant_q3_k, scales);
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q3_k), x++) {
-        __m512i s[GROUPS_MAX], third[8], scaled[4] = {zero, zero, zero, zero};
-        UNROLL for (size_t j = 0; j < GROUPS_MAX; j++) s[j] = _mm512_set1_epi32(x->start[j]);
+        __m512i bits[8], two[8], scaled = _mm512_setzero_si512();
         UNROLL for (size_t g = 0; g < 8; g++) {
-            third[g] = load_words(w, 4 * g);
-            KEEP(third[g]);
+            bits[g] = load_words(w, 4 * g);
+            KEEP(bits[g]);
         }
-        add_pairs(s, w, PAIRS_Q3_K, third, x);
+        UNROLL for (size_t half = 0; half < 2; half++) {
+            __m512i third[8];
+            UNROLL for (size_t g = 0; g < 8; g++) third[g] = third_bits(bits[g], half);
+            sums_of_pairs(two + 4 * half, w, offsetof(quant_q3_k, q) + 32 * half, third, x->x + 128 * half,
+                          x->start + 8 * half);
+        }
         const __m512i word[3] = {load_words(w, scales_at), load_words(w, scales_at + 4),
                                  load_words(w, scales_at + 8)};
-        UNROLL for (int j = 0; j < GROUPS_MAX; j++) {
-            __m512i *of_n = &scaled[j / 2 % 4];
-            *of_n = _mm512_dpwssd_epi32(*of_n, s[j], byte_as_word(scales_q3_k(word, j / 4), j % 4, true));
+        UNROLL for (int i = 0; i < 8; i++) {
+            const __m512i scale = bytes_as_words(scales_q3_k(word, i / 2), i % 2 * 2, true);
+            scaled = _mm512_dpwssd_epi32(scaled, two[i], scale);
         }
         const __m512 d = _mm512_mul_ps(halves_at(w, offsetof(quant_q3_k, d)), _mm512_set1_ps(x->d));
-        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum_of_pairs(scaled, PAIRS_Q3_K, 8)), d, sum);
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32(scaled, 8)), d, sum);
     }
     _mm512_storeu_ps(y, sum);
+}
+
+/* Sums of the groups of 128 weights whose nibbles stand in 16 words at `at`, lower ones first, in twos. */
+INLINE void sums_of_nibbles(__m512i two[4], row_stream w, size_t at, const int8_t *x) {
+    __m512i s[8];
+    UNROLL for (size_t j = 0; j < 8; j++) s[j] = _mm512_setzero_si512();
+    UNROLL for (size_t i = 0; i < 16; i++) {
+        const size_t j = i / 4;
+        const __m512i v = load_words(w, at + 4 * i);
+        const int8_t *quad = x + 16 * j + i % 4 * 4;
+        s[j] = _mm512_dpbusd_epi32(s[j], low_nibbles(v), broadcast_quad(quad));
+        s[j + 4] = _mm512_dpbusd_epi32(s[j + 4], nibbles_in_place(v), broadcast_quad(quad + 64));
+    }
+    UNROLL for (size_t i = 0; i < 4; i++) {
+        const int left = i < 2 ? 0 : 4;
+        two[i] = pair_of(s[2 * i], left, s[2 * i + 1], left);
+    }
 }
 
 /* Nibbles and upper pairs of bits have sums of their own, which 16 bits hold. The pairs are counted from 2:
  * a quant from 32. */
 INLINE void rows_q6_k(float *y, row_stream w, const act_k *x, size_t block_n) {
-    const __m512i zero = _mm512_setzero_si512();
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * Q6_K_BYTES, x++) {
-        __m512i nibbles[GROUPS_MAX], upper[GROUPS_MAX], scaled[4] = {zero, zero, zero, zero},
-                                                        scaled_nibbles = zero;
-        UNROLL for (size_t j = 0; j < GROUPS_MAX; j++) {
-            nibbles[j] = zero;
-            upper[j] = _mm512_set1_epi32(x->start[j]);
-        }
-        UNROLL for (size_t i = 0; i < 32; i++) { /* of groups j and j + 4 */
-            const size_t j = i / 16 * 8 + i / 4 % 4;
-            const int8_t *quad = x->x + 16 * j + i % 4 * 4;
-            const __m512i v = load_words(w, 4 * i);
-            nibbles[j] = _mm512_dpbusd_epi32(nibbles[j], low_nibbles(v), broadcast_quad(quad));
-            nibbles[j + 4] =
-                _mm512_dpbusd_epi32(nibbles[j + 4], upper_nibbles(w, v), broadcast_quad(quad + 64));
+        __m512i nibbles[8], upper[8], scales[4];
+        __m512i scaled_nibbles = _mm512_setzero_si512(), scaled_upper = scaled_nibbles;
+        UNROLL for (size_t half = 0; half < 2; half++) {
+            sums_of_nibbles(nibbles + 4 * half, w, 64 * half, x->x + 128 * half);
         }
         const act_k *again = x; /* hidden, or x of the nibbles would be kept, in memory, for the pairs */
         __asm__("" : "+r"(again));
-        add_pairs(upper, w, PAIRS_Q6_K, NULL, again);
-        __m512i scales[4];
-        UNROLL for (size_t i = 0; i < 4; i++) scales[i] = load_words(w, 192 + 4 * i);
-        UNROLL for (int j = 0; j < GROUPS_MAX; j++) {
-            __m512i *of_n = &scaled[j / 2 % 4];
-            const __m512i scale = _mm512_srai_epi16(byte_as_word(scales[j / 4], j % 4, true), 8);
-            *of_n = _mm512_dpwssd_epi32(*of_n, upper[j], scale);
-            scaled_nibbles = _mm512_dpwssd_epi32(scaled_nibbles, nibbles[j], scale);
+        UNROLL for (size_t half = 0; half < 2; half++) {
+            sums_of_pairs(upper + 4 * half, w, 128 + 32 * half, NULL, again->x + 128 * half,
+                          again->start + 8 * half);
         }
-        const __m512i both = _mm512_add_epi32(sum_of_pairs(scaled, PAIRS_Q6_K, 0), scaled_nibbles);
+        UNROLL for (size_t i = 0; i < 4; i++) scales[i] = load_words(w, 192 + 4 * i);
+        UNROLL for (int i = 0; i < 8; i++) {
+            const __m512i scale = _mm512_srai_epi16(bytes_as_words(scales[i / 2], i % 2 * 2, true), 8);
+            scaled_nibbles = _mm512_dpwssd_epi32(scaled_nibbles, nibbles[i], scale);
+            scaled_upper = _mm512_dpwssd_epi32(scaled_upper, upper[i], scale);
+        }
+        const __m512i both = _mm512_add_epi32(_mm512_slli_epi32(scaled_upper, 4), scaled_nibbles);
         const __m512 d = _mm512_mul_ps(halves_at(w, 208), _mm512_set1_ps(x->d));
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), d, sum);
     }
@@ -269,9 +287,9 @@ INLINE void rows_iq4_xs(float *y, row_stream w, const act_k *x, size_t block_n) 
             UNROLL for (size_t g = 0; g < 4; g++) {
                 const __m512i v = load_words(w, offsetof(quant_iq4_xs, q) + 16 * j + 4 * g);
                 const int8_t *quad = x->x + BLOCK * j + 4 * g;
-                s = _mm512_dpbusd_epi32(s, _mm512_shuffle_epi8(table, low_nibbles(v)), broadcast_quad(quad));
-                s = _mm512_dpbusd_epi32(s, _mm512_shuffle_epi8(table, upper_nibbles(w, v)),
-                                        broadcast_quad(quad + 16));
+                const __m512i low = values_of(table, v), high = values_of(table, _mm512_srli_epi16(v, 4));
+                s = _mm512_dpbusd_epi32(s, low, broadcast_quad(quad));
+                s = _mm512_dpbusd_epi32(s, high, broadcast_quad(quad + 16));
             }
             const __m512i high = _mm512_and_si512(_mm512_srli_epi32(head, 16 + 2 * j), three);
             const __m512i scale =
@@ -292,10 +310,10 @@ INLINE void rows_iq4_xs(float *y, row_stream w, const act_k *x, size_t block_n) 
     }                                                                                                        \
     STREAM_GEMV(type, rows)
 K_LANES(q2_k, 4, 0, NO_LEFT, rows_q2_k(y, w, act, k / SUPERBLOCK))
-K_LANES(q3_k, 4, 4, PAIRS_Q3_K.left, rows_q3_k(y, w, act, k / SUPERBLOCK))
+K_LANES(q3_k, 4, 4, THIRD_LEFT, rows_q3_k(y, w, act, k / SUPERBLOCK))
 K_LANES(q4_k, 5, 0, NO_LEFT, rows_q4_k(y, w, act, k / SUPERBLOCK, false))
 K_LANES(q5_k, 5, 0, NO_LEFT, rows_q4_k(y, w, act, k / SUPERBLOCK, true))
-K_LANES(q6_k, 4, 2, PAIRS_Q6_K.left, rows_q6_k(y, w, act, k / SUPERBLOCK))
+K_LANES(q6_k, 4, 2, PAIRS_LEFT, rows_q6_k(y, w, act, k / SUPERBLOCK))
 K_LANES(iq4_xs, 5, 128, NO_LEFT, rows_iq4_xs(y, w, act, k / SUPERBLOCK))
 
 void avx512_lanes_k(cpu_kernels *k) {
