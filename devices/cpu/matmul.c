@@ -236,9 +236,26 @@ static const uint8_t *column_panel(const tile_job *job, const cpu_matmul *m, uin
     return job->panels + panel_stride(m, job->part->w.in_n) * (c / m->panel_cols);
 }
 
-/* Brings lines of columns near that are about to be written; they lie far apart. */
-static void ask_for_columns(const tile_job *job, device_rows y, uint32_t at, uint32_t from, uint32_t n) {
-    for (uint32_t c = from; c < from + n; c++) __builtin_prefetch(column_in(job, y, c) + at, 1);
+/* Brings near what is about to be written: row_n floats of each column; columns lie far apart. */
+static void ask_for_columns(const tile_job *job, device_rows y, uint32_t at, uint32_t row_n, uint32_t from,
+                            uint32_t n) {
+    enum { LINE_FLOATS = CPU_ALIGN / sizeof(float) };
+    for (uint32_t c = from; c < from + n; c++)
+        for (uint32_t i = 0; i < row_n; i += LINE_FLOATS)
+            __builtin_prefetch(column_in(job, y, c) + at + i, 1);
+}
+
+/* Asks, with each panel that the columns from `from` on are, for a part of the weights that the next tile is
+ * made of: of n rows behind those of this job, where rows stand one behind the other. Any address may be
+ * named. */
+static void ask_for_next_tile(const tile_job *job, const device_matrix *m, uint32_t n, uint32_t from,
+                              uint32_t panel_cols) {
+    if (m->order != NEURONS_BY_OUTPUT) return;
+    const uint64_t bytes = m->row_bytes * n, from_byte = bytes * from / job->col_n;
+    const uint64_t to_byte = bytes * min_u64(from + panel_cols, job->col_n) / job->col_n;
+    const uintptr_t next = (uintptr_t)cpu_unit_data(m, job->unit) + m->row_bytes * (job->from + n);
+    for (uint64_t at = round_up(from_byte, CPU_ALIGN); at < to_byte; at += CPU_ALIGN)
+        __builtin_prefetch((const void *)(next + at), 0, 2);
 }
 
 /* The tile of n rows from number `at` of the job on. */
@@ -249,7 +266,8 @@ static void multiply_tile(const tile_job *job, const uint8_t *tile, uint32_t at,
     const device_rows y = job->part->y;
     for (uint32_t from = 0; from < job->col_n; from += (uint32_t)mm->panel_cols) {
         const uint32_t col_n = (uint32_t)min_u64(mm->panel_cols, job->col_n - from);
-        ask_for_columns(job, y, at, from, col_n);
+        ask_for_columns(job, y, at, n, from, col_n);
+        ask_for_next_tile(job, m, n, from, (uint32_t)mm->panel_cols);
         mm->tile_mul(job->rectangle, mm->tile_rows, tile, column_panel(job, mm, from), m->in_n);
         for (uint32_t i = 0; i < col_n; i++)
             cpu_finish(column_in(job, y, from + i) + at, job->rectangle + i * mm->tile_rows,
@@ -312,7 +330,9 @@ static void multiply_activated(const tile_job *job, uint32_t part_n, const devic
     for (uint32_t from = 0; from < job->col_n; from += (uint32_t)mm->panel_cols) {
         const uint32_t col_n = (uint32_t)min_u64(mm->panel_cols, job->col_n - from);
         const uint8_t *panel = column_panel(job, mm, from);
-        ask_for_columns(job, y, 0, from, col_n);
+        ask_for_columns(job, y, 0, n, from, col_n);
+        for (uint32_t i = 0; i < part_n; i++)
+            ask_for_next_tile(job, &part[i].w, n, from, (uint32_t)mm->panel_cols);
         multiply_panel(job, &part[0], job->tiles, panel, col_n, gate);
         if (up) multiply_panel(job, &part[1], job->tiles + stride, panel, col_n, up);
         job->w->kernels->activate(gate, gate, up, mm->tile_rows * col_n,
