@@ -181,7 +181,7 @@ typedef struct panel_256_min {
     int16_t sum[8][COLS][2]; /* sums of x in groups 2i and 2i + 1 */
 } panel_256_min;
 
-/* Of Q3_K, -32 * -4 to 31 * -4; with it they are unsigned. Q2_K's are. */
+/* Products of Q3_K, from 31 * -4 to -32 * -4, are unsigned with it; those of Q2_K are. */
 enum { PRODUCT_OFFSET = 124 };
 
 static size_t tile_bytes_256(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_256); }
