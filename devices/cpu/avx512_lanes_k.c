@@ -40,18 +40,17 @@ INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_bits, 
 INLINE __m512i pair_of(__m512i first, const int first_left, __m512i second, const int second_left) {
     if (first_left) first = _mm512_srli_epi32(first, (unsigned)first_left);
     second = _mm512_slli_epi32(second, (unsigned)(16 - second_left));
-    return _mm512_ternarylogic_epi64(second, first, _mm512_set1_epi32(0xffff),
-                                     0xf8); /* second | masked first */
+    const __m512i word = _mm512_set1_epi32(0xffff);
+    return _mm512_ternarylogic_epi64(second, first, word, 0xf8); /* second | (first & word) */
 }
 
 /* Bytes j and j + 1 (a constant) of each lane as its words; or times 256, which makes them signed. */
 INLINE __m512i bytes_as_words(__m512i v, const int j, const bool times_256) {
-    const int at = times_256 ? 8 : 0, none = 0x00800080 << (8 - at);
-    const __m128i lanes = _mm_setr_epi32(0, 4 << at, 8 << at, 12 << at);
-    const __m128i second = _mm_slli_epi32(_mm_add_epi32(lanes, _mm_set1_epi32(1 << at)), 16);
-    const __m128i order = _mm_or_si128(_mm_or_si128(lanes, second), _mm_set1_epi32(none));
-    return _mm512_shuffle_epi8(
-        v, _mm512_broadcast_i32x4(_mm_add_epi8(order, _mm_set1_epi32(j * 0x10001 << at))));
+    const __m128i byte = _mm_setr_epi16(0, 1, 4, 5, 8, 9, 12, 13), none = _mm_set1_epi16(0x80);
+    const __m128i low = _mm_add_epi16(byte, _mm_set1_epi16((short)j));
+    const __m128i order =
+        times_256 ? _mm_or_si128(none, _mm_slli_epi16(low, 8)) : _mm_or_si128(low, _mm_slli_epi16(none, 8));
+    return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(order));
 }
 
 /* Minima times the sums of x. */
@@ -133,8 +132,8 @@ INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, co
 /* ---- Pairs of bits: four weights of groups j, j + 2, j + 4 and j + 6 of 16 in a word --------------------
  */
 
-/* Where pair n of a byte is when it is multiplied: where it stands, what saves moving each of them; but with
- * a third bit the last one has room one bit lower. */
+/* The bit of a byte from which on pair n is multiplied: where it stands, which saves moving each of them;
+ * with a third bit above it the last one has room one bit lower. */
 #define PAIRS_LEFT ((const int[4]){0, 2, 4, 6})
 #define THIRD_LEFT ((const int[4]){0, 2, 4, 5})
 
@@ -150,9 +149,13 @@ INLINE void sums_of_pairs(__m512i two[4], row_stream w, size_t at, const __m512i
         UNROLL for (int n = 0; n < 4; n++) {
             const size_t j = i / 4 + 2 * (size_t)n;
             __m512i q = left[n] == 2 * n ? v : _mm512_srli_epi16(v, 1);
-            if (third)
-                q = _mm512_ternarylogic_epi64(q, _mm512_set1_epi8((char)(3 << left[n])), third[i], 0xe2);
-            q = _mm512_and_si512(q, _mm512_set1_epi8((char)((third ? 7 : 3) << left[n])));
+            const __m512i pair = _mm512_set1_epi8((char)(3 << left[n]));
+            if (third) { /* pair ? q : third */
+                q = _mm512_ternarylogic_epi64(q, pair, third[i], 0xe2);
+                q = _mm512_and_si512(q, _mm512_set1_epi8((char)(7 << left[n])));
+            } else {
+                q = _mm512_and_si512(q, pair);
+            }
             s[j] = _mm512_dpbusd_epi32(s[j], q, broadcast_quad(x + 16 * j + i % 4 * 4));
         }
     }
