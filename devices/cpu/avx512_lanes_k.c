@@ -53,6 +53,13 @@ INLINE __m512i bytes_as_words(__m512i v, const int j, const bool times_256) {
     return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(order));
 }
 
+/* Byte j (a constant) of each lane as its lower word, zeros above, so that what stands there adds nothing. */
+INLINE __m512i byte_as_word(__m512i v, const int j) {
+    const __m128i byte = _mm_setr_epi32(0, 4, 8, 12), none = _mm_set1_epi32((int)0x80808000);
+    return _mm512_shuffle_epi8(
+        v, _mm512_broadcast_i32x4(_mm_or_si128(_mm_add_epi32(byte, _mm_set1_epi32(j)), none)));
+}
+
 /* Minima times the sums of x. */
 typedef struct minima_sum {
     __m512i upper, lower;
@@ -81,8 +88,8 @@ INLINE __m512 add_block(__m512 sum, __m512i scaled, __m512i minima, __m512i d_dm
 INLINE __m512i add_two_groups(__m512i scaled, row_stream w, size_t quants_at, const int8_t *x,
                               const __m512i *fifth, const int bit, __m512i scales) {
     const size_t word_n = fifth ? 2 : 4; /* whose sum 16 bits hold */
-    const int left = fifth ? 0 : 4;      /* upper nibbles alone are multiplied where they stand */
     const __m512i scale = bytes_as_words(scales, bit % 4, false);
+    const __m512i first = byte_as_word(scales, bit % 4), second = byte_as_word(scales, bit % 4 + 1);
     UNROLL for (size_t part = 0; part < 8; part += word_n) {
         __m512i s[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
         UNROLL for (size_t g = part; g < part + word_n; g++) {
@@ -97,7 +104,12 @@ INLINE __m512i add_two_groups(__m512i scaled, row_stream w, size_t quants_at, co
             s[0] = _mm512_dpbusd_epi32(s[0], low, broadcast_quad(x + 4 * g));
             s[1] = _mm512_dpbusd_epi32(s[1], high, broadcast_quad(x + BLOCK + 4 * g));
         }
-        scaled = _mm512_dpwssd_epi32(scaled, pair_of(s[0], 0, s[1], left), scale);
+        if (fifth) { /* too many sums to make pairs of */
+            scaled = _mm512_dpwssd_epi32(scaled, s[0], first);
+            scaled = _mm512_dpwssd_epi32(scaled, s[1], second);
+        } else { /* upper nibbles were multiplied where they stand */
+            scaled = _mm512_dpwssd_epi32(scaled, pair_of(s[0], 0, s[1], 4), scale);
+        }
     }
     return scaled;
 }
