@@ -201,8 +201,8 @@ static void partial_clear(const device_op *op, partial p) {
 static void merge(const device_op *op, const cpu_worker *w, partial into, partial next) {
     uint32_t n = op->attend.value_n;
     for (uint32_t i = 0; i < next.query_n; i++) {
-        float max = fmaxf(into.max[i], next.max[i]);
-        float a = expf(into.max[i] - max), b = expf(next.max[i] - max);
+        const float rise = next.max[i] - into.max[i], max = fmaxf(into.max[i], next.max[i]);
+        const float a = rise > 0 ? expf(-rise) : 1, b = rise > 0 ? 1 : expf(rise);
         w->kernels->blend(into.out + (size_t)i * n, next.out + (size_t)i * n, a, b, n);
         into.sum[i] = into.sum[i] * a + next.sum[i] * b;
         into.max[i] = max;

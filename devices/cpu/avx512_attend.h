@@ -40,10 +40,21 @@ INLINE __m512 exp2_lanes(__m512 x) {
     return _mm512_maskz_scalef_ps(normal, p, n);
 }
 
+/* Softmax touches no state, and memory would idle. So every fourth line of the keys that come next is asked
+ * for already; all of them are, where values are added. Part part_i of part_n. */
+INLINE void ask_some_keys(const cpu_attend_args *a, size_t part_i, size_t part_n) {
+    enum { EVERY = 4 * LINE };
+    if (!a->ahead) return;
+    const size_t n = a->row_n * a->key_stride / EVERY;
+    for (size_t i = part_i * n / part_n; i < (part_i + 1) * n / part_n; i++) prefetch(a->ahead, i * EVERY);
+}
+
 /* Scores of query i, in units of `unit`, to 2^lift exp(s - max); zeros for rows that it does not see and from
- * there to `end`, a multiple of 64. Its max and sum are those of exp(s - max). */
-static inline void soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end, float unit,
-                          int lift) {
+ * there to `end`, a multiple of 64. Its max and sum are those of exp(s - max). Where `pack` (a constant) is
+ * there, it makes a vector of words of each two, and those stand in s. */
+INLINE void soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end, float unit, const int lift,
+                   __m512i (*pack)(__m512 low, __m512 high)) {
+    const size_t query_n = a->query_n * a->head_n, part_n = end / 64;
     const size_t token = query_i / a->head_n, seen_n = cpu_attend_seen(a, token);
     for (size_t i = 0; a->softcap != 0 && i < seen_n; i += 16) {
         const __m512 capped =
@@ -57,14 +68,21 @@ static inline void soften(const cpu_attend_args *a, size_t query_i, float *s, si
     const float largest = _mm512_reduce_max_ps(most) * unit;
     const __m512 units = _mm512_set1_ps(unit), start = _mm512_set1_ps((float)lift - largest);
     for (size_t i = 0; i < end; i += 64) {
-        UNROLL for (size_t j = i; j < i + 64; j += 16) {
-            const __m512 p = exp2_lanes(_mm512_fmadd_ps(_mm512_load_ps(s + j), units, start));
-            _mm512_store_ps(s + j, p);
-            total = _mm512_add_ps(total, p);
+        ask_some_keys(a, query_i * part_n + i / 64, query_n * part_n);
+        __m512 p[4];
+        UNROLL for (size_t j = 0; j < 4; j++) {
+            p[j] = exp2_lanes(_mm512_fmadd_ps(_mm512_load_ps(s + i + 16 * j), units, start));
+            total = _mm512_add_ps(total, p[j]);
+        }
+        if (pack) {
+            UNROLL for (size_t j = 0; j < 4; j += 2)
+                _mm512_store_si512(s + i / 2 + 8 * j, pack(p[j], p[j + 1]));
+        } else {
+            UNROLL for (size_t j = 0; j < 4; j++) _mm512_store_ps(s + i + 16 * j, p[j]);
         }
     }
     a->max[query_i] = largest * LN_2;
-    a->sum[query_i] = ldexpf(_mm512_reduce_add_ps(total), -lift);
+    a->sum[query_i] = _mm512_reduce_add_ps(total) * ldexpf(1, -lift);
 }
 
 #endif

@@ -56,6 +56,7 @@ static void attend_pairs(const cpu_attend_args *a) {
                                          .lift = 112,
                                          .reorder = reorder_pairs,
                                          .values = pair_rows,
+                                         .pack = round_pairs,
                                          .words = pair_floats,
                                          .multiply = multiply_pairs});
 }

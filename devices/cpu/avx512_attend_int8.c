@@ -286,7 +286,7 @@ void avx512_attend_int8(const cpu_attend_args *a) {
                      (a->row_n + TILES * TILE - 1) / (TILES * TILE) * key_blocks *
                          ((query_n + 3) / SCORE_QUERIES));
         for (size_t b = 0; b < key_blocks; b++) score_block(a, &l, from, query_n, b);
-        for (size_t q = 0; q < query_n; q++) soften(a, from + q, l.score[q], padded(a->row_n), 1, 0);
+        for (size_t q = 0; q < query_n; q++) soften(a, from + q, l.score[q], padded(a->row_n), 1, 0, NULL);
         stream_start(&l.next, from ? NULL : a->ahead, a->row_n * a->key_stride,
                      a->row_n / QUAD * value_blocks);
         for (size_t b = 0; b < value_blocks; b++) add_block(a, &l, from, query_n, b);

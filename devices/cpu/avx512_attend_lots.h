@@ -47,6 +47,8 @@ typedef struct attend_form {
     void (*reorder)(__m512i quarters[TILE], const tile *t, const size_t part, const size_t n);
     /* 32 elements of the values of per_word rows, of which n are there, the others being zeros. */
     void (*values)(__m512i to[2], const uint8_t *row, size_t stride, const size_t n, uint32_t elements);
+    /* Floats in order as words; NULL: they are words. */
+    __m512i (*pack)(__m512 low, __m512 high);
     /* As many floats as 16 words take. */
     __m512i (*words)(const float *x, uint32_t elements, __m512 scale);
     __m512 (*multiply)(__m512 sum, __m512i a, __m512i b);
@@ -139,7 +141,7 @@ INLINE void reorder(lot *l, const step *s, const attend_form f) {
 }
 
 /* What a step adds to the scores of query_n queries (a constant) from q on. Where `next` (a constant) is
- * there, as many rows, it is reordered meanwhile, and as many lines of `ahead` are asked for. */
+ * there, as many rows, it is reordered meanwhile; where `ahead` is, as many lines of it are asked for. */
 INLINE void score_queries(lot *l, const step *s, size_t q, const size_t query_n, const step *next,
                           const uint8_t *ahead, const attend_form f) {
     __m512 sum[QUERIES][TILES];
@@ -157,9 +159,8 @@ INLINE void score_queries(lot *l, const step *s, size_t q, const size_t query_n,
                 const __m512i word = _mm512_set1_epi32(read_i32(x + i * DEPTH + k));
                 UNROLL for (size_t u = 0; u < TILES; u++) sum[i][u] = f.multiply(sum[i][u], key[k][u], word);
             }
-            if (!next) continue;
-            f.reorder(l->quarters, &t, k, TILE);
-            ask_lines(ahead, part * PART_WORDS + k, f);
+            if (next) f.reorder(l->quarters, &t, k, TILE);
+            if (ahead) ask_lines(ahead, part * PART_WORDS + k, f);
         }
     }
     UNROLL for (size_t i = 0; i < query_n; i++) {
@@ -211,13 +212,9 @@ INLINE void score_depth(const cpu_attend_args *a, lot *l, size_t first, size_t q
     for (;; ahead += STEP * a->value_stride) {
         const bool last = s.n <= STEP, whole = s.n >= 2 * STEP;
         step next = last ? s : step_behind(l, &s);
-        size_t q = 0;
-        if (whole) {
-            q = score_some(l, &s, 0, query_n, &next, ahead, f);
-        } else {
-            if (!last) reorder(l, &next, f);
-            for (size_t i = 0; i < STEP * a->key_stride; i += LINE) prefetch(ahead, i);
-        }
+        if (!last && !whole) reorder(l, &next, f);
+        size_t q = whole ? score_some(l, &s, 0, query_n, &next, ahead, f)
+                         : score_some(l, &s, 0, query_n, NULL, ahead, f);
         while (q < query_n) q += score_some(l, &s, q, query_n - q, NULL, NULL, f);
         if (last) return;
         s = next;
@@ -227,13 +224,8 @@ INLINE void score_depth(const cpu_attend_args *a, lot *l, size_t first, size_t q
 /* ---- Softmax ---- */
 
 INLINE void soften_lot(const cpu_attend_args *a, lot *l, size_t first, size_t query_n, const attend_form f) {
-    for (size_t q = 0; q < query_n; q++) {
-        float *s = l->score[q];
-        soften(a, first + q, s, padded(a->row_n), f.score_unit, f.lift);
-        if (f.per_word == 1) continue; /* these are words */
-        for (size_t i = 0; i < padded(a->row_n); i += vector_elements(f))
-            _mm512_store_si512(s + i / f.per_word, f.words(s + i, 0xffffffff, _mm512_set1_ps(1)));
-    }
+    for (size_t q = 0; q < query_n; q++)
+        soften(a, first + q, l->score[q], padded(a->row_n), f.score_unit, f.lift, f.pack);
 }
 
 /* ---- Values ---- */
@@ -259,7 +251,7 @@ INLINE void take_all(const values *v, const attend_form f) {
 }
 
 /* What values at row_i add to 32 outputs of query_n queries (a constant) from q on. Where `next` (a constant)
- * is there, as many rows, it is taken meanwhile, and lines of `ahead` are asked for. */
+ * is there, as many rows, it is taken meanwhile; where `ahead` is, lines of it are asked for. */
 INLINE void add_queries(const cpu_attend_args *a, const lot *l, const values *v, size_t row_i, float *out,
                         size_t q, const size_t query_n, const values *next, const uint8_t *ahead,
                         const attend_form f) {
@@ -276,9 +268,8 @@ INLINE void add_queries(const cpu_attend_args *a, const lot *l, const values *v,
             const __m512i w = _mm512_set1_epi32(read_i32(weight + i * ROWS + p));
             UNROLL for (size_t j = 0; j < 2; j++) sum[i][j] = f.multiply(sum[i][j], v->to[p][j], w);
         }
-        if (!next) continue;
-        take_values(next, p, f.per_word, f);
-        ask_lines(ahead, p, f);
+        if (next) take_values(next, p, f.per_word, f);
+        if (ahead) ask_lines(ahead, p, f);
     }
     UNROLL for (size_t i = 0; i < query_n; i++) {
         UNROLL for (size_t j = 0; j < 2; j++)
@@ -323,13 +314,10 @@ INLINE void add_values(const cpu_attend_args *a, lot *l, size_t first, size_t qu
         const uint8_t *ahead = wanted + i * SPAN_WORDS * lines_per_word(f) * LINE;
         const values next = values_of(a, l, i + 1 < all_n ? i + 1 : i + 2, f);
         float *out = a->out + first * a->value_n + from;
-        size_t q = 0;
-        if (i + 1 < all_n && next.n >= span_of(f)) {
-            q = add_some(a, l, &v, row_i, out, 0, query_n, &next, ahead, f);
-        } else {
-            if (i + 1 < all_n) take_all(&next, f);
-            for (size_t w = 0; w < SPAN_WORDS; w++) ask_lines(ahead, w, f);
-        }
+        const bool last = i + 1 == all_n, whole = !last && next.n >= span_of(f);
+        if (!last && !whole) take_all(&next, f);
+        size_t q = whole ? add_some(a, l, &v, row_i, out, 0, query_n, &next, ahead, f)
+                         : add_some(a, l, &v, row_i, out, 0, query_n, NULL, ahead, f);
         while (q < query_n) q += add_some(a, l, &v, row_i, out, q, query_n - q, NULL, NULL, f);
         v = next;
     }
