@@ -275,14 +275,14 @@ static void attend_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     }
 }
 
-/* A run, counted from the first one of a row, and one key/value head, as work is shared out: the first runs
- * of all, then the second ones, so that threads that take turns have as much to do each. */
+/* A run, counted from the first one of a row, and one key/value head, as work is shared out: the runs of a
+ * head stand side by side, as its keys and values do in memory. */
 typedef struct spread_item {
     uint32_t run, r, head_kv;
 } spread_item;
 
-static spread_item spread_at(uint32_t item, uint32_t row_n, uint32_t heads) {
-    return (spread_item){item / (row_n * heads), item / heads % row_n, item % heads};
+static spread_item spread_at(uint32_t item, uint32_t run_max, uint32_t heads) {
+    return (spread_item){item % run_max, item / run_max / heads, item / run_max % heads};
 }
 
 /* Few rows: runs are shared out, then folded in the same order as above. */
@@ -291,19 +291,20 @@ static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n, uint3
     float *partials = (float *)(void *)w->workspace;
     float *scores = (float *)(void *)cpu_thread_scratch(w, cpu_attend_scratch(o));
     const uint32_t heads = o->attend.head_kv_n, item_n = row_n * heads * run_max;
-    for (uint32_t item; (item = cpu_take(op, 0)) < item_n;) {
-        const spread_item now = spread_at(item, row_n, heads);
+    cpu_run taken = {0};
+    for (uint32_t item; (item = cpu_take_next(op, 0, item_n, w, &taken)) < item_n;) {
+        const spread_item now = spread_at(item, run_max, heads);
         if (now.run >= row_run_n(o, &w->row[now.r])) continue;
-        const uint32_t behind = item + w->thread_n; /* this thread's next one, if they take turns */
-        const spread_item next = spread_at(behind, row_n, heads);
-        const uint32_t next_run = first_run(o, &w->row[next.r]) + next.run;
-        const void *ahead = behind < item_n ? run_keys(o, &w->row[next.r], next.head_kv, next_run) : NULL;
-        const uint32_t partial_i = (now.r * heads + now.head_kv) * run_max + now.run;
+        const spread_item next = spread_at(item + 1, run_max, heads);
+        const void *ahead = NULL;
+        if (item + 1 < item_n)
+            ahead = run_keys(o, &w->row[next.r], next.head_kv, first_run(o, &w->row[next.r]) + next.run);
         attend_one_run(o, w, now.r, 1, now.head_kv, first_run(o, &w->row[now.r]) + now.run, ahead,
-                       partial_at(o, partials + partial_i * partial_floats(o, 1), 1), scores);
+                       partial_at(o, partials + item * partial_floats(o, 1), 1), scores);
     }
     team_barrier(w->team, w->thread_i);
-    for (uint32_t item; (item = cpu_take(op, 1)) < row_n * heads;) {
+    taken = (cpu_run){0};
+    for (uint32_t item; (item = cpu_take_next(op, 1, row_n * heads, w, &taken)) < row_n * heads;) {
         float *first = partials + (size_t)item * run_max * partial_floats(o, 1);
         uint32_t r = item / heads;
         for (uint32_t run = 1; run < row_run_n(o, &w->row[r]); run++)
