@@ -79,6 +79,7 @@ static attend_call call_make(const attend_case *c, random_state *r) {
     random_floats(r, (float *)(void *)call.q.data, q_n);
     a->key = call.keys.data;
     a->value = call.values.data;
+    a->ahead = random_below(r, 2) ? call.keys.data : NULL;
     a->q = (const float *)(const void *)call.q.data;
     a->scores = canary_alloc(c->head_n * c->row_n);
     a->out = canary_alloc(query_n * c->value_n);

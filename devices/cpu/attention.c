@@ -200,7 +200,7 @@ static void partial_clear(const device_op *op, partial p) {
 /* The first queries of `into` merged with next: softmax over the union of their positions. */
 static void merge(const device_op *op, const cpu_worker *w, partial into, partial next) {
     uint32_t n = op->attend.value_n;
-    for (uint32_t i = 0; i < next.query_n; i++) {
+    for (uint32_t i = 0; i < next.query_n; i++) { /* one of the two factors is exp(0) */
         const float rise = next.max[i] - into.max[i], max = fmaxf(into.max[i], next.max[i]);
         const float a = rise > 0 ? expf(-rise) : 1, b = rise > 0 ? 1 : expf(rise);
         w->kernels->blend(into.out + (size_t)i * n, next.out + (size_t)i * n, a, b, n);
