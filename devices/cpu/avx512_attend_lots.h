@@ -141,7 +141,8 @@ INLINE void reorder(lot *l, const step *s, const attend_form f) {
 }
 
 /* What a step adds to the scores of query_n queries (a constant) from q on. Where `next` (a constant) is
- * there, as many rows, it is reordered meanwhile; where `ahead` is, as many lines of it are asked for. */
+ * there, as many rows, it is reordered meanwhile; where `ahead` is, as it always is with `next`, as many
+ * lines of it are asked for. */
 INLINE void score_queries(lot *l, const step *s, size_t q, const size_t query_n, const step *next,
                           const uint8_t *ahead, const attend_form f) {
     __m512 sum[QUERIES][TILES];
@@ -160,7 +161,7 @@ INLINE void score_queries(lot *l, const step *s, size_t q, const size_t query_n,
                 UNROLL for (size_t u = 0; u < TILES; u++) sum[i][u] = f.multiply(sum[i][u], key[k][u], word);
             }
             if (next) f.reorder(l->quarters, &t, k, TILE);
-            if (ahead) ask_lines(ahead, part * PART_WORDS + k, f);
+            if (next || ahead) ask_lines(ahead, part * PART_WORDS + k, f);
         }
     }
     UNROLL for (size_t i = 0; i < query_n; i++) {
@@ -251,7 +252,8 @@ INLINE void take_all(const values *v, const attend_form f) {
 }
 
 /* What values at row_i add to 32 outputs of query_n queries (a constant) from q on. Where `next` (a constant)
- * is there, as many rows, it is taken meanwhile; where `ahead` is, lines of it are asked for. */
+ * is there, as many rows, it is taken meanwhile; where `ahead` is, as it always is with `next`, lines of it
+ * are asked for. */
 INLINE void add_queries(const cpu_attend_args *a, const lot *l, const values *v, size_t row_i, float *out,
                         size_t q, const size_t query_n, const values *next, const uint8_t *ahead,
                         const attend_form f) {
@@ -269,7 +271,7 @@ INLINE void add_queries(const cpu_attend_args *a, const lot *l, const values *v,
             UNROLL for (size_t j = 0; j < 2; j++) sum[i][j] = f.multiply(sum[i][j], v->to[p][j], w);
         }
         if (next) take_values(next, p, f.per_word, f);
-        if (ahead) ask_lines(ahead, p, f);
+        if (next || ahead) ask_lines(ahead, p, f);
     }
     UNROLL for (size_t i = 0; i < query_n; i++) {
         UNROLL for (size_t j = 0; j < 2; j++)
