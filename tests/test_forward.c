@@ -340,6 +340,9 @@ Test(forward, deepseek2) {
 
 /* ---- Long texts ------------------------------------------------------------------------------------- */
 
+/* Tokens a step: one, as many as share out their runs among threads, and more. */
+static const uint32_t long_batches[] = {1, 3, 100, 512};
+
 /* Longer than two runs of the attention, than several panels of the prefill, also for a single expert. */
 Test(forward, long_texts) {
     enum { LONG_N = 601 };
@@ -353,9 +356,9 @@ Test(forward, long_texts) {
     cr_assert_not_null(tokens);
     for (size_t i = 0; i < COUNT_OF(v); i++) {
         double *truth = NULL;
-        for (size_t k = 0; k < 3; k++) {
+        for (size_t k = 0; k < COUNT_OF(long_batches); k++) {
             rig r;
-            rig_options o = {.batch_n = (const uint32_t[]){1, 100, 512}[k], .isa = k == 1 ? NULL : "avx2"};
+            rig_options o = {.batch_n = long_batches[k], .isa = long_batches[k] == 100 ? NULL : "avx2"};
             if (o.isa && !rig_has_isa(o.isa)) o.isa = NULL;
             rig_open_tiny(&r, &v[i].model, &o);
             tiny_tokens(3, (uint32_t)r.vocab_n, tokens, LONG_N);
@@ -389,11 +392,10 @@ Test(forward, windows_are_the_same_however_prompts_are_cut) {
                                   .vocab_n = 64,
                                   .context_n = 640,
                                   .window_n = windows[i / COUNT_OF(states)]};
-        float *logits[3];
+        float *logits[COUNT_OF(long_batches)];
         for (size_t k = 0; k < COUNT_OF(logits); k++) {
             rig r;
-            const rig_options o = {.batch_n = (const uint32_t[]){1, 100, 512}[k],
-                                   .state = states[i % COUNT_OF(states)]};
+            const rig_options o = {.batch_n = long_batches[k], .state = states[i % COUNT_OF(states)]};
             rig_open_tiny(&r, &model, &o);
             tiny_tokens(3, (uint32_t)r.vocab_n, tokens, LONG_N);
             logits[k] = rig_append(&r, r.session, tokens, LONG_N);
