@@ -4,6 +4,86 @@
 #include <string.h>
 
 #include "devices/blocks.h"
+#include "devices/quant.h"
+
+/* ---- Q3_K: blocks and their joined form ---------------------------------------------------------------- */
+
+/* The lowest bits of four bytes. */
+enum { ONE = 0x01010101, THREE = 0x03030303 };
+
+/* Four quants, a byte each: bits 2p and 2p + 1 of `low` below bit `at` of `high`. */
+static inline uint32_t quad(uint32_t low, uint32_t high, int p, int at) {
+    return (low >> 2 * p & THREE) | (high >> at & ONE) << 2;
+}
+
+/* Half h, from its words of lower bits and the block's of upper ones: words t of both hold those of groups
+ * 2p, words 4 + t those of groups 2p + 1. */
+static inline void join_half(uint32_t joined[12], const uint32_t low[8], const uint32_t high[8],
+                             const int h) {
+    for (int p = 0; p < 3; p++)
+        for (int t = 0; t < 4; t++)
+            joined[4 * p + t] =
+                quad(low[t], high[t], p, 4 * h + p) | quad(low[4 + t], high[4 + t], p, 4 * h + p) << 3;
+    for (int t = 0; t < 4; t++) {
+        const uint32_t q6 = quad(low[t], high[t], 3, 4 * h + 3),
+                       q7 = quad(low[4 + t], high[4 + t], 3, 4 * h + 3);
+        joined[3 * t] |= (q6 >> 1 & THREE) << 6;
+        joined[3 * t + 1] |= (q6 & ONE) << 6 | (q7 & ONE) << 7;
+        joined[3 * t + 2] |= (q7 >> 1 & THREE) << 6;
+    }
+}
+
+static void join_q3_k(uint8_t *to, const uint8_t *block) {
+    uint32_t word[2][12], low[2][8], high[8];
+    quant_q3_k b;
+    lanes_q3_k joined;
+    memcpy(&b, block, sizeof b);
+    memcpy(low, b.q, sizeof low);
+    memcpy(high, b.high, sizeof high);
+    join_half(word[0], low[0], high, 0);
+    join_half(word[1], low[1], high, 1);
+    memcpy(joined.scales, b.scales, sizeof b.scales);
+    memcpy(joined.q, word, sizeof word);
+    joined.d = b.d;
+    memcpy(to, &joined, sizeof joined);
+}
+
+/* Adds four quants to words as quad() takes them. */
+static inline void put_quad(uint32_t *low, uint32_t *high, uint32_t q, int p, int at) {
+    *low |= (q & THREE) << 2 * p;
+    *high |= (q >> 2 & ONE) << at;
+}
+
+static void part_half(uint32_t low[8], uint32_t high[8], const uint32_t joined[12], const int h) {
+    for (int i = 0; i < 12; i++) {
+        const int p = i / 4, t = i % 4;
+        put_quad(&low[t], &high[t], joined[i], p, 4 * h + p);
+        put_quad(&low[4 + t], &high[4 + t], joined[i] >> 3, p, 4 * h + p);
+    }
+    for (int t = 0; t < 4; t++) {
+        const uint32_t *three = joined + 3 * t;
+        put_quad(&low[t], &high[t], (three[0] >> 6 & THREE) << 1 | (three[1] >> 6 & ONE), 3, 4 * h + 3);
+        put_quad(&low[4 + t], &high[4 + t], (three[2] >> 6 & THREE) << 1 | (three[1] >> 7 & ONE), 3,
+                 4 * h + 3);
+    }
+}
+
+static void part_q3_k(uint8_t *block, const uint8_t *from) {
+    uint32_t word[2][12], low[2][8] = {0}, high[8] = {0};
+    quant_q3_k b;
+    lanes_q3_k joined;
+    memcpy(&joined, from, sizeof joined);
+    memcpy(word, joined.q, sizeof word);
+    for (int h = 0; h < 2; h++) part_half(low[h], high, word[h], h);
+    memcpy(b.high, high, sizeof high);
+    memcpy(b.q, low, sizeof low);
+    memcpy(b.scales, joined.scales, sizeof b.scales);
+    b.d = joined.d;
+    memcpy(block, &b, sizeof b);
+}
+
+/* ---- All types ------------------------------------------------------------------------------------------
+ */
 
 /* How a block divides: an odd field in front, words, an odd field at the end. */
 typedef struct division {
@@ -37,14 +117,25 @@ static inline void store_odd_field(uint8_t *to, const uint8_t *rows, uint64_t ro
     if (bytes == 2) store_field(to, rows, row_bytes, 2);
 }
 
+/* A block of all rows. */
+static void store_block(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, division d) {
+    const uint32_t end = d.block_bytes - d.tail;
+    store_odd_field(to, rows, row_bytes, d.front);
+    for (uint32_t at = d.front; at < end; at += 4) store_field(to + LANES_ROWS * at, rows + at, row_bytes, 4);
+    store_odd_field(to + LANES_ROWS * end, rows + end, row_bytes, d.tail);
+}
+
 void lanes_store(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, gguf_type type, uint32_t in_n) {
     const division d = division_of(type);
     for (uint32_t b = 0; b < in_n / d.block_n; b++, rows += d.block_bytes, to += LANES_ROWS * d.block_bytes) {
-        const uint32_t end = d.block_bytes - d.tail;
-        store_odd_field(to, rows, row_bytes, d.front);
-        for (uint32_t at = d.front; at < end; at += 4)
-            store_field(to + LANES_ROWS * at, rows + at, row_bytes, 4);
-        store_odd_field(to + LANES_ROWS * end, rows + end, row_bytes, d.tail);
+        uint8_t joined[LANES_ROWS * sizeof(lanes_q3_k)];
+        if (type == GGUF_Q3_K) {
+            for (uint64_t r = 0; r < LANES_ROWS; r++)
+                join_q3_k(joined + r * sizeof(lanes_q3_k), rows + r * row_bytes);
+            store_block(to, joined, sizeof(lanes_q3_k), d);
+        } else {
+            store_block(to, rows, row_bytes, d);
+        }
     }
 }
 
@@ -52,9 +143,16 @@ void lanes_restore_part(uint8_t *blocks, const uint8_t *stored, gguf_type type, 
                         uint32_t n) {
     const division d = division_of(type);
     stored += (uint64_t)LANES_ROWS * d.block_bytes * (from / d.block_n);
-    for (uint32_t b = 0; b < n / d.block_n; b++, stored += LANES_ROWS * d.block_bytes)
-        for (uint32_t at = 0, bytes; at < d.block_bytes; blocks += bytes, at += bytes) {
+    for (uint32_t b = 0; b < n / d.block_n;
+         b++, stored += LANES_ROWS * d.block_bytes, blocks += d.block_bytes) {
+        uint8_t block[BLOCKS_BYTES_MAX];
+        for (uint32_t at = 0, bytes; at < d.block_bytes; at += bytes) {
             bytes = at < d.front ? d.front : at < d.block_bytes - d.tail ? 4 : d.tail;
-            memcpy(blocks, stored + LANES_ROWS * at + lane * bytes, bytes);
+            memcpy(block + at, stored + LANES_ROWS * at + lane * bytes, bytes);
         }
+        if (type == GGUF_Q3_K)
+            part_q3_k(blocks, block);
+        else
+            memcpy(blocks, block, d.block_bytes);
+    }
 }

@@ -3,7 +3,8 @@
  *
  * The bytes are those of the GGUF rows in another order. Of every 16 rows, together as long as before, each
  * field of a block (words of 4 bytes of quants and of what divides into such words, else a scale of 2 or 1
- * bytes) that stands at offset o of a row stands, for all 16 rows one behind the other, at 16 * o.
+ * bytes) that stands at offset o of a row stands, for all 16 rows one behind the other, at 16 * o. Rows of
+ * Q3_K are joined before that: their blocks become lanes_q3_k.
  */
 #ifndef HOTSET_LANES_H
 #define HOTSET_LANES_H
@@ -11,6 +12,19 @@
 #include "profiles/gguf.h"
 
 enum { LANES_ROWS = 16 };
+
+/* A block of Q3_K with the bits of a quant side by side, and the scales in front of what they scale. Numbers
+ * are those of quant_q3_k.
+ *
+ * q[h] are 12 words. The four bytes of a word hold the same bits of four neighbouring weights. Of the eight
+ * groups of 16 weights of half h, with t the number of four weights in their group: bits 0-2 of word 4p + t
+ * are group 2p and bits 3-5 group 2p + 1, p from 0 to 2; bits 6-7 of words 3t and 3t + 2 are the upper bits
+ * of groups 6 and 7, bits 6 and 7 of word 3t + 1 their lowest ones. */
+typedef struct lanes_q3_k {
+    uint8_t scales[12], q[2][48];
+    uint16_t d;
+} lanes_q3_k;
+_Static_assert(sizeof(lanes_q3_k) == 110, "as long as in GGUF");
 
 /* Types: all quantised ones that Hotset multiplies with (devices/blocks.h). */
 

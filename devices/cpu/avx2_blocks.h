@@ -23,6 +23,7 @@ typedef struct fast_form {
     const int8_t *values;        /* 16 of them, by quant, or NULL: quant - offset */
     int offset;                  /* of signed values: what makes them unsigned bytes */
     size_t part_n, header_bytes; /* neurons that share a scale; bytes of a block that are not quants */
+    size_t front_at;             /* where in a block stands what interleaved rows have in front */
     size_t d_at, dmin_at;        /* in a block */
     size_t d_plane, dmin_plane;  /* before them, in bytes for each output */
     bool has_min;                /* 256: minus dmin * min; 32: plus what stands at dmin_at */
@@ -122,11 +123,6 @@ AVX2_INLINE __m256i bit_of_bytes(const uint8_t *p, size_t run, int to) {
                   moved = left > 0 ? _mm256_slli_epi16(v, left) : _mm256_srli_epi16(v, -left);
     return _mm256_and_si256(moved, _mm256_set1_epi8((char)(1 << to)));
 }
-AVX2_INLINE __m256i bytes_q3_k(const uint8_t *block, size_t step, size_t run) {
-    const __m256i v = load_256(block + step * (offsetof(quant_q3_k, q) + RUN * (run / 4)));
-    return _mm256_or_si256(low_bits_of(v, (int)(2 * (run % 4)), 3),
-                           bit_of_bytes(block + step * offsetof(quant_q3_k, high), run, 2));
-}
 AVX2_INLINE __m256i bytes_q4_k(const uint8_t *block, size_t step, size_t run) {
     return low_bits_of(load_256(block + step * (offsetof(quant_q4_k, q) + RUN * (run / 2))), run % 2 ? 4 : 0,
                        15);
@@ -151,7 +147,21 @@ AVX2_INLINE __m256i bytes_q6_k(const uint8_t *block, size_t step, size_t run) {
         return bytes_##type(w + 4 * LANES_ROWS * quad, LANES_ROWS, run);                                     \
     }
 RUNS_OF_256(q2_k)
-RUNS_OF_256(q3_k)
+AVX2_INLINE __m256i quants_q3_k(const uint8_t *block, size_t run) {
+    const __m256i v = load_256(block + offsetof(quant_q3_k, q) + RUN * (run / 4));
+    return _mm256_or_si256(low_bits_of(v, (int)(2 * (run % 4)), 3),
+                           bit_of_bytes(block + offsetof(quant_q3_k, high), run, 2));
+}
+AVX2_INLINE __m256i lanes_quants_q3_k(const uint8_t *w, size_t run,
+                                      size_t quad) { /* joined: devices/lanes.h */
+    const size_t half = run / 4, group = run % 4 * 2 + quad / 4, t = quad % 4;
+    const uint8_t *words = w + LANES_ROWS * offsetof(lanes_q3_k, q[half]);
+    if (group < 6)
+        return low_bits_of(load_256(words + 4 * LANES_ROWS * (group / 2 * 4 + t)), (int)(3 * (group % 2)), 7);
+    const __m256i upper = load_256(words + 4 * LANES_ROWS * (3 * t + 2 * (group % 2)));
+    const __m256i lowest = load_256(words + 4 * LANES_ROWS * (3 * t + 1));
+    return _mm256_or_si256(low_bits_of(upper, 5, 6), low_bits_of(lowest, (int)group, 1));
+}
 RUNS_OF_256(q4_k)
 RUNS_OF_256(q5_k)
 RUNS_OF_256(q6_k)
@@ -353,7 +363,7 @@ AVX2_INLINE __m256 plane_dmin(const fast_form f, const uint8_t *planes, size_t o
              .dmin_at = offsetof(quant_q2_k, dmin), .d_plane = 16, .dmin_plane = 18, .header_bytes = 20)
 #define FAST_Q3_K                                                                                            \
     FAST_256(q3_k, q3_k, .low_bits = 2, .high_bits = 1, .offset = 4, .part_n = 16, .d_plane = 12,            \
-             .header_bytes = 14)
+             .header_bytes = 14, .front_at = offsetof(quant_q3_k, scales))
 #define FAST_Q4_K                                                                                            \
     FAST_256(q4_k, q4_k, .low_bits = 4, .part_n = 32, .has_min = true, .dmin_at = 2, .dmin_plane = 2,        \
              .header_bytes = 16)

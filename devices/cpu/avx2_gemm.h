@@ -44,20 +44,21 @@ typedef struct lanes_headers {
     uint8_t block[ROWS][BLOCKS_BYTES_MAX];
 } lanes_headers;
 
-AVX2_INLINE void restore_field(lanes_headers *to, const uint8_t *w, size_t at, const size_t bytes) {
+/* n bytes that stand at `from`, to `at` of the blocks. */
+AVX2_INLINE void restore_field(lanes_headers *to, size_t at, const uint8_t *w, size_t from, const size_t n) {
     AVX2_UNROLL
-    for (size_t r = 0; r < ROWS; r++) memcpy(to->block[r] + at, w + ROWS * at + r * bytes, bytes);
+    for (size_t r = 0; r < ROWS; r++) memcpy(to->block[r] + at, w + ROWS * from + r * n, n);
 }
-AVX2_INLINE void restore_fields(lanes_headers *to, const uint8_t *w, size_t from, size_t n) {
-    for (; n >= 4; n -= 4, from += 4) restore_field(to, w, from, 4);
-    if (n) restore_field(to, w, from, n);
+AVX2_INLINE void restore_fields(lanes_headers *to, size_t at, const uint8_t *w, size_t from, size_t n) {
+    for (; n >= 4; n -= 4, at += 4, from += 4) restore_field(to, at, w, from, 4);
+    if (n) restore_field(to, at, w, from, n);
 }
 /* A header is what stands before the quants and what stands behind them. */
 AVX2_INLINE tile_rows headers_of_lanes(lanes_headers *to, const uint8_t *w, const size_t quants_at,
                                        const fast_form f) {
-    const size_t behind_n = f.header_bytes - quants_at;
-    restore_fields(to, w, 0, quants_at);
-    restore_fields(to, w, f.block_bytes - behind_n, behind_n);
+    const size_t behind_n = f.header_bytes - quants_at, behind_at = f.block_bytes - behind_n;
+    restore_fields(to, f.front_at, w, 0, quants_at);
+    restore_fields(to, behind_at, w, behind_at, behind_n);
     return rows_of(to->block[0], sizeof to->block[0], ROWS);
 }
 
@@ -142,8 +143,9 @@ AVX2_INLINE void add_scaled(__m256 sum[HALVES][COLS], __m256i s[HALVES][COLS], c
 
 /* ---- Slots ---- */
 
-/* Functions of tiles, of what takes a form; n: weights of a block, quants_at: where they stand in it,
- * panels: what the names of their functions end with. SET_TILES puts all of them into the table k. */
+/* Functions of tiles, of what takes a form; n: weights of a block, quants_at: where they stand in an
+ * interleaved one, panels: what the names of their functions end with. SET_TILES puts all of them into the
+ * table k. */
 #define TILE_FUNCTIONS(type, TYPE, n, quants_at, panels)                                                     \
     static size_t tile_bytes_##type(size_t k) { return k / (n)*tile_block_bytes(FAST_##TYPE); }              \
     static void tile_unpack_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t row_n, size_t k) { \

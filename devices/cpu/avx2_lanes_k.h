@@ -21,14 +21,14 @@ typedef struct act_k {
 static size_t bytes_k(size_t k) { return k / 256 * sizeof(act_k); }
 
 /* Sums stand in pairs as the minima do where bytes are taken as words: of each four groups 0 2 | 1 3. */
-AVX2_INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_n, const int offset[4]) {
+AVX2_INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_n, const int offset[8]) {
     static const uint8_t place[4] = {0, 2, 1, 3};
     for (size_t i = 0; i < k; i += 256, a++) {
         int16_t sums[16];
         a->d = act_pack_sums(a->x, sums, x + i);
         for (size_t j = 0; j < 16; j++) {
             const __m128i pairs = _mm_maddubs_epi16(_mm_set1_epi8(1), load_128(a->x + 16 * j));
-            const int off = offset[j / 2 % 4];
+            const int off = offset[j % 8];
             a->start[j] = HAS_VPDPBUSD ? -off * sum_of(pairs) : lane_start(pairs, off);
         }
         for (size_t j = 0; j < group_n; j++)
@@ -162,43 +162,181 @@ AVX2_INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_
     store_rows(y, sum);
 }
 
-/* ---- Groups of 16: Q2_K, Q3_K and Q6_K ------------------------------------------------------------------
- */
+/* ---- Groups of 16 -----------------------------------------------------------------------------------------
+ * Quants are multiplied where they stand, as far as 16 bits hold their sums: those of some groups are
+ * multiples of 2^left. */
 
-/* What these types share: a word of pairs of bits has four weights of groups j, j + 2, j + 4 and j + 6. The
- * bytes are read in the order in which they stand, or the hardware would not fetch them ahead: so sums of all
- * groups are kept until their scales come. */
-typedef struct form_16 {
-    size_t block_bytes, pairs_at, d_at;
-    int pairs_up;   /* the lowest bit of a pair in a quant */
-    int left[4];    /* pairs are taken times 2^left[n], which saves moving them */
-    int offset;     /* of quants, as a multiple of pairs */
-    bool has_third; /* bits, before the others */
-    bool has_min;
-    int scales_up; /* 8: signed scales are taken times 256, which needs no shift; 0: as they are */
-    /* Of groups 4i to 4i + 3. */
-    __m256i (*scales)(row_stream w, const int i, int h);
-    /* Adds nibbles, which stand before the pairs, to sums of their own or, where lanes have two, to the same;
-     * scales are signed. NULL: there are none. */
-    void (*nibbles)(__m256i s[GROUPS_MAX][HALVES], row_stream w, const act_k *x);
-} form_16;
-
-AVX2_INLINE __m256i scales_q2_k(row_stream w, const int i, int h) {
-    return low_nibbles(load_words(w, 4 * (size_t)i, h));
+/* scaled + s times byte j of `scales`, or 256 times that byte. */
+AVX2_INLINE __m256i add_scaled(__m256i scaled, __m256i s, __m256i scales, const int j, const bool times_256) {
+    return opaque(add_word_products(scaled, s, byte_for_sums(scales, j, times_256)));
 }
+
+/* ---- Q2_K: a word holds four weights of groups j, j + 2, j + 4 and j + 6 of eight ---- */
+
+/* scaled += eight groups whose words stand at `at`, scaled; four times as much for those of fourfold. */
+AVX2_INLINE void add_half_q2_k(__m256i scaled[HALVES], __m256i fourfold[HALVES], row_stream w, size_t at,
+                               const int8_t *x, __m256i scales[HALVES][2]) {
+    AVX2_UNROLL
+    for (int j = 0; j < 2; j++) {
+        __m256i s[4][HALVES];
+        AVX2_UNROLL
+        for (int i = 0; i < 4 * HALVES; i++) s[i / HALVES][i % HALVES] = _mm256_setzero_si256();
+        AVX2_UNROLL
+        for (int t = 0; t < 4; t++) {
+            __m256i v[HALVES][2];
+            AVX2_UNROLL
+            for (int h = 0; h < HALVES; h++) {
+                v[h][0] = load_words(w, at + 4 * (size_t)(4 * j + t), h);
+                v[h][1] = _mm256_srli_epi16(v[h][0], 4);
+            }
+            AVX2_UNROLL
+            for (int n = 0; n < 4; n++) {
+                const __m256i quad = broadcast_4(x + 16 * (j + 2 * n) + 4 * t);
+                AVX2_UNROLL
+                for (int h = 0; h < HALVES; h++)
+                    s[n][h] = add_quads(s[n][h], masked(v[h][n / 2], n % 2 ? 0x0c : 3), quad);
+            }
+        }
+        AVX2_UNROLL
+        for (int i = 0; i < 4 * HALVES; i++) {
+            const int n = i / HALVES, h = i % HALVES;
+            __m256i *to = n % 2 ? &fourfold[h] : &scaled[h];
+            *to = add_scaled(*to, s[n][h], scales[h][n / 2], (j + 2 * n) % 4, false);
+        }
+    }
+}
+
+AVX2_INLINE void rows_q2_k(float *y, row_stream w, const act_k *x, size_t block_n) {
+    __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q2_k), x++) {
+        const __m256i zero = _mm256_setzero_si256();
+        __m256i scales[2][HALVES][2], minima[HALVES] = {zero, zero};
+        __m256i scaled[HALVES] = {zero, zero}, fourfold[HALVES] = {zero, zero};
+        AVX2_UNROLL
+        for (int i = 0; i < 4 * HALVES; i++) {
+            const int h = i % HALVES, j = i / HALVES;
+            const __m256i both = load_words(w, 4 * (size_t)j, h);
+            scales[j / 2][h][j % 2] = low_nibbles(both);
+            minima[h] = add_minima(minima[h], high_nibbles(both), x->sums + 4 * j);
+        }
+        AVX2_UNROLL
+        for (int half = 0; half < 2; half++)
+            add_half_q2_k(scaled, fourfold, w, offsetof(quant_q2_k, q) + 32 * (size_t)half, x->x + 128 * half,
+                          scales[half]);
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++)
+            sum[h] =
+                add_block(sum[h], _mm256_add_epi32(scaled[h], _mm256_srai_epi32(fourfold[h], 2)), minima[h],
+                          load_words(w, offsetof(quant_q2_k, d), h), _mm256_broadcast_ss(&x->d));
+    }
+    store_rows(y, sum);
+}
+
+/* ---- Q3_K, joined (devices/lanes.h) ---- */
+
+#define START_Q3_K ((const int[8]){4, 4 << 3, 4, 4 << 3, 4, 4 << 3, 4, 4})
+
+/* Scales of groups 4i to 4i + 3, signed. */
 AVX2_INLINE __m256i scales_q3_k(row_stream w, const int i, int h) {
-    const size_t at = offsetof(quant_q3_k, scales);
-    const __m256i nibbles = load_words(w, at + (size_t)i % 2 * 4, h), top = load_words(w, at + 8, h);
+    const __m256i nibbles = load_words(w, (size_t)i % 2 * 4, h), top = load_words(w, 8, h);
     return _mm256_sub_epi8(_mm256_or_si256(i < 2 ? low_nibbles(nibbles) : high_nibbles(nibbles),
                                            masked(moved(top, 4 - 2 * i), 0x30)),
                            _mm256_set1_epi8(32));
 }
 
-AVX2_INLINE __m256i scales_q6_k(row_stream w, const int i, int h) {
-    return load_words(w, offsetof(quant_q6_k, scales) + 4 * (size_t)i, h);
+/* Bits 6 and 7 of each byte of `upper` as bits 1 and 2, above bit `from` of `lowest`. */
+AVX2_INLINE __m256i rest_of(__m256i upper, __m256i lowest, const int from) {
+    return _mm256_or_si256(masked(moved(upper, -5), 6), masked(moved(lowest, -from), 1));
 }
 
-/* Nibbles of Q6_K. */
+/* scaled += eight groups whose words stand at `at`, scaled, times 256. 32 bits hold them, and those three
+ * that are 8 times as much by themselves: 3 * 256 * 32 * (16 * 4 * 127 * 8) < 2^31. */
+AVX2_INLINE void add_half_q3_k(__m256i scaled[HALVES], row_stream w, size_t at, const int8_t *x,
+                               const int32_t *start, __m256i scales[HALVES][2]) {
+    __m256i s6[HALVES], s7[HALVES], eightfold[HALVES], three[3][HALVES];
+    AVX2_UNROLL
+    for (int h = 0; h < HALVES; h++) {
+        s6[h] = broadcast_4(start + 6);
+        s7[h] = broadcast_4(start + 7);
+        eightfold[h] = _mm256_setzero_si256();
+    }
+    AVX2_UNROLL
+    for (int j = 0; j < 6; j += 2) {
+        __m256i first[HALVES], second[HALVES];
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) {
+            first[h] = broadcast_4(start + j);
+            second[h] = broadcast_4(start + j + 1);
+        }
+        AVX2_UNROLL
+        for (int t = 0; t < 4; t++) {
+            const int i = 2 * j + t;
+            const int8_t *quad = x + 16 * j + 4 * t;
+            AVX2_UNROLL
+            for (int h = 0; h < HALVES; h++) {
+                const __m256i v = load_words(w, at + 4 * (size_t)i, h);
+                first[h] = add_quads(first[h], masked(v, 7), broadcast_4(quad));
+                second[h] = add_quads(second[h], masked(v, 7 << 3), broadcast_4(quad + 16));
+                three[i % 3][h] = v;
+            }
+            if (i % 3 < 2) continue;
+            quad = x + 16 * 6 + 4 * (i / 3);
+            AVX2_UNROLL
+            for (int h = 0; h < HALVES; h++) {
+                s6[h] = add_quads(s6[h], rest_of(three[0][h], three[1][h], 6), broadcast_4(quad));
+                s7[h] = add_quads(s7[h], rest_of(three[2][h], three[1][h], 7), broadcast_4(quad + 16));
+            }
+        }
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) {
+            scaled[h] = add_scaled(scaled[h], first[h], scales[h][j / 4], j % 4, true);
+            if (HAS_VPDPBUSD) /* one sum in a lane does not fit 16 bits */
+                scaled[h] =
+                    add_scaled(scaled[h], _mm256_srai_epi32(second[h], 3), scales[h][j / 4], j % 4 + 1, true);
+            else
+                eightfold[h] = add_scaled(eightfold[h], second[h], scales[h][j / 4], j % 4 + 1, true);
+        }
+    }
+    AVX2_UNROLL
+    for (int h = 0; h < HALVES; h++) {
+        scaled[h] = add_scaled(scaled[h], s6[h], scales[h][1], 2, true);
+        scaled[h] = add_scaled(scaled[h], s7[h], scales[h][1], 3, true);
+        if (!HAS_VPDPBUSD) scaled[h] = _mm256_add_epi32(scaled[h], _mm256_srai_epi32(eightfold[h], 3));
+    }
+}
+
+AVX2_INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_n) {
+    __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(lanes_q3_k), x++) {
+        __m256i scaled[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        AVX2_UNROLL
+        for (int half = 0; half < 2; half++) {
+            __m256i scales[HALVES][2];
+            AVX2_UNROLL
+            for (int i = 0; i < 2 * HALVES; i++)
+                scales[i / 2][i % 2] = scales_q3_k(w, 2 * half + i % 2, i / 2);
+            add_half_q3_k(scaled, w, offsetof(lanes_q3_k, q[half]), x->x + 128 * half, x->start + 8 * half,
+                          scales);
+        }
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) {
+            const __m256 d =
+                _mm256_mul_ps(halves_at(w, offsetof(lanes_q3_k, d), h), _mm256_broadcast_ss(&x->d));
+            sum[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_srai_epi32(scaled[h], 8)), d, sum[h]);
+        }
+    }
+    store_rows(y, sum);
+}
+
+/* ---- Q6_K: nibbles, then words of pairs above them as in Q2_K, then scales ----
+ * The bytes are read in the order in which they stand, or the hardware would not fetch them ahead: so sums of
+ * all groups are kept until their scales come. */
+
+/* Two sums in a lane hold a group of whole quants, of which the pairs are bits 4 and 5; one sum does not:
+ * then nibbles have sums of their own, and pairs are multiplied where that saves moving them. */
+enum { APART = HAS_VPDPBUSD };
+#define LEFT_Q6_K ((const int[4]){APART ? 0 : 4, APART ? 2 : 4, APART ? 0 : 4, APART ? 2 : 4})
+
 AVX2_INLINE void add_nibbles(__m256i s[GROUPS_MAX][HALVES], row_stream w, const act_k *x) {
     AVX2_UNROLL
     for (size_t i = 0; i < 8; i++) { /* groups j and j + 4 */
@@ -217,124 +355,75 @@ AVX2_INLINE void add_nibbles(__m256i s[GROUPS_MAX][HALVES], row_stream w, const 
     }
 }
 
-#define FORM_16(type, ...)                                                                                   \
-    ((form_16){.block_bytes = sizeof(quant_##type),                                                          \
-               .d_at = offsetof(quant_##type, d),                                                            \
-               .scales = scales_##type,                                                                      \
-               __VA_ARGS__})
-#define FORM_Q2_K FORM_16(q2_k, .pairs_at = offsetof(quant_q2_k, q), .left = {0, 2, 0, 2}, .has_min = true)
-#define FORM_Q3_K                                                                                            \
-    FORM_16(q3_k, .pairs_at = offsetof(quant_q3_k, q), .left = {0, 1, 2, HAS_VPDPBUSD ? 2 : 3}, .offset = 4, \
-            .has_third = true, .scales_up = 8)
-#define FORM_Q6_K                                                                                            \
-    FORM_16(q6_k, .pairs_at = offsetof(quant_q6_k, qh), .pairs_up = 4, .left = LEFT_Q6_K, .offset = 2,       \
-            .nibbles = add_nibbles)
-/* Two sums in a lane hold a group of whole quants, of which the pairs are bits 4 and 5; one sum does not. */
-#if HAS_VPDPBUSD
-#define LEFT_Q6_K                                                                                            \
-    { 0, 2, 0, 2 }
-#else
-#define LEFT_Q6_K                                                                                            \
-    { 4, 4, 4, 4 }
-#endif
-
-AVX2_INLINE void add_pairs(__m256i s[GROUPS_MAX][HALVES], row_stream w, const act_k *x, const form_16 f) {
-    upper_bits third; /* bit i of byte l of weight 32 i + l */
-    if (f.has_third) load_upper(&third, w, 0);
+AVX2_INLINE void add_pairs(__m256i s[GROUPS_MAX][HALVES], row_stream w, const act_k *x) {
     AVX2_UNROLL
     for (size_t i = 0; i < 16; i++) {
         __m256i v[HALVES];
         AVX2_UNROLL
-        for (int h = 0; h < HALVES; h++) v[h] = load_words(w, f.pairs_at + 4 * i, h);
+        for (int h = 0; h < HALVES; h++) v[h] = load_words(w, offsetof(quant_q6_k, qh) + 4 * i, h);
         AVX2_UNROLL
         for (int n = 0; n < 4; n++) {
             const size_t group = i / 8 * 8 + i / 4 % 2 + 2 * (size_t)n;
-            const int left = f.left[n], bit = (int)(i / 8) * 4 + n;
+            const int left = LEFT_Q6_K[n];
             const __m256i quad = broadcast_4(x->x + 16 * group + i % 4 * 4);
             AVX2_UNROLL
-            for (int h = 0; h < HALVES; h++) {
-                __m256i q = masked(moved(v[h], left - 2 * n), 3 << left);
-                if (f.has_third)
-                    q = _mm256_or_si256(q, masked(moved(third.v[i % 8][h], 2 + left - bit), 4 << left));
-                s[group][h] = add_quads(s[group][h], q, quad);
-            }
+            for (int h = 0; h < HALVES; h++)
+                s[group][h] = add_quads(s[group][h], masked(moved(v[h], left - 2 * n), 3 << left), quad);
         }
     }
 }
 
-/* Each lane times 2^left, or without its lowest -left bits, which are zero. */
-AVX2_INLINE __m256i lanes_moved(__m256i v, const int left) {
-    return left > 0 ? _mm256_slli_epi32(v, left) : left < 0 ? _mm256_srai_epi32(v, -left) : v;
-}
-
-/* Sums of all groups of eight rows, scaled. 32 bits hold them times 2^(scales_up + left): of Q3_K, 4 groups *
- * 256 * 32 * (16 * 4 * 127 * 2^3) < 2^31. */
-AVX2_INLINE __m256i scaled_16(__m256i s[GROUPS_MAX][HALVES], __m256i nibbles[GROUPS_MAX][HALVES],
-                              row_stream w, const int h, const form_16 f) {
+/* Sums of all groups of eight rows, scaled. */
+AVX2_INLINE __m256i scaled_q6_k(__m256i s[GROUPS_MAX][HALVES], __m256i nibbles[GROUPS_MAX][HALVES],
+                                row_stream w, const int h) {
     const __m256i zero = _mm256_setzero_si256();
-    __m256i scaled[4] = {zero, zero, zero, zero}, sum = zero;
+    __m256i scaled[2] = {zero, zero}, sum = zero; /* by what the pairs are multiples of */
     AVX2_UNROLL
-    for (int j = 0; j < GROUPS_MAX; j += 4) {
-        const __m256i scales = f.scales(w, j / 4, h);
-        AVX2_UNROLL
-        for (int i = 0; i < 4; i++) {
-            const int n = (j + i) / 2 % 4;
-            const __m256i scale =
-                f.nibbles ? signed_byte_for_sums(scales, i) : byte_for_sums(scales, i, f.scales_up == 8);
-            scaled[n] = opaque(add_word_products(scaled[n], s[j + i][h], scale));
-            if (nibbles) sum = opaque(add_word_products(sum, nibbles[j + i][h], scale));
-        }
+    for (int j = 0; j < GROUPS_MAX; j++) {
+        const __m256i scales = load_words(w, offsetof(quant_q6_k, scales) + (size_t)j / 4 * 4, h);
+        const __m256i scale = signed_byte_for_sums(scales, j % 4);
+        scaled[j / 2 % 2] = opaque(add_word_products(scaled[j / 2 % 2], s[j][h], scale));
+        if (APART) sum = opaque(add_word_products(sum, nibbles[j][h], scale));
     }
-    AVX2_UNROLL
-    for (int n = 0; n < 4; n++)
-        sum = _mm256_add_epi32(sum, lanes_moved(scaled[n], f.pairs_up - f.left[n] - f.scales_up));
-    return sum;
+    if (!APART) return _mm256_add_epi32(scaled[0], scaled[1]);
+    sum = _mm256_add_epi32(sum, _mm256_slli_epi32(scaled[0], 4 - LEFT_Q6_K[0]));
+    return _mm256_add_epi32(sum, _mm256_slli_epi32(scaled[1], 4 - LEFT_Q6_K[1]));
 }
 
-AVX2_INLINE __m256 add_block_16(__m256 sum, __m256i scaled, row_stream w, const act_k *x, const int h,
-                                const form_16 f) {
-    const __m256 xd = _mm256_broadcast_ss(&x->d);
-    if (!f.has_min)
-        return _mm256_fmadd_ps(_mm256_cvtepi32_ps(scaled), _mm256_mul_ps(halves_at(w, f.d_at, h), xd), sum);
-    __m256i minima = _mm256_setzero_si256();
-    AVX2_UNROLL
-    for (size_t i = 0; i < 4; i++)
-        minima = add_minima(minima, high_nibbles(load_words(w, 4 * i, h)), x->sums + 4 * i);
-    return add_block(sum, scaled, minima, load_words(w, f.d_at, h), xd);
-}
-
-AVX2_INLINE void rows_16(float *y, row_stream w, const act_k *x, size_t block_n, const form_16 f) {
-    const bool apart = HAS_VPDPBUSD && f.nibbles;
+AVX2_INLINE void rows_q6_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (size_t b = 0; b < block_n; b++, w.at += ROWS * f.block_bytes, x++) {
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q6_k), x++) {
         __m256i s[GROUPS_MAX][HALVES], nibbles[GROUPS_MAX][HALVES];
         AVX2_UNROLL
         for (int j = 0; j < GROUPS_MAX; j++) {
-            s[j][0] = s[j][1] = f.offset ? broadcast_4(x->start + j) : _mm256_setzero_si256();
-            if (apart) nibbles[j][0] = nibbles[j][1] = _mm256_setzero_si256();
+            s[j][0] = s[j][1] = broadcast_4(x->start + j);
+            if (APART) nibbles[j][0] = nibbles[j][1] = _mm256_setzero_si256();
         }
-        if (f.nibbles) f.nibbles(apart ? nibbles : s, w, x);
-        add_pairs(s, w, x, f);
+        add_nibbles(APART ? nibbles : s, w, x);
+        add_pairs(s, w, x);
         AVX2_UNROLL
-        for (int h = 0; h < HALVES; h++)
-            sum[h] = add_block_16(sum[h], scaled_16(s, apart ? nibbles : NULL, w, h, f), w, x, h, f);
+        for (int h = 0; h < HALVES; h++) {
+            const __m256 d =
+                _mm256_mul_ps(halves_at(w, offsetof(quant_q6_k, d), h), _mm256_broadcast_ss(&x->d));
+            sum[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(scaled_q6_k(s, nibbles, w, h)), d, sum[h]);
+        }
     }
     store_rows(y, sum);
 }
 
-#define NO_OFFSET ((const int[4]){0})
-/* As multiples of pairs are. */
-#define OFFSETS(f)                                                                                           \
-    ((const int[4]){(f).offset << (f).left[0], (f).offset << (f).left[1], (f).offset << (f).left[2],         \
-                    (f).offset << (f).left[3]})
+#define NO_OFFSET ((const int[8]){0})
+/* Pairs are counted from 2. */
+#define START_Q6_K                                                                                           \
+    ((const int[8]){2 << LEFT_Q6_K[0], 2 << LEFT_Q6_K[0], 2 << LEFT_Q6_K[1], 2 << LEFT_Q6_K[1],              \
+                    2 << LEFT_Q6_K[2], 2 << LEFT_Q6_K[2], 2 << LEFT_Q6_K[3], 2 << LEFT_Q6_K[3]})
 #define LANES_K(type, group_n, offset, rows)                                                                 \
     static void pack_##type(void *act, const float *x, size_t k) { pack_k(act, x, k, group_n, offset); }     \
     STREAM_GEMV(type, rows)
-LANES_K(q2_k, 16, NO_OFFSET, rows_16(y, w, act, k / 256, FORM_Q2_K))
-LANES_K(q3_k, 16, OFFSETS(FORM_Q3_K), rows_16(y, w, act, k / 256, FORM_Q3_K))
+LANES_K(q2_k, 16, NO_OFFSET, rows_q2_k(y, w, act, k / 256))
+LANES_K(q3_k, 16, START_Q3_K, rows_q3_k(y, w, act, k / 256))
 LANES_K(q4_k, 8, NO_OFFSET, rows_q4_k(y, w, act, k / 256, false))
 LANES_K(q5_k, 8, NO_OFFSET, rows_q4_k(y, w, act, k / 256, true))
-LANES_K(q6_k, 16, OFFSETS(FORM_Q6_K), rows_16(y, w, act, k / 256, FORM_Q6_K))
+LANES_K(q6_k, 16, START_Q6_K, rows_q6_k(y, w, act, k / 256))
 #define SET_K                                                                                                \
     STREAM_SET(q2_k, Q2_K, bytes_k)                                                                          \
     STREAM_SET(q3_k, Q3_K, bytes_k)                                                                          \

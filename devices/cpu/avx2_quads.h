@@ -323,7 +323,7 @@ AVX2_INLINE void start_sums(__m256i s[HALVES][COLS], const int32_t *start) {
     X(q5_1, Q5_1, 32, 4, q5_0)                                                                               \
     X(mxfp4, MXFP4, 32, 1, mxfp4)                                                                            \
     X(q2_k, Q2_K, 256, 16, q2_k)                                                                             \
-    X(q3_k, Q3_K, 256, 0, q3_k)                                                                              \
+    X(q3_k, Q3_K, 256, 12, q3_k)                                                                             \
     X(q4_k, Q4_K, 256, 16, q4_k)                                                                             \
     X(q5_k, Q5_K, 256, 16, q4_k)                                                                             \
     X(q6_k, Q6_K, 256, 0, q6_k)

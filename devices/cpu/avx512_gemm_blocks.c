@@ -306,12 +306,14 @@ INLINE block_parts parts_of_q2_k(const tile_rows *rows, size_t offset) {
 
 INLINE block_parts parts_of_q3_k(const tile_rows *rows, size_t offset) {
     block_parts p = {.d = load_scales(rows, offset + offsetof(quant_q3_k, d))};
-    __m512i v[4]; /* the first is not of the scales, but 16 bytes from them on would reach past the block */
-    load_quads(v, rows, offset + offsetof(quant_q3_k, scales) - 4);
+    __m512i v[4]; /* three are the scales; 16 bytes from those of a plain block on would reach past it */
+    load_quads(v, rows,
+               offset + (rows->lanes ? offsetof(lanes_q3_k, scales) : offsetof(quant_q3_k, scales) - 4));
+    const __m512i *word = rows->lanes ? v : v + 1;
     const __m512i two = _mm512_set1_epi32(0x30);
     UNROLL for (unsigned j = 0; j < 16; j++) {
-        const __m512i low = j < 8 ? low_nibbles(v[1 + j / 4]) : high_nibbles(v[1 + j / 4 % 2]);
-        const __m512i top = byte_of_lanes(v[3], j % 4);
+        const __m512i low = j < 8 ? low_nibbles(word[j / 4]) : high_nibbles(word[j / 4 % 2]);
+        const __m512i top = byte_of_lanes(word[2], j % 4);
         const __m512i high = j < 4   ? _mm512_slli_epi32(top, 4)
                              : j < 8 ? _mm512_slli_epi32(top, 2)
                                      : _mm512_srli_epi32(top, j / 4 * 2 - 4);

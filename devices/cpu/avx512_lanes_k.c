@@ -20,9 +20,9 @@ typedef struct act_k {
 
 static size_t bytes_k(size_t k) { return k / SUPERBLOCK * sizeof(act_k); }
 
-/* group_bits: 2^group_bits weights are a group. Sums of group j are taken times 2^left[j / 2 % 4]. */
+/* group_bits: 2^group_bits weights are a group. Sums of group j are taken times 2^left[j % 8]. */
 INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_bits, const int offset,
-                   const int left[4]) {
+                   const int left[8]) {
     const size_t weight_n = (size_t)1 << group_bits;
     for (size_t i = 0; i < k / SUPERBLOCK; i++) a[i].d = quantise(a[i].x, x + i * SUPERBLOCK, SUPERBLOCK);
     for (size_t i = 0; i < k / SUPERBLOCK; i++) {
@@ -30,7 +30,7 @@ INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_bits, 
             const int sum = sum_i8(a[i].x + weight_n * j, weight_n);
             a[i].upper[j] = (int8_t)(sum >> group_bits);
             a[i].lower[j] = (int8_t)(sum & ((1 << group_bits) - 1));
-            a[i].start[j] = -offset * sum * (1 << left[j / 2 % 4]);
+            a[i].start[j] = -offset * sum * (1 << left[j % 8]);
         }
     }
 }
@@ -144,34 +144,23 @@ INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, co
 /* ---- Pairs of bits: four weights of groups j, j + 2, j + 4 and j + 6 of 16 in a word --------------------
  */
 
-/* The bit of a byte from which on pair n is multiplied: where it stands, which saves moving each of them;
- * with a third bit above it the last one has room one bit lower. */
-#define PAIRS_LEFT ((const int[4]){0, 2, 4, 6})
-#define THIRD_LEFT ((const int[4]){0, 2, 4, 5})
-
-/* Sums of the groups of four runs, whose pairs stand in eight words at `at`, in twos. `third`, unless that is
- * NULL: bits above the pairs of each word, that of n at bit THIRD_LEFT[n] + 2. */
-INLINE void sums_of_pairs(__m512i two[4], row_stream w, size_t at, const __m512i *third, const int8_t *x,
-                          const int32_t *start) {
-    const int *left = third ? THIRD_LEFT : PAIRS_LEFT;
+/* Sums of the groups of four runs, whose pairs stand in eight words at `at`, in twos. Pairs are multiplied
+ * where they stand, which saves moving each of them. */
+#define PAIRS_LEFT ((const int[8]){0, 0, 2, 2, 4, 4, 6, 6})
+INLINE void sums_of_pairs(__m512i two[4], row_stream w, size_t at, const int8_t *x, const int32_t *start) {
     __m512i s[8];
     UNROLL for (size_t j = 0; j < 8; j++) s[j] = start ? _mm512_set1_epi32(start[j]) : _mm512_setzero_si512();
     UNROLL for (size_t i = 0; i < 8; i++) {
         const __m512i v = load_words(w, at + 4 * i);
-        UNROLL for (int n = 0; n < 4; n++) {
-            const size_t j = i / 4 + 2 * (size_t)n;
-            __m512i q = left[n] == 2 * n ? v : _mm512_srli_epi16(v, 1);
-            const __m512i pair = _mm512_set1_epi8((char)(3 << left[n]));
-            if (third) { /* pair ? q : third */
-                q = _mm512_ternarylogic_epi64(q, pair, third[i], 0xe2);
-                q = _mm512_and_si512(q, _mm512_set1_epi8((char)(7 << left[n])));
-            } else {
-                q = _mm512_and_si512(q, pair);
-            }
-            s[j] = _mm512_dpbusd_epi32(s[j], q, broadcast_quad(x + 16 * j + i % 4 * 4));
+        UNROLL for (size_t j = i / 4; j < 8; j += 2) {
+            const __m512i pair = _mm512_and_si512(v, _mm512_set1_epi8((char)(3 << PAIRS_LEFT[j])));
+            s[j] = _mm512_dpbusd_epi32(s[j], pair, broadcast_quad(x + 16 * j + i % 4 * 4));
         }
     }
-    UNROLL for (size_t n = 0; n < 4; n++) two[n] = pair_of(s[2 * n], left[n], s[2 * n + 1], left[n]);
+    UNROLL for (size_t n = 0; n < 4; n++) {
+        const int left = PAIRS_LEFT[2 * n];
+        two[n] = pair_of(s[2 * n], left, s[2 * n + 1], left);
+    }
 }
 
 INLINE void rows_q2_k(float *y, row_stream w, const act_k *x, size_t block_n) {
@@ -187,7 +176,7 @@ INLINE void rows_q2_k(float *y, row_stream w, const act_k *x, size_t block_n) {
         }
         UNROLL for (size_t half = 0; half < 2; half++) {
             __m512i two[4];
-            sums_of_pairs(two, w, offsetof(quant_q2_k, q) + 32 * half, NULL, x->x + 128 * half, NULL);
+            sums_of_pairs(two, w, offsetof(quant_q2_k, q) + 32 * half, x->x + 128 * half, NULL);
             UNROLL for (int n = 0; n < 4; n++) {
                 const __m512i scale = bytes_as_words(scales[2 * (int)half + n / 2], n % 2 * 2, false);
                 scaled = _mm512_dpwssd_epi32(scaled, two[n], scale);
@@ -199,48 +188,73 @@ INLINE void rows_q2_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     _mm512_storeu_ps(y, sum);
 }
 
+/* ---- Q3_K, joined (devices/lanes.h) ----------------------------------------------------------------------
+ */
+
 /* Scales of groups 4i to 4i + 3, signed, from three words (devices/quant.h). */
 INLINE __m512i scales_q3_k(const __m512i word[3], const int i) {
     const __m512i low = i < 2 ? low_nibbles(word[i]) : high_nibbles(word[i - 2]);
     return _mm512_sub_epi8(or_masked(low, moved(word[2], 4 - 2 * i), 0x30), _mm512_set1_epi8(32));
 }
 
-/* Bits 4 * half to 4 * half + 3 of each byte (a constant) to where sums_of_pairs takes them. */
-INLINE __m512i third_bits(__m512i v, const size_t half) {
-    uint64_t matrix = 0; /* its byte 7 - i is what bit i is the parity of */
-    for (size_t n = 0; n < 4; n++) {
-        matrix |= (uint64_t)1 << (8 * (7 - (size_t)THIRD_LEFT[n] - 2) + 4 * half + n);
+/* Quants are multiplied where they stand, those of groups 6 and 7 from bit 5 on. */
+#define JOINED_LEFT ((const int[8]){0, 3, 0, 3, 0, 3, 5, 5})
+
+/* Bits 6 and 7 of each byte of `upper` with bit `from` of `lowest` below them, zeros elsewhere. */
+INLINE __m512i rest_of(__m512i upper, __m512i lowest, const int from) {
+    const long long matrix = (long long)1 << (8 * (7 - 5) + from); /* bit 5 is bit `from` */
+    return or_masked(_mm512_gf2p8affine_epi64_epi8(lowest, _mm512_set1_epi64(matrix), 0), upper, 0xc0);
+}
+
+/* scaled + sums of groups j and j + 1 times their scales and 256; `scales` are those of four groups. */
+INLINE __m512i add_pair(__m512i scaled, __m512i first, __m512i second, __m512i scales, const int j) {
+    const __m512i pair = pair_of(first, JOINED_LEFT[j], second, JOINED_LEFT[j + 1]);
+    return _mm512_dpwssd_epi32(scaled, pair, bytes_as_words(scales, j % 4, true));
+}
+
+/* Adds the eight groups whose words stand at `at`, scaled. */
+INLINE __m512i add_half(__m512i scaled, row_stream w, size_t at, const int8_t *x, const int32_t *start,
+                        const __m512i scales[2]) {
+    const __m512i first_bits = _mm512_set1_epi8(7), second_bits = _mm512_set1_epi8(7 << 3);
+    __m512i s6 = _mm512_set1_epi32(start[6]), s7 = _mm512_set1_epi32(start[7]), three[3];
+    UNROLL for (int j = 0; j < 6; j += 2) {
+        __m512i first = _mm512_set1_epi32(start[j]), second = _mm512_set1_epi32(start[j + 1]);
+        UNROLL for (size_t t = 0; t < 4; t++) {
+            const size_t i = 2 * (size_t)j + t;
+            const __m512i v = load_words(w, at + 4 * i);
+            const int8_t *quad = x + 16 * j + 4 * t;
+            first = _mm512_dpbusd_epi32(first, _mm512_and_si512(v, first_bits), broadcast_quad(quad));
+            second = _mm512_dpbusd_epi32(second, _mm512_and_si512(v, second_bits), broadcast_quad(quad + 16));
+            three[i % 3] = v;
+            if (i % 3 < 2) continue;
+            quad = x + 16 * 6 + 4 * (i / 3);
+            s6 = _mm512_dpbusd_epi32(s6, rest_of(three[0], three[1], 6), broadcast_quad(quad));
+            s7 = _mm512_dpbusd_epi32(s7, rest_of(three[2], three[1], 7), broadcast_quad(quad + 16));
+        }
+        scaled = add_pair(scaled, first, second, scales[j / 4], j);
     }
-    return _mm512_gf2p8affine_epi64_epi8(v, _mm512_set1_epi64((long long)matrix), 0);
+    return add_pair(scaled, s6, s7, scales[1], 6);
 }
 
 /* Scales are taken times 256. 32 bits hold what comes of it: 16 groups * 256 * 32 * (16 * 4 * 127) < 2^31. */
 INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_n) {
-    const size_t scales_at = offsetof(quant_q3_k, scales);
     __m512 sum = _mm512_setzero_ps();
-    for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q3_k), x++) {
-        __m512i bits[8], two[8], scaled = _mm512_setzero_si512();
-        UNROLL for (size_t g = 0; g < 8; g++) {
-            bits[g] = load_words(w, 4 * g);
-            KEEP(bits[g]);
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(lanes_q3_k), x++) {
+        const __m512i word[3] = {load_words(w, 0), load_words(w, 4), load_words(w, 8)};
+        __m512i scaled = _mm512_setzero_si512();
+        UNROLL for (int h = 0; h < 2; h++) {
+            const __m512i scales[2] = {scales_q3_k(word, 2 * h), scales_q3_k(word, 2 * h + 1)};
+            scaled =
+                add_half(scaled, w, offsetof(lanes_q3_k, q[h]), x->x + 128 * h, x->start + 8 * h, scales);
         }
-        UNROLL for (size_t half = 0; half < 2; half++) {
-            __m512i third[8];
-            UNROLL for (size_t g = 0; g < 8; g++) third[g] = third_bits(bits[g], half);
-            sums_of_pairs(two + 4 * half, w, offsetof(quant_q3_k, q) + 32 * half, third, x->x + 128 * half,
-                          x->start + 8 * half);
-        }
-        const __m512i word[3] = {load_words(w, scales_at), load_words(w, scales_at + 4),
-                                 load_words(w, scales_at + 8)};
-        UNROLL for (int i = 0; i < 8; i++) {
-            const __m512i scale = bytes_as_words(scales_q3_k(word, i / 2), i % 2 * 2, true);
-            scaled = _mm512_dpwssd_epi32(scaled, two[i], scale);
-        }
-        const __m512 d = _mm512_mul_ps(halves_at(w, offsetof(quant_q3_k, d)), _mm512_set1_ps(x->d));
+        const __m512 d = _mm512_mul_ps(halves_at(w, offsetof(lanes_q3_k, d)), _mm512_set1_ps(x->d));
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_srai_epi32(scaled, 8)), d, sum);
     }
     _mm512_storeu_ps(y, sum);
 }
+
+/* ---- Q6_K ------------------------------------------------------------------------------------------------
+ */
 
 /* Sums of the groups of 128 weights whose nibbles stand in 16 words at `at`, lower ones first, in twos. */
 INLINE void sums_of_nibbles(__m512i two[4], row_stream w, size_t at, const int8_t *x) {
@@ -272,7 +286,7 @@ INLINE void rows_q6_k(float *y, row_stream w, const act_k *x, size_t block_n) {
         const act_k *again = x; /* hidden, or x of the nibbles would be kept, in memory, for the pairs */
         __asm__("" : "+r"(again));
         UNROLL for (size_t half = 0; half < 2; half++) {
-            sums_of_pairs(upper + 4 * half, w, 128 + 32 * half, NULL, again->x + 128 * half,
+            sums_of_pairs(upper + 4 * half, w, 128 + 32 * half, again->x + 128 * half,
                           again->start + 8 * half);
         }
         UNROLL for (size_t i = 0; i < 4; i++) scales[i] = load_words(w, 192 + 4 * i);
@@ -318,14 +332,14 @@ INLINE void rows_iq4_xs(float *y, row_stream w, const act_k *x, size_t block_n) 
     _mm512_storeu_ps(y, sum);
 }
 
-#define NO_LEFT ((const int[4]){0})
+#define NO_LEFT ((const int[8]){0})
 #define K_LANES(type, group_bits, offset, left, rows)                                                        \
     static void pack_##type(void *act, const float *x, size_t k) {                                           \
         pack_k(act, x, k, group_bits, offset, left);                                                         \
     }                                                                                                        \
     STREAM_GEMV(type, rows)
 K_LANES(q2_k, 4, 0, NO_LEFT, rows_q2_k(y, w, act, k / SUPERBLOCK))
-K_LANES(q3_k, 4, 4, THIRD_LEFT, rows_q3_k(y, w, act, k / SUPERBLOCK))
+K_LANES(q3_k, 4, 4, JOINED_LEFT, rows_q3_k(y, w, act, k / SUPERBLOCK))
 K_LANES(q4_k, 5, 0, NO_LEFT, rows_q4_k(y, w, act, k / SUPERBLOCK, false))
 K_LANES(q5_k, 5, 0, NO_LEFT, rows_q4_k(y, w, act, k / SUPERBLOCK, true))
 K_LANES(q6_k, 4, 2, PAIRS_LEFT, rows_q6_k(y, w, act, k / SUPERBLOCK))
