@@ -98,17 +98,17 @@ static void do_jobs(void *cookie, uint32_t thread_i) {
                           .share = j->share,
                           .op = j->op,
                           .turn = j->turn};
-    while (j->at < JOB_N) {
+    team *const t = j->team;
+    bool there = true;
+    while (there && j->at < JOB_N) {
         do_half(j, 0, &w);
         if (j->at % 3 == 0) {
-            team_barrier(j->team, thread_i);
-            do_half(j, 1, &w);
+            there = team_barrier(t, thread_i);
+            if (there) do_half(j, 1, &w);
         }
-        if (!team_barrier_open(j->team, thread_i, next_job, j)) {
-            atomic_fetch_add(&away_n, 1);
-            return;
-        }
+        there = there && team_barrier_open(t, thread_i, next_job, j);
     }
+    if (!there) atomic_fetch_add(&away_n, 1);
 }
 
 static void jobs_must_be_done_once(uint32_t thread_n) {
@@ -212,6 +212,65 @@ Test(cores, who_gave_its_core_is_not_waited_for) {
     team_close(m.team);
 }
 
+/* Work of two turns, each with two inner barriers, behind a meeting that thread 1 leaves. */
+typedef struct turns {
+    team *team;
+    _Atomic uint32_t there_n, helped_turn;
+    _Atomic bool met, over;
+    uint32_t begun_n; /* turns */
+} turns;
+
+static void has_met(void *cookie) { atomic_store(&((turns *)cookie)->met, true); }
+static void begin(void *cookie) { ((turns *)cookie)->begun_n++; }
+static void is_over(void *cookie) { atomic_store(&((turns *)cookie)->over, true); }
+
+/* Thread 0 does not end the second turn before thread 1 has come to it. */
+static void do_turn(turns *work, uint32_t turn, uint32_t thread_i) {
+    if (thread_i)
+        (void)atomic_compare_exchange_strong(&work->helped_turn, &(uint32_t){UINT32_MAX}, turn);
+    else if (turn)
+        for (uint32_t ms = 0; atomic_load(&work->helped_turn) == UINT32_MAX; ms++) {
+            atomic_store(&holds, false);
+            cr_assert_lt(ms, 20000, "the thread that was away does not join");
+            usleep(1000);
+        }
+}
+
+static void do_turns(void *cookie, uint32_t thread_i) {
+    turns *work = cookie;
+    team *const t = work->team;
+    if (!atomic_load(&work->met)) {
+        atomic_fetch_add(&work->there_n, 1);
+        while (thread_i == 0 && atomic_load(&work->there_n) < 2) continue;
+        if (thread_i == 0) usleep(20000);
+        if (!team_barrier_open(t, thread_i, has_met, work)) return;
+    }
+    if (atomic_load(&work->over) || !atomic_load(&held_n)) return;
+    for (uint32_t turn = team_passed_turns(t, thread_i, 2); turn < 2; turn++) {
+        if (!team_barrier_alone(t, thread_i, begin, work)) return;
+        if (!team_barrier(t, thread_i)) return;
+        do_turn(work, turn, thread_i);
+    }
+    (void)!team_barrier_open(t, thread_i, is_over, work);
+}
+
+Test(cores, who_was_away_joins_behind_inner_barriers) {
+    turns work = {.team = team_of(2)};
+    atomic_store(&held_n, 0);
+    atomic_store(&holds, true);
+    for (int i = 0; i < 100 && !atomic_load(&held_n); i++) { /* thread 1 may have lost its core itself */
+        work.met = false;
+        work.there_n = 0;
+        work.helped_turn = UINT32_MAX;
+        team_run(work.team, do_turns, &work);
+    }
+    cr_expect_eq(held_n, 1, "it has not left");
+    cr_expect_eq(work.helped_turn, 1);
+    cr_expect_eq(work.begun_n, 2);
+    cr_expect(work.over);
+    team_close(work.team);
+}
+
 /* ---- Whole models ----------------------------------------------------------------------------------- */
 
 static void must_not_mind(const char *label, const tiny_model *model) {
@@ -250,5 +309,13 @@ Test(cores, swapping_cores_changes_no_bit) {
     must_not_mind(
         "experts",
         &(tiny_model){.arch = "qwen3moe", .qk_norm = true, .expert_n = 8, .expert_used_n = 3, .layer_n = 3});
+    must_not_mind("experts whose matrices differ in type", &(tiny_model){.arch = "qwen3moe",
+                                                                         .type = GGUF_Q8_0,
+                                                                         .up_type = GGUF_Q2_K,
+                                                                         .embd_n = 256,
+                                                                         .qk_norm = true,
+                                                                         .expert_n = 8,
+                                                                         .expert_used_n = 3,
+                                                                         .layer_n = 3});
     cpu_topology_close(&topology);
 }

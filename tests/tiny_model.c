@@ -182,7 +182,9 @@ static void expert_vectors(list *l, int layer_i, const char *name, uint64_t n, u
  * inputs. */
 static void matrix(list *l, int layer_i, const char *name, uint64_t n_in, uint64_t n_out, uint64_t expert_n,
                    double gain) {
-    gguf_type type = n_in % gguf_type_get(l->options.type)->block_n ? GGUF_F16 : l->options.type;
+    const bool is_up = strstr(name, "_up") != NULL;
+    gguf_type type = is_up && l->options.up_type ? l->options.up_type : l->options.type;
+    if (n_in % gguf_type_get(type)->block_n) type = GGUF_F16;
     tensor_spec *item = append(l, layer_i, name, FILL_MATRIX, type, gain / sqrt((double)n_in));
     item->dim_n = expert_n ? 3 : 2;
     item->dim[0] = n_in, item->dim[1] = n_out, item->dim[2] = expert_n;

@@ -16,6 +16,7 @@ typedef struct tiny_model {
     const char *arch; /* [llama] any text is written; known ones get what is peculiar to them */
     uint64_t seed;
     gguf_type type; /* [F32] of matrices; one whose rows are no whole blocks becomes F16, as in real files */
+    gguf_type up_type;  /* [type] of the FFN's up matrices */
     uint32_t layer_n;   /* [2] */
     uint32_t embd_n;    /* [64] */
     uint32_t head_n;    /* [4] */

@@ -302,7 +302,7 @@ static void attend_spread(cpu_op *op, const cpu_worker *w, uint32_t row_n, uint3
         attend_one_run(o, w, now.r, 1, now.head_kv, first_run(o, &w->row[now.r]) + now.run, ahead,
                        partial_at(o, partials + item * partial_floats(o, 1), 1), scores);
     }
-    team_barrier(w->team, w->thread_i);
+    if (!team_barrier(w->team, w->thread_i)) return;
     taken = (cpu_run){0};
     for (uint32_t item; (item = cpu_take_next(op, 1, row_n * heads, w, &taken)) < row_n * heads;) {
         float *first = partials + (size_t)item * run_max * partial_floats(o, 1);

@@ -423,7 +423,7 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
                               cpu_row(op->op.linear.x, r), op->op.linear.x.stride,
                               row_n - r < cols ? row_n - r : cols, k);
     }
-    team_barrier(w->team, w->thread_i);
+    if (!team_barrier(w->team, w->thread_i)) return;
     uint8_t *scratch = cpu_thread_scratch(w, cpu_linear_scratch(w->kernels, &op->op));
     uint32_t tile_n[DEVICE_LINEAR_MAX]; /* per part: what is unpacked at a time */
     total = 0;
@@ -618,12 +618,12 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     float *rectangle = (float *)(void *)scratch, *gathered = rectangle + RECTANGLES * RECTANGLE_FLOATS;
     uint8_t *tiles = (uint8_t *)(gathered + PANEL_COLS_MAX * (size_t)k);
     /* panels are numbered by one column count: forms of an operation that differ in it take turns */
-    for (uint32_t j = 0; j < f.n; j++) {
+    for (uint32_t j = team_passed_turns(w->team, w->thread_i, 2); j < f.n; j++) {
         grouping turn = {op, &g, row_n, (uint32_t)f.form[j]->panel_cols};
-        team_barrier_alone(w->team, w->thread_i, begin_turn, &turn);
+        if (!team_barrier_alone(w->team, w->thread_i, begin_turn, &turn)) return;
         for (uint32_t p; (p = cpu_take(op, 0)) < g.panel[unit_n];)
             pack_expert_panel(o, &g, f.form[j], p, w->workspace + f.offset[j], gathered);
-        team_barrier(w->team, w->thread_i);
+        if (!team_barrier(w->team, w->thread_i)) return;
         uint32_t tile_n[2] = {0, 0}, per_unit = 0;
         const uint32_t counted_n = counted_parts(op, part_n);
         for (uint32_t i = 0; i < counted_n; i++)

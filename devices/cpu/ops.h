@@ -63,7 +63,8 @@ cpu_scratch cpu_op_scratch(const cpu_kernels *k, const device_op *op);
  * nobody, and needs no scratch. */
 bool cpu_op_is_small(const cpu_op *op, const cpu_worker *w);
 /* Runs this thread's part of what is left. Every thread that is there calls it for the same op, and the
- * caller puts a barrier behind; or one thread alone, which then does all of it, where the operation is small.
+ * caller puts an open barrier behind, which a thread that has left the team inside does not wait at; or one
+ * thread alone, which then does all of it, where the operation is small.
  */
 void cpu_op_run(cpu_op *op, const cpu_worker *w);
 /* The matrices that an operation multiplies with, and how many they are. */

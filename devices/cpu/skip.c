@@ -159,8 +159,9 @@ static uint32_t next_to_pack(cpu_op *op, uint32_t n, uint32_t *at) {
     return i < n ? i : n;
 }
 
-static void packing_done(const cpu_worker *w, uint32_t n) {
-    if (n >= CPU_TILE_ROWS_MIN) team_barrier(w->team, w->thread_i);
+/* False where the thread has left the team. */
+static bool packing_done(const cpu_worker *w, uint32_t n) {
+    return n < CPU_TILE_ROWS_MIN || team_barrier(w->team, w->thread_i);
 }
 
 /* ---- Up: listed rows ---- */
@@ -260,7 +261,7 @@ static void up_run(cpu_op *op, const cpu_worker *w, const vectors *v) {
     uint8_t *acts = packing_room(op, w, v->n / v->per_row);
     for (uint32_t r, at = 0; (r = next_to_pack(op, v->n / v->per_row, &at)) < v->n / v->per_row;)
         w->kernels->matmul[m->type].act_pack(acts + stride * r, cpu_row(v->x, r), m->in_n);
-    packing_done(w, v->n / v->per_row);
+    if (!packing_done(w, v->n / v->per_row)) return;
     uint32_t range_n = (v->neuron_n + RANGE - 1) / RANGE, turn_n = v->id.ref.buffer ? v->n : 1;
     for (cpu_run run = {0}; cpu_take_run(op, 1, turn_n * range_n, w, &run);)
         for (uint32_t to; run.at < run.end; run.at = to) {
@@ -352,7 +353,7 @@ static void down_run(cpu_op *op, const cpu_worker *w, const vectors *v) {
             pack_blocks((int8_t *)share, (float *)(void *)(share + p.d), list_of(v, i), compact_input(v, i),
                         f.group_n);
         }
-        packing_done(w, v->n);
+        if (!packing_done(w, v->n)) return;
     }
     uint32_t stretch = stretch_of(m, w->thread_n), stretch_n = (m->out_n + stretch - 1) / stretch;
     for (uint32_t item; (item = cpu_take(op, 1)) < stretch_n * v->n;) {

@@ -8,6 +8,7 @@
  */
 #include "devices/cpu/team.h"
 
+#include <assert.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -34,6 +35,7 @@ typedef struct member {
     _Atomic int pu;          /* its core's; -1: any */
     _Atomic uint32_t came;   /* the phase whose end it came to last */
     _Atomic bool present;
+    uint32_t passed_n; /* inner barriers that were passed before it joined, and that it has not come to yet */
 } member;
 
 struct team {
@@ -46,22 +48,24 @@ struct team {
     _Atomic bool closing;  /* threads end */
     _Atomic bool swapping; /* two threads swap cores */
     _Atomic uint32_t swap_n;
-    _Alignas(CACHE_LINE) _Atomic uint64_t meeting; /* phase << 32 | CLOSED | present << 16 | come */
+    _Alignas(CACHE_LINE) _Atomic uint64_t meeting; /* phase << 32 | inner << 26 | present << 13 | come */
     _Alignas(CACHE_LINE) _Atomic uint32_t phase;   /* the same, maybe a moment later; futex word */
     _Atomic uint32_t sleepers;
     uint32_t barrier_n; /* counted by the last thread to come */
 };
 
-/* The next barrier's number, the threads that are there, how many of them have come to it, and whether the
- * last one was inside an operation: in one word, so that nobody joins while it changes. Work begins a phase,
+/* The next barrier's number, how many were passed inside the operation at hand, the threads that are there
+ * and how many of them have come: in one word, so that nobody joins while it changes. Work begins a phase,
  * and who is the last one to go ends one. */
-#define CLOSED      (UINT64_C(1) << 31)
-#define PRESENT_ONE (UINT64_C(1) << 16)
+enum { COUNT_BITS = 13, INNER_BITS = 6 };
+#define PRESENT_ONE (UINT64_C(1) << COUNT_BITS)
+#define INNER_ONE   (PRESENT_ONE << COUNT_BITS)
 static uint32_t phase_of(uint64_t meeting) { return (uint32_t)(meeting >> 32); }
-static uint64_t present_n(uint64_t meeting) { return (meeting & (CLOSED - 1)) / PRESENT_ONE; }
+static uint64_t inner_n(uint64_t meeting) { return meeting / INNER_ONE % (1 << INNER_BITS); }
+static uint64_t present_n(uint64_t meeting) { return meeting % INNER_ONE / PRESENT_ONE; }
 static bool all_have_come(uint64_t meeting) { return meeting % PRESENT_ONE == present_n(meeting); }
-static uint64_t meeting_of(uint32_t phase, uint64_t closed, uint64_t n) {
-    return (uint64_t)phase << 32 | closed | n * PRESENT_ONE;
+static uint64_t meeting_of(uint32_t phase, uint64_t inner, uint64_t n) {
+    return (uint64_t)phase << 32 | inner * INNER_ONE | n * PRESENT_ONE;
 }
 
 /* ---- Cores ---- */
@@ -170,7 +174,8 @@ static bool leave(team *t, member *me, uint32_t phase) {
     return true;
 }
 
-/* Until the phase is passed; false where the thread has left the team instead, which it may. */
+/* Until the phase is passed; false where the thread has left the team instead, which one that is there may.
+ */
 static bool wait_for(team *t, member *me, uint32_t phase, bool may_leave) {
     if (!t->own_cores) return sleep_on(t, phase, 0);
     bool passed = spin(t, phase);
@@ -195,32 +200,44 @@ static void pass(team *t) {
         syscall(SYS_futex, &t->phase, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
-/* What the last thread to come does; `closed` holds until the next barrier. */
-static void complete(team *t, uint64_t meeting, uint64_t closed) {
-    atomic_store_explicit(&t->meeting, meeting_of(phase_of(meeting) + 1, closed, present_n(meeting)),
+/* What the last thread to come does; `inner`: barriers that are passed inside an operation then. */
+static void complete(team *t, uint64_t meeting, uint64_t inner) {
+    atomic_store_explicit(&t->meeting, meeting_of(phase_of(meeting) + 1, inner, present_n(meeting)),
                           memory_order_release);
     pass(t);
 }
 
-static bool meet(team *t, uint32_t thread_i, uint64_t closed, team_alone_fn *alone, void *cookie) {
+static bool meet(team *t, uint32_t thread_i, bool inner, team_alone_fn *alone, void *cookie) {
     member *me = &t->member[thread_i];
+    if (!atomic_load_explicit(&me->present, memory_order_relaxed)) return false;
+    if (inner && me->passed_n) {
+        me->passed_n--;
+        return true;
+    }
     const uint64_t meeting = atomic_fetch_add_explicit(&t->meeting, 1, memory_order_acq_rel) + 1;
     atomic_store_explicit(&me->came, phase_of(meeting), memory_order_relaxed);
-    if (!all_have_come(meeting)) return wait_for(t, me, phase_of(meeting), !closed);
+    if (!all_have_come(meeting)) return wait_for(t, me, phase_of(meeting), true);
     if (alone) alone(cookie);
     t->barrier_n++;
-    complete(t, meeting, closed);
+    complete(t, meeting, inner ? inner_n(meeting) + 1 : 0);
     return true;
 }
 
-void team_barrier(team *t, uint32_t thread_i) { (void)meet(t, thread_i, CLOSED, NULL, NULL); }
+bool team_barrier(team *t, uint32_t thread_i) { return meet(t, thread_i, true, NULL, NULL); }
 
-void team_barrier_alone(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie) {
-    (void)meet(t, thread_i, CLOSED, alone, cookie);
+bool team_barrier_alone(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie) {
+    return meet(t, thread_i, true, alone, cookie);
 }
 
 bool team_barrier_open(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie) {
-    return meet(t, thread_i, 0, alone, cookie);
+    return meet(t, thread_i, false, alone, cookie);
+}
+
+uint32_t team_passed_turns(team *t, uint32_t thread_i, uint32_t n) {
+    member *me = &t->member[thread_i];
+    const uint32_t turns = me->passed_n ? (me->passed_n - 1) / n : 0;
+    me->passed_n -= turns * n;
+    return turns;
 }
 
 /* ---- Work ---- */
@@ -234,12 +251,13 @@ static bool join(team *t, member *me) {
         const uint32_t phase = phase_of(meeting);
         const bool is_work = present_n(meeting) != 0;
         if (me->thread_i ? atomic_load_explicit(&t->closing, memory_order_acquire) : !is_work) return false;
-        if (!is_work || meeting & CLOSED || all_have_come(meeting) ||
+        if (!is_work || all_have_come(meeting) ||
             phase == atomic_load_explicit(&me->came, memory_order_relaxed)) {
             wait_for(t, me, phase, false);
             continue;
         }
         atomic_store_explicit(&me->present, true, memory_order_release);
+        me->passed_n = (uint32_t)inner_n(meeting);
         if (atomic_compare_exchange_strong_explicit(&t->meeting, &meeting, meeting + PRESENT_ONE,
                                                     memory_order_acq_rel, memory_order_relaxed))
             return true;
@@ -316,6 +334,7 @@ static hotset_status start(team *t, uint32_t thread_i, hotset_error *err) {
 
 hotset_status team_open(team **out, uint32_t thread_n, const cpu_topology *topology, hotset_error *err) {
     *out = NULL;
+    assert(thread_n < 1u << COUNT_BITS);
     team *t = aligned_alloc(CACHE_LINE, round_up(sizeof *t, CACHE_LINE));
     if (!t) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the thread team");
     *t = (team){.thread_n = thread_n, .started_n = 1, .own_cores = thread_n <= topology->core_n};

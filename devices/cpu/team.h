@@ -39,17 +39,23 @@ bool team_is_whole(const team *t);
 
 /* Barriers, inside team_run only: waits until every thread that is there has come, thread_i being the caller;
  * what was written before is visible after. Where one of them has lost its core to another process, the
- * caller gives it its own, and takes the lost one.
+ * caller gives it its own, takes the lost one, and leaves the team. False then: it must return from fn at
+ * once, without a look at what the cookie points to.
  *
- * A closed barrier, inside an operation: nobody joins until the next one. */
-void team_barrier(team *t, uint32_t thread_i);
+ * Who leaves or comes late joins again at any time, by a new call of fn. So between two open barriers
+ * everybody does the same, from its beginning: takes pieces of what is left, which may be nothing, and comes
+ * to the inner barriers in their order. Those that were passed before it joined it does not wait at. */
+HOTSET_CHECKED bool team_barrier(team *t, uint32_t thread_i);
 /* The same, but the last thread to come calls alone(cookie), its own cookie, before any goes on: what it
  * writes is visible to all. `alone` meets nobody. */
 typedef void team_alone_fn(void *cookie);
-void team_barrier_alone(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie);
-/* The same between operations: others may join behind it. False where the thread has left the team to give
- * its core away: it must return from fn at once, without a look at what the cookie points to. */
+HOTSET_CHECKED bool team_barrier_alone(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie);
+/* The barrier between one piece of common work and the next. */
 HOTSET_CHECKED bool team_barrier_open(team *t, uint32_t thread_i, team_alone_fn *alone, void *cookie);
+/* For work that begins with turns of n inner barriers each, pieces of which are counted anew in every turn:
+ * how many whole turns are over, which the caller leaves out. The one at hand counts as over when a barrier
+ * of the next one is passed. */
+uint32_t team_passed_turns(team *t, uint32_t thread_i, uint32_t n);
 /* Barriers that were passed so far, modulo 2^32; outside team_run. */
 uint32_t team_barrier_n(const team *t);
 /* How often threads have swapped cores, modulo 2^32. */
