@@ -6,10 +6,10 @@
 #include "devices/blocks.h"
 #include "devices/quant.h"
 
-/* ---- Q3_K: blocks and their joined form ---------------------------------------------------------------- */
+/* The lowest bits of four bytes, which words hold side by side. */
+enum { ONE = 0x01010101, THREE = 0x03030303, FIFTEEN = 0x0f0f0f0f, SIX_BITS = 0x3f3f3f3f };
 
-/* The lowest bits of four bytes. */
-enum { ONE = 0x01010101, THREE = 0x03030303 };
+/* ---- Q3_K: blocks and their joined form ---------------------------------------------------------------- */
 
 /* Four quants, a byte each: bits 2p and 2p + 1 of `low` below bit `at` of `high`. */
 static inline uint32_t quad(uint32_t low, uint32_t high, int p, int at) {
@@ -82,6 +82,75 @@ static void part_q3_k(uint8_t *block, const uint8_t *from) {
     memcpy(block, &b, sizeof b);
 }
 
+/* ---- Q6_K ------------------------------------------------------------------------------------------------
+ */
+
+/* Where the block has four quants of set i, group g of it: words of nibbles and of pairs of bits, and the
+ * lowest bits of these. */
+typedef struct place_q6_k {
+    uint32_t nibbles, pairs;
+    int nibble_bit, pair_bit;
+} place_q6_k;
+static inline place_q6_k place_of(uint32_t i, uint32_t g, uint32_t t) {
+    const uint32_t half = i / 2, run = i % 2 * 2 + g / 2, at = g % 2 * 4 + t; /* runs of 32 */
+    return (place_q6_k){16 * half + run % 2 * 8 + at, 8 * half + at, (int)(run / 2 * 4), (int)(2 * run)};
+}
+
+static inline uint32_t quad_q6_k(const uint32_t low[32], const uint32_t high[16], uint32_t i, uint32_t g,
+                                 uint32_t t) {
+    const place_q6_k p = place_of(i, g, t);
+    return (low[p.nibbles] >> p.nibble_bit & FIFTEEN) | (high[p.pairs] >> p.pair_bit & THREE) << 4;
+}
+static inline void put_quad_q6_k(uint32_t low[32], uint32_t high[16], uint32_t q, uint32_t i, uint32_t g,
+                                 uint32_t t) {
+    const place_q6_k p = place_of(i, g, t);
+    low[p.nibbles] |= (q & FIFTEEN) << p.nibble_bit;
+    high[p.pairs] |= (q >> 4 & THREE) << p.pair_bit;
+}
+
+static void join_q6_k(uint8_t *to, const uint8_t *block) {
+    uint32_t word[4][12], low[32], high[16];
+    quant_q6_k b;
+    lanes_q6_k joined;
+    memcpy(&b, block, sizeof b);
+    memcpy(low, b.ql, sizeof low);
+    memcpy(high, b.qh, sizeof high);
+    for (uint32_t i = 0; i < 4; i++) {
+        for (uint32_t j = 0; j < 3; j++)
+            for (uint32_t t = 0; t < 4; t++) word[i][4 * j + t] = quad_q6_k(low, high, i, j, t);
+        for (uint32_t t = 0; t < 4; t++) {
+            const uint32_t q = quad_q6_k(low, high, i, 3, t);
+            for (uint32_t n = 0; n < 3; n++) word[i][3 * t + n] |= (q >> (4 - 2 * n) & THREE) << 6;
+        }
+    }
+    memcpy(joined.scales, b.scales, sizeof b.scales);
+    memcpy(joined.q, word, sizeof word);
+    joined.d = b.d;
+    memcpy(to, &joined, sizeof joined);
+}
+
+static void part_q6_k(uint8_t *block, const uint8_t *from) {
+    uint32_t word[4][12], low[32] = {0}, high[16] = {0};
+    quant_q6_k b;
+    lanes_q6_k joined;
+    memcpy(&joined, from, sizeof joined);
+    memcpy(word, joined.q, sizeof word);
+    for (uint32_t i = 0; i < 4; i++)
+        for (uint32_t t = 0; t < 4; t++) {
+            uint32_t q = 0;
+            for (uint32_t j = 0; j < 3; j++) {
+                put_quad_q6_k(low, high, word[i][4 * j + t] & SIX_BITS, i, j, t);
+                q |= (word[i][3 * t + j] >> 6 & THREE) << (4 - 2 * j);
+            }
+            put_quad_q6_k(low, high, q, i, 3, t);
+        }
+    memcpy(b.ql, low, sizeof low);
+    memcpy(b.qh, high, sizeof high);
+    memcpy(b.scales, joined.scales, sizeof b.scales);
+    b.d = joined.d;
+    memcpy(block, &b, sizeof b);
+}
+
 /* ---- All types ------------------------------------------------------------------------------------------
  */
 
@@ -128,14 +197,15 @@ static void store_block(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, di
 void lanes_store(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, gguf_type type, uint32_t in_n) {
     const division d = division_of(type);
     for (uint32_t b = 0; b < in_n / d.block_n; b++, rows += d.block_bytes, to += LANES_ROWS * d.block_bytes) {
-        uint8_t joined[LANES_ROWS * sizeof(lanes_q3_k)];
-        if (type == GGUF_Q3_K) {
-            for (uint64_t r = 0; r < LANES_ROWS; r++)
-                join_q3_k(joined + r * sizeof(lanes_q3_k), rows + r * row_bytes);
-            store_block(to, joined, sizeof(lanes_q3_k), d);
-        } else {
+        uint8_t joined[LANES_ROWS][BLOCKS_BYTES_MAX];
+        void (*const join)(uint8_t *, const uint8_t *) = type == GGUF_Q3_K   ? join_q3_k
+                                                         : type == GGUF_Q6_K ? join_q6_k
+                                                                             : NULL;
+        for (uint64_t r = 0; join && r < LANES_ROWS; r++) join(joined[r], rows + r * row_bytes);
+        if (join)
+            store_block(to, joined[0], sizeof joined[0], d);
+        else
             store_block(to, rows, row_bytes, d);
-        }
     }
 }
 
@@ -152,6 +222,8 @@ void lanes_restore_part(uint8_t *blocks, const uint8_t *stored, gguf_type type, 
         }
         if (type == GGUF_Q3_K)
             part_q3_k(blocks, block);
+        else if (type == GGUF_Q6_K)
+            part_q6_k(blocks, block);
         else
             memcpy(blocks, block, d.block_bytes);
     }

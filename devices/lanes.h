@@ -26,6 +26,16 @@ typedef struct lanes_q3_k {
 } lanes_q3_k;
 _Static_assert(sizeof(lanes_q3_k) == 110, "as long as in GGUF");
 
+/* The same of Q6_K, by quant_q6_k. q[i] are 12 words of groups 4i to 4i + 3, with j from 0 to 2 and t the
+ * number of four weights in their group: bits 0-5 of word 4j + t are group 4i + j; bits 6-7 of words 3t, 3t +
+ * 1 and 3t + 2 are bits 4-5, 2-3 and 0-1 of group 4i + 3. */
+typedef struct lanes_q6_k {
+    int8_t scales[16];
+    uint8_t q[4][48];
+    uint16_t d;
+} lanes_q6_k;
+_Static_assert(sizeof(lanes_q6_k) == 210, "as long as in GGUF");
+
 /* Types: all quantised ones that Hotset multiplies with (devices/blocks.h). */
 
 /* Interleaves LANES_ROWS rows of in_n weights, row_bytes apart; `to` receives LANES_ROWS * row_bytes bytes.

@@ -132,13 +132,6 @@ AVX2_INLINE __m256i bytes_q5_k(const uint8_t *block, size_t step, size_t run) {
     return _mm256_or_si256(low_bits_of(v, run % 2 ? 4 : 0, 15),
                            bit_of_bytes(block + step * offsetof(quant_q5_k, high), run, 4));
 }
-AVX2_INLINE __m256i bytes_q6_k(const uint8_t *block, size_t step, size_t run) {
-    const size_t half = run / 4, g = run % 4;
-    const __m256i low = load_256(block + step * (64 * half + RUN * (g % 2)));
-    const __m256i high = load_256(block + step * (offsetof(quant_q6_k, qh) + RUN * half));
-    return _mm256_or_si256(low_bits_of(low, g < 2 ? 0 : 4, 15),
-                           _mm256_slli_epi16(low_bits_of(high, (int)(2 * g), 3), 4));
-}
 #define RUNS_OF_256(type)                                                                                    \
     AVX2_INLINE __m256i quants_##type(const uint8_t *block, size_t run) {                                    \
         return bytes_##type(block, 1, run);                                                                  \
@@ -152,8 +145,8 @@ AVX2_INLINE __m256i quants_q3_k(const uint8_t *block, size_t run) {
     return _mm256_or_si256(low_bits_of(v, (int)(2 * (run % 4)), 3),
                            bit_of_bytes(block + offsetof(quant_q3_k, high), run, 2));
 }
-AVX2_INLINE __m256i lanes_quants_q3_k(const uint8_t *w, size_t run,
-                                      size_t quad) { /* joined: devices/lanes.h */
+/* Joined: devices/lanes.h. */
+AVX2_INLINE __m256i lanes_quants_q3_k(const uint8_t *w, size_t run, size_t quad) {
     const size_t half = run / 4, group = run % 4 * 2 + quad / 4, t = quad % 4;
     const uint8_t *words = w + LANES_ROWS * offsetof(lanes_q3_k, q[half]);
     if (group < 6)
@@ -164,7 +157,22 @@ AVX2_INLINE __m256i lanes_quants_q3_k(const uint8_t *w, size_t run,
 }
 RUNS_OF_256(q4_k)
 RUNS_OF_256(q5_k)
-RUNS_OF_256(q6_k)
+AVX2_INLINE __m256i quants_q6_k(const uint8_t *block, size_t run) {
+    const size_t half = run / 4, g = run % 4;
+    const __m256i low = load_256(block + 64 * half + RUN * (g % 2));
+    const __m256i high = load_256(block + offsetof(quant_q6_k, qh) + RUN * half);
+    return _mm256_or_si256(low_bits_of(low, g < 2 ? 0 : 4, 15),
+                           _mm256_slli_epi16(low_bits_of(high, (int)(2 * g), 3), 4));
+}
+AVX2_INLINE __m256i lanes_quants_q6_k(const uint8_t *w, size_t run, size_t quad) {
+    const size_t group = run % 2 * 2 + quad / 4, t = quad % 4;
+    const uint8_t *words = w + LANES_ROWS * offsetof(lanes_q6_k, q[run / 2]);
+    if (group < 3) return low_bits_of(load_256(words + 4 * LANES_ROWS * (4 * group + t)), 0, 0x3f);
+    const uint8_t *three = words + 4 * LANES_ROWS * (3 * t);
+    const __m256i upper = _mm256_or_si256(low_bits_of(load_256(three), 2, 3 << 4),
+                                          low_bits_of(load_256(three + 4 * LANES_ROWS), 4, 3 << 2));
+    return _mm256_or_si256(upper, low_bits_of(load_256(three + 8 * LANES_ROWS), 6, 3));
+}
 
 /* Whether values are signed without their offset: those of codebooks, and bytes. */
 AVX2_INLINE bool has_signs(const fast_form f) { return f.values || f.low_bits == 8; }
@@ -372,7 +380,7 @@ AVX2_INLINE __m256 plane_dmin(const fast_form f, const uint8_t *planes, size_t o
              .dmin_plane = 2, .header_bytes = 16)
 #define FAST_Q6_K                                                                                            \
     FAST_256(q6_k, q6_k, .low_bits = 4, .high_bits = 2, .offset = 32, .part_n = 16, .d_plane = 16,           \
-             .header_bytes = 18)
+             .header_bytes = 18, .front_at = offsetof(quant_q6_k, scales))
 #define FAST_IQ4_XS                                                                                          \
     FAST_256(iq4_xs, iq4_xs, .low_bits = 4, .values = quant_iq4_values, .offset = 128, .part_n = 32,         \
              .header_bytes = 8)

@@ -10,11 +10,14 @@
 
 #include "devices/cpu/avx2_lanes.h"
 
-enum { GROUPS_MAX = 16 };
+enum {
+    GROUPS_MAX = 16,
+    SUMS = HAS_VPDPBUSD ? 2 : 1 /* of a group of 16, so that each lane has those of two halves */
+};
 typedef struct act_k {
     int8_t x[256];
-    int32_t start[GROUPS_MAX]; /* of sums of groups of 16: takes offsets of quads off */
-    int16_t sums[GROUPS_MAX];  /* of groups of 16, or of 32, in the order of pack_k */
+    int32_t start[GROUPS_MAX * SUMS]; /* of these sums: takes offsets of quads off */
+    int16_t sums[GROUPS_MAX];         /* of groups of 16, or of 32, in the order of pack_k */
     float d;
 } act_k;
 
@@ -29,12 +32,23 @@ AVX2_INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_n
         for (size_t j = 0; j < 16; j++) {
             const __m128i pairs = _mm_maddubs_epi16(_mm_set1_epi8(1), load_128(a->x + 16 * j));
             const int off = offset[j % 8];
-            a->start[j] = HAS_VPDPBUSD ? -off * sum_of(pairs) : lane_start(pairs, off);
+            if (HAS_VPDPBUSD) {
+                a->start[2 * j] = -off * sum_of(_mm_move_epi64(pairs));
+                a->start[2 * j + 1] = -off * sum_of(_mm_srli_si128(pairs, 8));
+            } else {
+                a->start[j] = lane_start(pairs, off);
+            }
         }
         for (size_t j = 0; j < group_n; j++)
             a->sums[j / 4 * 4 + place[j % 4]] =
                 group_n == 16 ? sums[j] : (int16_t)(sums[2 * j] + sums[2 * j + 1]);
     }
+}
+
+/* Where one sum of group j starts. */
+AVX2_INLINE __m256i start_of(const act_k *x, size_t j) {
+    return HAS_VPDPBUSD ? _mm256_set1_epi32(x->start[2 * j] + x->start[2 * j + 1])
+                        : broadcast_4(x->start + j);
 }
 
 /* ---- Scales and minima: four bytes to a lane ------------------------------------------------------------
@@ -251,13 +265,14 @@ AVX2_INLINE __m256i rest_of(__m256i upper, __m256i lowest, const int from) {
 
 /* scaled += eight groups whose words stand at `at`, scaled, times 256. 32 bits hold them, and those three
  * that are 8 times as much by themselves: 3 * 256 * 32 * (16 * 4 * 127 * 8) < 2^31. */
-AVX2_INLINE void add_half_q3_k(__m256i scaled[HALVES], row_stream w, size_t at, const int8_t *x,
-                               const int32_t *start, __m256i scales[HALVES][2]) {
+AVX2_INLINE void add_half_q3_k(__m256i scaled[HALVES], row_stream w, size_t at, const act_k *act,
+                               const size_t half, __m256i scales[HALVES][2]) {
+    const int8_t *x = act->x + 128 * half;
     __m256i s6[HALVES], s7[HALVES], eightfold[HALVES], three[3][HALVES];
     AVX2_UNROLL
     for (int h = 0; h < HALVES; h++) {
-        s6[h] = broadcast_4(start + 6);
-        s7[h] = broadcast_4(start + 7);
+        s6[h] = start_of(act, 8 * half + 6);
+        s7[h] = start_of(act, 8 * half + 7);
         eightfold[h] = _mm256_setzero_si256();
     }
     AVX2_UNROLL
@@ -265,8 +280,8 @@ AVX2_INLINE void add_half_q3_k(__m256i scaled[HALVES], row_stream w, size_t at, 
         __m256i first[HALVES], second[HALVES];
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
-            first[h] = broadcast_4(start + j);
-            second[h] = broadcast_4(start + j + 1);
+            first[h] = start_of(act, 8 * half + (size_t)j);
+            second[h] = start_of(act, 8 * half + (size_t)j + 1);
         }
         AVX2_UNROLL
         for (int t = 0; t < 4; t++) {
@@ -315,8 +330,7 @@ AVX2_INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_
             AVX2_UNROLL
             for (int i = 0; i < 2 * HALVES; i++)
                 scales[i / 2][i % 2] = scales_q3_k(w, 2 * half + i % 2, i / 2);
-            add_half_q3_k(scaled, w, offsetof(lanes_q3_k, q[half]), x->x + 128 * half, x->start + 8 * half,
-                          scales);
+            add_half_q3_k(scaled, w, offsetof(lanes_q3_k, q[half]), x, (size_t)half, scales);
         }
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
@@ -328,94 +342,90 @@ AVX2_INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_
     store_rows(y, sum);
 }
 
-/* ---- Q6_K: nibbles, then words of pairs above them as in Q2_K, then scales ----
- * The bytes are read in the order in which they stand, or the hardware would not fetch them ahead: so sums of
- * all groups are kept until their scales come. */
+/* ---- Q6_K, joined ---- */
 
-/* Two sums in a lane hold a group of whole quants, of which the pairs are bits 4 and 5; one sum does not:
- * then nibbles have sums of their own, and pairs are multiplied where that saves moving them. */
-enum { APART = HAS_VPDPBUSD };
-#define LEFT_Q6_K ((const int[4]){APART ? 0 : 4, APART ? 2 : 4, APART ? 0 : 4, APART ? 2 : 4})
+/* Bits 6 and 7 of each byte of three words as one quant, those of the first word on top. */
+AVX2_INLINE __m256i quad_of_three(__m256i first, __m256i second, __m256i third) {
+    const __m256i upper = _mm256_or_si256(masked(_mm256_srli_epi16(first, 2), 0x30),
+                                          masked(_mm256_srli_epi16(second, 4), 0x0c));
+    return _mm256_or_si256(upper, masked(_mm256_srli_epi16(third, 6), 3));
+}
 
-AVX2_INLINE void add_nibbles(__m256i s[GROUPS_MAX][HALVES], row_stream w, const act_k *x) {
+/* Sums of a group. 16 bits hold that of half of its weights, 8 * 32 * 127: either each lane has two, or there
+ * are two of them. */
+typedef struct group_sums {
+    __m256i s[SUMS];
+} group_sums;
+
+AVX2_INLINE group_sums sums_from(const act_k *x, size_t group) {
+    group_sums g;
+    for (size_t i = 0; i < SUMS; i++) g.s[i] = broadcast_4(x->start + SUMS * group + i);
+    return g;
+}
+/* Adds four weights, number t of four. */
+AVX2_INLINE void add_to_group(group_sums *g, __m256i quads, __m256i quad, size_t t) {
+    g->s[SUMS * t / 4] = add_quads(g->s[SUMS * t / 4], quads, quad);
+}
+AVX2_INLINE __m256i add_scaled_group(__m256i scaled, group_sums g, __m256i scales, const int j) {
+    const __m256i scale = signed_byte_for_sums(scales, j);
+    for (size_t i = 0; i < SUMS; i++) scaled = opaque(add_word_products(scaled, g.s[i], scale));
+    return scaled;
+}
+
+/* scaled += groups 4i to 4i + 3, scaled. */
+AVX2_INLINE void add_set_q6_k(__m256i scaled[HALVES], row_stream w, const act_k *x, const size_t i) {
+    const int8_t *weights = x->x + 64 * i;
+    __m256i scales[HALVES], three[3][HALVES];
+    group_sums last[HALVES];
     AVX2_UNROLL
-    for (size_t i = 0; i < 8; i++) { /* groups j and j + 4 */
-        const size_t j = i / 4 * 8 + i % 4;
+    for (int h = 0; h < HALVES; h++) {
+        scales[h] = load_words(w, 4 * i, h);
+        last[h] = sums_from(x, 4 * i + 3);
+    }
+    AVX2_UNROLL
+    for (size_t j = 0; j < 3; j++) {
+        group_sums s[HALVES];
         AVX2_UNROLL
-        for (size_t g = 0; g < 4; g++) {
-            const int8_t *quads = x->x + 16 * j + 4 * g;
-            const __m256i first = broadcast_4(quads), second = broadcast_4(quads + 64);
+        for (int h = 0; h < HALVES; h++) s[h] = sums_from(x, 4 * i + j);
+        AVX2_UNROLL
+        for (size_t t = 0; t < 4; t++) {
+            const size_t n = 4 * j + t;
             AVX2_UNROLL
             for (int h = 0; h < HALVES; h++) {
-                const __m256i v = load_words(w, 16 * i + 4 * g, h);
-                s[j][h] = add_quads(s[j][h], low_nibbles(v), first);
-                s[j + 4][h] = add_quads(s[j + 4][h], high_nibbles(v), second);
+                three[n % 3][h] = load_words(w, offsetof(lanes_q6_k, q[i]) + 4 * n, h);
+                add_to_group(&s[h], masked(three[n % 3][h], 0x3f), broadcast_4(weights + 4 * n), t);
             }
-        }
-    }
-}
-
-AVX2_INLINE void add_pairs(__m256i s[GROUPS_MAX][HALVES], row_stream w, const act_k *x) {
-    AVX2_UNROLL
-    for (size_t i = 0; i < 16; i++) {
-        __m256i v[HALVES];
-        AVX2_UNROLL
-        for (int h = 0; h < HALVES; h++) v[h] = load_words(w, offsetof(quant_q6_k, qh) + 4 * i, h);
-        AVX2_UNROLL
-        for (int n = 0; n < 4; n++) {
-            const size_t group = i / 8 * 8 + i / 4 % 2 + 2 * (size_t)n;
-            const int left = LEFT_Q6_K[n];
-            const __m256i quad = broadcast_4(x->x + 16 * group + i % 4 * 4);
+            if (n % 3 < 2) continue;
             AVX2_UNROLL
             for (int h = 0; h < HALVES; h++)
-                s[group][h] = add_quads(s[group][h], masked(moved(v[h], left - 2 * n), 3 << left), quad);
+                add_to_group(&last[h], quad_of_three(three[0][h], three[1][h], three[2][h]),
+                             broadcast_4(weights + 48 + 4 * (n / 3)), n / 3);
         }
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) scaled[h] = add_scaled_group(scaled[h], s[h], scales[h], (int)j);
     }
-}
-
-/* Sums of all groups of eight rows, scaled. */
-AVX2_INLINE __m256i scaled_q6_k(__m256i s[GROUPS_MAX][HALVES], __m256i nibbles[GROUPS_MAX][HALVES],
-                                row_stream w, const int h) {
-    const __m256i zero = _mm256_setzero_si256();
-    __m256i scaled[2] = {zero, zero}, sum = zero; /* by what the pairs are multiples of */
     AVX2_UNROLL
-    for (int j = 0; j < GROUPS_MAX; j++) {
-        const __m256i scales = load_words(w, offsetof(quant_q6_k, scales) + (size_t)j / 4 * 4, h);
-        const __m256i scale = signed_byte_for_sums(scales, j % 4);
-        scaled[j / 2 % 2] = opaque(add_word_products(scaled[j / 2 % 2], s[j][h], scale));
-        if (APART) sum = opaque(add_word_products(sum, nibbles[j][h], scale));
-    }
-    if (!APART) return _mm256_add_epi32(scaled[0], scaled[1]);
-    sum = _mm256_add_epi32(sum, _mm256_slli_epi32(scaled[0], 4 - LEFT_Q6_K[0]));
-    return _mm256_add_epi32(sum, _mm256_slli_epi32(scaled[1], 4 - LEFT_Q6_K[1]));
+    for (int h = 0; h < HALVES; h++) scaled[h] = add_scaled_group(scaled[h], last[h], scales[h], 3);
 }
 
 AVX2_INLINE void rows_q6_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_q6_k), x++) {
-        __m256i s[GROUPS_MAX][HALVES], nibbles[GROUPS_MAX][HALVES];
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(lanes_q6_k), x++) {
+        __m256i scaled[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
         AVX2_UNROLL
-        for (int j = 0; j < GROUPS_MAX; j++) {
-            s[j][0] = s[j][1] = broadcast_4(x->start + j);
-            if (APART) nibbles[j][0] = nibbles[j][1] = _mm256_setzero_si256();
-        }
-        add_nibbles(APART ? nibbles : s, w, x);
-        add_pairs(s, w, x);
+        for (size_t i = 0; i < 4; i++) add_set_q6_k(scaled, w, x, i);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
             const __m256 d =
-                _mm256_mul_ps(halves_at(w, offsetof(quant_q6_k, d), h), _mm256_broadcast_ss(&x->d));
-            sum[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(scaled_q6_k(s, nibbles, w, h)), d, sum[h]);
+                _mm256_mul_ps(halves_at(w, offsetof(lanes_q6_k, d), h), _mm256_broadcast_ss(&x->d));
+            sum[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(scaled[h]), d, sum[h]);
         }
     }
     store_rows(y, sum);
 }
 
-#define NO_OFFSET ((const int[8]){0})
-/* Pairs are counted from 2. */
-#define START_Q6_K                                                                                           \
-    ((const int[8]){2 << LEFT_Q6_K[0], 2 << LEFT_Q6_K[0], 2 << LEFT_Q6_K[1], 2 << LEFT_Q6_K[1],              \
-                    2 << LEFT_Q6_K[2], 2 << LEFT_Q6_K[2], 2 << LEFT_Q6_K[3], 2 << LEFT_Q6_K[3]})
+#define NO_OFFSET  ((const int[8]){0})
+#define START_Q6_K ((const int[8]){32, 32, 32, 32, 32, 32, 32, 32})
 #define LANES_K(type, group_n, offset, rows)                                                                 \
     static void pack_##type(void *act, const float *x, size_t k) { pack_k(act, x, k, group_n, offset); }     \
     STREAM_GEMV(type, rows)

@@ -326,6 +326,6 @@ AVX2_INLINE void start_sums(__m256i s[HALVES][COLS], const int32_t *start) {
     X(q3_k, Q3_K, 256, 12, q3_k)                                                                             \
     X(q4_k, Q4_K, 256, 16, q4_k)                                                                             \
     X(q5_k, Q5_K, 256, 16, q4_k)                                                                             \
-    X(q6_k, Q6_K, 256, 0, q6_k)
+    X(q6_k, Q6_K, 256, 16, q6_k)
 
 #endif

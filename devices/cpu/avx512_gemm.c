@@ -236,32 +236,66 @@ INLINE void unpack_scales_q6_k(tile_q6_k *t, const __m512i scale[4], __m512 d) {
     }
 }
 
-INLINE void unpack_q6_k(void *tile, const tile_rows *rows, size_t k) {
+/* The quants of plain rows. */
+INLINE void unpack_quants_q6_k(tile_q6_k *t, const tile_rows *rows, size_t offset) {
     const __m512i upper = _mm512_set1_epi8(0x30);
+    for (size_t i = 0; i < 4; i++) { /* 16 bytes of upper bits: groups j, j + 2, j + 4, j + 6 */
+        const size_t j = i / 2 * 8 + i % 2, low = offset + i / 2 * 64 + i % 2 * 16;
+        prefetch_rows(rows, offset + 54 * i); /* 54: 210 bytes in four steps of less than a line */
+        __m512i first[4], second[4], bits[4];
+        load_quads(first, rows, low);
+        load_quads(second, rows, low + 32);
+        load_quads(bits, rows, offset + 128 + 16 * i);
+        UNROLL for (size_t g = 0; g < 4; g++) {
+            const __m512i high[4] = {_mm512_slli_epi16(bits[g], 4), _mm512_slli_epi16(bits[g], 2), bits[g],
+                                     _mm512_srli_epi16(bits[g], 2)};
+            const __m512i nibbles[4] = {low_nibbles(first[g]), low_nibbles(second[g]), high_nibbles(first[g]),
+                                        high_nibbles(second[g])};
+            UNROLL for (size_t n = 0; n < 4; n++) {
+                _mm512_store_si512(t->w[j + 2 * n][g],
+                                   _mm512_or_si512(nibbles[n], _mm512_and_si512(high[n], upper)));
+            }
+        }
+    }
+}
+
+/* Bits 6 and 7 of each byte, moved to bit `to` and above (a constant). */
+INLINE __m512i top_bits(__m512i v, const unsigned to) {
+    return _mm512_and_si512(_mm512_srli_epi16(v, 6 - to), _mm512_set1_epi8((char)(3 << to)));
+}
+
+/* Those of interleaved ones, joined (devices/lanes.h). */
+INLINE void unpack_joined_q6_k(tile_q6_k *t, const tile_rows *rows, size_t offset) {
+    for (size_t i = 0; i < 4; i++) {
+        __m512i word[12];
+        for (size_t j = 0; j < 3; j++) {
+            load_quads(word + 4 * j, rows, offset + offsetof(lanes_q6_k, q[i]) + 16 * j);
+            UNROLL for (size_t g = 0; g < 4; g++) {
+                const __m512i q = _mm512_and_si512(word[4 * j + g], _mm512_set1_epi8(0x3f));
+                _mm512_store_si512(t->w[4 * i + j][g], q);
+            }
+        }
+        UNROLL for (size_t g = 0; g < 4; g++) {
+            const __m512i *three = word + 3 * g;
+            const __m512i q = _mm512_or_si512(_mm512_or_si512(top_bits(three[0], 4), top_bits(three[1], 2)),
+                                              top_bits(three[2], 0));
+            _mm512_store_si512(t->w[4 * i + 3][g], q);
+        }
+    }
+}
+
+INLINE void unpack_q6_k(void *tile, const tile_rows *rows, size_t k) {
     tile_q6_k *t = tile;
     for (size_t b = 0; b < k / SUPERBLOCK; b++, t += HALVES) {
         const size_t offset = b * Q6_K_BYTES;
         __m512i scale[4];
-        load_quads(scale, rows, offset + 192);
-        unpack_scales_q6_k(t, scale, load_scales(rows, offset + 208));
-        for (size_t i = 0; i < 4; i++) { /* 16 bytes of upper bits: groups j, j + 2, j + 4, j + 6 */
-            const size_t j = i / 2 * 8 + i % 2, low = offset + i / 2 * 64 + i % 2 * 16;
-            prefetch_rows(rows, offset + 54 * i); /* 54: 210 bytes in four steps of less than a line */
-            __m512i first[4], second[4], bits[4];
-            load_quads(first, rows, low);
-            load_quads(second, rows, low + 32);
-            load_quads(bits, rows, offset + 128 + 16 * i);
-            UNROLL for (size_t g = 0; g < 4; g++) {
-                const __m512i high[4] = {_mm512_slli_epi16(bits[g], 4), _mm512_slli_epi16(bits[g], 2),
-                                         bits[g], _mm512_srli_epi16(bits[g], 2)};
-                const __m512i nibbles[4] = {low_nibbles(first[g]), low_nibbles(second[g]),
-                                            high_nibbles(first[g]), high_nibbles(second[g])};
-                UNROLL for (size_t n = 0; n < 4; n++) {
-                    _mm512_store_si512(t->w[j + 2 * n][g],
-                                       _mm512_or_si512(nibbles[n], _mm512_and_si512(high[n], upper)));
-                }
-            }
-        }
+        load_quads(scale, rows,
+                   offset + (rows->lanes ? offsetof(lanes_q6_k, scales) : offsetof(quant_q6_k, scales)));
+        unpack_scales_q6_k(t, scale, load_scales(rows, offset + offsetof(quant_q6_k, d)));
+        if (rows->lanes)
+            unpack_joined_q6_k(t, rows, offset);
+        else
+            unpack_quants_q6_k(t, rows, offset);
     }
 }
 TILES_OF_ROWS(q6_k, q6_k)

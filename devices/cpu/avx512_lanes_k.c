@@ -11,10 +11,16 @@
 
 enum { GROUPS_MAX = 16 };
 
+/* Small, for long rows of weights push it out of the first level of cache between two uses. */
 typedef struct act_k {
     int8_t x[SUPERBLOCK];
-    int8_t upper[GROUPS_MAX], lower[GROUPS_MAX]; /* sum of each group's x: upper * its weights + lower */
-    int32_t start[GROUPS_MAX]; /* of each group's sum: minus the offset of its quads times the sum of x */
+    union {
+        struct { /* of types with minima: sum of each group's x, upper * its weights + lower */
+            int8_t upper[GROUPS_MAX], lower[GROUPS_MAX];
+        };
+        int32_t
+            start[GROUPS_MAX]; /* of types with an offset: of each group's sum, minus it times the sum of x */
+    };
     float d;
 } act_k;
 
@@ -28,9 +34,12 @@ INLINE void pack_k(act_k *a, const float *x, size_t k, const size_t group_bits, 
     for (size_t i = 0; i < k / SUPERBLOCK; i++) {
         for (size_t j = 0; j < SUPERBLOCK / weight_n; j++) {
             const int sum = sum_i8(a[i].x + weight_n * j, weight_n);
-            a[i].upper[j] = (int8_t)(sum >> group_bits);
-            a[i].lower[j] = (int8_t)(sum & ((1 << group_bits) - 1));
-            a[i].start[j] = -offset * sum * (1 << left[j % 8]);
+            if (offset) {
+                a[i].start[j] = -offset * sum * (1 << left[j % 8]);
+            } else {
+                a[i].upper[j] = (int8_t)(sum >> group_bits);
+                a[i].lower[j] = (int8_t)(sum & ((1 << group_bits) - 1));
+            }
         }
     }
 }
@@ -256,48 +265,75 @@ INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_n) {
 /* ---- Q6_K ------------------------------------------------------------------------------------------------
  */
 
-/* Sums of the groups of 128 weights whose nibbles stand in 16 words at `at`, lower ones first, in twos. */
-INLINE void sums_of_nibbles(__m512i two[4], row_stream w, size_t at, const int8_t *x) {
-    __m512i s[8];
-    UNROLL for (size_t j = 0; j < 8; j++) s[j] = _mm512_setzero_si512();
-    UNROLL for (size_t i = 0; i < 16; i++) {
-        const size_t j = i / 4;
-        const __m512i v = load_words(w, at + 4 * i);
-        const int8_t *quad = x + 16 * j + i % 4 * 4;
-        s[j] = _mm512_dpbusd_epi32(s[j], low_nibbles(v), broadcast_quad(quad));
-        s[j + 4] = _mm512_dpbusd_epi32(s[j + 4], nibbles_in_place(v), broadcast_quad(quad + 64));
-    }
-    UNROLL for (size_t i = 0; i < 4; i++) {
-        const int left = i < 2 ? 0 : 4;
-        two[i] = pair_of(s[2 * i], left, s[2 * i + 1], left);
+typedef struct act_q6_k {
+    int8_t x[SUPERBLOCK];
+    int32_t start[2 * GROUPS_MAX]; /* of the sum of half a group */
+    float d;
+} act_q6_k;
+
+static size_t bytes_q6_k(size_t k) { return k / SUPERBLOCK * sizeof(act_q6_k); }
+
+/* Each fourth group is multiplied from this bit on. */
+enum { LAST_LEFT = 2 };
+
+static void pack_q6_k(void *act, const float *x, size_t k) {
+    for (act_q6_k *a = act; k > 0; k -= SUPERBLOCK, x += SUPERBLOCK, a++) {
+        a->d = quantise(a->x, x, SUPERBLOCK);
+        for (size_t j = 0; j < 2 * GROUPS_MAX; j++)
+            a->start[j] = -32 * sum_i8(a->x + 8 * j, 8) * (j % 8 < 6 ? 1 : 1 << LAST_LEFT);
     }
 }
 
-/* Nibbles and upper pairs of bits have sums of their own, which 16 bits hold. The pairs are counted from 2:
- * a quant from 32. */
-INLINE void rows_q6_k(float *y, row_stream w, const act_k *x, size_t block_n) {
+/* Bits 6 and 7 of each byte of three words as one quant, from bit 2 on, those of the first word on top. */
+INLINE __m512i quad_of_three(const __m512i three[3]) {
+    /* matrices: byte 7 - i is what bit i is the parity of */
+    const long long second = (long long)1 << (8 * (7 - 5) + 7) | (long long)1 << (8 * (7 - 4) + 6);
+    const long long third = (long long)1 << (8 * (7 - 3) + 7) | (long long)1 << (8 * (7 - 2) + 6);
+    const __m512i lower =
+        _mm512_or_si512(_mm512_gf2p8affine_epi64_epi8(three[1], _mm512_set1_epi64(second), 0),
+                        _mm512_gf2p8affine_epi64_epi8(three[2], _mm512_set1_epi64(third), 0));
+    return or_masked(lower, three[0], 0xc0);
+}
+
+/* Byte j of each lane as both of its words, signed. */
+INLINE __m512i byte_twice(__m512i v, const int j) {
+    const __m128i byte = _mm_setr_epi16(0, 0, 4, 4, 8, 8, 12, 12), none = _mm_set1_epi16(0x80);
+    const __m128i order =
+        _mm_or_si128(none, _mm_slli_epi16(_mm_add_epi16(byte, _mm_set1_epi16((short)j)), 8));
+    return _mm512_srai_epi16(_mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(order)), 8);
+}
+
+/* Adds four groups whose words stand at `at`, scaled. 16 bits hold the sum of half a group, 8 * 32 * 127. */
+INLINE __m512i add_four_groups(__m512i scaled, row_stream w, size_t at, const int8_t *x, const int32_t *start,
+                               __m512i scales) {
+    const __m512i six = _mm512_set1_epi8(0x3f);
+    __m512i last[2] = {_mm512_set1_epi32(start[6]), _mm512_set1_epi32(start[7])}, three[3];
+    UNROLL for (size_t j = 0; j < 3; j++) {
+        __m512i s[2] = {_mm512_set1_epi32(start[2 * j]), _mm512_set1_epi32(start[2 * j + 1])};
+        UNROLL for (size_t t = 0; t < 4; t++) {
+            const size_t i = 4 * j + t;
+            const __m512i v = load_words(w, at + 4 * i);
+            s[t / 2] = _mm512_dpbusd_epi32(s[t / 2], _mm512_and_si512(v, six), broadcast_quad(x + 4 * i));
+            three[i % 3] = v;
+            if (i % 3 < 2) continue;
+            last[i / 6] =
+                _mm512_dpbusd_epi32(last[i / 6], quad_of_three(three), broadcast_quad(x + 48 + 4 * (i / 3)));
+        }
+        scaled = _mm512_dpwssd_epi32(scaled, pair_of(s[0], 0, s[1], 0), byte_twice(scales, (int)j));
+    }
+    return _mm512_dpwssd_epi32(scaled, pair_of(last[0], LAST_LEFT, last[1], LAST_LEFT),
+                               byte_twice(scales, 3));
+}
+
+INLINE void rows_q6_k(float *y, row_stream w, const act_q6_k *x, size_t block_n) {
     __m512 sum = _mm512_setzero_ps();
-    for (size_t b = 0; b < block_n; b++, w.at += ROWS * Q6_K_BYTES, x++) {
-        __m512i nibbles[8], upper[8], scales[4];
-        __m512i scaled_nibbles = _mm512_setzero_si512(), scaled_upper = scaled_nibbles;
-        UNROLL for (size_t half = 0; half < 2; half++) {
-            sums_of_nibbles(nibbles + 4 * half, w, 64 * half, x->x + 128 * half);
-        }
-        const act_k *again = x; /* hidden, or x of the nibbles would be kept, in memory, for the pairs */
-        __asm__("" : "+r"(again));
-        UNROLL for (size_t half = 0; half < 2; half++) {
-            sums_of_pairs(upper + 4 * half, w, 128 + 32 * half, again->x + 128 * half,
-                          again->start + 8 * half);
-        }
-        UNROLL for (size_t i = 0; i < 4; i++) scales[i] = load_words(w, 192 + 4 * i);
-        UNROLL for (int i = 0; i < 8; i++) {
-            const __m512i scale = _mm512_srai_epi16(bytes_as_words(scales[i / 2], i % 2 * 2, true), 8);
-            scaled_nibbles = _mm512_dpwssd_epi32(scaled_nibbles, nibbles[i], scale);
-            scaled_upper = _mm512_dpwssd_epi32(scaled_upper, upper[i], scale);
-        }
-        const __m512i both = _mm512_add_epi32(_mm512_slli_epi32(scaled_upper, 4), scaled_nibbles);
-        const __m512 d = _mm512_mul_ps(halves_at(w, 208), _mm512_set1_ps(x->d));
-        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), d, sum);
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(lanes_q6_k), x++) {
+        __m512i scales[4], scaled = _mm512_setzero_si512();
+        UNROLL for (size_t i = 0; i < 4; i++) scales[i] = load_words(w, 4 * i);
+        UNROLL for (size_t i = 0; i < 4; i++) scaled = add_four_groups(
+            scaled, w, offsetof(lanes_q6_k, q[i]), x->x + 64 * i, x->start + 8 * i, scales[i]);
+        const __m512 d = _mm512_mul_ps(halves_at(w, offsetof(lanes_q6_k, d)), _mm512_set1_ps(x->d));
+        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), d, sum);
     }
     _mm512_storeu_ps(y, sum);
 }
@@ -342,7 +378,7 @@ K_LANES(q2_k, 4, 0, NO_LEFT, rows_q2_k(y, w, act, k / SUPERBLOCK))
 K_LANES(q3_k, 4, 4, JOINED_LEFT, rows_q3_k(y, w, act, k / SUPERBLOCK))
 K_LANES(q4_k, 5, 0, NO_LEFT, rows_q4_k(y, w, act, k / SUPERBLOCK, false))
 K_LANES(q5_k, 5, 0, NO_LEFT, rows_q4_k(y, w, act, k / SUPERBLOCK, true))
-K_LANES(q6_k, 4, 2, PAIRS_LEFT, rows_q6_k(y, w, act, k / SUPERBLOCK))
+STREAM_GEMV(q6_k, rows_q6_k(y, w, act, k / SUPERBLOCK))
 K_LANES(iq4_xs, 5, 128, NO_LEFT, rows_iq4_xs(y, w, act, k / SUPERBLOCK))
 
 void avx512_lanes_k(cpu_kernels *k) {
@@ -350,6 +386,6 @@ void avx512_lanes_k(cpu_kernels *k) {
     STREAM_SET(q3_k, Q3_K, bytes_k)
     STREAM_SET(q4_k, Q4_K, bytes_k)
     STREAM_SET(q5_k, Q5_K, bytes_k)
-    STREAM_SET(q6_k, Q6_K, bytes_k)
+    STREAM_SET(q6_k, Q6_K, bytes_q6_k)
     STREAM_SET(iq4_xs, IQ4_XS, bytes_k)
 }

@@ -4,6 +4,7 @@
 #define HOTSET_CPU_AVX512_TILES_H
 
 #include "devices/cpu/avx512.h"
+#include "devices/lanes.h"
 
 /* A tile is two halves of ROWS rows, a register each. Those of blocks stand half by half in every block. */
 enum { ROWS = 16, HALVES = 2, TILE_ROWS = HALVES * ROWS, COLS = 8 };
