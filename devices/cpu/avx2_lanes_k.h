@@ -373,15 +373,13 @@ AVX2_INLINE __m256i add_scaled_group(__m256i scaled, group_sums g, __m256i scale
 }
 
 /* scaled += groups 4i to 4i + 3, scaled. */
-AVX2_INLINE void add_set_q6_k(__m256i scaled[HALVES], row_stream w, const act_k *x, const size_t i) {
+AVX2_INLINE void add_set_q6_k(__m256i scaled[HALVES], row_stream w, const act_k *x, const size_t i,
+                              const __m256i scales[HALVES]) {
     const int8_t *weights = x->x + 64 * i;
-    __m256i scales[HALVES], three[3][HALVES];
+    __m256i three[3][HALVES];
     group_sums last[HALVES];
     AVX2_UNROLL
-    for (int h = 0; h < HALVES; h++) {
-        scales[h] = load_words(w, 4 * i, h);
-        last[h] = sums_from(x, 4 * i + 3);
-    }
+    for (int h = 0; h < HALVES; h++) last[h] = sums_from(x, 4 * i + 3);
     AVX2_UNROLL
     for (size_t j = 0; j < 3; j++) {
         group_sums s[HALVES];
@@ -411,9 +409,12 @@ AVX2_INLINE void add_set_q6_k(__m256i scaled[HALVES], row_stream w, const act_k 
 AVX2_INLINE void rows_q6_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(lanes_q6_k), x++) {
-        __m256i scaled[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        __m256i scaled[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, scales[4][HALVES];
         AVX2_UNROLL
-        for (size_t i = 0; i < 4; i++) add_set_q6_k(scaled, w, x, i);
+        for (size_t i = 0; i < 4 * HALVES; i++) /* all at once, in the order in which they stand */
+            scales[i / HALVES][i % HALVES] = opaque(load_words(w, i / HALVES * 4, i % HALVES));
+        AVX2_UNROLL
+        for (size_t i = 0; i < 4; i++) add_set_q6_k(scaled, w, x, i, scales[i]);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
             const __m256 d =

@@ -329,9 +329,14 @@ INLINE void rows_q6_k(float *y, row_stream w, const act_q6_k *x, size_t block_n)
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(lanes_q6_k), x++) {
         __m512i scales[4], scaled = _mm512_setzero_si512();
-        UNROLL for (size_t i = 0; i < 4; i++) scales[i] = load_words(w, 4 * i);
-        UNROLL for (size_t i = 0; i < 4; i++) scaled = add_four_groups(
-            scaled, w, offsetof(lanes_q6_k, q[i]), x->x + 64 * i, x->start + 8 * i, scales[i]);
+        UNROLL for (size_t i = 0; i < 4; i++) {
+            scales[i] = load_words(w, 4 * i);
+            KEEP(scales[i]);
+        }
+        UNROLL for (size_t i = 0; i < 4; i++) {
+            scaled = add_four_groups(scaled, w, offsetof(lanes_q6_k, q[i]), x->x + 64 * i, x->start + 8 * i,
+                                     scales[i]);
+        }
         const __m512 d = _mm512_mul_ps(halves_at(w, offsetof(lanes_q6_k, d)), _mm512_set1_ps(x->d));
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(scaled), d, sum);
     }
