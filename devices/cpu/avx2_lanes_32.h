@@ -101,15 +101,16 @@ AVX2_INLINE void products(__m256i s[HALVES], row_stream w, const act_32 *x, cons
     for (int h = 0; h < HALVES && !HAS_VPDPBUSD; h++) s[h] = _mm256_madd_epi16(s[h], _mm256_set1_epi16(1));
 }
 
-/* Scales of eight rows; adds what their m brings. */
-AVX2_INLINE __m256 scales_of(__m256 *sum, row_stream w, const act_32 *x, int h, const lanes_form f) {
+/* Scales of eight rows; adds what their m brings, with d in `d_m`. */
+AVX2_INLINE __m256 scales_of(__m256 *sum, row_stream w, const act_32 *x, int h, __m256i d_m,
+                             const lanes_form f) {
     if (f.power) { /* 2^(e - 127), also for e = 0 */
         const __m256i e =
             _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)field(w, 0, 1, h)));
         return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_slli_epi32(e, 23), _mm256_set1_epi32(0x00400000)));
     }
     if (!f.has_m) return halves_at(w, 0, h);
-    const half_pairs head = halves_of(load_words(w, 0, h));
+    const half_pairs head = halves_of(d_m);
     const __m256 m =
         f.offset ? _mm256_fmadd_ps(head.lower, _mm256_set1_ps((float)f.offset), head.upper) : head.upper;
     *sum = _mm256_fmadd_ps(m, _mm256_broadcast_ss(&x->sum), *sum);
@@ -121,11 +122,14 @@ AVX2_INLINE void rows_32(float *y, row_stream w, const act_32 *x, size_t block_n
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * f.block_bytes, x++) {
         const __m256 xd = _mm256_broadcast_ss(&x->d);
-        __m256i s[HALVES];
+        __m256i s[HALVES], d_m[HALVES];
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) /* a line of its own: read first, for it stands first */
+            d_m[h] = f.has_m ? opaque(load_words(w, 0, h)) : _mm256_setzero_si256();
         block(s, w, x, f);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
-            const __m256 d = _mm256_mul_ps(scales_of(&sum[h], w, x, h, f), xd);
+            const __m256 d = _mm256_mul_ps(scales_of(&sum[h], w, x, h, d_m[h], f), xd);
             sum[h] = _mm256_fmadd_ps(sum_float(s[h]), d, sum[h]);
         }
     }

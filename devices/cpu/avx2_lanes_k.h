@@ -158,6 +158,7 @@ AVX2_INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_
     const size_t quants_at = five_bits ? offsetof(quant_q5_k, q) : offsetof(quant_q4_k, q);
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * block_bytes, x++) {
+        const __m256i d_dmin[HALVES] = {opaque(load_words(w, 0, 0)), opaque(load_words(w, 0, 1))};
         const numbers_q4_k n[HALVES] = {numbers_of(w, 0), numbers_of(w, 1)};
         __m256i scaled[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
         upper_bits fifth;
@@ -170,7 +171,7 @@ AVX2_INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_
         for (int h = 0; h < HALVES; h++) {
             const __m256i minima = add_minima(add_minima(_mm256_setzero_si256(), n[h].min[0], x->sums),
                                               n[h].min[1], x->sums + 4);
-            sum[h] = add_block(sum[h], scaled[h], minima, load_words(w, 0, h), _mm256_broadcast_ss(&x->d));
+            sum[h] = add_block(sum[h], scaled[h], minima, d_dmin[h], _mm256_broadcast_ss(&x->d));
         }
     }
     store_rows(y, sum);

@@ -83,10 +83,14 @@ INLINE __m512i products(row_stream w, const act_32 *x, const lanes_form f) {
 INLINE void rows_32(float *y, row_stream w, const act_32 *x, size_t block_n, const lanes_form f) {
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * f.block_bytes, x++) {
+        __m512i head = _mm512_setzero_si512();
+        if (f.has_m) { /* a line of its own: read first, for it stands first */
+            head = load_words(w, 0);
+            KEEP(head);
+        }
         const __m512 s = _mm512_cvtepi32_ps(products(w, x, f));
         __m512 d;
         if (f.has_m) {
-            const __m512i head = load_words(w, 0);
             d = halves_of(head);
             sum = _mm512_fmadd_ps(upper_halves_of(head), _mm512_set1_ps(x->sum), sum);
         } else if (f.doubled == 2) {

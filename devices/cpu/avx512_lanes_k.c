@@ -128,7 +128,8 @@ INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, co
     const size_t bytes = five_bits ? Q5_K_BYTES : Q4_K_BYTES, quants_at = five_bits ? 48 : 16;
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * bytes, x++) {
-        const __m512i d_dmin = load_words(w, 0);
+        __m512i d_dmin = load_words(w, 0);
+        KEEP(d_dmin);
         const __m512i s0 = load_words(w, 4), s1 = load_words(w, 8), s2 = load_words(w, 12);
         const __m512i scales[2] = {_mm512_and_si512(s0, six),
                                    or_masked(low_nibbles(s2), _mm512_srli_epi32(s0, 2), 0x30)};
