@@ -35,24 +35,26 @@ AVX2_INLINE __m256i moved(__m256i v, const int left) {
     return left > 0 ? _mm256_slli_epi16(v, left) : left < 0 ? _mm256_srli_epi16(v, -left) : v;
 }
 
-/* Scales of IQ4_XS: groups 0 2 4 6 and of 1 3 5 7 (devices/quant.h). */
+/* Scales of IQ4_XS: groups 0 2 4 6 and of 1 3 5 7 (devices/quant.h); and the word with d. */
 typedef struct numbers_iq4_xs {
-    __m256i scale[2];
+    __m256i scale[2], head;
 } numbers_iq4_xs;
 
 AVX2_INLINE numbers_iq4_xs numbers_iq4_xs_of(row_stream w, int h) {
+    const __m256i head = opaque(load_words(w, 0, h)); /* read first, for it stands first */
     const __m256i low = load_words(w, offsetof(quant_iq4_xs, scales_low), h);
     /* scales_high: byte i / 2 as byte i */
     const __m256i where =
         _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15));
-    const __m256i high = _mm256_shuffle_epi8(load_words(w, 0, h), where);
+    const __m256i high = _mm256_shuffle_epi8(head, where);
     const __m256i first = _mm256_set1_epi16(0x30), second = _mm256_set1_epi16(0x3000);
     const __m256i top[2] = {
         _mm256_or_si256(_mm256_and_si256(moved(high, 4), first), _mm256_and_si256(high, second)),
         _mm256_or_si256(_mm256_and_si256(moved(high, 2), first), _mm256_and_si256(moved(high, -2), second))};
     const __m256i minus = _mm256_set1_epi8(32);
     return (numbers_iq4_xs){{_mm256_sub_epi8(_mm256_or_si256(low_nibbles(low), top[0]), minus),
-                             _mm256_sub_epi8(_mm256_or_si256(high_nibbles(low), top[1]), minus)}};
+                             _mm256_sub_epi8(_mm256_or_si256(high_nibbles(low), top[1]), minus)},
+                            head};
 }
 
 /* The lower and the upper halves in words. */

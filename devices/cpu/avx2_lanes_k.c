@@ -38,7 +38,7 @@ AVX2_INLINE void rows_iq4_xs(float *y, row_stream w, const act_k *x, size_t bloc
         for (int j = 0; j < 8; j++) add_iq4_xs(scaled, w, x, n, j);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
-            const __m256 d = _mm256_mul_ps(halves_of(load_words(w, 0, h)).lower, _mm256_broadcast_ss(&x->d));
+            const __m256 d = _mm256_mul_ps(halves_of(n[h].head).lower, _mm256_broadcast_ss(&x->d));
             sum[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(scaled[h]), d, sum[h]);
         }
     }

@@ -251,11 +251,10 @@ AVX2_INLINE void rows_q2_k(float *y, row_stream w, const act_k *x, size_t block_
 
 #define START_Q3_K ((const int[8]){4, 4 << 3, 4, 4 << 3, 4, 4 << 3, 4, 4})
 
-/* Scales of groups 4i to 4i + 3, signed. */
-AVX2_INLINE __m256i scales_q3_k(row_stream w, const int i, int h) {
-    const __m256i nibbles = load_words(w, (size_t)i % 2 * 4, h), top = load_words(w, 8, h);
-    return _mm256_sub_epi8(_mm256_or_si256(i < 2 ? low_nibbles(nibbles) : high_nibbles(nibbles),
-                                           masked(moved(top, 4 - 2 * i), 0x30)),
+/* Scales of groups 4i to 4i + 3, signed, from three words (devices/quant.h). */
+AVX2_INLINE __m256i scales_q3_k(const __m256i word[3], const int i) {
+    const __m256i low = i < 2 ? low_nibbles(word[i]) : high_nibbles(word[i - 2]);
+    return _mm256_sub_epi8(_mm256_or_si256(low, masked(moved(word[2], 4 - 2 * i), 0x30)),
                            _mm256_set1_epi8(32));
 }
 
@@ -324,13 +323,16 @@ AVX2_INLINE void add_half_q3_k(__m256i scaled[HALVES], row_stream w, size_t at, 
 AVX2_INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(lanes_q3_k), x++) {
-        __m256i scaled[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        __m256i scaled[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, word[HALVES][3];
+        AVX2_UNROLL
+        for (size_t i = 0; i < 3 * HALVES; i++) /* all at once, in the order in which they stand */
+            word[i % HALVES][i / HALVES] = opaque(load_words(w, i / HALVES * 4, i % HALVES));
         AVX2_UNROLL
         for (int half = 0; half < 2; half++) {
             __m256i scales[HALVES][2];
             AVX2_UNROLL
             for (int i = 0; i < 2 * HALVES; i++)
-                scales[i / 2][i % 2] = scales_q3_k(w, 2 * half + i % 2, i / 2);
+                scales[i / 2][i % 2] = scales_q3_k(word[i / 2], 2 * half + i % 2);
             add_half_q3_k(scaled, w, offsetof(lanes_q3_k, q[half]), x, (size_t)half, scales);
         }
         AVX2_UNROLL

@@ -250,8 +250,11 @@ INLINE __m512i add_half(__m512i scaled, row_stream w, size_t at, const int8_t *x
 INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(lanes_q3_k), x++) {
-        const __m512i word[3] = {load_words(w, 0), load_words(w, 4), load_words(w, 8)};
-        __m512i scaled = _mm512_setzero_si512();
+        __m512i word[3], scaled = _mm512_setzero_si512();
+        UNROLL for (size_t i = 0; i < 3; i++) {
+            word[i] = load_words(w, 4 * i);
+            KEEP(word[i]);
+        }
         UNROLL for (int h = 0; h < 2; h++) {
             const __m512i scales[2] = {scales_q3_k(word, 2 * h), scales_q3_k(word, 2 * h + 1)};
             scaled =
