@@ -9,7 +9,7 @@
 /* The lowest bits of four bytes, which words hold side by side. */
 enum { ONE = 0x01010101, THREE = 0x03030303, FIFTEEN = 0x0f0f0f0f, SIX_BITS = 0x3f3f3f3f };
 
-/* ---- Q3_K: blocks and their joined form ---------------------------------------------------------------- */
+/* ---- Q3_K: blocks and their joined form ------------------------------------------------------------- */
 
 /* Four quants, a byte each: bits 2p and 2p + 1 of `low` below bit `at` of `high`. */
 static inline uint32_t quad(uint32_t low, uint32_t high, int p, int at) {
@@ -82,8 +82,7 @@ static void part_q3_k(uint8_t *block, const uint8_t *from) {
     memcpy(block, &b, sizeof b);
 }
 
-/* ---- Q6_K ------------------------------------------------------------------------------------------------
- */
+/* ---- Q6_K ------------------------------------------------------------------------------------------- */
 
 /* Where the block has four quants of set i, group g of it: words of nibbles and of pairs of bits, and the
  * lowest bits of these. */
@@ -151,8 +150,7 @@ static void part_q6_k(uint8_t *block, const uint8_t *from) {
     memcpy(block, &b, sizeof b);
 }
 
-/* ---- All types ------------------------------------------------------------------------------------------
- */
+/* ---- All types -------------------------------------------------------------------------------------- */
 
 /* How a block divides: an odd field in front, words, an odd field at the end. */
 typedef struct division {

@@ -4,7 +4,7 @@
  * The bytes are those of the GGUF rows in another order. Of every 16 rows, together as long as before, each
  * field of a block (words of 4 bytes of quants and of what divides into such words, else a scale of 2 or 1
  * bytes) that stands at offset o of a row stands, for all 16 rows one behind the other, at 16 * o. Rows of
- * Q3_K are joined before that: their blocks become lanes_q3_k.
+ * Q3_K and Q6_K are joined before that: their blocks become lanes_q3_k and lanes_q6_k.
  */
 #ifndef HOTSET_LANES_H
 #define HOTSET_LANES_H

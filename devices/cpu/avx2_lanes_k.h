@@ -178,8 +178,8 @@ AVX2_INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_
 }
 
 /* ---- Groups of 16 -----------------------------------------------------------------------------------------
- * Quants are multiplied where they stand, as far as 16 bits hold their sums: those of some groups are
- * multiples of 2^left. */
+ * Quants are multiplied where they stand, as far as 16 bits hold their sums: those of some groups are 4 or 8
+ * times as much. */
 
 /* scaled + s times byte j of `scales`, or 256 times that byte. */
 AVX2_INLINE __m256i add_scaled(__m256i scaled, __m256i s, __m256i scales, const int j, const bool times_256) {

@@ -1,9 +1,8 @@
 /* avx512_lanes_k.c - one activation row times interleaved rows (devices/lanes.h) of blocks of 256.
  *
  * As avx512_lanes.c: a lane is a row. The bytes are read in the order in which they stand, or the hardware
- * would not fetch them ahead; so where the bits of a quant stand apart the sums of all groups are kept at
- * once, and each part of the bits is added when it comes. Scales are integers and multiply sums as such:
- * sums that 16 bits hold, for two multiplications of these and their addition are one instruction.
+ * would not fetch them ahead. Scales are integers and multiply sums as such: sums that 16 bits hold, for two
+ * multiplications of these and their addition are one instruction.
  */
 #include "devices/cpu/avx512_lanes.h"
 
@@ -11,15 +10,14 @@
 
 enum { GROUPS_MAX = 16 };
 
-/* Small, for long rows of weights push it out of the first level of cache between two uses. */
+/* Kept small: with 96 bytes more, rows of 5632 weights took a seventh longer where memory is far (Zen 4). */
 typedef struct act_k {
     int8_t x[SUPERBLOCK];
     union {
         struct { /* of types with minima: sum of each group's x, upper * its weights + lower */
             int8_t upper[GROUPS_MAX], lower[GROUPS_MAX];
         };
-        int32_t
-            start[GROUPS_MAX]; /* of types with an offset: of each group's sum, minus it times the sum of x */
+        int32_t start[GROUPS_MAX]; /* of each group's sum, with an offset: minus it times the sum of x */
     };
     float d;
 } act_k;
@@ -89,7 +87,7 @@ INLINE __m512 add_block(__m512 sum, __m512i scaled, __m512i minima, __m512i d_dm
     return _mm512_fnmadd_ps(_mm512_cvtepi32_ps(minima), _mm512_mul_ps(upper_halves_of(d_dmin), xd), sum);
 }
 
-/* ---- Q4_K, and Q5_K with a fifth bit of group j at bit j of 32 bytes --------------------------------- */
+/* ---- Q4_K, and Q5_K with a fifth bit of group j at bit j of 32 bytes -------------------------------- */
 
 /* Adds two groups of 32, scaled: of words of nibbles, with fifth bits at `bit` and above of `fifth`, unless
  * that is NULL. 16 bits hold the sum of half a group of 4-bit quants, 16 * 15 * 127, or of a quarter of one
@@ -151,15 +149,14 @@ INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, co
     _mm512_storeu_ps(y, sum);
 }
 
-/* ---- Pairs of bits: four weights of groups j, j + 2, j + 4 and j + 6 of 16 in a word --------------------
- */
+/* ---- Q2_K: four weights of groups j, j + 2, j + 4 and j + 6 of 16 in a word ------------------------- */
 
 /* Sums of the groups of four runs, whose pairs stand in eight words at `at`, in twos. Pairs are multiplied
  * where they stand, which saves moving each of them. */
 #define PAIRS_LEFT ((const int[8]){0, 0, 2, 2, 4, 4, 6, 6})
-INLINE void sums_of_pairs(__m512i two[4], row_stream w, size_t at, const int8_t *x, const int32_t *start) {
+INLINE void sums_of_pairs(__m512i two[4], row_stream w, size_t at, const int8_t *x) {
     __m512i s[8];
-    UNROLL for (size_t j = 0; j < 8; j++) s[j] = start ? _mm512_set1_epi32(start[j]) : _mm512_setzero_si512();
+    UNROLL for (size_t j = 0; j < 8; j++) s[j] = _mm512_setzero_si512();
     UNROLL for (size_t i = 0; i < 8; i++) {
         const __m512i v = load_words(w, at + 4 * i);
         UNROLL for (size_t j = i / 4; j < 8; j += 2) {
@@ -186,7 +183,7 @@ INLINE void rows_q2_k(float *y, row_stream w, const act_k *x, size_t block_n) {
         }
         UNROLL for (size_t half = 0; half < 2; half++) {
             __m512i two[4];
-            sums_of_pairs(two, w, offsetof(quant_q2_k, q) + 32 * half, x->x + 128 * half, NULL);
+            sums_of_pairs(two, w, offsetof(quant_q2_k, q) + 32 * half, x->x + 128 * half);
             UNROLL for (int n = 0; n < 4; n++) {
                 const __m512i scale = bytes_as_words(scales[2 * (int)half + n / 2], n % 2 * 2, false);
                 scaled = _mm512_dpwssd_epi32(scaled, two[n], scale);
@@ -198,8 +195,7 @@ INLINE void rows_q2_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     _mm512_storeu_ps(y, sum);
 }
 
-/* ---- Q3_K, joined (devices/lanes.h) ----------------------------------------------------------------------
- */
+/* ---- Q3_K, joined (devices/lanes.h) ----------------------------------------------------------------- */
 
 /* Scales of groups 4i to 4i + 3, signed, from three words (devices/quant.h). */
 INLINE __m512i scales_q3_k(const __m512i word[3], const int i) {
@@ -266,8 +262,7 @@ INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     _mm512_storeu_ps(y, sum);
 }
 
-/* ---- Q6_K ------------------------------------------------------------------------------------------------
- */
+/* ---- Q6_K ------------------------------------------------------------------------------------------- */
 
 typedef struct act_q6_k {
     int8_t x[SUPERBLOCK];
@@ -347,7 +342,7 @@ INLINE void rows_q6_k(float *y, row_stream w, const act_q6_k *x, size_t block_n)
     _mm512_storeu_ps(y, sum);
 }
 
-/* ---- IQ4_XS ------------------------------------------------------------------------------------------- */
+/* ---- IQ4_XS ----------------------------------------------------------------------------------------- */
 
 INLINE void rows_iq4_xs(float *y, row_stream w, const act_k *x, size_t block_n) {
     const __m512i table = table_of(quant_iq4_values, 128), three = _mm512_set1_epi32(3);
