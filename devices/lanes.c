@@ -152,10 +152,12 @@ static void part_q6_k(uint8_t *block, const uint8_t *from) {
 
 /* ---- All types -------------------------------------------------------------------------------------- */
 
-/* How a block divides: an odd field in front, words, an odd field at the end. */
+/* How a block divides: an odd field in front, words, an odd field at the end; and what is done before that,
+ * and undone, NULL for nothing. */
 typedef struct division {
     uint32_t block_n, block_bytes;
     uint32_t front, tail; /* bytes: 0, 1 or 2 */
+    void (*join)(uint8_t *joined, const uint8_t *block), (*part)(uint8_t *block, const uint8_t *joined);
 } division;
 
 static division division_of(gguf_type type) {
@@ -168,7 +170,15 @@ static division division_of(gguf_type type) {
     case GGUF_IQ4_NL: d.front = 2; break;
     case GGUF_MXFP4: d.front = 1; break;
     case GGUF_Q3_K:
-    case GGUF_Q6_K: d.tail = 2; break;
+        d.tail = 2;
+        d.join = join_q3_k;
+        d.part = part_q3_k;
+        break;
+    case GGUF_Q6_K:
+        d.tail = 2;
+        d.join = join_q6_k;
+        d.part = part_q6_k;
+        break;
     default: break;
     }
     return d;
@@ -196,11 +206,8 @@ void lanes_store(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, gguf_type
     const division d = division_of(type);
     for (uint32_t b = 0; b < in_n / d.block_n; b++, rows += d.block_bytes, to += LANES_ROWS * d.block_bytes) {
         uint8_t joined[LANES_ROWS][BLOCKS_BYTES_MAX];
-        void (*const join)(uint8_t *, const uint8_t *) = type == GGUF_Q3_K   ? join_q3_k
-                                                         : type == GGUF_Q6_K ? join_q6_k
-                                                                             : NULL;
-        for (uint64_t r = 0; join && r < LANES_ROWS; r++) join(joined[r], rows + r * row_bytes);
-        if (join)
+        for (uint64_t r = 0; d.join && r < LANES_ROWS; r++) d.join(joined[r], rows + r * row_bytes);
+        if (d.join)
             store_block(to, joined[0], sizeof joined[0], d);
         else
             store_block(to, rows, row_bytes, d);
@@ -218,10 +225,8 @@ void lanes_restore_part(uint8_t *blocks, const uint8_t *stored, gguf_type type, 
             bytes = at < d.front ? d.front : at < d.block_bytes - d.tail ? 4 : d.tail;
             memcpy(block + at, stored + LANES_ROWS * at + lane * bytes, bytes);
         }
-        if (type == GGUF_Q3_K)
-            part_q3_k(blocks, block);
-        else if (type == GGUF_Q6_K)
-            part_q6_k(blocks, block);
+        if (d.part)
+            d.part(blocks, block);
         else
             memcpy(blocks, block, d.block_bytes);
     }

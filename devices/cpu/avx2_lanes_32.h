@@ -101,7 +101,7 @@ AVX2_INLINE void products(__m256i s[HALVES], row_stream w, const act_32 *x, cons
     for (int h = 0; h < HALVES && !HAS_VPDPBUSD; h++) s[h] = _mm256_madd_epi16(s[h], _mm256_set1_epi16(1));
 }
 
-/* Scales of eight rows; adds what their m brings, with d in `d_m`. */
+/* Scales of eight rows; adds what their m brings. d_m: both, where there is an m. */
 AVX2_INLINE __m256 scales_of(__m256 *sum, row_stream w, const act_32 *x, int h, __m256i d_m,
                              const lanes_form f) {
     if (f.power) { /* 2^(e - 127), also for e = 0 */

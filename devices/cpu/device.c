@@ -390,6 +390,7 @@ static void walk(void *cookie, uint32_t thread_i) {
     walker me = {job, worker_of(job, thread_i)};
     while (job->op_i < l->op_n) {
         cpu_op_run(&l->op[job->op_i], &me.w);
+        /* who has left the team inside the operation must not look at the list: its own word for the team */
         if (!team_barrier_open(me.w.team, thread_i, go_on, &me)) return;
     }
 }
