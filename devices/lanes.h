@@ -3,8 +3,9 @@
  *
  * The bytes are those of the GGUF rows in another order. Of every 16 rows, together as long as before, each
  * field of a block (words of 4 bytes of quants and of what divides into such words, else a scale of 2 or 1
- * bytes) that stands at offset o of a row stands, for all 16 rows one behind the other, at 16 * o. Rows of
- * Q3_K and Q6_K are joined before that: their blocks become lanes_q3_k and lanes_q6_k.
+ * bytes) that stands at offset o of a row stands, for all 16 rows one behind the other, at 16 * o. Blocks of
+ * Q3_K, Q5_0, Q5_1, Q5_K and Q6_K, whose files keep the bits of a quant apart, are joined before that: they
+ * become lanes_q3_k and so on.
  */
 #ifndef HOTSET_LANES_H
 #define HOTSET_LANES_H
@@ -35,6 +36,30 @@ typedef struct lanes_q6_k {
     uint16_t d;
 } lanes_q6_k;
 _Static_assert(sizeof(lanes_q6_k) == 210, "as long as in GGUF");
+
+/* 32 quants of five bits: five words, again of four bytes that hold the same bits of four neighbouring
+ * weights. Bits 0-4 of word t are weights 4t to 4t + 3. Bits 5-7 of words 0, 1 and 2 are bits 2-4 of weights
+ * 20 to 23, 24 to 27 and 28 to 31; bits 6-7 of words 3 and 4 are bits 0-1 of the first and the second of
+ * these, bits 5 of words 3 and 4 are bits 1 and 0 of the third. */
+typedef struct lanes_five_bits {
+    uint8_t word[5][4];
+} lanes_five_bits;
+
+typedef struct lanes_q5_0 {
+    uint16_t d;
+    lanes_five_bits q;
+} lanes_q5_0;
+typedef struct lanes_q5_1 {
+    uint16_t d, m;
+    lanes_five_bits q;
+} lanes_q5_1;
+typedef struct lanes_q5_k { /* q[j] is group j */
+    uint16_t d, dmin;
+    uint8_t scales[12];
+    lanes_five_bits q[8];
+} lanes_q5_k;
+_Static_assert(sizeof(lanes_q5_0) == 22 && sizeof(lanes_q5_1) == 24 && sizeof(lanes_q5_k) == 176,
+               "as long as in GGUF");
 
 /* Types: all quantised ones that Hotset multiplies with (devices/blocks.h). */
 

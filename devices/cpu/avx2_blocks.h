@@ -64,14 +64,16 @@ AVX2_INLINE __m256i lanes_nibbles(const uint8_t *w, size_t quad) {
     return low_bits_of(load_256(w + 4 * LANES_ROWS * (quad % 4)), quad < 4 ? 0 : 4, 15);
 }
 
-/* Bits 4 * quad and up of eight rows' words, as bits_32 has them. */
-AVX2_INLINE __m256i lanes_bits(const uint8_t *w, size_t quad, int value) {
-    const __m256i first = _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
-    const __m256i byte = _mm256_add_epi8(first, _mm256_set1_epi8((char)(quad / 2)));
-    const __m256i bit = _mm256_set1_epi32(quad % 2 ? (int)0x80402010 : 0x08040201);
-    const __m256i spread = _mm256_shuffle_epi8(load_256(w), byte);
-    return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit),
-                            _mm256_set1_epi8((char)value));
+/* Four quants of words joined as lanes_five_bits. */
+AVX2_INLINE __m256i lanes_five(const uint8_t *words, size_t quad) {
+    const size_t step = 4 * LANES_ROWS;
+    if (quad < 5) return low_bits_of(load_256(words + step * quad), 0, 31);
+    const __m256i upper = low_bits_of(load_256(words + step * (quad - 5)), 3, 7 << 2);
+    const uint8_t *rest = words + step * 3;
+    if (quad < 7) return _mm256_or_si256(upper, low_bits_of(load_256(rest + step * (quad - 5)), 6, 3));
+    const __m256i lower =
+        _mm256_or_si256(low_bits_of(load_256(rest), 4, 2), low_bits_of(load_256(rest + step), 5, 1));
+    return _mm256_or_si256(upper, lower);
 }
 
 AVX2_INLINE __m256i quants_q8_0(const uint8_t *block, size_t run) {
@@ -102,8 +104,7 @@ NIBBLE_QUANTS(iq4_xs)
     }                                                                                                        \
     AVX2_INLINE __m256i lanes_quants_##type(const uint8_t *w, size_t run, size_t quad) {                     \
         (void)run;                                                                                           \
-        return _mm256_or_si256(lanes_nibbles(w + LANES_ROWS * offsetof(quant_##type, q), quad),              \
-                               lanes_bits(w + LANES_ROWS * offsetof(quant_##type, high), quad, 16));         \
+        return lanes_five(w + LANES_ROWS * offsetof(lanes_##type, q), quad);                                 \
     }
 FIVE_BIT_QUANTS(q5_0)
 FIVE_BIT_QUANTS(q5_1)
@@ -126,11 +127,6 @@ AVX2_INLINE __m256i bit_of_bytes(const uint8_t *p, size_t run, int to) {
 AVX2_INLINE __m256i bytes_q4_k(const uint8_t *block, size_t step, size_t run) {
     return low_bits_of(load_256(block + step * (offsetof(quant_q4_k, q) + RUN * (run / 2))), run % 2 ? 4 : 0,
                        15);
-}
-AVX2_INLINE __m256i bytes_q5_k(const uint8_t *block, size_t step, size_t run) {
-    const __m256i v = load_256(block + step * (offsetof(quant_q5_k, q) + RUN * (run / 2)));
-    return _mm256_or_si256(low_bits_of(v, run % 2 ? 4 : 0, 15),
-                           bit_of_bytes(block + step * offsetof(quant_q5_k, high), run, 4));
 }
 #define RUNS_OF_256(type)                                                                                    \
     AVX2_INLINE __m256i quants_##type(const uint8_t *block, size_t run) {                                    \
@@ -156,7 +152,14 @@ AVX2_INLINE __m256i lanes_quants_q3_k(const uint8_t *w, size_t run, size_t quad)
     return _mm256_or_si256(low_bits_of(upper, 5, 6), low_bits_of(lowest, (int)group, 1));
 }
 RUNS_OF_256(q4_k)
-RUNS_OF_256(q5_k)
+AVX2_INLINE __m256i quants_q5_k(const uint8_t *block, size_t run) {
+    const __m256i v = load_256(block + offsetof(quant_q5_k, q) + RUN * (run / 2));
+    return _mm256_or_si256(low_bits_of(v, run % 2 ? 4 : 0, 15),
+                           bit_of_bytes(block + offsetof(quant_q5_k, high), run, 4));
+}
+AVX2_INLINE __m256i lanes_quants_q5_k(const uint8_t *w, size_t run, size_t quad) {
+    return lanes_five(w + LANES_ROWS * offsetof(lanes_q5_k, q[run]), quad);
+}
 AVX2_INLINE __m256i quants_q6_k(const uint8_t *block, size_t run) {
     const size_t half = run / 4, g = run % 4;
     const __m256i low = load_256(block + 64 * half + RUN * (g % 2));

@@ -47,8 +47,8 @@ AVX2_INLINE void products_iq4_nl(__m256i s[HALVES], row_stream w, const act_32 *
     X(q8_0, Q8_0, products_q8_0)                                                                             \
     X(q4_0, Q4_0, products)                                                                                  \
     X(q4_1, Q4_1, products)                                                                                  \
-    X(q5_0, Q5_0, products)                                                                                  \
-    X(q5_1, Q5_1, products)                                                                                  \
+    X(q5_0, Q5_0, products_five_bits)                                                                        \
+    X(q5_1, Q5_1, products_five_bits)                                                                        \
     X(iq4_nl, IQ4_NL, products_iq4_nl)                                                                       \
     X(mxfp4, MXFP4, products)
 TYPES(LANES_32)

@@ -25,25 +25,25 @@ static size_t bytes_32(size_t k) { return k / 32 * sizeof(act_32); }
 /* How the types in nibbles differ. Values are quants, or what a table has for them. */
 typedef struct lanes_form {
     size_t block_bytes, quants_at;
-    int offset;     /* of unsigned values; 0 of signed ones */
-    size_t bits_at; /* of the fifth bits; 0: none */
-    bool has_m;     /* what quants, or offset ones, are counted from */
-    bool power;     /* the scale is a power of two in one byte; the values are doubled */
+    int offset; /* of unsigned values; 0 of signed ones */
+    bool has_m; /* what quants, or offset ones, are counted from */
+    bool power; /* the scale is a power of two in one byte; the values are doubled */
     const int8_t *values;
 } lanes_form;
 
 /* Of values of eight bits: sums of 16 bits do not hold their products when they are unsigned. */
 enum { OFFSET_8 = HAS_VPDPBUSD ? 128 : 0 };
 
-#define LANES_FORM(type, ...)                                                                                \
-    ((lanes_form){.block_bytes = sizeof(quant_##type), .quants_at = offsetof(quant_##type, q), __VA_ARGS__})
-#define FORM_Q8_0   LANES_FORM(q8_0, .offset = OFFSET_8)
-#define FORM_Q4_0   LANES_FORM(q4_0, .offset = 8)
-#define FORM_Q4_1   LANES_FORM(q4_1, .has_m = true)
-#define FORM_Q5_0   LANES_FORM(q5_0, .offset = 16, .bits_at = offsetof(quant_q5_0, high))
-#define FORM_Q5_1   LANES_FORM(q5_1, .offset = 16, .bits_at = offsetof(quant_q5_1, high), .has_m = true)
-#define FORM_IQ4_NL LANES_FORM(iq4_nl, .offset = OFFSET_8, .values = quant_iq4_values)
-#define FORM_MXFP4  LANES_FORM(mxfp4, .offset = 12, .values = quant_mxfp4_values, .power = true)
+#define LANES_FORM_OF(block, ...)                                                                            \
+    ((lanes_form){.block_bytes = sizeof(block), .quants_at = offsetof(block, q), __VA_ARGS__})
+#define LANES_FORM(type, ...) LANES_FORM_OF(quant_##type, __VA_ARGS__)
+#define FORM_Q8_0             LANES_FORM(q8_0, .offset = OFFSET_8)
+#define FORM_Q4_0             LANES_FORM(q4_0, .offset = 8)
+#define FORM_Q4_1             LANES_FORM(q4_1, .has_m = true)
+#define FORM_Q5_0             LANES_FORM_OF(lanes_q5_0, .offset = 16)
+#define FORM_Q5_1             LANES_FORM_OF(lanes_q5_1, .offset = 16, .has_m = true)
+#define FORM_IQ4_NL           LANES_FORM(iq4_nl, .offset = OFFSET_8, .values = quant_iq4_values)
+#define FORM_MXFP4            LANES_FORM(mxfp4, .offset = 12, .values = quant_mxfp4_values, .power = true)
 
 AVX2_INLINE void pack_32(act_32 *a, const float *x, size_t k, const lanes_form f) {
     for (size_t i = 0; i < k; i += 32, a++) {
@@ -57,48 +57,48 @@ AVX2_INLINE void pack_32(act_32 *a, const float *x, size_t k, const lanes_form f
     }
 }
 
-/* Adds fifth bits: 16 in the bytes of quad number j where they are set. `high` is `bits` by four bits higher.
- */
-AVX2_INLINE __m256i add_bits(__m256i quads, __m256i bits, __m256i higher, const int j) {
-    const __m256i where =
-        _mm256_add_epi8(_mm256_set1_epi8((char)(j / 2)),
-                        _mm256_broadcastsi128_si256(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c)));
-    const __m256i spread = _mm256_shuffle_epi8(j % 2 ? bits : higher, where);
-    const __m256i set = _mm256_and_si256(spread, _mm256_set1_epi32((int)0x80402010));
-    return _mm256_or_si256(quads, _mm256_min_epu8(set, _mm256_set1_epi8(16)));
-}
-
 AVX2_INLINE __m256i unsigned_values(__m256i nibbles, const lanes_form f) {
     if (!f.values) return nibbles;
     const __m128i table = _mm_add_epi8(load_128(f.values), _mm_set1_epi8((char)f.offset));
     return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles);
 }
 
-AVX2_INLINE void products(__m256i s[HALVES], row_stream w, const act_32 *x, const lanes_form f) {
-    __m256i bits[HALVES], higher[HALVES];
+/* Sums of 16 bits as such of 32. */
+AVX2_INLINE void widen(__m256i s[HALVES]) {
     AVX2_UNROLL
-    for (int h = 0; h < HALVES; h++) {
-        s[h] = broadcast_4(&x->start);
-        bits[h] = f.bits_at ? load_words(w, f.bits_at, h) : s[h];
-        higher[h] = _mm256_slli_epi16(bits[h], 4);
-    }
+    for (int h = 0; h < HALVES && !HAS_VPDPBUSD; h++) s[h] = _mm256_madd_epi16(s[h], _mm256_set1_epi16(1));
+}
+
+AVX2_INLINE void products(__m256i s[HALVES], row_stream w, const act_32 *x, const lanes_form f) {
+    AVX2_UNROLL
+    for (int h = 0; h < HALVES; h++) s[h] = broadcast_4(&x->start);
     AVX2_UNROLL
     for (int g = 0; g < 4; g++) {
         const __m256i x_low = broadcast_4(x->x + 4 * g), x_high = broadcast_4(x->x + 16 + 4 * g);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
             const __m256i v = load_words(w, f.quants_at + 4 * (size_t)g, h);
-            __m256i low = unsigned_values(low_nibbles(v), f), high = unsigned_values(high_nibbles(v), f);
-            if (f.bits_at) {
-                low = add_bits(low, bits[h], higher[h], g);
-                high = add_bits(high, bits[h], higher[h], 4 + g);
-            }
-            s[h] = add_products(s[h], low, x_low);
-            s[h] = add_products(s[h], high, x_high);
+            s[h] = add_products(s[h], unsigned_values(low_nibbles(v), f), x_low);
+            s[h] = add_products(s[h], unsigned_values(high_nibbles(v), f), x_high);
         }
     }
+    widen(s);
+}
+
+AVX2_INLINE void products_five_bits(__m256i s[HALVES], row_stream w, const act_32 *x, const lanes_form f) {
+    __m256i v[HALVES][5];
     AVX2_UNROLL
-    for (int h = 0; h < HALVES && !HAS_VPDPBUSD; h++) s[h] = _mm256_madd_epi16(s[h], _mm256_set1_epi16(1));
+    for (int h = 0; h < HALVES; h++) s[h] = broadcast_4(&x->start);
+    AVX2_UNROLL
+    for (size_t t = 0; t < 8; t++) {
+        const __m256i quad = broadcast_4(x->x + 4 * t);
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) {
+            if (t < 5) v[h][t] = load_words(w, f.quants_at + 4 * t, h);
+            s[h] = add_products(s[h], quads_of_five_bits(v[h], t), quad);
+        }
+    }
+    widen(s);
 }
 
 /* Scales of eight rows; adds what their m brings. d_m: both, where there is an m. */

@@ -95,19 +95,7 @@ AVX2_INLINE __m256i add_quads(__m256i s, __m256i quads, __m256i quad) {
     return opaque(add_products(s, quads, quad));
 }
 
-/* Bits that stand before the others, bit i of byte l for weight 32 i + l: loaded at once. */
-typedef struct upper_bits {
-    __m256i v[8][HALVES];
-} upper_bits;
-
-AVX2_INLINE void load_upper(upper_bits *b, row_stream w, size_t at) {
-    AVX2_UNROLL
-    for (size_t i = 0; i < 8 * HALVES; i++)
-        b->v[i / HALVES][i % HALVES] = opaque(load_words(w, at + i / HALVES * 4, i % HALVES));
-}
-
-/* ---- Q4_K, and Q5_K with fifth bits ---------------------------------------------------------------------
- */
+/* ---- Q4_K, and Q5_K joined (devices/lanes.h) ---- */
 
 /* Scales and minima of groups 0-3 and of 4-7 (devices/quant.h). */
 typedef struct numbers_q4_k {
@@ -122,26 +110,20 @@ AVX2_INLINE numbers_q4_k numbers_of(row_stream w, int h) {
     };
 }
 
-/* Adds groups 2c and 2c + 1, scaled. 16 bits hold the sum of 16 4-bit quants, 16 * 15 * 127, but only of 8
- * with fifth bits. */
-AVX2_INLINE void add_two_groups(__m256i scaled[HALVES], row_stream words, const int8_t *x,
-                                const numbers_q4_k n[HALVES], const upper_bits *fifth, const int c) {
-    const int word_n = (HAS_VPDPBUSD ? 4 : 8) / (fifth ? 2 : 1);
+/* Adds groups 2c and 2c + 1, scaled. 16 bits hold the sum of 16 quants, 16 * 15 * 127. */
+AVX2_INLINE void add_two_groups_q4_k(__m256i scaled[HALVES], row_stream w, const int8_t *x,
+                                     const numbers_q4_k n[HALVES], const int c) {
+    const size_t word_n = HAS_VPDPBUSD ? 4 : 8, at = offsetof(quant_q4_k, q) + 32 * (size_t)c;
     __m256i s[2][HALVES];
     AVX2_UNROLL
-    for (int g = 0; g < 8; g++) {
+    for (size_t g = 0; g < 8; g++) {
         const __m256i first = broadcast_4(x + 4 * g), second = broadcast_4(x + 32 + 4 * g);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
-            const __m256i v = load_words(words, 4 * (size_t)g, h);
-            __m256i low = low_nibbles(v), high = high_nibbles(v);
-            if (fifth) {
-                low = _mm256_or_si256(low, masked(moved(fifth->v[g][h], 4 - 2 * c), 16));
-                high = _mm256_or_si256(high, masked(moved(fifth->v[g][h], 3 - 2 * c), 16));
-            }
+            const __m256i v = load_words(w, at + 4 * g, h);
             if (g % word_n == 0) s[0][h] = s[1][h] = _mm256_setzero_si256();
-            s[0][h] = add_quads(s[0][h], low, first);
-            s[1][h] = add_quads(s[1][h], high, second);
+            s[0][h] = add_quads(s[0][h], low_nibbles(v), first);
+            s[1][h] = add_quads(s[1][h], high_nibbles(v), second);
         }
         if (g % word_n != word_n - 1) continue;
         AVX2_UNROLL
@@ -153,20 +135,41 @@ AVX2_INLINE void add_two_groups(__m256i scaled[HALVES], row_stream words, const 
     }
 }
 
+/* Adds group j, scaled. Where 16 bits must hold sums, they hold that of 8 quants, 8 * 31 * 127. */
+AVX2_INLINE void add_group_q5_k(__m256i scaled[HALVES], row_stream w, const int8_t *x,
+                                const numbers_q4_k n[HALVES], const int j) {
+    const size_t word_n = HAS_VPDPBUSD ? 8 : 4;
+    __m256i v[HALVES][5], s[HALVES];
+    AVX2_UNROLL
+    for (size_t t = 0; t < 8; t++) {
+        const __m256i quad = broadcast_4(x + 4 * t);
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) {
+            if (t < 5) v[h][t] = load_words(w, offsetof(lanes_q5_k, q[j]) + 4 * t, h);
+            if (t % word_n == 0) s[h] = _mm256_setzero_si256();
+            s[h] = add_quads(s[h], quads_of_five_bits(v[h], t), quad);
+        }
+        if (t % word_n != word_n - 1) continue;
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) {
+            const __m256i scale = byte_for_sums(n[h].scale[j / 4], j % 4, false);
+            scaled[h] = HAS_VPDPBUSD ? _mm256_add_epi32(scaled[h], _mm256_mullo_epi32(s[h], scale))
+                                     : add_word_products(scaled[h], s[h], scale);
+        }
+    }
+}
+
 AVX2_INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, const bool five_bits) {
-    const size_t block_bytes = five_bits ? sizeof(quant_q5_k) : sizeof(quant_q4_k);
-    const size_t quants_at = five_bits ? offsetof(quant_q5_k, q) : offsetof(quant_q4_k, q);
+    const size_t block_bytes = five_bits ? sizeof(lanes_q5_k) : sizeof(quant_q4_k);
     __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * block_bytes, x++) {
         const __m256i d_dmin[HALVES] = {opaque(load_words(w, 0, 0)), opaque(load_words(w, 0, 1))};
         const numbers_q4_k n[HALVES] = {numbers_of(w, 0), numbers_of(w, 1)};
         __m256i scaled[HALVES] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-        upper_bits fifth;
-        if (five_bits) load_upper(&fifth, w, offsetof(quant_q5_k, high));
         AVX2_UNROLL
-        for (int c = 0; c < 4; c++)
-            add_two_groups(scaled, (row_stream){w.at + ROWS * (quants_at + 32 * (size_t)c), w.ask},
-                           x->x + 64 * c, n, five_bits ? &fifth : NULL, c);
+        for (int c = 0; c < 4 && !five_bits; c++) add_two_groups_q4_k(scaled, w, x->x + 64 * c, n, c);
+        AVX2_UNROLL
+        for (int j = 0; j < 8 && five_bits; j++) add_group_q5_k(scaled, w, x->x + 32 * j, n, j);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
             const __m256i minima = add_minima(add_minima(_mm256_setzero_si256(), n[h].min[0], x->sums),

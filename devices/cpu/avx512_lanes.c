@@ -20,16 +20,17 @@ static size_t bytes_32(size_t k) { return k / BLOCK * sizeof(act_32); }
 typedef struct lanes_form {
     size_t block_bytes, quants_at;
     int offset;
-    size_t bits_at; /* of the fifth bits; 0: none */
-    bool has_m;
+    bool five_bits, has_m;
     const int8_t *values;
     float doubled; /* what the values are too large by */
 } lanes_form;
 
 #define FORM_Q4_0 ((lanes_form){.block_bytes = 18, .quants_at = 2, .offset = 8, .doubled = 1})
 #define FORM_Q4_1 ((lanes_form){.block_bytes = 20, .quants_at = 4, .has_m = true, .doubled = 1})
-#define FORM_Q5_0 ((lanes_form){.block_bytes = 22, .quants_at = 6, .offset = 16, .bits_at = 2, .doubled = 1})
-#define FORM_Q5_1 ((lanes_form){.block_bytes = 24, .quants_at = 8, .bits_at = 4, .has_m = true, .doubled = 1})
+#define FORM_Q5_0                                                                                            \
+    ((lanes_form){.block_bytes = 22, .quants_at = 2, .offset = 16, .five_bits = true, .doubled = 1})
+#define FORM_Q5_1                                                                                            \
+    ((lanes_form){.block_bytes = 24, .quants_at = 4, .five_bits = true, .has_m = true, .doubled = 1})
 #define FORM_IQ4_NL                                                                                          \
     ((lanes_form){.block_bytes = 18, .quants_at = 2, .offset = 128, .values = quant_iq4_values, .doubled = 1})
 #define FORM_MXFP4                                                                                           \
@@ -45,39 +46,18 @@ INLINE void pack_32(act_32 *a, const float *x, size_t k, const int offset, const
     }
 }
 
-/* Fifth bits of weights 4j to 4j + 3: 16 more in their bytes. */
-INLINE __m512i add_bits(__m512i quads, __m512i bits, const unsigned j) {
-    const __m128i byte = _mm_set1_epi8((char)(j / 2)),
-                  lanes = _mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c);
-    const __m512i where = _mm512_broadcast_i32x4(_mm_add_epi8(byte, lanes));
-    const __m512i which = _mm512_set1_epi32(j % 2 ? (int)0x80402010 : 0x08040201);
-    const __mmask64 set = _mm512_test_epi8_mask(_mm512_shuffle_epi8(bits, where), which);
-    return _mm512_mask_add_epi8(quads, set, quads, _mm512_set1_epi8(16));
-}
-
 INLINE __m512i products(row_stream w, const act_32 *x, const lanes_form f) {
-    const __m512i table = f.values ? table_of(f.values, f.offset) : _mm512_setzero_si512();
-    const __m512i bits = f.bits_at ? load_words(w, f.bits_at) : table;
-    const bool in_place = !f.values && !f.bits_at; /* upper nibbles alone, times 16 */
     __m512i s = _mm512_set1_epi32(x->start), s_high = _mm512_setzero_si512();
+    if (f.five_bits) return sum_of_five_bits(w, f.quants_at, x->x, s);
+    const __m512i table = f.values ? table_of(f.values, f.offset) : s_high;
     UNROLL for (unsigned g = 0; g < 4; g++) {
         const __m512i v = load_words(w, f.quants_at + 4 * g);
-        __m512i low, high;
-        if (f.values) {
-            low = values_of(table, v);
-            high = values_of(table, _mm512_srli_epi16(v, 4));
-        } else {
-            low = low_nibbles(v);
-            high = in_place ? nibbles_in_place(v) : upper_nibbles(w, v);
-        }
-        if (f.bits_at) {
-            low = add_bits(low, bits, g);
-            high = add_bits(high, bits, 4 + g);
-        }
+        const __m512i low = f.values ? values_of(table, v) : low_nibbles(v);
+        const __m512i high = f.values ? values_of(table, _mm512_srli_epi16(v, 4)) : nibbles_in_place(v);
         s = _mm512_dpbusd_epi32(s, low, broadcast_quad(x->x + 4 * g));
         s_high = _mm512_dpbusd_epi32(s_high, high, broadcast_quad(x->x + 16 + 4 * g));
     }
-    return _mm512_add_epi32(s, in_place ? _mm512_srai_epi32(s_high, 4) : s_high);
+    return _mm512_add_epi32(s, f.values ? s_high : _mm512_srai_epi32(s_high, 4));
 }
 
 INLINE void rows_32(float *y, row_stream w, const act_32 *x, size_t block_n, const lanes_form f) {

@@ -30,25 +30,26 @@ INLINE __m512i or_masked(__m512i a, __m512i b, const int mask) {
     return _mm512_ternarylogic_epi64(a, b, _mm512_set1_epi8((char)mask), 0xf8);
 }
 
-/* Bits `from` to from + n - 1 of each byte as bits `to` and above, zeros elsewhere (constants). Where kernels
- * ask, on Intel's processors, two ports do all that 512 bits wide, so one affine product of bits is better
- * than moving and masking; AMD's, by tables of instructions, multiply on the ports that would do it (not
- * measured). */
-INLINE __m512i bits_of(row_stream w, __m512i v, const int from, const int n, const int to) {
-    if (from == to || !w.ask)
-        return _mm512_and_si512(moved(v, to - from), _mm512_set1_epi8((char)(((1 << n) - 1) << to)));
-    uint64_t matrix = 0; /* its byte 7 - i is what bit i is the parity of */
-    for (int i = 0; i < n; i++) matrix |= (uint64_t)1 << (8 * (7 - to - i) + from + i);
-    return _mm512_gf2p8affine_epi64_epi8(v, _mm512_set1_epi64((long long)matrix), 0);
-}
-INLINE __m512i upper_nibbles(row_stream w, __m512i v) { return bits_of(w, v, 4, 4, 0); }
 /* Upper nibbles of bytes where they stand: times 16. */
 INLINE __m512i nibbles_in_place(__m512i v) { return _mm512_and_si512(v, _mm512_set1_epi8((char)0xf0)); }
 
-/* a | bit `from` of each byte of b as bit `to`. */
-INLINE __m512i or_bits(row_stream w, __m512i a, __m512i b, const int from, const int to) {
-    if (w.ask) return _mm512_or_si512(a, bits_of(w, b, from, 1, to));
-    return or_masked(a, moved(b, to - from), 1 << to);
+/* start + 32 quants of five bits (lanes_five_bits), whose words stand at `at`, times x. Those of the upper
+ * bits are multiplied from bit 3 on. */
+INLINE __m512i sum_of_five_bits(row_stream w, size_t at, const int8_t *x, __m512i start) {
+    __m512i v[5], s = start, eightfold = _mm512_setzero_si512();
+    UNROLL for (size_t t = 0; t < 5; t++) {
+        v[t] = load_words(w, at + 4 * t);
+        s = _mm512_dpbusd_epi32(s, _mm512_and_si512(v[t], _mm512_set1_epi8(31)), broadcast_quad(x + 4 * t));
+    }
+    __m512i upper[3];
+    UNROLL for (size_t i = 0; i < 3; i++) upper[i] = _mm512_and_si512(v[i], _mm512_set1_epi8((char)0xe0));
+    upper[0] = or_masked(upper[0], moved(v[3], -3), 3 << 3);
+    upper[1] = or_masked(upper[1], moved(v[4], -3), 3 << 3);
+    upper[2] = or_masked(or_masked(upper[2], moved(v[3], -1), 1 << 4), moved(v[4], -2), 1 << 3);
+    UNROLL for (size_t i = 0; i < 3; i++) {
+        eightfold = _mm512_dpbusd_epi32(eightfold, upper[i], broadcast_quad(x + 20 + 4 * i));
+    }
+    return _mm512_add_epi32(s, _mm512_srai_epi32(eightfold, 3));
 }
 
 /* What the 16 nibbles stand for, plus `offset`, four times. */

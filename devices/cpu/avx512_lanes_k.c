@@ -87,43 +87,35 @@ INLINE __m512 add_block(__m512 sum, __m512i scaled, __m512i minima, __m512i d_dm
     return _mm512_fnmadd_ps(_mm512_cvtepi32_ps(minima), _mm512_mul_ps(upper_halves_of(d_dmin), xd), sum);
 }
 
-/* ---- Q4_K, and Q5_K with a fifth bit of group j at bit j of 32 bytes -------------------------------- */
+/* ---- Q4_K, and Q5_K joined (devices/lanes.h) -------------------------------------------------------- */
 
-/* Adds two groups of 32, scaled: of words of nibbles, with fifth bits at `bit` and above of `fifth`, unless
- * that is NULL. 16 bits hold the sum of half a group of 4-bit quants, 16 * 15 * 127, or of a quarter of one
- * with fifth bits. */
-INLINE __m512i add_two_groups(__m512i scaled, row_stream w, size_t quants_at, const int8_t *x,
-                              const __m512i *fifth, const int bit, __m512i scales) {
-    const size_t word_n = fifth ? 2 : 4; /* whose sum 16 bits hold */
-    const __m512i scale = bytes_as_words(scales, bit % 4, false);
-    const __m512i first = byte_as_word(scales, bit % 4), second = byte_as_word(scales, bit % 4 + 1);
-    UNROLL for (size_t part = 0; part < 8; part += word_n) {
-        __m512i s[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-        UNROLL for (size_t g = part; g < part + word_n; g++) {
-            const __m512i v = load_words(w, quants_at + 4 * g);
-            __m512i low = low_nibbles(v), high;
-            if (fifth) {
-                low = or_bits(w, low, fifth[g], bit, 4);
-                high = or_bits(w, upper_nibbles(w, v), fifth[g], bit + 1, 4);
-            } else {
-                high = nibbles_in_place(v);
-            }
-            s[0] = _mm512_dpbusd_epi32(s[0], low, broadcast_quad(x + 4 * g));
-            s[1] = _mm512_dpbusd_epi32(s[1], high, broadcast_quad(x + BLOCK + 4 * g));
+/* Adds two groups of 32, scaled by bytes j and j + 1. 16 bits hold the sum of half a group, 16 * 15 * 127;
+ * upper nibbles are multiplied where they stand. */
+INLINE __m512i add_two_groups_q4_k(__m512i scaled, row_stream w, size_t at, const int8_t *x, __m512i scales,
+                                   const int j) {
+    const __m512i scale = bytes_as_words(scales, j, false);
+    UNROLL for (size_t half = 0; half < 2; half++) {
+        __m512i low = _mm512_setzero_si512(), high = low;
+        UNROLL for (size_t g = 4 * half; g < 4 * half + 4; g++) {
+            const __m512i v = load_words(w, at + 4 * g);
+            low = _mm512_dpbusd_epi32(low, low_nibbles(v), broadcast_quad(x + 4 * g));
+            high = _mm512_dpbusd_epi32(high, nibbles_in_place(v), broadcast_quad(x + BLOCK + 4 * g));
         }
-        if (fifth) { /* too many sums to make pairs of */
-            scaled = _mm512_dpwssd_epi32(scaled, s[0], first);
-            scaled = _mm512_dpwssd_epi32(scaled, s[1], second);
-        } else { /* upper nibbles were multiplied where they stand */
-            scaled = _mm512_dpwssd_epi32(scaled, pair_of(s[0], 0, s[1], 4), scale);
-        }
+        scaled = _mm512_dpwssd_epi32(scaled, pair_of(low, 0, high, 4), scale);
     }
     return scaled;
 }
 
+/* Adds a group, scaled by byte j. */
+INLINE __m512i add_group_q5_k(__m512i scaled, row_stream w, size_t at, const int8_t *x, __m512i scales,
+                              const int j) {
+    const __m512i s = sum_of_five_bits(w, at, x, _mm512_setzero_si512());
+    return _mm512_add_epi32(scaled, _mm512_mullo_epi32(s, byte_as_word(scales, j)));
+}
+
 INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, const bool five_bits) {
     const __m512i six = _mm512_set1_epi8(0x3f), zero = _mm512_setzero_si512();
-    const size_t bytes = five_bits ? Q5_K_BYTES : Q4_K_BYTES, quants_at = five_bits ? 48 : 16;
+    const size_t bytes = five_bits ? sizeof(lanes_q5_k) : sizeof(quant_q4_k);
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * bytes, x++) {
         __m512i d_dmin = load_words(w, 0);
@@ -133,14 +125,15 @@ INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, co
                                    or_masked(low_nibbles(s2), _mm512_srli_epi32(s0, 2), 0x30)};
         const __m512i min[2] = {_mm512_and_si512(s1, six),
                                 or_masked(high_nibbles(s2), _mm512_srli_epi32(s1, 2), 0x30)};
-        __m512i fifth[8], scaled = zero;
-        UNROLL for (size_t g = 0; g < 8 && five_bits; g++) {
-            fifth[g] = load_words(w, 16 + 4 * g);
-            KEEP(fifth[g]);
-        }
-        UNROLL for (int c = 0; c < 4; c++) {
-            scaled = add_two_groups(scaled, w, quants_at + 32 * (size_t)c, x->x + 64 * c,
-                                    five_bits ? fifth : NULL, 2 * c, scales[c / 2]);
+        __m512i scaled = zero;
+        UNROLL for (size_t j = 0; j < 8; j++) {
+            const __m512i four = scales[j / 4];
+            const int8_t *group = x->x + BLOCK * j;
+            if (five_bits)
+                scaled = add_group_q5_k(scaled, w, offsetof(lanes_q5_k, q[j]), group, four, (int)j % 4);
+            else if (j % 2 == 0)
+                scaled =
+                    add_two_groups_q4_k(scaled, w, offsetof(quant_q4_k, q) + 16 * j, group, four, (int)j % 4);
         }
         minima_sum minima = {zero, zero};
         UNROLL for (size_t i = 0; i < 2; i++) add_minima(&minima, min[i], x, i);
