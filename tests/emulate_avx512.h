@@ -492,6 +492,17 @@ static inline __mmask16 emu_mm512_cmp_ps_mask(__m512 a, __m512 b, int how) {
     EMU_EACH(i, 16) m |= (unsigned)(x.f32[i] < y.f32[i]) << i;
     return (__mmask16)(how == _CMP_LT_OQ ? m : ~m);
 }
+static inline __m512i emu_mm512_maskz_compress_epi32(__mmask16 m, __m512i a) {
+    const emu x = {.i = a};
+    emu r = {0};
+    int n = 0;
+    EMU_EACH(i, 16) if (m >> i & 1) r.i32[n++] = x.i32[i];
+    return r.i;
+}
+static inline void emu_mm512_mask_storeu_epi32(void *p, __mmask16 m, __m512i a) {
+    const emu x = {.i = a};
+    EMU_EACH(i, 16) if (m >> i & 1) memcpy((char *)p + 4 * i, &x.i32[i], 4);
+}
 static inline __m512 emu_mm512_mask_blend_ps(__mmask16 m, __m512 a, __m512 b) {
     const emu y = {.ps = b};
     emu r = {.ps = a};
@@ -562,6 +573,10 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_castsi512_si128 emu_mm512_castsi512_si128
 #undef _mm512_castsi512_si256
 #define _mm512_castsi512_si256 emu_mm512_castsi512_si256
+#undef _mm512_mask_storeu_epi32
+#define _mm512_mask_storeu_epi32 emu_mm512_mask_storeu_epi32
+#undef _mm512_maskz_compress_epi32
+#define _mm512_maskz_compress_epi32 emu_mm512_maskz_compress_epi32
 #undef _mm512_cmp_ps_mask
 #define _mm512_cmp_ps_mask emu_mm512_cmp_ps_mask
 #undef _mm512_cvtepi32_epi16

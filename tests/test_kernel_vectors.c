@@ -2,6 +2,7 @@
  * machine has, against their formulas in double. Attention: test_attend.c.
  */
 #include <criterion/criterion.h>
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -151,6 +152,34 @@ Test(kernel_vectors, sums_and_rope_follow_their_formulas) {
             check_close(y, expected, 2 * n, 1e-6, k->isa, "rope");
         }
         canary_check_free(y, 2 * n, "axpy, blend or rope");
+    }
+}
+
+/* Bounds are none of the values, one of them (a score that reaches its threshold counts), and zero. */
+Test(kernel_vectors, numbers_above_a_bound_are_listed) {
+    static const float odd[] = {0, -0.0f, NAN, INFINITY, -INFINITY, FLT_TRUE_MIN, -FLT_TRUE_MIN, 0.5f};
+    static const float bounds[] = {0, -0.25f, 0x1.fffffep-2f, INFINITY, -INFINITY, -FLT_TRUE_MIN};
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    const size_t table_n = kernel_tables(tables);
+    random_state r = {10};
+    for (size_t t = 0; t < table_n * COUNT_OF(vector_n); t++) {
+        const size_t n = vector_n[t / table_n];
+        float x[VECTOR_MAX], *list = canary_alloc(n);
+        uint32_t *where = (uint32_t *)(void *)list;
+        random_floats(&r, x, n);
+        for (size_t i = 0; i < n; i += 3) x[i] = odd[random_u64(&r) % COUNT_OF(odd)];
+        for (size_t b = 0; b < COUNT_OF(bounds); b++) {
+            const size_t count = tables[t % table_n].where_above(where, x, n, bounds[b]);
+            size_t expected = 0;
+            for (size_t i = 0; i < n; i++) {
+                if (!(x[i] > bounds[b])) continue;
+                cr_assert(expected < count && where[expected] == i, "%s: %zu of %zu", tables[t % table_n].isa,
+                          i, n);
+                expected++;
+            }
+            cr_assert_eq(count, expected, "%s, of %zu", tables[t % table_n].isa, n);
+        }
+        canary_check_free(list, n, "where_above");
     }
 }
 

@@ -166,6 +166,22 @@ static uint64_t read_sum(const void *p, size_t bytes) {
     return (uint64_t)_mm512_reduce_add_epi64(sum[0]);
 }
 
+static size_t where_above(uint32_t *where, const float *x, size_t n, float bound) {
+    const __m512 least = _mm512_set1_ps(bound);
+    __m512i number = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    size_t count = 0;
+    for (size_t i = 0; i < n; i += 16) {
+        const __mmask16 there = lanes_left(n - i);
+        const __mmask16 above =
+            (__mmask16)(_mm512_cmp_ps_mask(least, _mm512_maskz_loadu_ps(there, x + i), _CMP_LT_OQ) & there);
+        /* what follows the last number is overwritten or was free: count <= i */
+        _mm512_mask_storeu_epi32(where + count, there, _mm512_maskz_compress_epi32(above, number));
+        count += (size_t)__builtin_popcount(above);
+        number = _mm512_add_epi32(number, _mm512_set1_epi32(16));
+    }
+    return count;
+}
+
 /* Sums that don't wait for each other: more than latency times throughput of any processor so far. They start
  * at different values, or the compiler would compute one for all. */
 enum { PEAK_CHAINS = 16 };
@@ -208,6 +224,7 @@ void cpu_kernels_avx512(cpu_kernels *k) {
     avx512_rows(k);
     k->rmsnorm = rmsnorm;
     k->activate = activate;
+    k->where_above = where_above;
     k->axpy = axpy;
     k->blend = blend;
     k->f32_to_f16 = f32_to_f16;

@@ -246,6 +246,9 @@ typedef struct cpu_kernels {
     /* h = act(gate) * up, or act(gate) when up is NULL; h may be gate or up. DRELU and SWIGLU_OAI:
      * see devices/device.h. */
     void (*activate)(float *h, const float *gate, const float *up, size_t n, cpu_activation kind);
+    /* Writes the numbers of those of x[0, n) that are above `bound`, rising, to where[0, n), of which the
+     * rest is unspecified then; returns how many they are. */
+    size_t (*where_above)(uint32_t *where, const float *x, size_t n, float bound);
     /* y += a * x */
     void (*axpy)(float *y, const float *x, float a, size_t n);
     /* y = a * y + b * x */

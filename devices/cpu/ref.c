@@ -152,6 +152,15 @@ static double peak_f32(size_t iterations, float *sink) {
     return 2.0 * LANES * (double)iterations;
 }
 
+static size_t where_above(uint32_t *where, const float *x, size_t n, float bound) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        where[count] = (uint32_t)i;
+        count += x[i] > bound;
+    }
+    return count;
+}
+
 void cpu_kernels_ref(cpu_kernels *k) {
     *k = (cpu_kernels){
         .isa = "scalar",
@@ -159,6 +168,7 @@ void cpu_kernels_ref(cpu_kernels *k) {
         .layernorm = layernorm,
         .attend = attend,
         .activate = activate,
+        .where_above = where_above,
         .axpy = axpy,
         .blend = blend,
         .rope = rope,

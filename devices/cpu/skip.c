@@ -68,9 +68,9 @@ static float *output_of(const vectors *v, uint32_t i) {
 
 /* ---- Selection ---- */
 
-static void select_vector(const device_op *op, uint32_t i) {
-    uint32_t n = op->select.n, per_row = op->select.per_row, count = 0;
-    uint32_t *list = list_at(&op->select.choice, per_row, n, i);
+static void select_vector(const device_op *op, const cpu_kernels *k, uint32_t i) {
+    const uint32_t n = op->select.n, per_row = op->select.per_row;
+    uint32_t *list = list_at(&op->select.choice, per_row, n, i), count = 0;
     const float *x = cpu_row(op->select.x, i / per_row) + (size_t)(i % per_row) * n;
     if (op->select.narrow) {
         for (uint32_t j = 1; j <= list[0]; j++) {
@@ -78,16 +78,9 @@ static void select_vector(const device_op *op, uint32_t i) {
             list[1 + count] = neuron;
             count += x[neuron] > 0;
         }
-    } else if (op->select.scored) {
-        for (uint32_t j = 0; j < n; j++) {
-            list[1 + count] = j;
-            count += x[j] >= op->select.threshold;
-        }
-    } else {
-        for (uint32_t j = 0; j < n; j++) {
-            list[1 + count] = j;
-            count += x[j] > 0;
-        }
+    } else { /* a score that reaches its threshold is above the next number below that */
+        const float bound = op->select.scored ? nextafterf(op->select.threshold, -INFINITY) : 0;
+        count = (uint32_t)k->where_above(list + 1, x, n, bound);
     }
     list[0] = count;
 }
@@ -98,11 +91,11 @@ static uint64_t skipped_of(const device_matrix *m, uint64_t n, const uint32_t *l
     uint64_t group_n = 0, count = list[0];
     if (m->order != NEURONS_BY_NEURON) return (n - count) * m->row_bytes;
     if (!neurons_form_of(m->type, m->out_n, &f)) return 0;
-    for (uint32_t i = 1, end = 0; i <= count; i++) /* end: of the group of the neuron before */
-        if (list[i] >= end) {
-            group_n++;
-            end = (list[i] / f.group_n + 1) * f.group_n;
-        }
+    for (uint32_t i = 1, before = UINT32_MAX; i <= count; i++) { /* before: group of the neuron before */
+        const uint32_t group = list[i] / f.group_n;
+        group_n += group != before;
+        before = group;
+    }
     return (n - count) * neurons_row_bytes(f, m->out_n) +
            (n / f.group_n - group_n) * neurons_header_bytes(f, m->out_n);
 }
@@ -129,7 +122,7 @@ void cpu_select_run(cpu_op *op, const cpu_worker *w) {
     uint32_t row_n = cpu_row_n(op, w), vector_n = row_n * o->select.per_row;
     if (o->select.narrow && !cpu_skips(&o->select.choice)) return;
     for (uint32_t i; (i = cpu_take(op, 0)) < vector_n;) {
-        select_vector(o, i);
+        select_vector(o, w->kernels, i);
         if (atomic_fetch_add_explicit(&op->next[1], 1, memory_order_acq_rel) + 1 < vector_n) continue;
         /* the last one of all decides */
         uint64_t active_n = 0, skipped = 0;
