@@ -1,15 +1,14 @@
 /* avx2_neurons.c - sums over active neurons: neurons times a number, added up for a stretch of outputs.
  *
- * Several neurons are taken per pass over the outputs, for a pass reads and writes the sums. Rows of active
- * neurons are streams too short for the hardware prefetcher: while one lot is added, the next one's lines are
- * asked for, into the second level, whose queue is longer.
+ * Several neurons are taken per pass over the outputs, for a pass reads and writes the sums; while one lot is
+ * added, the next one's lines are asked for, into the second level, whose queue is longer.
  *
  * Block types: four neurons' quants are interleaved output by output, so that one vpmaddubsw and one vpmaddwd
  * add up four products; sums are integers until the scales change.
  */
-#include "devices/cpu/avx2_blocks.h"
+#include "devices/cpu/avx2_neurons.h"
 
-enum { LOT = 8 /* neurons per pass, float types */, PART_MAX = 32 /* neurons under one scale */ };
+enum { LOT = 8 /* neurons per pass, float types */ };
 
 /* ---- Float types ---- */
 
@@ -63,33 +62,6 @@ FLOAT_SUM(bf16, 2)
 
 /* ---- Block types ---- */
 
-/* Neurons of one part (under one scale), padded to fours with a weight of zero. */
-typedef struct part {
-    const uint8_t *neuron[PART_MAX];
-    __m256i q[PART_MAX / 4]; /* four activations, repeated */
-    size_t four_n;
-    int32_t sum; /* of the activations */
-} part;
-
-/* The neurons of the list from i on that belong to the part of part_n neurons; returns where the next
- * begins. */
-AVX2_INLINE size_t take_part(part *p, const cpu_active *a, size_t i, const uint8_t *group, size_t row_bytes,
-                             size_t group_n, size_t part_n) {
-    int8_t q[PART_MAX + 3];
-    const size_t number = a->neuron[i] / part_n;
-    size_t n = 0;
-    p->sum = 0;
-    for (; i < a->n && a->neuron[i] / part_n == number; i++, n++) {
-        p->neuron[n] = group + row_bytes * (a->neuron[i] % group_n);
-        q[n] = a->q[i];
-        p->sum += q[n];
-    }
-    p->four_n = (n + 3) / 4;
-    for (; n < 4 * p->four_n; n++) q[n] = 0, p->neuron[n] = p->neuron[0];
-    for (size_t j = 0; j < p->four_n; j++) p->q[j] = broadcast_4(q + 4 * j);
-    return i;
-}
-
 /* Adds four neurons' products to 32 sums, whose order is that of the unpacking: see in_order. */
 AVX2_INLINE void add_four(__m256i sum[4], const __m256i w[4], __m256i q, const bool with_sign) {
     const __m256i low_01 = _mm256_unpacklo_epi8(w[0], w[1]), high_01 = _mm256_unpackhi_epi8(w[0], w[1]);
@@ -118,7 +90,7 @@ AVX2_INLINE void part_sums(__m256 out[4], const part *p, size_t run, size_t out_
             w[j] = neuron_quants(f, p->neuron[4 * i + j], run, out_n);
             if (f.values) w[j] = signed_values(f, w[j]);
         }
-        add_four(sum, w, p->q[i], has_signs(f));
+        add_four(sum, w, broadcast_4(p->q + 4 * i), has_signs(f));
     }
     out[0] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256(sum[0], sum[1], 0x20));
     out[1] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256(sum[2], sum[3], 0x20));
@@ -126,69 +98,43 @@ AVX2_INLINE void part_sums(__m256 out[4], const part *p, size_t run, size_t out_
     out[3] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256(sum[2], sum[3], 0x31));
 }
 
-/* y += the part's sums with their scales: `sum` of outputs o to o + 7, d of the activations, number of the
- * part in its group. */
-AVX2_INLINE __m256 scaled(__m256 y, __m256 sum, const uint8_t *planes, size_t out_n, size_t o, size_t number,
-                          float d, int32_t total, const fast_form f) {
-    const __m256 factor = _mm256_set1_ps(d), all = _mm256_mul_ps(plane_d(f, planes, out_n, o), factor);
+/* y + the part's sums of outputs o to o + 7 with their scales. */
+AVX2_INLINE __m256 scaled(__m256 y, __m256 sum, const part *p, size_t out_n, size_t o, const fast_form f) {
+    const __m256 factor = _mm256_set1_ps(p->d), all = _mm256_mul_ps(plane_d(f, p->planes, out_n, o), factor);
     __m128i scale, min;
     if (f.run_n > 1) {
-        f.plane(&scale, &min, planes, out_n, o, number, false);
+        f.plane(&scale, &min, p->planes, out_n, o, p->number, false);
         sum = _mm256_mul_ps(sum, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(scale)));
     }
     y = _mm256_fmadd_ps(sum, all, y);
     if (!f.has_min) return y;
-    const __m256 minus = _mm256_mul_ps(plane_dmin(f, planes, out_n, o), factor);
-    const __m256 times = _mm256_set1_ps((float)total);
+    const __m256 minus = _mm256_mul_ps(plane_dmin(f, p->planes, out_n, o), factor);
+    const __m256 times = _mm256_set1_ps((float)p->sum);
     if (f.run_n == 1) return _mm256_fmadd_ps(times, minus, y);
     return _mm256_fnmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(min)), times), minus, y);
 }
 
-/* Asks for the lines of the part that follows in the list, at the outputs of this run. */
-AVX2_INLINE void prefetch_part(const part *next, size_t offset) {
-    for (size_t j = 0; j < next->four_n * 4; j++)
-        _mm_prefetch((const char *)next->neuron[j] + offset, _MM_HINT_T1);
-}
-
-AVX2_INLINE void sum_blocks(float *y, const uint8_t *w, size_t out_n, size_t from, size_t n,
-                            const cpu_active *a, const fast_form f) {
-    const size_t group_n = RUN * f.run_n, low_bytes = 4 * f.low_bits, high_bytes = 4 * f.high_bits;
-    const size_t row_bytes = (low_bytes + high_bytes) * (out_n / NEURONS_RUN);
-    const size_t group_bytes = group_n * row_bytes + f.header_bytes * out_n;
-    memset(y, 0, n * sizeof *y);
-    if (!a->n) return;
-    part parts[2];
-    size_t i =
-        take_part(&parts[0], a, 0, w + group_bytes * (a->neuron[0] / group_n), row_bytes, group_n, f.part_n);
-    for (size_t at = 0, turn = 0; at < a->n; turn ^= 1) {
-        const part *p = &parts[turn];
-        part *next = &parts[turn ^ 1];
-        const size_t g = a->neuron[at] / group_n, number = a->neuron[at] % group_n / f.part_n;
-        const uint8_t *planes = w + group_bytes * g + group_n * row_bytes;
-        next->four_n = 0;
-        at = i;
-        if (i < a->n)
-            i = take_part(next, a, i, w + group_bytes * (a->neuron[i] / group_n), row_bytes, group_n,
-                          f.part_n);
-        for (size_t o = 0; o < n; o += NEURONS_RUN) {
-            const size_t run = (from + o) / NEURONS_RUN;
-            __m256 sum[4];
-            if (run * low_bytes % 64 == 0 || o == 0) prefetch_part(next, run * low_bytes);
-            if (high_bytes && run * high_bytes % 64 == 0)
-                prefetch_part(next, out_n / 8 * f.low_bits + run * high_bytes);
-            part_sums(sum, p, run, out_n, f);
-            AVX2_UNROLL
-            for (size_t j = 0; j < 4; j++)
-                _mm256_storeu_ps(y + o + 8 * j, scaled(load_f32(y + o + 8 * j), sum[j], planes, out_n,
-                                                       from + o + 8 * j, number, a->d[g], p->sum, f));
-        }
+/* Adds a lot to a run of outputs. */
+AVX2_INLINE void add_parts_to_run(float *y, const parts *l, const parts *next, const stretch *s, size_t step,
+                                  const fast_form f) {
+    const size_t o = s->from + step * RUN;
+    __m256 total[4];
+    for (size_t i = 0; i < 4; i++) total[i] = load_f32(y + 8 * i);
+    for (size_t j = 0; j < l->n; j++) {
+        __m256 sum[4];
+        if (j < next->n) ask_for_part(&next->part[j], s, step, RUN, f);
+        part_sums(sum, &l->part[j], o / RUN, s->out_n, f);
+        AVX2_UNROLL
+        for (size_t i = 0; i < 4; i++)
+            total[i] = scaled(total[i], sum[i], &l->part[j], s->out_n, o + 8 * i, f);
     }
+    for (size_t i = 0; i < 4; i++) _mm256_storeu_ps(y + 8 * i, total[i]);
 }
 
 #define BLOCK_SUM(type, TYPE)                                                                                \
     static void neuron_sum_##type(float *y, const uint8_t *w, size_t out_n, size_t from, size_t n,           \
                                   const cpu_active *a) {                                                     \
-        sum_blocks(y, w, out_n, from, n, a, FAST_##TYPE);                                                    \
+        sum_lots(y, w, out_n, from, n, a, RUN, FAST_##TYPE, add_parts_to_run);                               \
     }
 BLOCK_TYPES(BLOCK_SUM)
 
