@@ -335,6 +335,7 @@ static void check_select(random_state *r, uint32_t row_n, uint32_t per_row, bool
     op->select.x = gpu_case_rows(&c, r, row_n, per_row * n, per_row * n + 1);
     op->select.scored = scored;
     op->select.threshold = 0.5f;
+    *(float *)gpu_case_at(&c, op->select.x.ref) = 0.5f; /* which counts */
     op->select.narrow = narrow;
     op->select.part_n = 2;
     op->select.spared_n = draw(r, 1, 2);
