@@ -56,6 +56,19 @@ AVX2_INLINE void prefetch_line(const uint8_t *row, size_t at) {
     _mm_prefetch((const char *)((uintptr_t)row + at), _MM_HINT_T1);
 }
 
+/* Bits of bytes, moved down by `shift` (both constants). */
+AVX2_INLINE __m256i low_bits_of(__m256i v, int shift, int mask) {
+    return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)mask));
+}
+
+/* Four quants, number t (a constant) of eight, of the five words of lanes_five_bits (devices/lanes.h). */
+AVX2_INLINE __m256i quads_of_five_bits(const __m256i word[5], const size_t t) {
+    if (t < 5) return low_bits_of(word[t], 0, 31);
+    const __m256i upper = low_bits_of(word[t - 5], 3, 7 << 2);
+    if (t < 7) return _mm256_or_si256(upper, low_bits_of(word[t - 2], 6, 3));
+    return _mm256_or_si256(upper, _mm256_or_si256(low_bits_of(word[3], 4, 2), low_bits_of(word[4], 5, 1)));
+}
+
 /* A half at any address, in every lane. */
 AVX2_INLINE __m256 load_half(const uint8_t *p) {
     int16_t h;

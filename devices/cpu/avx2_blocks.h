@@ -40,10 +40,6 @@ typedef struct fast_form {
 
 /* ---- Quants of blocks -------------------------------------------------------------------------------- */
 
-AVX2_INLINE __m256i low_bits_of(__m256i v, int shift, int mask) {
-    return _mm256_and_si256(_mm256_srli_epi16(v, shift), _mm256_set1_epi8((char)mask));
-}
-
 /* 16 bytes: low nibbles, then high ones. */
 AVX2_INLINE __m256i nibbles_32(const uint8_t *p) {
     const __m128i v = load_128(p);
@@ -66,14 +62,9 @@ AVX2_INLINE __m256i lanes_nibbles(const uint8_t *w, size_t quad) {
 
 /* Four quants of words joined as lanes_five_bits. */
 AVX2_INLINE __m256i lanes_five(const uint8_t *words, size_t quad) {
-    const size_t step = 4 * LANES_ROWS;
-    if (quad < 5) return low_bits_of(load_256(words + step * quad), 0, 31);
-    const __m256i upper = low_bits_of(load_256(words + step * (quad - 5)), 3, 7 << 2);
-    const uint8_t *rest = words + step * 3;
-    if (quad < 7) return _mm256_or_si256(upper, low_bits_of(load_256(rest + step * (quad - 5)), 6, 3));
-    const __m256i lower =
-        _mm256_or_si256(low_bits_of(load_256(rest), 4, 2), low_bits_of(load_256(rest + step), 5, 1));
-    return _mm256_or_si256(upper, lower);
+    __m256i word[5];
+    for (size_t t = 0; t < 5; t++) word[t] = load_256(words + 4 * LANES_ROWS * t);
+    return quads_of_five_bits(word, quad);
 }
 
 AVX2_INLINE __m256i quants_q8_0(const uint8_t *block, size_t run) {

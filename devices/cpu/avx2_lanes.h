@@ -35,15 +35,6 @@ AVX2_INLINE __m256i moved(__m256i v, const int left) {
     return left > 0 ? _mm256_slli_epi16(v, left) : left < 0 ? _mm256_srli_epi16(v, -left) : v;
 }
 
-/* Four quants, number t (a constant) of eight, of the five words of lanes_five_bits. */
-AVX2_INLINE __m256i quads_of_five_bits(const __m256i word[5], const size_t t) {
-    if (t < 5) return masked(word[t], 31);
-    const __m256i upper = masked(moved(word[t - 5], -3), 7 << 2);
-    if (t < 7) return _mm256_or_si256(upper, masked(moved(word[t - 2], -6), 3));
-    const __m256i lower = _mm256_or_si256(masked(moved(word[3], -4), 2), masked(moved(word[4], -5), 1));
-    return _mm256_or_si256(upper, lower);
-}
-
 /* Scales of IQ4_XS: groups 0 2 4 6 and of 1 3 5 7 (devices/quant.h); and the word with d. */
 typedef struct numbers_iq4_xs {
     __m256i scale[2], head;
