@@ -147,7 +147,7 @@ INLINE void add_part(__m512 y[8], const part *p, size_t o, size_t runs, size_t o
         add_four(sum, p->neuron + 4 * i, _mm512_set1_epi32(read_i32(p->q + 4 * i)), o, runs, f);
     UNROLL for (size_t j = 0; j < 8; j++) value[j] = _mm512_cvtepi32_ps(sum[j]);
     UNROLL for (size_t h = 0; h < half_n; h++) exchange_quarters(value + 4 * h);
-    UNROLL for (size_t r = 0; r < width_of(f) / RUN; r++) {
+    UNROLL for (size_t r = 0; r < 4; r++) {
         if (r >= runs) break;
         UNROLL for (size_t h = 0; h < 2; h++) {
             const __m512 v = value[half_n == 1 ? 2 * r + h : 4 * h + r];
