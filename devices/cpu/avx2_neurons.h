@@ -2,9 +2,9 @@
  * avx2_neurons.c and avx512_neurons.c share.
  *
  * Rows of active neurons are streams too short for the hardware prefetcher, so that every line, those of the
- * scales too, is asked for while the lot before is summed. Requests are spread over that work, which is faster
- * than many at once (scales of Q4_K: 68 us instead of 73). The sums of a few outputs stay in registers for a
- * lot.
+ * scales too, is asked for while the lot before is summed. Requests are spread over that work, which is
+ * faster than many at once (scales of Q4_K: 68 us instead of 73). The sums of a few outputs stay in registers
+ * for a lot.
  */
 #ifndef HOTSET_CPU_AVX2_NEURONS_H
 #define HOTSET_CPU_AVX2_NEURONS_H
