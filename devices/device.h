@@ -105,8 +105,9 @@ typedef enum device_activation {
                              (gpt-oss); without up its factor is 1 */
 } device_activation;
 
-enum { DEVICE_LINEAR_MAX = 3 }; /* matrices that share an input: q, k, v */
-enum { DEVICE_BANK_MAX = 3 };   /* matrices of an FFN: gate, up, down */
+enum { DEVICE_LINEAR_MAX = 3 };   /* matrices that share an input: q, k, v */
+enum { DEVICE_BANK_MAX = 3 };     /* matrices of an FFN: gate, up, down */
+enum { DEVICE_STATE_GROUP = 32 }; /* positions of a state that may change places */
 
 /* One matrix of a linear operation: y = W x + bias, or y += ... */
 typedef struct device_linear_part {
@@ -220,8 +221,12 @@ typedef struct device_op {
             float epsilon;
             device_ref key_state, value_state;
             uint64_t key_slot_bytes, value_slot_bytes; /* from one session's state to the next */
-            uint32_t context_n; /* positions per session; state is [head_kv_n][context_n][key_n] */
-            gguf_type state;    /* F32, F16; Q8_0 where key_n and value_n are multiples of its block */
+            /* Positions per session, a multiple of DEVICE_STATE_GROUP. A state is [head_kv_n][context_n]
+             * [key_n] numbers; how those of a group of positions are ordered, and whether they are F16 or
+             * BF16 where they may be rounded, is the device's. */
+            uint32_t context_n;
+            gguf_type state; /* F32, F16; Q8_0 where key_n and value_n are multiples of its block */
+            bool rounded;    /* as in attend, which reads it */
         } prepare;
         struct {
             device_rows q, y;

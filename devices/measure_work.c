@@ -301,7 +301,8 @@ static void plan_operations(workbench *b, uint32_t units, list_plan *p) {
 }
 
 static void plan_attend(workbench *b, const work *w, uint32_t units, list_plan *p) {
-    uint64_t half = position_bytes(w) / 2 * units;
+    const uint32_t context_n = (uint32_t)round_up(units, DEVICE_STATE_GROUP);
+    uint64_t half = position_bytes(w) / 2 * context_n;
     device_ref state = take_slab(b, 2 * half);
     b->op[0] = (device_op){.kind = DEVICE_OP_ATTEND, .row_max = p->row_n, .name = "measured attention"};
     b->op[0].attend.q = rows_of(b->x, HEAD_N * HEAD_WIDTH);
@@ -313,7 +314,7 @@ static void plan_attend(workbench *b, const work *w, uint32_t units, list_plan *
     b->op[0].attend.key_state = state;
     b->op[0].attend.value_state = device_ref_at(state, half);
     b->op[0].attend.key_slot_bytes = b->op[0].attend.value_slot_bytes = half;
-    b->op[0].attend.context_n = units;
+    b->op[0].attend.context_n = context_n;
     b->op[0].attend.state = machine_state_type(w->state);
     b->op[0].attend.rounded = true; /* as in models of block types */
     device_row *row = device_step_rows(b->step->host);

@@ -43,7 +43,7 @@ static void attend(writer *w, device_rows q, device_rows y, device_ref keys, dev
                                   .value_state = values,
                                   .key_slot_bytes = kv->slot_bytes[w->layer_i],
                                   .value_slot_bytes = kv->slot_bytes[w->layer_i],
-                                  .context_n = kv->context_n,
+                                  .context_n = kv->row_n,
                                   .state = kv->type,
                                   .rounded = rounds_activations(w)}});
 }
@@ -119,8 +119,9 @@ static device_rows latent_attention(writer *w, device_rows input) {
                                    .value_state = keys,
                                    .key_slot_bytes = kv->slot_bytes[w->layer_i],
                                    .value_slot_bytes = kv->slot_bytes[w->layer_i],
-                                   .context_n = kv->context_n,
-                                   .state = kv->type}});
+                                   .context_n = kv->row_n,
+                                   .state = kv->type,
+                                   .rounded = rounds_activations(w)}});
     attend(w, q, mixed, keys, keys);
     each_head(w, "attn values", mixed, out, ARCH_ATTN_V_B);
     return out;
@@ -165,8 +166,9 @@ static device_rows plain_attention(writer *w, device_rows input) {
                                    .value_state = values,
                                    .key_slot_bytes = kv->slot_bytes[w->layer_i],
                                    .value_slot_bytes = kv->slot_bytes[w->layer_i],
-                                   .context_n = kv->context_n,
-                                   .state = kv->type}});
+                                   .context_n = kv->row_n,
+                                   .state = kv->type,
+                                   .rounded = rounds_activations(w)}});
     attend(w, q, mixed, keys, values);
     return mixed;
 }

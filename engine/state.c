@@ -6,6 +6,8 @@
 #include "planner/footprint.h"
 #include "planner/planner.h"
 
+_Static_assert(FOOTPRINT_STATE_GROUP % DEVICE_STATE_GROUP == 0, "states have room for whole groups");
+
 hotset_status state_row_bytes(const model_kept *kept, machine_state kind, uint64_t *key, uint64_t *value,
                               hotset_error *err) {
     const gguf_type type = machine_state_type(kind);
@@ -25,7 +27,7 @@ hotset_status state_layout(state *s, const hotset_model *m, uint32_t context_n, 
                            hotset_state_type type, const placed_device *placed, uint64_t alignment,
                            hotset_error *err) {
     machine_state kind;
-    *s = (state){.context_n = context_n, .slot_n = slot_n};
+    *s = (state){.row_n = footprint_state_rows(context_n), .slot_n = slot_n};
     HOTSET_TRY(plan_state_of(&kind, type, err));
     s->type = machine_state_type(kind);
     uint32_t layer_n = m->shape.layer_n;

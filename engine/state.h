@@ -1,7 +1,7 @@
 /* state.h - what the sessions of an engine remember: keys and values of every layer, in one slab.
  *
- * Of each layer whose home is the device: [session]{ keys [head_kv_n][context_n][key_n], values
- * [head_kv_n][context_n][value_n] }. Of latent attention there are keys only, whose beginnings are the
+ * Of each layer whose home is the device: [session]{ keys [head_kv_n][row_n][key_n], values
+ * [head_kv_n][row_n][value_n] }. Of latent attention there are keys only, whose beginnings are the
  * values. Keys of one head lie together, so that attention reads one stream per head.
  */
 #ifndef HOTSET_STATE_H
@@ -11,7 +11,7 @@
 #include "engine/placed.h"
 
 typedef struct state {
-    uint32_t context_n, slot_n;
+    uint32_t row_n, slot_n; /* positions that there is room for, in each of so many sessions */
     gguf_type type;
     uint64_t bytes;
     uint64_t *key, *value, *slot_bytes; /* [layer_n] offsets of the first session's; from one to the next */

@@ -120,8 +120,12 @@ footprint_exchange footprint_exchange_layout(const footprint_widths *w, uint32_t
     return e;
 }
 
+uint32_t footprint_state_rows(uint32_t context_n) {
+    return (uint32_t)round_up(context_n, FOOTPRINT_STATE_GROUP);
+}
+
 uint64_t footprint_state_bytes(uint32_t head_kv_n, uint32_t context_n, uint64_t row_bytes) {
-    return round_up((uint64_t)head_kv_n * context_n * row_bytes, FOOTPRINT_ALIGN);
+    return round_up((uint64_t)head_kv_n * footprint_state_rows(context_n) * row_bytes, FOOTPRINT_ALIGN);
 }
 
 uint64_t footprint_parts_bytes(uint64_t n, uint64_t part_bytes, uint64_t alignment_bytes) {

@@ -9,8 +9,9 @@
 #include "engine/base.h"
 
 enum {
-    FOOTPRINT_ALIGN = 64,     /* of every object in a slab: a cache line, and the widest vector load */
-    FOOTPRINT_OUTPUT_MAX = 32 /* rows whose logits are computed at once; more wanted rows take turns */
+    FOOTPRINT_ALIGN = 64,       /* of every object in a slab: a cache line, and the widest vector load */
+    FOOTPRINT_OUTPUT_MAX = 32,  /* rows whose logits are computed at once; more wanted rows take turns */
+    FOOTPRINT_STATE_GROUP = 32, /* positions */
 };
 
 /* The widths that one step's memory depends on: the largest over all layers. */
@@ -97,7 +98,10 @@ static inline uint64_t footprint_counter(const footprint_exchange *e, uint32_t l
     return e->counter + ((uint64_t)(layer_i * e->device_n + device_i) * 2 + hands_over) * FOOTPRINT_ALIGN;
 }
 
-/* Bytes of keys (or values) of one layer and session: [head_kv_n][context_n] rows of row_bytes each. */
+/* Positions that a state of context_n of them has room for: whole groups, whose order is a device's own. */
+uint32_t footprint_state_rows(uint32_t context_n);
+/* Bytes of keys (or values) of one layer and session: [head_kv_n][footprint_state_rows(context_n)] rows of
+ * row_bytes each. */
 uint64_t footprint_state_bytes(uint32_t head_kv_n, uint32_t context_n, uint64_t row_bytes);
 
 /* Bytes of `n` equal parts that lie together in the memory of a device: the slots of one matrix's units. 0 of

@@ -1,5 +1,6 @@
-/* test_attend.c - attention of every instruction set over a state in F32 and F16, against softmax in double;
- * and of several tokens at once, over any state, against each of them alone.
+/* test_attend.c - attention of every instruction set over a state in F32, F16 and BF16, in rows and in
+ * groups, against softmax in double; and of several tokens at once, over any state, against each of them
+ * alone.
  */
 #include <criterion/criterion.h>
 #include <math.h>
@@ -21,9 +22,22 @@ typedef struct attend_case {
     const cpu_kernels *kernels;
     size_t token_n, seen_n, window_n, head_n, key_n, value_n, row_n;
     gguf_type state;
+    bool grouped;
     float scale, softcap;
     bool rounded;
 } attend_case;
+
+typedef struct state_kind {
+    gguf_type type;
+    bool grouped;
+} state_kind;
+static const state_kind state_kinds[] = {
+    {GGUF_F16, false}, {GGUF_F32, false}, {GGUF_F16, true}, {GGUF_BF16, true}};
+
+/* Whether the kernels take it; of Q8_0 tests are in test_attend_int8.c. */
+static bool takes(const cpu_kernels *k, state_kind kind) {
+    return !kind.grouped || (kind.type == GGUF_BF16 ? k->attend_bf16 : k->attend_groups);
+}
 
 /* A call, and what its rows hold. */
 typedef struct attend_call {
@@ -51,9 +65,43 @@ static guarded state_rows(double *x, size_t *stride, size_t row_n, size_t n, ggu
     return g;
 }
 
-static bool is_rounded(const attend_case *c) {
-    return c->rounded && c->kernels->attend_bf16 && c->state == GGUF_F16 && c->head_n >= CPU_ATTEND_ROUNDED;
+/* Where numbers of a grouped state stand (kernels.h): number i of position r, in halves. */
+typedef size_t place(size_t r, size_t i, size_t stride, gguf_type type);
+static size_t place_of_key(size_t r, size_t i, size_t stride, gguf_type type) {
+    const size_t per_word = type == GGUF_BF16 ? 2 : 1, lane = r % CPU_ATTEND_GROUP;
+    return (r - lane) * stride + (i / per_word * CPU_ATTEND_GROUP + lane) * per_word + i % per_word;
 }
+static size_t place_of_value(size_t r, size_t i, size_t stride, gguf_type type) {
+    return type == GGUF_BF16 ? (r - r % 2) * stride + 2 * i + r % 2 : r * stride + i;
+}
+
+/* The same as state_rows of a grouped state, with room for a multiple of unit_n positions; those that do not
+ * exist are NaN. */
+static guarded state_groups(double *x, size_t *stride, size_t row_n, size_t n, gguf_type type, place *at,
+                            size_t unit_n, random_state *r) {
+    const size_t halves = n + random_below(r, 3), size = round_up(row_n, unit_n) * halves * sizeof(uint16_t);
+    *stride = halves * sizeof(uint16_t);
+    guarded g = guarded_alloc(size, sizeof(uint16_t), false);
+    memset(g.data, 0xff, size);
+    uint16_t *state = (uint16_t *)(void *)g.data, row[WIDTH_MAX];
+    float wide[WIDTH_MAX];
+    for (size_t i = 0; i < row_n; i++) {
+        random_floats(r, wide, n);
+        cr_assert(quantise_row((uint8_t *)row, wide, n, type));
+        for (size_t j = 0; j < n; j++) {
+            x[i * n + j] = block_value((const uint8_t *)&row[j], type, 0);
+            state[at(i, j, halves, type)] = row[j];
+        }
+    }
+    return g;
+}
+
+/* Whether rows in F16 are; a state in BF16 need not be. */
+static bool rounds_rows(const attend_case *c) {
+    return c->rounded && c->kernels->attend_bf16 && c->state == GGUF_F16 && !c->grouped &&
+           c->head_n >= CPU_ATTEND_ROUNDED;
+}
+static bool rounds_queries(const attend_case *c) { return rounds_rows(c) || c->state == GGUF_BF16; }
 
 static attend_call call_make(const attend_case *c, random_state *r) {
     attend_call call = {.args = {.query_n = c->token_n,
@@ -65,6 +113,7 @@ static attend_call call_make(const attend_case *c, random_state *r) {
                                  .value_n = c->value_n,
                                  .row_n = c->row_n,
                                  .state = c->state,
+                                 .grouped = c->grouped,
                                  .scale = c->scale,
                                  .softcap = c->softcap,
                                  .rounded = c->rounded}};
@@ -73,8 +122,15 @@ static attend_call call_make(const attend_case *c, random_state *r) {
     const size_t q_n = (c->token_n - 1) * a->query_stride + c->head_n * c->key_n;
     call.key = calloc(c->row_n * c->key_n, sizeof *call.key);
     call.value = calloc(c->row_n * c->value_n, sizeof *call.value);
-    call.keys = state_rows(call.key, &a->key_stride, c->row_n, c->key_n, c->state, r);
-    call.values = state_rows(call.value, &a->value_stride, c->row_n, c->value_n, c->state, r);
+    if (c->grouped) {
+        call.keys = state_groups(call.key, &a->key_stride, c->row_n, c->key_n, c->state, place_of_key,
+                                 CPU_ATTEND_GROUP, r);
+        call.values = state_groups(call.value, &a->value_stride, c->row_n, c->value_n, c->state,
+                                   place_of_value, c->state == GGUF_BF16 ? 2 : 1, r);
+    } else {
+        call.keys = state_rows(call.key, &a->key_stride, c->row_n, c->key_n, c->state, r);
+        call.values = state_rows(call.value, &a->value_stride, c->row_n, c->value_n, c->state, r);
+    }
     call.q = guarded_alloc(q_n * sizeof(float), sizeof(float), false);
     random_floats(r, (float *)(void *)call.q.data, q_n);
     a->key = call.keys.data;
@@ -123,7 +179,7 @@ static double round_half(double x) {
 static void check_head(const attend_case *c, const cpu_attend_args *a, size_t h, const double *key,
                        const double *value) {
     double *p = calloc(c->row_n, sizeof *p), *out = calloc(c->value_n, sizeof *out), max = -INFINITY, sum = 0;
-    const bool rounded = is_rounded(c);
+    const bool rounded = rounds_queries(c), coarse = rounds_rows(c);
     const float unit =
         c->softcap != 0 ? c->scale : c->scale * 0x1.715476p+0f; /* exponents of two, uncapped */
     const size_t first = cpu_attend_hidden(a, 0);
@@ -131,7 +187,8 @@ static void check_head(const attend_case *c, const cpu_attend_args *a, size_t h,
         for (size_t i = 0; i < c->key_n; i++) {
             const float q = a->q[h * c->key_n + i];
             const double k = key[r * c->key_n + i];
-            p[r] += rounded ? round_query(q * unit) / (double)unit * round_half(k) : (double)q * k;
+            p[r] +=
+                (rounded ? round_query(q * unit) / (double)unit : (double)q) * (coarse ? round_half(k) : k);
         }
         p[r] *= (double)c->scale;
         if (c->softcap != 0) p[r] = (double)c->softcap * tanh(p[r] / (double)c->softcap);
@@ -143,7 +200,7 @@ static void check_head(const attend_case *c, const cpu_attend_args *a, size_t h,
         sum += w;
         for (size_t i = 0; i < c->value_n; i++) {
             const double v = value[r * c->value_n + i];
-            out[i] += w * (rounded ? round_half(v) : v);
+            out[i] += w * (coarse ? round_half(v) : v);
         }
         if (rounded) doubt += w * 0x1p-9; /* values are up to 1 */
     }
@@ -178,6 +235,10 @@ static void draw_case(attend_case *c, random_state *r) {
     c->scale = random_below(r, 4) ? 1 / sqrtf((float)c->key_n) : 20; /* 20: scores far below the maximum */
     c->softcap = random_below(r, 3) ? 0 : 5 + 45 * (float)random_below(r, 2);
     c->rounded = random_below(r, 3);
+    if (c->grouped) {
+        c->key_n = round_up(c->key_n, CPU_ATTEND_UNIT);
+        c->value_n = round_up(c->value_n, CPU_ATTEND_UNIT);
+    }
 }
 
 /* Of any length, but the last token sees a row. */
@@ -190,21 +251,26 @@ Test(attend, is_softmax_of_scaled_products) {
     cpu_kernels tables[TABLES_MAX];
     const size_t table_n = attend_tables(tables);
     random_state r = {8};
-    static const gguf_type states[] = {GGUF_F16, GGUF_F32}; /* of Q8_0: test_attend_int8.c */
-    for (size_t i = 0; i < 300 * table_n; i++) {
-        attend_case c = {.kernels = &tables[i % table_n], .token_n = 1};
+    for (size_t i = 0; i < 500 * table_n; i++) {
+        const state_kind kind = state_kinds[random_below(&r, COUNT_OF(state_kinds))];
+        attend_case c = {
+            .kernels = &tables[i % table_n], .token_n = 1, .state = kind.type, .grouped = kind.grouped};
+        if (!takes(c.kernels, kind)) continue;
         draw_case(&c, &r);
         c.seen_n = c.row_n;
         draw_window(&c, &r);
-        c.state = states[random_below(&r, COUNT_OF(states))];
         check_attend(&c, &r);
     }
     for (size_t t = 0; t < table_n; t++) { /* a whole run; and latents, which many heads share */
-        for (size_t i = 0; i < 2; i++) {
-            const gguf_type state = states[i];
-            check_attend(&(attend_case){&tables[t], 1, 256, 0, 4, 128, 128, 256, state, 0.0883883f, 0, true},
-                         &r);
-            check_attend(&(attend_case){&tables[t], 1, 201, 0, 19, 576, 512, 201, state, 0.05f, 0, true}, &r);
+        for (size_t i = 0; i < COUNT_OF(state_kinds); i++) {
+            const state_kind kind = state_kinds[i];
+            attend_case run = {&tables[t], 1,         256,          0,          4, 128, 128,
+                               256,        kind.type, kind.grouped, 0.0883883f, 0, true};
+            attend_case wide = {&tables[t], 1,         201,          0,     19, 576, 512,
+                                201,        kind.type, kind.grouped, 0.05f, 0,  true};
+            if (!takes(&tables[t], kind)) continue;
+            check_attend(&run, &r);
+            check_attend(&wide, &r);
         }
     }
 }
@@ -216,7 +282,7 @@ Test(attend, is_softmax_of_scaled_products) {
 static void check_tokens(const attend_case *c, random_state *r) {
     enum { HEADS_MAX = 9 };
     attend_call call = call_make(c, r);
-    const size_t head_n = is_rounded(c) ? c->head_n : 1;
+    const size_t head_n = rounds_rows(c) ? c->head_n : 1;
     for (size_t i = 0; i < c->token_n * c->head_n; i += head_n) {
         float out[HEADS_MAX * WIDTH_MAX], max[HEADS_MAX], sum[HEADS_MAX];
         cpu_attend_args alone = call.args;
@@ -248,9 +314,12 @@ Test(attend, what_is_computed_together_changes_no_bit) {
     cpu_kernels tables[TABLES_MAX];
     const size_t table_n = attend_tables(tables);
     random_state r = {9};
-    static const gguf_type states[] = {GGUF_F16, GGUF_F32, GGUF_Q8_0};
-    for (size_t i = 0; i < 90 * table_n; i++) {
-        attend_case c = {.kernels = &tables[i % table_n], .state = states[i / table_n % 3]};
+    for (size_t i = 0; i < 150 * table_n; i++) {
+        const size_t kind_i = i / table_n % (COUNT_OF(state_kinds) + 1);
+        const state_kind kind =
+            kind_i < COUNT_OF(state_kinds) ? state_kinds[kind_i] : (state_kind){GGUF_Q8_0, false};
+        attend_case c = {.kernels = &tables[i % table_n], .state = kind.type, .grouped = kind.grouped};
+        if (!takes(c.kernels, kind)) continue;
         draw_case(&c, &r);
         c.token_n = 1 + random_below(&r, 9);
         if (c.state == GGUF_Q8_0) {

@@ -36,6 +36,8 @@ void cpu_avxvnni_lanes_init(cpu_kernels *k);
 void avx2_soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end, float scale);
 /* attend() of a state in Q8_0 (avx2_attend_int8.c). */
 void avx2_attend_int8(const cpu_attend_args *args);
+/* attend() of a grouped state in F16 (avx2_attend_groups.c). */
+void avx2_attend_groups(const cpu_attend_args *args);
 
 #define AVX2_INLINE static inline __attribute__((always_inline))
 #define AVX2_UNROLL _Pragma("GCC unroll 16")

@@ -44,10 +44,6 @@ AVX2_INLINE __m256 load_state(const uint8_t *at, size_t n, const gguf_type type)
 }
 AVX2_INLINE size_t state_bytes(const gguf_type type) { return type == GGUF_F16 ? 2 : 4; }
 
-AVX2_INLINE void ask_lines(const uint8_t *p, size_t bytes) {
-    for (size_t i = 0; i < bytes; i += 64) prefetch_line(p, i);
-}
-
 /* ---- Scores ---- */
 
 /* A step: elements [from, from + depth) of some keys, which are reordered to l->key. */
@@ -87,8 +83,11 @@ AVX2_INLINE void reorder(lot *l, const step *s, const gguf_type type) {
     if (e < s->depth) reorder_some(l, s, e, s->depth - e, type);
 }
 
-/* What a step adds to the scores of query_n queries (a constant) from q on. */
-AVX2_INLINE void score_queries(lot *l, const step *s, size_t q, const size_t query_n) {
+/* What a step adds to the scores of query_n queries (a constant) from q on. As many bytes as a key's elements
+ * take in a step are asked for of `ahead`, where that is there: a few at a time, for memory idles between
+ * bursts. */
+AVX2_INLINE void score_queries(lot *l, const step *s, size_t q, const size_t query_n, const uint8_t *ahead,
+                               const gguf_type type) {
     __m256 sum[QUERIES][TILES];
     AVX2_UNROLL
     for (size_t i = 0; i < query_n * TILES; i++)
@@ -102,6 +101,7 @@ AVX2_INLINE void score_queries(lot *l, const step *s, size_t q, const size_t que
             AVX2_UNROLL
             for (size_t t = 0; t < TILES; t++) sum[i][t] = _mm256_fmadd_ps(x, l->key[e][t], sum[i][t]);
         }
+        if (ahead) prefetch_line(ahead, e * STEP * state_bytes(type));
     }
     AVX2_UNROLL
     for (size_t i = 0; i < query_n * TILES; i++)
@@ -111,16 +111,17 @@ AVX2_INLINE void score_queries(lot *l, const step *s, size_t q, const size_t que
 /* What elements [from, from + depth) add to all scores. */
 AVX2_INLINE void score_depth(const cpu_attend_args *a, lot *l, size_t query_n, size_t from, size_t depth,
                              const gguf_type type) {
-    for (size_t row_i = 0; row_i < a->row_n; row_i += STEP) {
+    const uint8_t *ahead = (const uint8_t *)a->value + from * STEP * state_bytes(type);
+    for (size_t row_i = 0; row_i < a->row_n; row_i += STEP, ahead += STEP * a->value_stride) {
         const step s = step_of(a, row_i, from, depth, type);
-        if (from == 0) ask_lines((const uint8_t *)a->value + row_i * a->value_stride, STEP * a->value_stride);
         reorder(l, &s, type);
         for (size_t q = 0, n; q < query_n; q += n) {
+            const uint8_t *asked = q ? NULL : ahead;
             n = some_of(query_n - q);
             switch (n) {
-            case QUERIES: score_queries(l, &s, q, QUERIES); break;
-            case 2: score_queries(l, &s, q, 2); break;
-            default: score_queries(l, &s, q, 1);
+            case QUERIES: score_queries(l, &s, q, QUERIES, asked, type); break;
+            case 2: score_queries(l, &s, q, 2, asked, type); break;
+            default: score_queries(l, &s, q, 1, asked, type);
             }
         }
     }
@@ -144,31 +145,47 @@ AVX2_INLINE __m256 load_scores(const float *s, size_t n, float fill) {
     return load_f32(part);
 }
 
+/* 2^x for x < 128, off by 2e-7 of it at most; 0 below -125, NaN kept. */
+AVX2_INLINE __m256 exp2_8(__m256 x) {
+    const __m256 normal = _mm256_cmp_ps(x, _mm256_set1_ps(-125), _CMP_NLT_UQ);
+    const __m256 n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m256 r = _mm256_sub_ps(x, n); /* exactly; on it a least-maximum fit, off by 1e-7 */
+    __m256 p = _mm256_fmadd_ps(r, _mm256_set1_ps(0x1.5bba10p-10f), _mm256_set1_ps(0x1.3cea88p-7f));
+    p = _mm256_fmadd_ps(r, p, _mm256_set1_ps(0x1.c6b752p-5f));
+    p = _mm256_fmadd_ps(r, p, _mm256_set1_ps(0x1.ebf9bcp-3f));
+    p = _mm256_fmadd_ps(r, p, _mm256_set1_ps(0x1.62e42ap-1f));
+    p = _mm256_fmadd_ps(r, p, _mm256_set1_ps(1));
+    const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+    const __m256i scaled = _mm256_add_epi32(_mm256_castps_si256(p), exponent);
+    return _mm256_and_ps(_mm256_castsi256_ps(scaled), normal);
+}
+
+AVX2_INLINE void store_some(float *p, __m256 v, size_t n) {
+    if (n >= 8)
+        _mm256_storeu_ps(p, v);
+    else
+        store_part(p, v, n);
+}
+
 /* Products to exp(score - max), in place. */
 static void soften(float *s, size_t row_n, float scale, float softcap, float *max_out, float *sum_out) {
-    __m256 max = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
-    for (size_t i = 0; i < row_n; i += 8) {
-        const size_t n = row_n - i;
-        __m256 v = _mm256_mul_ps(load_scores(s + i, n, s[i]), _mm256_set1_ps(scale));
-        if (softcap != 0) v = softcap_8(v, softcap);
-        max = _mm256_max_ps(max, v);
-        if (n >= 8)
-            _mm256_storeu_ps(s + i, v);
-        else
-            store_part(s + i, v, n);
+    const float log2_e = 0x1.715476p+0f, ln_2 = 0x1.62e430p-1f;
+    const float unit = softcap != 0 ? log2_e : log2_e * scale; /* scores are exponents of two in it */
+    for (size_t i = 0; softcap != 0 && i < row_n; i += 8) {
+        const __m256 score = _mm256_mul_ps(load_scores(s + i, row_n - i, 0), _mm256_set1_ps(scale));
+        store_some(s + i, softcap_8(score, softcap), row_n - i);
     }
-    *max_out = max_8(max);
+    __m256 most = _mm256_set1_ps(-INFINITY), sum = _mm256_setzero_ps();
+    for (size_t i = 0; i < row_n; i += 8) most = _mm256_max_ps(most, load_scores(s + i, row_n - i, s[i]));
+    const float largest = max_8(most) * unit;
     for (size_t i = 0; i < row_n; i += 8) {
-        const size_t n = row_n - i;
         /* absent rows get a score that the exponential takes to nothing */
-        const __m256 shifted = _mm256_sub_ps(load_scores(s + i, n, -INFINITY), _mm256_set1_ps(*max_out));
-        const __m256 p = exp_8(shifted);
+        const __m256 score = load_scores(s + i, row_n - i, -INFINITY);
+        const __m256 p = exp2_8(_mm256_fmsub_ps(score, _mm256_set1_ps(unit), _mm256_set1_ps(largest)));
         sum = _mm256_add_ps(sum, p);
-        if (n >= 8)
-            _mm256_storeu_ps(s + i, p);
-        else
-            store_part(s + i, p, n);
+        store_some(s + i, p, row_n - i);
     }
+    *max_out = largest * ln_2;
     *sum_out = sum_8(sum);
 }
 
@@ -182,17 +199,11 @@ void avx2_soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end,
 
 /* ---- Values ---- */
 
-AVX2_INLINE void store_some(float *p, __m256 v, size_t n) {
-    if (n >= 8)
-        _mm256_storeu_ps(p, v);
-    else
-        store_part(p, v, n);
-}
-
 /* What row_n rows of a span, from row_i on, add to value_n outputs, at most VALUES, of query_n queries (a
- * constant) from q on; `out` is that of the first one. */
+ * constant) from q on; `out` is that of the first one. As score_queries, `ahead` is asked for. */
 AVX2_INLINE void add_queries(const cpu_attend_args *a, const lot *l, size_t q, const size_t query_n,
-                             size_t row_i, size_t row_n, float *out, size_t value_n) {
+                             size_t row_i, size_t row_n, float *out, size_t value_n, const uint8_t *ahead,
+                             const gguf_type type) {
     enum { VECTORS = VALUES / 8 };
     const size_t left[VECTORS] = {value_n, value_n > 8 ? value_n - 8 : 0};
     __m256 sum[QUERIES][VECTORS];
@@ -209,6 +220,7 @@ AVX2_INLINE void add_queries(const cpu_attend_args *a, const lot *l, size_t q, c
             AVX2_UNROLL
             for (size_t j = 0; j < VECTORS; j++) sum[i][j] = _mm256_fmadd_ps(p, l->value[r][j], sum[i][j]);
         }
+        if (ahead) prefetch_line(ahead, r * VALUES * state_bytes(type));
     }
     AVX2_UNROLL
     for (size_t i = 0; i < query_n * VECTORS; i++) {
@@ -230,27 +242,25 @@ AVX2_INLINE void take_values(lot *l, const uint8_t *row, size_t stride, size_t r
 /* Spans of the first elements of all rows come first, then those of the next elements. */
 AVX2_INLINE void add_values(const cpu_attend_args *a, lot *l, size_t first, size_t query_n,
                             const gguf_type type) {
-    const uint8_t *ahead = first ? NULL : a->ahead;
+    const uint8_t *wanted = first ? NULL : a->ahead;
     for (size_t from = 0; from < a->value_n; from += VALUES) {
         const size_t value_n = (size_t)min_u64(VALUES, a->value_n - from);
         for (size_t row_i = 0; row_i < a->row_n; row_i += SPAN) {
             const size_t row_n = (size_t)min_u64(SPAN, a->row_n - row_i);
             const uint8_t *row =
                 (const uint8_t *)a->value + row_i * a->value_stride + from * state_bytes(type);
-            if (ahead) { /* as many bytes as are taken here */
-                ask_lines(ahead, row_n * VALUES * state_bytes(type));
-                ahead += row_n * VALUES * state_bytes(type);
-            }
             take_values(l, row, a->value_stride, row_n, value_n, type);
             float *out = a->out + first * a->value_n + from;
             for (size_t q = 0, n; q < query_n; q += n, out += n * a->value_n) {
+                const uint8_t *ahead = q ? NULL : wanted;
                 n = some_of(query_n - q);
                 switch (n) {
-                case QUERIES: add_queries(a, l, q, QUERIES, row_i, row_n, out, value_n); break;
-                case 2: add_queries(a, l, q, 2, row_i, row_n, out, value_n); break;
-                default: add_queries(a, l, q, 1, row_i, row_n, out, value_n);
+                case QUERIES: add_queries(a, l, q, QUERIES, row_i, row_n, out, value_n, ahead, type); break;
+                case 2: add_queries(a, l, q, 2, row_i, row_n, out, value_n, ahead, type); break;
+                default: add_queries(a, l, q, 1, row_i, row_n, out, value_n, ahead, type);
                 }
             }
+            if (wanted) wanted += row_n * VALUES * state_bytes(type);
         }
     }
 }
@@ -269,7 +279,12 @@ AVX2_INLINE void attend_state(const cpu_attend_args *a, const gguf_type type) {
 
 static void attend(const cpu_attend_args *args) {
     switch ((int)args->state) {
-    case GGUF_F16: attend_state(args, GGUF_F16); break;
+    case GGUF_F16:
+        if (args->grouped)
+            avx2_attend_groups(args);
+        else
+            attend_state(args, GGUF_F16);
+        break;
     case GGUF_Q8_0: cpu_attend_each(args, avx2_attend_int8); break;
     default: attend_state(args, GGUF_F32);
     }
@@ -286,5 +301,6 @@ static void f32_to_q8_0(uint8_t *y, const float *x, size_t n) {
 
 void cpu_avx2_attend_init(cpu_kernels *k) {
     k->attend = attend;
+    k->attend_groups = true;
     k->f32_to_q8_0 = f32_to_q8_0;
 }

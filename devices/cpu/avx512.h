@@ -41,6 +41,8 @@ void avx512_rows(cpu_kernels *k);
 /* attend(), of a state in any type (avx512_attend.c), and of one in Q8_0 (avx512_attend_int8.c). */
 void avx512_attend_by_type(const cpu_attend_args *args);
 void avx512_attend_int8(const cpu_attend_args *args);
+/* attend() of a grouped state in F16 (avx512_attend_groups.c). */
+void avx512_attend_groups(const cpu_attend_args *args);
 
 enum {
     BLOCK = 32,

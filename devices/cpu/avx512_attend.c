@@ -78,10 +78,13 @@ FORM_FLOATS(f32, F32)
 
 void avx512_attend_by_type(const cpu_attend_args *args) {
     switch ((int)args->state) {
-    case GGUF_F16: attend_f16(args); break;
+    case GGUF_F16: (args->grouped ? avx512_attend_groups : attend_f16)(args); break;
     case GGUF_Q8_0: avx512_attend_int8(args); break;
     default: attend_f32(args);
     }
 }
 
-void avx512_attend(cpu_kernels *k) { k->attend = avx512_attend_by_type; }
+void avx512_attend(cpu_kernels *k) {
+    k->attend = avx512_attend_by_type;
+    k->attend_groups = true;
+}

@@ -49,9 +49,15 @@ INLINE void ask_some_keys(const cpu_attend_args *a, size_t part_i, size_t part_n
     for (size_t i = part_i * n / part_n; i < (part_i + 1) * n / part_n; i++) prefetch(a->ahead, i * EVERY);
 }
 
+/* Rows, and those behind them that are softened with the last ones. */
+INLINE size_t softened(size_t row_n) {
+    enum { AT_ONCE = 64 };
+    return (row_n + AT_ONCE - 1) / AT_ONCE * AT_ONCE;
+}
+
 /* Scores of query i, in units of `unit`, to 2^lift exp(s - max); zeros for rows that it does not see and from
- * there to `end`, a multiple of 64. Its max and sum are those of exp(s - max). Where `pack` (a constant) is
- * there, it makes a vector of words of each two, and those stand in s. */
+ * there to `end`, as softened() gives it. Its max and sum are those of exp(s - max). Where `pack` (a
+ * constant) is there, it makes a vector of words of each two, and those stand in s. */
 INLINE void soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end, float unit, const int lift,
                    __m512i (*pack)(__m512 low, __m512 high)) {
     const size_t query_n = a->query_n * a->head_n, part_n = end / 64;

@@ -1,12 +1,8 @@
 /* avx512_attend_bf16.c - streaming softmax over state rows in F16, with products of pairs of BF16 (the rule:
  * kernels.h). Needs AVX512_BF16 besides.
- *
- * VDPBF16PS adds two products in each lane, so it does twice the work of a float FMA where it is as quick.
  */
 #include "devices/cpu/avx512_attend_lots.h"
-
-/* Two vectors of floats, rounded: those of `low` first. */
-INLINE __m512i round_pairs(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+#include "devices/cpu/avx512_bf16.h"
 
 /* Halves of a row, rounded to BF16, as 2^-112 of what they are: their bits of the exponent stay, of which
  * BF16 has more. Those without any are subnormal and count as zero. */
@@ -37,16 +33,6 @@ INLINE void pair_rows(__m512i to[2], const uint8_t *row, size_t stride, const si
         _mm512_permutex2var_epi16(even, _mm512_load_si512((const void *)paired[j]), odd);
 }
 
-INLINE __m512i pair_floats(const float *x, uint32_t elements, __m512 scale) {
-    const __m512 low = _mm512_maskz_loadu_ps((__mmask16)elements, x);
-    const __m512 high = _mm512_maskz_loadu_ps((__mmask16)(elements >> 16), x + 16);
-    return round_pairs(_mm512_mul_ps(low, scale), _mm512_mul_ps(high, scale));
-}
-
-INLINE __m512 multiply_pairs(__m512 sum, __m512i a, __m512i b) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
-}
-
 /* Large queries would overflow if they made up for all of 2^-112: so scores are too small by a part of it. */
 static void attend_pairs(const cpu_attend_args *a) {
     attend_whole_or_not(a, (attend_form){.bytes = sizeof(uint16_t),
@@ -61,8 +47,17 @@ static void attend_pairs(const cpu_attend_args *a) {
                                          .multiply = multiply_pairs});
 }
 
+static void f32_to_bf16(uint16_t *y, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i += 16) {
+        const __m512i pairs = pair_floats(x + i, lanes_left(n - i), _mm512_set1_ps(1));
+        _mm256_mask_storeu_epi16(y + i, lanes_left(n - i), _mm512_castsi512_si256(pairs));
+    }
+}
+
 static void attend(const cpu_attend_args *args) {
-    if (args->state == GGUF_F16 && args->rounded && args->head_n >= CPU_ATTEND_ROUNDED)
+    if (args->state == GGUF_BF16)
+        avx512_attend_pairs(args);
+    else if (args->state == GGUF_F16 && !args->grouped && args->rounded && args->head_n >= CPU_ATTEND_ROUNDED)
         attend_pairs(args);
     else
         avx512_attend_by_type(args);
@@ -71,4 +66,5 @@ static void attend(const cpu_attend_args *args) {
 void cpu_kernels_avx512_bf16(cpu_kernels *k) {
     k->attend = attend;
     k->attend_bf16 = true;
+    k->f32_to_bf16 = f32_to_bf16;
 }

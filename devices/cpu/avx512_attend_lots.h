@@ -63,9 +63,6 @@ typedef struct lot {
     __m512i value[2][SPAN_WORDS][2]; /* of this span and the next: a word of 16 elements */
 } lot;
 
-enum { SOFTENED = 64 /* scores that are softened at once */ };
-INLINE size_t padded(size_t row_n) { return (row_n + SOFTENED - 1) / SOFTENED * SOFTENED; }
-
 INLINE size_t vector_elements(const attend_form f) { return TILE * f.per_word; }
 
 /* How many of n > 0 queries are worked on at once. */
@@ -226,7 +223,7 @@ INLINE void score_depth(const cpu_attend_args *a, lot *l, size_t first, size_t q
 
 INLINE void soften_lot(const cpu_attend_args *a, lot *l, size_t first, size_t query_n, const attend_form f) {
     for (size_t q = 0; q < query_n; q++)
-        soften(a, first + q, l->score[q], padded(a->row_n), f.score_unit, f.lift, f.pack);
+        soften(a, first + q, l->score[q], softened(a->row_n), f.score_unit, f.lift, f.pack);
 }
 
 /* ---- Values ---- */

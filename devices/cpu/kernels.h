@@ -112,11 +112,11 @@ static inline void cpu_listed_dots(const cpu_matmul *m, float *y, const uint8_t 
  * token or of several tokens in a row. A token's result does not depend on those that are computed with it,
  * as long as the state is finite.
  *
- * Rows in F32 and F16 are multiplied as floats. Where the caller allows it, the group has at least
- * CPU_ATTEND_ROUNDED heads, and the processor multiplies pairs of BF16 faster (cpu_multiplies_bf16), rows in
- * F16 are rounded: queries times scale and weights p to the nearest even number of 8 significant bits, keys
- * and values to the nearest one, those below 2^-14 to 0. That is a step finer than those of activations. Sums
- * are floats.
+ * F32 and F16 are multiplied as floats. Where the processor multiplies pairs of BF16 faster
+ * (cpu_multiplies_bf16), numbers of 8 significant bits are: a state in BF16, and, where the caller allows it
+ * and the group has at least CPU_ATTEND_ROUNDED heads, rows in F16, of which those numbers are the nearest
+ * ones, 0 below 2^-14. Queries times scale and weights p are then rounded to the nearest even one. That is a
+ * step finer than those of activations. Sums are floats.
  *
  * Rows in Q8_0 are multiplied as the bytes they are, by a rule that is again the same in every
  * implementation. A query is an activation: per block of 32 elements 8-bit numbers q with their d, as above;
@@ -125,9 +125,15 @@ static inline void cpu_listed_dots(const cpu_matmul *m, float *y, const uint8_t 
  * CPU_ATTEND_GROUP positions, counted from the run's first one, seen or not (p_i = 0; the last group may be
  * shorter), a = max w, q = round-to-nearest-even(w * (255 / a)) in float (all q = 0 where a = 0 or 255 / a
  * overflows), and the group gives a / 255 sum(q v). No weight is negative, so that all eight bits are theirs:
- * a step is half of an activation's. */
+ * a step is half of an activation's.
+ *
+ * A grouped state stands in memory as it is multiplied, so that nothing has to be reordered. Of keys a group
+ * is that of CPU_ATTEND_GROUP positions, in F16 [key_n][group], in BF16 [key_n / 2][group][2]. Values in F16
+ * are rows, in BF16 pairs of rows: [value_n][2]. key_n and value_n are multiples of CPU_ATTEND_UNIT, row_n
+ * need not be one of groups or pairs: what stands behind it is without effect. */
 enum {
     CPU_ATTEND_GROUP = 32,    /* positions */
+    CPU_ATTEND_UNIT = 16,     /* elements */
     CPU_ATTEND_ROUNDED = 3,   /* heads: for fewer, reordering keys takes longer than it saves */
     CPU_ATTEND_ROWS_MAX = 256 /* of a run */
 };
@@ -144,7 +150,8 @@ typedef struct cpu_attend_args {
     size_t key_stride, value_stride;
     const void *ahead; /* keys that the caller is likely to pass next, to be brought near; NULL: unknown */
     size_t row_n;      /* state rows, > 0 */
-    gguf_type state;   /* of the rows: F16, F32, or Q8_0, with key_n and value_n multiples of 32, d >= 0 */
+    gguf_type state;   /* rows in F16, F32, or Q8_0, with key_n and value_n multiples of 32, d >= 0; */
+    bool grouped;      /* or F16 or BF16 in groups; strides are those of rows as long */
     bool rounded;      /* whether rows in F16 may be rounded */
     float scale;       /* of q . k */
     float softcap;     /* 0: none; else s = softcap * tanh(s / softcap) */
@@ -242,7 +249,8 @@ typedef struct cpu_kernels {
     /* y = (x - mean) / sqrt(var + eps) * w + b; b may be NULL; y may be x. (LayerNorm, Ba et al. 2016) */
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
     void (*attend)(const cpu_attend_args *args);
-    bool attend_bf16; /* which rounds rows in F16 to BF16 where it may */
+    bool attend_groups; /* which takes a grouped state in F16 */
+    bool attend_bf16;   /* which takes one in BF16, and rounds rows in F16 where it may */
     /* h = act(gate) * up, or act(gate) when up is NULL; h may be gate or up. DRELU and SWIGLU_OAI:
      * see devices/device.h. */
     void (*activate)(float *h, const float *gate, const float *up, size_t n, cpu_activation kind);
@@ -258,6 +266,7 @@ typedef struct cpu_kernels {
      */
     void (*rope)(float *x, const float *cs, size_t pair_n, bool adjacent);
     void (*f32_to_f16)(uint16_t *y, const float *x, size_t n); /* round to nearest even */
+    void (*f32_to_bf16)(uint16_t *y, const float *x, size_t n);
     /* Rows of the state in Q8_0, n a multiple of 32: the rule of activations above, with d stored as F16. All
      * implementations give the same bytes. */
     void (*f32_to_q8_0)(uint8_t *y, const float *x, size_t n);

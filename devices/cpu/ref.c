@@ -112,6 +112,10 @@ static void f32_to_f16(uint16_t *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] = ref_f32_to_f16(x[i]);
 }
 
+static void f32_to_bf16(uint16_t *y, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = ref_f32_to_bf16(x[i]);
+}
+
 static uint64_t read_sum(const void *p, size_t bytes) {
     const uint64_t *word = p;
     uint64_t part[8] = {0};
@@ -173,6 +177,7 @@ void cpu_kernels_ref(cpu_kernels *k) {
         .blend = blend,
         .rope = rope,
         .f32_to_f16 = f32_to_f16,
+        .f32_to_bf16 = f32_to_bf16,
         .read_sum = read_sum,
         .peak_int8 = peak_int8,
         .peak_f32 = peak_f32,

@@ -1,0 +1,197 @@
+/* avx512_attend_groups.h - streaming softmax over a grouped state (kernels.h): what the kernels of floats and
+ * of pairs of BF16 share.
+ *
+ * A lane of a vector holds a word: a float, or a pair of BF16. Of keys a vector holds one word of 16
+ * positions, of values those of one position, or of two, for 16 elements. So no sum ever runs across lanes,
+ * and what differs by query is a broadcast operand. The state stands in memory like that: kernels do little
+ * but multiply, and ask memory between the products for what comes next.
+ *
+ * Kernels take a group_form as a constant, so that after inlining nothing of it is left.
+ */
+#ifndef HOTSET_CPU_AVX512_ATTEND_GROUPS_H
+#define HOTSET_CPU_AVX512_ATTEND_GROUPS_H
+
+#include "devices/cpu/avx512_attend.h"
+
+enum {
+    GROUP = CPU_ATTEND_GROUP,
+    VECTORS = GROUP / 16, /* of a word of all positions of a group */
+    QUERIES = 8,          /* that are worked on at once */
+    WIDEST = 8,           /* vectors of values that are, with few queries: memory is read in its order */
+    DEPTH = 128,          /* words of a key that are multiplied before the next ones */
+    ROWS = CPU_ATTEND_ROWS_MAX,
+    LOT = 32 /* queries whose scores are kept */
+};
+
+typedef struct group_form {
+    size_t bytes;        /* of an element of the state */
+    size_t per_word;     /* elements of a key, or positions of a value */
+    size_t vector_bytes; /* of 16 words of the state */
+    __m512i (*load)(const uint8_t *at);
+    /* Floats in order as words; NULL: they are words. */
+    __m512i (*pack)(__m512 low, __m512 high);
+    /* As many floats as 16 words take: those that `elements` names, the others being zeros. */
+    __m512i (*words)(const float *x, uint32_t elements, __m512 scale);
+    __m512 (*multiply)(__m512 sum, __m512i a, __m512i b);
+} group_form;
+
+/* What the queries of one lot have between the steps. */
+typedef struct lot {
+    float score[LOT][ROWS];     /* then words of exp(score - max), zeros from the last row on */
+    uint32_t query[LOT][DEPTH]; /* words of one pass */
+} lot;
+
+/* How many of n > 0 queries are worked on at once. */
+INLINE size_t some_of(size_t n) { return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1; }
+
+/* Asks for `bytes` (a constant) more of what is wanted next. */
+INLINE void ask_next(const uint8_t *ahead, size_t at, const size_t bytes) {
+    UNROLL for (size_t i = 0; i < bytes; i += LINE) __asm__ volatile(
+        "prefetcht1 %0" : : "m"(*(const char *)((uintptr_t)ahead + at + i)));
+}
+
+/* ---- Scores ---- */
+
+/* Words [0, n) of the keys of a group. */
+typedef struct words {
+    const uint8_t *key;
+    size_t n;
+    bool first;           /* of all words */
+    const uint8_t *ahead; /* NULL: nothing is asked for */
+} words;
+
+/* What they add to the scores, from s on, of query_n queries (a constant), whose words are at x. */
+INLINE void score_queries(float *s, const uint32_t *x, const words *k, const size_t query_n,
+                          const group_form f) {
+    __m512 sum[QUERIES][VECTORS];
+    UNROLL for (size_t i = 0; i < query_n; i++) {
+        UNROLL for (size_t t = 0; t < VECTORS; t++) sum[i][t] =
+            k->first ? _mm512_setzero_ps() : _mm512_load_ps(s + i * ROWS + t * 16);
+    }
+    const size_t word_bytes = VECTORS * f.vector_bytes;
+    for (size_t w = 0; w < k->n; w++) {
+        __m512i key[VECTORS];
+        UNROLL for (size_t t = 0; t < VECTORS; t++) key[t] =
+            f.load(k->key + w * word_bytes + t * f.vector_bytes);
+        UNROLL for (size_t i = 0; i < query_n; i++) {
+            const __m512i word = _mm512_set1_epi32(read_i32(x + i * DEPTH + w));
+            UNROLL for (size_t t = 0; t < VECTORS; t++) sum[i][t] = f.multiply(sum[i][t], key[t], word);
+        }
+        if (k->ahead) ask_next(k->ahead, w * word_bytes, word_bytes);
+    }
+    UNROLL for (size_t i = 0; i < query_n; i++) {
+        UNROLL for (size_t t = 0; t < VECTORS; t++) _mm512_store_ps(s + i * ROWS + t * 16, sum[i][t]);
+    }
+}
+
+/* Elements [from, from + n) of the queries of a lot. */
+INLINE void prepare_queries(const cpu_attend_args *a, lot *l, size_t first, size_t query_n, size_t from,
+                            size_t n, const group_form f) {
+    const __m512 scale = _mm512_set1_ps(query_scale(a));
+    for (size_t q = 0; q < query_n; q++) {
+        const float *x = cpu_attend_query(a, first + q) + from;
+        for (size_t e = 0; e < n; e += 16 * f.per_word)
+            _mm512_store_si512(&l->query[q][e / f.per_word],
+                               f.words(x + e, n - e < 32 ? 0xffff : 0xffffffff, scale));
+    }
+}
+
+/* What elements [from, from + n) add to all scores of a lot. */
+INLINE void score_elements(const cpu_attend_args *a, lot *l, size_t first, size_t query_n, size_t from,
+                           size_t n, const group_form f) {
+    const size_t at = GROUP * from * f.bytes;
+    prepare_queries(a, l, first, query_n, from, n, f);
+    for (size_t row_i = 0; row_i < a->row_n; row_i += GROUP) {
+        words k = {(const uint8_t *)a->key + row_i * a->key_stride + at, n / f.per_word, from == 0, NULL};
+        if (!first) k.ahead = (const uint8_t *)a->value + row_i * a->value_stride + at;
+        for (size_t q = 0, some; q < query_n; q += some, k.ahead = NULL) {
+            float *s = l->score[q] + row_i;
+            some = some_of(query_n - q);
+            switch (some) {
+            case 8: score_queries(s, l->query[q], &k, 8, f); break;
+            case 4: score_queries(s, l->query[q], &k, 4, f); break;
+            case 2: score_queries(s, l->query[q], &k, 2, f); break;
+            default: score_queries(s, l->query[q], &k, 1, f);
+            }
+        }
+    }
+}
+
+/* ---- Values ---- */
+
+/* Some elements of the values of n rows. */
+typedef struct columns {
+    const uint8_t *value;
+    size_t stride, n;     /* from one row to the next; rows */
+    const uint8_t *ahead; /* NULL: nothing is asked for */
+} columns;
+
+/* out = the sums of query_n queries' weights at w and of 16 vector_n elements (constants). */
+INLINE void add_queries(float *out, size_t out_stride, const float *w, const columns *c, const size_t query_n,
+                        const size_t vector_n, const group_form f) {
+    __m512 sum[QUERIES][WIDEST];
+    UNROLL for (size_t i = 0; i < query_n * vector_n; i++) sum[i / vector_n][i % vector_n] =
+        _mm512_setzero_ps();
+    const uint8_t *value = c->value;
+    for (size_t p = 0; p * f.per_word < c->n; p++, value += c->stride * f.per_word) {
+        __m512i v[WIDEST];
+        UNROLL for (size_t j = 0; j < vector_n; j++) v[j] = f.load(value + j * f.vector_bytes);
+        if (f.per_word == 2 && p * 2 + 1 == c->n) { /* a pair whose second position may hold anything */
+            UNROLL for (size_t j = 0; j < vector_n; j++) v[j] =
+                _mm512_and_si512(v[j], _mm512_set1_epi32(0xffff));
+        }
+        UNROLL for (size_t i = 0; i < query_n; i++) {
+            const __m512i word = _mm512_set1_epi32(read_i32(w + i * ROWS + p));
+            UNROLL for (size_t j = 0; j < vector_n; j++) sum[i][j] = f.multiply(sum[i][j], v[j], word);
+        }
+        if (c->ahead) ask_next(c->ahead, p * vector_n * f.vector_bytes, vector_n * f.vector_bytes);
+    }
+    UNROLL for (size_t i = 0; i < query_n * vector_n; i++) _mm512_storeu_ps(
+        out + i / vector_n * out_stride + i % vector_n * 16, sum[i / vector_n][i % vector_n]);
+}
+
+/* All elements of query_n queries (a constant). */
+INLINE void add_elements(const cpu_attend_args *a, float *out, const float *w, const uint8_t *ahead,
+                         const size_t query_n, const group_form f) {
+    const size_t most = query_n < 2 ? WIDEST : 2 * QUERIES / query_n;
+    columns c = {a->value, a->value_stride, a->row_n, ahead};
+    for (size_t e = 0, vector_n; e < a->value_n; e += 16 * vector_n) {
+        vector_n = e + 16 * most <= a->value_n ? most : 1;
+        if (vector_n == 1)
+            add_queries(out + e, a->value_n, w, &c, query_n, 1, f);
+        else
+            add_queries(out + e, a->value_n, w, &c, query_n, most, f);
+        c.value += vector_n * f.vector_bytes;
+        if (c.ahead) c.ahead += a->row_n * 16 * vector_n * f.bytes;
+    }
+}
+
+INLINE void add_values(const cpu_attend_args *a, const lot *l, size_t first, size_t query_n,
+                       const group_form f) {
+    const uint8_t *ahead = first ? NULL : a->ahead;
+    float *out = a->out + first * a->value_n;
+    for (size_t q = 0, some; q < query_n; q += some, out += some * a->value_n, ahead = NULL) {
+        some = some_of(query_n - q);
+        switch (some) {
+        case 8: add_elements(a, out, l->score[q], ahead, 8, f); break;
+        case 4: add_elements(a, out, l->score[q], ahead, 4, f); break;
+        case 2: add_elements(a, out, l->score[q], ahead, 2, f); break;
+        default: add_elements(a, out, l->score[q], ahead, 1, f);
+        }
+    }
+}
+
+INLINE void attend_groups(const cpu_attend_args *a, const group_form f) {
+    _Alignas(LINE) lot l;
+    const size_t depth = DEPTH * f.per_word;
+    for (size_t from = 0; from < a->query_n * a->head_n; from += LOT) {
+        const size_t query_n = (size_t)min_u64(LOT, a->query_n * a->head_n - from);
+        for (size_t e = 0; e < a->key_n; e += depth)
+            score_elements(a, &l, from, query_n, e, (size_t)min_u64(depth, a->key_n - e), f);
+        for (size_t q = 0; q < query_n; q++)
+            soften(a, from + q, l.score[q], softened(a->row_n), 1, 0, f.pack);
+        add_values(a, &l, from, query_n, f);
+    }
+}
+
+#endif
