@@ -470,6 +470,58 @@ Test(forward, types_with_f16_state) {
     check_types(&model, 1, GGUF_F16);
 }
 
+/* Heads of multiples of 16 are kept in groups of positions, others in rows. */
+Test(forward, widths_of_a_state_in_f16) {
+    static const tiny_model models[] = {
+        {.embd_n = 64, .head_n = 4, .head_kv_n = 2},
+        {.embd_n = 64, .head_n = 4, .head_kv_n = 1, .key_n = 80, .value_n = 48},
+        {.embd_n = 64, .head_n = 2, .head_kv_n = 2, .key_n = 32, .value_n = 24},
+        {.embd_n = 64, .head_n = 8, .head_kv_n = 1, .key_n = 24, .value_n = 16},
+    };
+    static const gguf_type types[] = {GGUF_F32, GGUF_Q8_0}; /* the latter may be rounded to BF16 */
+    for (size_t i = 0; i < COUNT_OF(models) * COUNT_OF(types); i++)
+        check_type(&models[i / COUNT_OF(types)], types[i % COUNT_OF(types)], GGUF_F16);
+}
+
+/* Whole groups have room behind every head: two sessions fill contexts of different lengths to the end. */
+Test(forward, the_length_of_a_context_changes_no_bit) {
+    enum { LEAST = 41, SESSIONS = 2 };
+    static const uint32_t context_n[] = {64, LEAST, 50};
+    static const gguf_type types[] = {GGUF_F32, GGUF_Q8_0}, states[] = {GGUF_F32, GGUF_F16, GGUF_Q8_0};
+    rig_options ways[2 * RIG_ISAS];
+    int32_t tokens[LEAST];
+    for (size_t i = 0, way_n = all_ways(ways); i < way_n * COUNT_OF(types) * COUNT_OF(states); i++) {
+        const tiny_model model = {.embd_n = 128,
+                                  .head_n = 4,
+                                  .head_kv_n = 2,
+                                  .ff_n = 64,
+                                  .type = types[i / way_n % COUNT_OF(types)]};
+        float *logits[COUNT_OF(context_n)][SESSIONS];
+        for (size_t k = 0; k < COUNT_OF(context_n); k++) {
+            rig r;
+            rig_options o = ways[i % way_n];
+            o.state = states[i / way_n / COUNT_OF(types)];
+            o.context_n = context_n[k];
+            o.session_n = SESSIONS;
+            rig_open_tiny(&r, &model, &o);
+            hotset_session *second;
+            cr_assert_eq(hotset_session_open(&second, r.engine, NULL), HOTSET_OK);
+            hotset_session *session[SESSIONS] = {r.session, second};
+            for (size_t j = 0; j < SESSIONS; j++) {
+                tiny_tokens((uint32_t)j, (uint32_t)r.vocab_n, tokens, LEAST);
+                logits[k][j] = rig_append(&r, session[j], tokens, LEAST);
+                cr_expect_arr_eq(logits[k][j], logits[0][j], LEAST * r.vocab_n * sizeof **logits[k],
+                                 "%s, state %s, %s, %u rows a step, context of %u",
+                                 gguf_type_get(model.type)->name, gguf_type_get(o.state)->name, o.isa,
+                                 o.batch_n, o.context_n);
+            }
+            hotset_session_free(second);
+            rig_close(&r);
+        }
+        for (size_t k = 0; k < COUNT_OF(context_n) * SESSIONS; k++) free(logits[k / SESSIONS][k % SESSIONS]);
+    }
+}
+
 Test(forward, types_with_q8_0_state) {
     static const tiny_model model = {
         .arch = "qwen3", .embd_n = 256, .head_n = 8, .head_kv_n = 4, .ff_n = 256, .qk_norm = true};
