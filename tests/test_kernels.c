@@ -500,6 +500,31 @@ Test(kernels, halves_are_rounded_to_nearest_even) {
     }
 }
 
+Test(kernels, floats_are_rounded_to_bf16_to_even) {
+    enum { N = 2003 };
+    cpu_kernels tables[KERNEL_TABLES_MAX + 1];
+    size_t table_n = kernel_tables(tables);
+    if (kernel_table_bf16(&tables[table_n])) table_n++;
+    random_state r = {5};
+    static float x[N];
+    for (size_t i = 0; i < N; i++) {
+        const float wide = ldexpf(random_float(&r), (int)random_below(&r, 60) - 30);
+        const uint16_t h = ref_f32_to_bf16(wide);
+        x[i] = i & 1 ? wide : 0.5f * (ref_bf16_to_f32(h) + ref_bf16_to_f32((uint16_t)(h + 1)));
+    }
+    for (size_t i = 0; i < 40 * table_n; i++) {
+        const cpu_kernels *k = &tables[i % table_n];
+        const size_t n = i < table_n ? N : 1 + random_below(&r, 70), from = random_below(&r, N - n + 1);
+        guarded y = guarded_alloc(n * sizeof(uint16_t), sizeof(uint16_t), i & 1);
+        const uint16_t *half = (const uint16_t *)(const void *)y.data;
+        k->f32_to_bf16((uint16_t *)(void *)y.data, x + from, n);
+        for (size_t j = 0; j < n; j++)
+            cr_assert_eq(half[j], ref_f32_to_bf16(x[from + j]), "%s: %.9g became %04x", k->isa,
+                         (double)x[from + j], half[j]);
+        guarded_free(&y);
+    }
+}
+
 /* d and quants of one block by the rule of kernels.h, counted a second time. */
 static void expect_block(const uint8_t *got, const float *x, const char *isa) {
     float most = 0;

@@ -221,7 +221,7 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
     device_row first = *row;
     first.position = (int32_t)from;
     const state_form form = state_form_of(w, op->attend.state, op->attend.rounded, op->attend.key_n,
-                                          op->attend.value_n, op->attend.value_step);
+                                          op->attend.value_n, op->attend.value_step != 0);
     const uint32_t value_step = op->attend.value_step ? op->attend.value_step : op->attend.value_n;
     cpu_attend_args args = {
         .q = cpu_row(op->attend.q, r) + (size_t)head_kv * group_n(op) * op->attend.key_n,

@@ -21,7 +21,7 @@ enum {
 
 /* What the queries of one lot have between the steps. */
 typedef struct lot {
-    float score[LOT][ROWS];  /* then exp(score - max), zeros from the last row on */
+    float score[LOT][ROWS];  /* then exp(score - max), zeros for rows that a query does not see */
     float query[LOT][DEPTH]; /* elements of one pass */
 } lot;
 
@@ -38,16 +38,16 @@ AVX2_INLINE void ask_next(const uint8_t *ahead, size_t at, const size_t bytes) {
 /* ---- Scores ---- */
 
 /* Elements [0, n) of the keys of a group, or of some of its positions. */
-typedef struct elements {
+typedef struct group_keys {
     const uint8_t *key;
     size_t n;
     bool first;           /* of all elements */
     const uint8_t *ahead; /* NULL: nothing is asked for */
-} elements;
+} group_keys;
 
 /* What they add to the scores, from s on, of query_n queries, whose elements are at x, and of 8 vector_n
  * positions (constants). */
-AVX2_INLINE void score_queries(float *s, const float *x, const elements *k, const size_t query_n,
+AVX2_INLINE void score_queries(float *s, const float *x, const group_keys *k, const size_t query_n,
                                const size_t vector_n) {
     __m256 sum[QUERIES][VECTORS];
     AVX2_UNROLL
@@ -72,9 +72,9 @@ AVX2_INLINE void score_queries(float *s, const float *x, const elements *k, cons
 }
 
 /* The same of all positions of the group. */
-AVX2_INLINE void score_group(float *s, const float *x, const elements *group, const size_t query_n) {
+AVX2_INLINE void score_group(float *s, const float *x, const group_keys *group, const size_t query_n) {
     const size_t vector_n = query_n > SUMS / VECTORS ? SUMS / query_n : VECTORS;
-    elements k = *group;
+    group_keys k = *group;
     for (size_t t = 0; t < VECTORS; t += vector_n) {
         score_queries(s + t * 8, x, &k, query_n, vector_n);
         k.key += vector_n * VECTOR_BYTES;
@@ -91,7 +91,7 @@ static void score_elements(const cpu_attend_args *a, lot *l, size_t first, size_
         for (size_t e = 0; e < n; e++) l->query[q][e] = x[e];
     }
     for (size_t row_i = 0; row_i < a->row_n; row_i += GROUP) {
-        elements k = {(const uint8_t *)a->key + row_i * a->key_stride + at, n, from == 0, NULL};
+        group_keys k = {(const uint8_t *)a->key + row_i * a->key_stride + at, n, from == 0, NULL};
         if (!first) k.ahead = (const uint8_t *)a->value + row_i * a->value_stride + at;
         for (size_t q = 0, some; q < query_n; q += some, k.ahead = NULL) {
             float *s = l->score[q] + row_i;

@@ -27,6 +27,12 @@ typedef struct lot {
     __m256i value[GROUP / 2][4]; /* of a group: two positions of eight elements */
 } lot;
 
+/* Asks for what is wanted next where a block of row i would stand, if rows are as long there; NULL: nothing.
+ */
+AVX2_INLINE void ask_block(const void *next, size_t row_bytes, size_t row_i, size_t block_i) {
+    if (next) prefetch_line(next, row_i * row_bytes + block_i * sizeof(quant_q8_0));
+}
+
 static size_t padded(size_t row_n) { return (row_n + GROUP - 1) / GROUP * GROUP; }
 
 /* Scores of eight positions from row_i on, a block's share. */
@@ -67,6 +73,8 @@ static void score_block(const cpu_attend_args *a, lot *l, size_t head_i, size_t 
         }
         transpose_8x8(key);
         score_tile(l, head_n, i, key, load_f16(half), block_i == 0);
+        for (size_t r = 0; r < TILE; r++)
+            ask_block(head_i ? NULL : a->value, a->value_stride, i + r, block_i);
     }
 }
 
@@ -100,11 +108,13 @@ static float quantise_group(uint16_t *to, const float *p, const float *d) {
 }
 
 /* A block of the values of a group, two positions of an element side by side. */
-static void load_values(const cpu_attend_args *a, lot *l, size_t from, size_t block_i) {
+static void load_values(const cpu_attend_args *a, lot *l, size_t from, size_t block_i, const void *next) {
     const uint8_t *at = (const uint8_t *)a->value + block_i * sizeof(quant_q8_0) + sizeof(uint16_t);
     for (size_t i = from, j = 0; i < a->row_n && j < GROUP / 2; i += 2, j++) {
         const uint8_t *one = at + i * a->value_stride,
                       *two = at + min_u64(i + 1, a->row_n - 1) * a->value_stride;
+        ask_block(next, a->key_stride, i, block_i);
+        ask_block(next, a->key_stride, i + 1, block_i);
         AVX2_UNROLL
         for (size_t half = 0; half < 2; half++) {
             const __m128i x = load_128(one + 16 * half), y = load_128(two + 16 * half);
@@ -152,7 +162,7 @@ static void add_block(const cpu_attend_args *a, lot *l, size_t head_i, size_t he
     for (size_t g = 0; g < group_n; g++) {
         const size_t pair_n = ((size_t)min_u64(GROUP, a->row_n - g * GROUP) + 1) / 2;
         float *out = a->out + head_i * a->value_n + block_i * BLOCK;
-        load_values(a, l, g * GROUP, block_i);
+        load_values(a, l, g * GROUP, block_i, head_i ? NULL : a->ahead);
         size_t h = 0;
         for (; h + VALUE_HEADS <= head_n; h += VALUE_HEADS)
             add_group(l, out + h * a->value_n, a->value_n, h, VALUE_HEADS, g, pair_n);

@@ -23,6 +23,7 @@ enum {
     LOT = 32 /* queries whose scores are kept */
 };
 
+/* How words are stored and multiplied. */
 typedef struct group_form {
     size_t bytes;        /* of an element of the state */
     size_t per_word;     /* elements of a key, or positions of a value */
@@ -37,7 +38,7 @@ typedef struct group_form {
 
 /* What the queries of one lot have between the steps. */
 typedef struct lot {
-    float score[LOT][ROWS];     /* then words of exp(score - max), zeros from the last row on */
+    float score[LOT][ROWS];     /* then words of exp(score - max), zeros for rows that a query does not see */
     uint32_t query[LOT][DEPTH]; /* words of one pass */
 } lot;
 
@@ -53,15 +54,15 @@ INLINE void ask_next(const uint8_t *ahead, size_t at, const size_t bytes) {
 /* ---- Scores ---- */
 
 /* Words [0, n) of the keys of a group. */
-typedef struct words {
+typedef struct group_keys {
     const uint8_t *key;
     size_t n;
     bool first;           /* of all words */
     const uint8_t *ahead; /* NULL: nothing is asked for */
-} words;
+} group_keys;
 
 /* What they add to the scores, from s on, of query_n queries (a constant), whose words are at x. */
-INLINE void score_queries(float *s, const uint32_t *x, const words *k, const size_t query_n,
+INLINE void score_queries(float *s, const uint32_t *x, const group_keys *k, const size_t query_n,
                           const group_form f) {
     __m512 sum[QUERIES][VECTORS];
     UNROLL for (size_t i = 0; i < query_n; i++) {
@@ -102,7 +103,8 @@ INLINE void score_elements(const cpu_attend_args *a, lot *l, size_t first, size_
     const size_t at = GROUP * from * f.bytes;
     prepare_queries(a, l, first, query_n, from, n, f);
     for (size_t row_i = 0; row_i < a->row_n; row_i += GROUP) {
-        words k = {(const uint8_t *)a->key + row_i * a->key_stride + at, n / f.per_word, from == 0, NULL};
+        group_keys k = {(const uint8_t *)a->key + row_i * a->key_stride + at, n / f.per_word, from == 0,
+                        NULL};
         if (!first) k.ahead = (const uint8_t *)a->value + row_i * a->value_stride + at;
         for (size_t q = 0, some; q < query_n; q += some, k.ahead = NULL) {
             float *s = l->score[q] + row_i;
