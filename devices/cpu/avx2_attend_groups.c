@@ -35,50 +35,51 @@ AVX2_INLINE void ask_next(const uint8_t *ahead, size_t at, const size_t bytes) {
     }
 }
 
-/* ---- Scores ---- */
+/* Halves that are multiplied: number w of 8 vector_n positions of a key, or elements of a value. */
+typedef struct factors {
+    const uint8_t *at;
+    size_t step, n;       /* bytes from one w to the next; how many */
+    const uint8_t *ahead; /* as many bytes are asked for; NULL: nothing */
+} factors;
 
-/* Elements [0, n) of the keys of a group, or of some of its positions. */
-typedef struct group_keys {
-    const uint8_t *key;
-    size_t n;
-    bool first;           /* of all elements */
-    const uint8_t *ahead; /* NULL: nothing is asked for */
-} group_keys;
-
-/* What they add to the scores, from s on, of query_n queries, whose elements are at x, and of 8 vector_n
- * positions (constants). */
-AVX2_INLINE void score_queries(float *s, const float *x, const group_keys *k, const size_t query_n,
-                               const size_t vector_n) {
-    __m256 sum[QUERIES][VECTORS];
+/* out = or += the sums over w of x[w] times the halves number w, for the x and out of query_n queries and for
+ * vector_n vectors (constants); strides are in floats. */
+AVX2_INLINE void sum_products(float *out, size_t out_stride, bool fresh, const float *x, size_t x_stride,
+                              const factors *v, const size_t query_n, const size_t vector_n) {
+    __m256 sum[QUERIES][SUMS];
     AVX2_UNROLL
     for (size_t i = 0; i < query_n * vector_n; i++)
         sum[i / vector_n][i % vector_n] =
-            k->first ? _mm256_setzero_ps() : load_f32(s + i / vector_n * ROWS + i % vector_n * 8);
-    for (size_t e = 0; e < k->n; e++) {
-        __m256 key[VECTORS];
+            fresh ? _mm256_setzero_ps() : load_f32(out + i / vector_n * out_stride + i % vector_n * 8);
+    const uint8_t *at = v->at;
+    for (size_t w = 0; w < v->n; w++, at += v->step) {
+        __m256 wide[SUMS];
         AVX2_UNROLL
-        for (size_t t = 0; t < vector_n; t++) key[t] = load_f16(k->key + (e * VECTORS + t) * VECTOR_BYTES);
+        for (size_t j = 0; j < vector_n; j++) wide[j] = load_f16(at + j * VECTOR_BYTES);
         AVX2_UNROLL
         for (size_t i = 0; i < query_n; i++) {
-            const __m256 q = _mm256_broadcast_ss(x + i * DEPTH + e);
+            const __m256 factor = _mm256_broadcast_ss(x + i * x_stride + w);
             AVX2_UNROLL
-            for (size_t t = 0; t < vector_n; t++) sum[i][t] = _mm256_fmadd_ps(q, key[t], sum[i][t]);
+            for (size_t j = 0; j < vector_n; j++) sum[i][j] = _mm256_fmadd_ps(factor, wide[j], sum[i][j]);
         }
-        if (k->ahead) ask_next(k->ahead, e * vector_n * VECTOR_BYTES, vector_n * VECTOR_BYTES);
+        if (v->ahead) ask_next(v->ahead, w * vector_n * VECTOR_BYTES, vector_n * VECTOR_BYTES);
     }
     AVX2_UNROLL
     for (size_t i = 0; i < query_n * vector_n; i++)
-        _mm256_storeu_ps(s + i / vector_n * ROWS + i % vector_n * 8, sum[i / vector_n][i % vector_n]);
+        _mm256_storeu_ps(out + i / vector_n * out_stride + i % vector_n * 8, sum[i / vector_n][i % vector_n]);
 }
 
-/* The same of all positions of the group. */
-AVX2_INLINE void score_group(float *s, const float *x, const group_keys *group, const size_t query_n) {
+/* ---- Scores ---- */
+
+/* What the keys of a group add to the scores of query_n queries (a constant), whose elements are at x. */
+AVX2_INLINE void score_group(float *s, bool fresh, const float *x, const factors *group,
+                             const size_t query_n) {
     const size_t vector_n = query_n > SUMS / VECTORS ? SUMS / query_n : VECTORS;
-    group_keys k = *group;
+    factors key = *group;
     for (size_t t = 0; t < VECTORS; t += vector_n) {
-        score_queries(s + t * 8, x, &k, query_n, vector_n);
-        k.key += vector_n * VECTOR_BYTES;
-        if (k.ahead) k.ahead += k.n * vector_n * VECTOR_BYTES;
+        sum_products(s + t * 8, ROWS, fresh, x, DEPTH, &key, query_n, vector_n);
+        key.at += vector_n * VECTOR_BYTES;
+        if (key.ahead) key.ahead += key.n * vector_n * VECTOR_BYTES;
     }
 }
 
@@ -91,15 +92,15 @@ static void score_elements(const cpu_attend_args *a, lot *l, size_t first, size_
         for (size_t e = 0; e < n; e++) l->query[q][e] = x[e];
     }
     for (size_t row_i = 0; row_i < a->row_n; row_i += GROUP) {
-        group_keys k = {(const uint8_t *)a->key + row_i * a->key_stride + at, n, from == 0, NULL};
-        if (!first) k.ahead = (const uint8_t *)a->value + row_i * a->value_stride + at;
-        for (size_t q = 0, some; q < query_n; q += some, k.ahead = NULL) {
+        factors key = {(const uint8_t *)a->key + row_i * a->key_stride + at, VECTORS * VECTOR_BYTES, n, NULL};
+        if (!first) key.ahead = (const uint8_t *)a->value + row_i * a->value_stride + at;
+        for (size_t q = 0, some; q < query_n; q += some, key.ahead = NULL) {
             float *s = l->score[q] + row_i;
             some = some_of(query_n - q);
             switch (some) {
-            case 4: score_group(s, l->query[q], &k, 4); break;
-            case 2: score_group(s, l->query[q], &k, 2); break;
-            default: score_group(s, l->query[q], &k, 1);
+            case 4: score_group(s, from == 0, l->query[q], &key, 4); break;
+            case 2: score_group(s, from == 0, l->query[q], &key, 2); break;
+            default: score_group(s, from == 0, l->query[q], &key, 1);
             }
         }
     }
@@ -107,50 +108,19 @@ static void score_elements(const cpu_attend_args *a, lot *l, size_t first, size_
 
 /* ---- Values ---- */
 
-/* Some elements of the values of n rows. */
-typedef struct columns {
-    const uint8_t *value;
-    size_t stride, n;     /* from one row to the next; rows */
-    const uint8_t *ahead; /* NULL: nothing is asked for */
-} columns;
-
-/* out = the sums of query_n queries' weights at w and of 8 vector_n elements (constants). */
-AVX2_INLINE void add_queries(float *out, size_t out_stride, const float *w, const columns *c,
-                             const size_t query_n, const size_t vector_n) {
-    __m256 sum[QUERIES][SUMS];
-    AVX2_UNROLL
-    for (size_t i = 0; i < query_n * vector_n; i++) sum[i / vector_n][i % vector_n] = _mm256_setzero_ps();
-    const uint8_t *value = c->value;
-    for (size_t r = 0; r < c->n; r++, value += c->stride) {
-        __m256 v[SUMS];
-        AVX2_UNROLL
-        for (size_t j = 0; j < vector_n; j++) v[j] = load_f16(value + j * VECTOR_BYTES);
-        AVX2_UNROLL
-        for (size_t i = 0; i < query_n; i++) {
-            const __m256 p = _mm256_broadcast_ss(w + i * ROWS + r);
-            AVX2_UNROLL
-            for (size_t j = 0; j < vector_n; j++) sum[i][j] = _mm256_fmadd_ps(p, v[j], sum[i][j]);
-        }
-        if (c->ahead) ask_next(c->ahead, r * vector_n * VECTOR_BYTES, vector_n * VECTOR_BYTES);
-    }
-    AVX2_UNROLL
-    for (size_t i = 0; i < query_n * vector_n; i++)
-        _mm256_storeu_ps(out + i / vector_n * out_stride + i % vector_n * 8, sum[i / vector_n][i % vector_n]);
-}
-
 /* All elements of query_n queries (a constant). */
 AVX2_INLINE void add_elements(const cpu_attend_args *a, float *out, const float *w, const uint8_t *ahead,
                               const size_t query_n) {
     enum { LEAST = CPU_ATTEND_UNIT / 8 };
-    columns c = {a->value, a->value_stride, a->row_n, ahead};
+    factors value = {a->value, a->value_stride, a->row_n, ahead};
     for (size_t e = 0, vector_n; e < a->value_n; e += 8 * vector_n) {
         vector_n = e + 8 * SUMS / query_n <= a->value_n ? SUMS / query_n : LEAST;
         if (vector_n == LEAST)
-            add_queries(out + e, a->value_n, w, &c, query_n, LEAST);
+            sum_products(out + e, a->value_n, true, w, ROWS, &value, query_n, LEAST);
         else
-            add_queries(out + e, a->value_n, w, &c, query_n, SUMS / query_n);
-        c.value += vector_n * VECTOR_BYTES;
-        if (c.ahead) c.ahead += a->row_n * vector_n * VECTOR_BYTES;
+            sum_products(out + e, a->value_n, true, w, ROWS, &value, query_n, SUMS / query_n);
+        value.at += vector_n * VECTOR_BYTES;
+        if (value.ahead) value.ahead += value.n * vector_n * VECTOR_BYTES;
     }
 }
 

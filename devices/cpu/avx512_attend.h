@@ -1,5 +1,5 @@
-/* avx512_attend.h - what the AVX-512 kernels of attention that reorder the state share: queries of several
- * tokens, softmax in powers of two, and asking memory for what comes next. */
+/* avx512_attend.h - what the AVX-512 kernels of attention share: queries of several tokens, softmax in powers
+ * of two, and asking memory for what comes next. */
 #ifndef HOTSET_CPU_AVX512_ATTEND_H
 #define HOTSET_CPU_AVX512_ATTEND_H
 

@@ -38,8 +38,8 @@ typedef struct group_form {
 
 /* What the queries of one lot have between the steps. */
 typedef struct lot {
-    float score[LOT][ROWS];     /* then words of exp(score - max), zeros for rows that a query does not see */
-    uint32_t query[LOT][DEPTH]; /* words of one pass */
+    float score[LOT][ROWS];  /* then words of exp(score - max), zeros for rows that a query does not see */
+    float query[LOT][DEPTH]; /* words of one pass */
 } lot;
 
 /* How many of n > 0 queries are worked on at once. */
@@ -51,39 +51,44 @@ INLINE void ask_next(const uint8_t *ahead, size_t at, const size_t bytes) {
         "prefetcht1 %0" : : "m"(*(const char *)((uintptr_t)ahead + at + i)));
 }
 
-/* ---- Scores ---- */
+/* Words that are multiplied: number w of 16 vector_n positions of a key, or elements of a value. */
+typedef struct factors {
+    const uint8_t *at;
+    size_t step, n;       /* bytes from one w to the next; how many */
+    bool half;            /* the second half of the last one counts as zero, whatever it is */
+    const uint8_t *ahead; /* as many bytes are asked for; NULL: nothing */
+} factors;
 
-/* Words [0, n) of the keys of a group. */
-typedef struct group_keys {
-    const uint8_t *key;
-    size_t n;
-    bool first;           /* of all words */
-    const uint8_t *ahead; /* NULL: nothing is asked for */
-} group_keys;
-
-/* What they add to the scores, from s on, of query_n queries (a constant), whose words are at x. */
-INLINE void score_queries(float *s, const uint32_t *x, const group_keys *k, const size_t query_n,
-                          const group_form f) {
-    __m512 sum[QUERIES][VECTORS];
+/* out = or += the sums over w of x[w] times the words number w, for the x and out of query_n queries and for
+ * vector_n vectors (constants); strides are in floats. */
+INLINE void sum_products(float *out, size_t out_stride, bool fresh, const float *x, size_t x_stride,
+                         const factors *v, const size_t query_n, const size_t vector_n, const group_form f) {
+    __m512 sum[QUERIES][WIDEST];
     UNROLL for (size_t i = 0; i < query_n; i++) {
-        UNROLL for (size_t t = 0; t < VECTORS; t++) sum[i][t] =
-            k->first ? _mm512_setzero_ps() : _mm512_load_ps(s + i * ROWS + t * 16);
+        UNROLL for (size_t j = 0; j < vector_n; j++) sum[i][j] =
+            fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(out + i * out_stride + 16 * j);
     }
-    const size_t word_bytes = VECTORS * f.vector_bytes;
-    for (size_t w = 0; w < k->n; w++) {
-        __m512i key[VECTORS];
-        UNROLL for (size_t t = 0; t < VECTORS; t++) key[t] =
-            f.load(k->key + w * word_bytes + t * f.vector_bytes);
-        UNROLL for (size_t i = 0; i < query_n; i++) {
-            const __m512i word = _mm512_set1_epi32(read_i32(x + i * DEPTH + w));
-            UNROLL for (size_t t = 0; t < VECTORS; t++) sum[i][t] = f.multiply(sum[i][t], key[t], word);
+    const uint8_t *at = v->at;
+    for (size_t w = 0; w < v->n; w++, at += v->step) {
+        __m512i word[WIDEST];
+        UNROLL for (size_t j = 0; j < vector_n; j++) word[j] = f.load(at + j * f.vector_bytes);
+        if (v->half && w + 1 == v->n) {
+            UNROLL for (size_t j = 0; j < vector_n; j++) word[j] =
+                _mm512_and_si512(word[j], _mm512_set1_epi32(0xffff));
         }
-        if (k->ahead) ask_next(k->ahead, w * word_bytes, word_bytes);
+        UNROLL for (size_t i = 0; i < query_n; i++) {
+            const __m512i factor = _mm512_set1_epi32(read_i32(x + i * x_stride + w));
+            UNROLL for (size_t j = 0; j < vector_n; j++) sum[i][j] = f.multiply(sum[i][j], word[j], factor);
+        }
+        if (v->ahead) ask_next(v->ahead, w * vector_n * f.vector_bytes, vector_n * f.vector_bytes);
     }
     UNROLL for (size_t i = 0; i < query_n; i++) {
-        UNROLL for (size_t t = 0; t < VECTORS; t++) _mm512_store_ps(s + i * ROWS + t * 16, sum[i][t]);
+        UNROLL for (size_t j = 0; j < vector_n; j++)
+            _mm512_storeu_ps(out + i * out_stride + 16 * j, sum[i][j]);
     }
 }
+
+/* ---- Scores ---- */
 
 /* Elements [from, from + n) of the queries of a lot. */
 INLINE void prepare_queries(const cpu_attend_args *a, lot *l, size_t first, size_t query_n, size_t from,
@@ -103,17 +108,19 @@ INLINE void score_elements(const cpu_attend_args *a, lot *l, size_t first, size_
     const size_t at = GROUP * from * f.bytes;
     prepare_queries(a, l, first, query_n, from, n, f);
     for (size_t row_i = 0; row_i < a->row_n; row_i += GROUP) {
-        group_keys k = {(const uint8_t *)a->key + row_i * a->key_stride + at, n / f.per_word, from == 0,
-                        NULL};
-        if (!first) k.ahead = (const uint8_t *)a->value + row_i * a->value_stride + at;
-        for (size_t q = 0, some; q < query_n; q += some, k.ahead = NULL) {
+        factors key = {.at = (const uint8_t *)a->key + row_i * a->key_stride + at,
+                       .step = VECTORS * f.vector_bytes,
+                       .n = n / f.per_word};
+        if (!first) key.ahead = (const uint8_t *)a->value + row_i * a->value_stride + at;
+        for (size_t q = 0, some; q < query_n; q += some, key.ahead = NULL) {
             float *s = l->score[q] + row_i;
+            const float *x = l->query[q];
             some = some_of(query_n - q);
             switch (some) {
-            case 8: score_queries(s, l->query[q], &k, 8, f); break;
-            case 4: score_queries(s, l->query[q], &k, 4, f); break;
-            case 2: score_queries(s, l->query[q], &k, 2, f); break;
-            default: score_queries(s, l->query[q], &k, 1, f);
+            case 8: sum_products(s, ROWS, from == 0, x, DEPTH, &key, 8, VECTORS, f); break;
+            case 4: sum_products(s, ROWS, from == 0, x, DEPTH, &key, 4, VECTORS, f); break;
+            case 2: sum_products(s, ROWS, from == 0, x, DEPTH, &key, 2, VECTORS, f); break;
+            default: sum_products(s, ROWS, from == 0, x, DEPTH, &key, 1, VECTORS, f);
             }
         }
     }
@@ -121,50 +128,23 @@ INLINE void score_elements(const cpu_attend_args *a, lot *l, size_t first, size_
 
 /* ---- Values ---- */
 
-/* Some elements of the values of n rows. */
-typedef struct columns {
-    const uint8_t *value;
-    size_t stride, n;     /* from one row to the next; rows */
-    const uint8_t *ahead; /* NULL: nothing is asked for */
-} columns;
-
-/* out = the sums of query_n queries' weights at w and of 16 vector_n elements (constants). */
-INLINE void add_queries(float *out, size_t out_stride, const float *w, const columns *c, const size_t query_n,
-                        const size_t vector_n, const group_form f) {
-    __m512 sum[QUERIES][WIDEST];
-    UNROLL for (size_t i = 0; i < query_n * vector_n; i++) sum[i / vector_n][i % vector_n] =
-        _mm512_setzero_ps();
-    const uint8_t *value = c->value;
-    for (size_t p = 0; p * f.per_word < c->n; p++, value += c->stride * f.per_word) {
-        __m512i v[WIDEST];
-        UNROLL for (size_t j = 0; j < vector_n; j++) v[j] = f.load(value + j * f.vector_bytes);
-        if (f.per_word == 2 && p * 2 + 1 == c->n) { /* a pair whose second position may hold anything */
-            UNROLL for (size_t j = 0; j < vector_n; j++) v[j] =
-                _mm512_and_si512(v[j], _mm512_set1_epi32(0xffff));
-        }
-        UNROLL for (size_t i = 0; i < query_n; i++) {
-            const __m512i word = _mm512_set1_epi32(read_i32(w + i * ROWS + p));
-            UNROLL for (size_t j = 0; j < vector_n; j++) sum[i][j] = f.multiply(sum[i][j], v[j], word);
-        }
-        if (c->ahead) ask_next(c->ahead, p * vector_n * f.vector_bytes, vector_n * f.vector_bytes);
-    }
-    UNROLL for (size_t i = 0; i < query_n * vector_n; i++) _mm512_storeu_ps(
-        out + i / vector_n * out_stride + i % vector_n * 16, sum[i / vector_n][i % vector_n]);
-}
-
 /* All elements of query_n queries (a constant). */
 INLINE void add_elements(const cpu_attend_args *a, float *out, const float *w, const uint8_t *ahead,
                          const size_t query_n, const group_form f) {
     const size_t most = query_n < 2 ? WIDEST : 2 * QUERIES / query_n;
-    columns c = {a->value, a->value_stride, a->row_n, ahead};
+    factors value = {.at = a->value,
+                     .step = a->value_stride * f.per_word,
+                     .n = (a->row_n + f.per_word - 1) / f.per_word,
+                     .half = a->row_n % f.per_word != 0,
+                     .ahead = ahead};
     for (size_t e = 0, vector_n; e < a->value_n; e += 16 * vector_n) {
         vector_n = e + 16 * most <= a->value_n ? most : 1;
         if (vector_n == 1)
-            add_queries(out + e, a->value_n, w, &c, query_n, 1, f);
+            sum_products(out + e, a->value_n, true, w, ROWS, &value, query_n, 1, f);
         else
-            add_queries(out + e, a->value_n, w, &c, query_n, most, f);
-        c.value += vector_n * f.vector_bytes;
-        if (c.ahead) c.ahead += a->row_n * 16 * vector_n * f.bytes;
+            sum_products(out + e, a->value_n, true, w, ROWS, &value, query_n, most, f);
+        value.at += vector_n * f.vector_bytes;
+        if (value.ahead) value.ahead += value.n * vector_n * f.vector_bytes;
     }
 }
 
