@@ -483,7 +483,7 @@ Test(forward, widths_of_a_state_in_f16) {
         check_type(&models[i / COUNT_OF(types)], types[i % COUNT_OF(types)], GGUF_F16);
 }
 
-/* Whole groups have room behind every head: two sessions fill contexts of different lengths to the end. */
+/* Whole groups have room behind every head: two sessions fill the shortest of some contexts to the end. */
 Test(forward, the_length_of_a_context_changes_no_bit) {
     enum { LEAST = 41, SESSIONS = 2 };
     static const uint32_t context_n[] = {64, LEAST, 50};
