@@ -98,6 +98,21 @@ guarded guarded_alloc(size_t bytes, size_t align, bool at_start) {
 
 void guarded_free(guarded *g) { munmap(g->map, g->map_bytes); }
 
+void kernel_group_q8_0(uint8_t *state, size_t stride, size_t position, const uint8_t *row, size_t n,
+                       bool keys) {
+    enum { GROUP = CPU_ATTEND_GROUP, BLOCK = 32, BLOCK_BYTES = 34 };
+    const size_t lane = position % GROUP;
+    uint8_t *block = state + (position - lane) * stride;
+    for (size_t e = 0; e < n; e += BLOCK, row += BLOCK_BYTES, block += GROUP * BLOCK_BYTES) {
+        memcpy(block + 2 * lane, row, 2);
+        for (size_t i = 0; i < BLOCK; i++) {
+            const size_t at =
+                keys ? (i / 4 * GROUP + lane) * 4 + i % 4 : (lane / 4 * BLOCK + i) * 4 + lane % 4;
+            block[2 * GROUP + at] = (uint8_t)(row[2 + i] + (keys ? 128 : 0));
+        }
+    }
+}
+
 float *canary_alloc(size_t n) {
     uint8_t *p = malloc(n * sizeof(float) + 2 * CANARY);
     cr_assert(p);

@@ -35,6 +35,11 @@ typedef struct guarded {
 guarded guarded_alloc(size_t bytes, size_t align, bool at_start);
 void guarded_free(guarded *g);
 
+/* Puts a row of n elements in Q8_0, that of a position, into its place of grouped keys or values
+ * (devices/cpu/kernels.h), in rows `stride` bytes apart. */
+void kernel_group_q8_0(uint8_t *state, size_t stride, size_t position, const uint8_t *row, size_t n,
+                       bool keys);
+
 /* Floats between canaries; the check fails the test when one was overwritten. */
 float *canary_alloc(size_t n);
 void canary_check_free(float *x, size_t n, const char *what);

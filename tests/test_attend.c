@@ -31,10 +31,13 @@ typedef struct state_kind {
     gguf_type type;
     bool grouped;
 } state_kind;
-static const state_kind state_kinds[] = {
-    {GGUF_F16, false}, {GGUF_F32, false}, {GGUF_F16, true}, {GGUF_BF16, true}};
+/* What Q8_0 gives is checked in test_attend_int8.c. */
+enum { FLOAT_KINDS = 4 };
+static const state_kind state_kinds[FLOAT_KINDS + 2] = {{GGUF_F16, false},  {GGUF_F32, false},
+                                                        {GGUF_F16, true},   {GGUF_BF16, true},
+                                                        {GGUF_Q8_0, false}, {GGUF_Q8_0, true}};
 
-/* Whether the kernels take it; of Q8_0 tests are in test_attend_int8.c. */
+/* Whether the kernels take it. */
 static bool takes(const cpu_kernels *k, state_kind kind) {
     return !kind.grouped || (kind.type == GGUF_BF16 ? k->attend_bf16 : k->attend_groups);
 }
@@ -96,6 +99,22 @@ static guarded state_groups(double *x, size_t *stride, size_t row_n, size_t n, g
     return g;
 }
 
+/* The same in Q8_0, of which nobody asks for the values. */
+static guarded state_blocks(size_t *stride, size_t row_n, size_t n, bool keys, random_state *r) {
+    *stride = gguf_row_bytes(GGUF_Q8_0, n) + 2 * random_below(r, 3);
+    const size_t size = round_up(row_n, CPU_ATTEND_GROUP) * *stride;
+    guarded g = guarded_alloc(size, 2, false);
+    memset(g.data, 0xff, size);
+    for (size_t i = 0; i < row_n; i++) {
+        float wide[WIDTH_MAX];
+        uint8_t row[WIDTH_MAX * 2];
+        random_floats(r, wide, n);
+        cr_assert(quantise_row(row, wide, n, GGUF_Q8_0));
+        kernel_group_q8_0(g.data, *stride, i, row, n, keys);
+    }
+    return g;
+}
+
 /* Whether rows in F16 are; a state in BF16 need not be. */
 static bool rounds_rows(const attend_case *c) {
     return c->rounded && c->kernels->attend_bf16 && c->state == GGUF_F16 && !c->grouped &&
@@ -122,7 +141,10 @@ static attend_call call_make(const attend_case *c, random_state *r) {
     const size_t q_n = (c->token_n - 1) * a->query_stride + c->head_n * c->key_n;
     call.key = calloc(c->row_n * c->key_n, sizeof *call.key);
     call.value = calloc(c->row_n * c->value_n, sizeof *call.value);
-    if (c->grouped) {
+    if (c->grouped && c->state == GGUF_Q8_0) {
+        call.keys = state_blocks(&a->key_stride, c->row_n, c->key_n, true, r);
+        call.values = state_blocks(&a->value_stride, c->row_n, c->value_n, false, r);
+    } else if (c->grouped) {
         call.keys = state_groups(call.key, &a->key_stride, c->row_n, c->key_n, c->state, place_of_key,
                                  CPU_ATTEND_GROUP, r);
         call.values = state_groups(call.value, &a->value_stride, c->row_n, c->value_n, c->state,
@@ -256,7 +278,7 @@ Test(attend, is_softmax_of_scaled_products) {
                   tables[t].isa);
     cr_expect(takes(&tables[table_n - 1], (state_kind){GGUF_BF16, true}) || table_n == 1);
     for (size_t i = 0; i < 600 * table_n; i++) {
-        const state_kind kind = state_kinds[random_below(&r, COUNT_OF(state_kinds))];
+        const state_kind kind = state_kinds[random_below(&r, FLOAT_KINDS)];
         attend_case c = {
             .kernels = &tables[i % table_n], .token_n = 1, .state = kind.type, .grouped = kind.grouped};
         if (!takes(c.kernels, kind)) continue;
@@ -266,7 +288,7 @@ Test(attend, is_softmax_of_scaled_products) {
         check_attend(&c, &r);
     }
     for (size_t t = 0; t < table_n; t++) { /* a whole run; and latents, which many heads share */
-        for (size_t i = 0; i < COUNT_OF(state_kinds); i++) {
+        for (size_t i = 0; i < FLOAT_KINDS; i++) {
             const state_kind kind = state_kinds[i];
             attend_case run = {&tables[t], 1,         256,          0,          4, 128, 128,
                                256,        kind.type, kind.grouped, 0.0883883f, 0, true};
@@ -318,10 +340,8 @@ Test(attend, what_is_computed_together_changes_no_bit) {
     cpu_kernels tables[TABLES_MAX];
     const size_t table_n = attend_tables(tables);
     random_state r = {9};
-    for (size_t i = 0; i < 150 * table_n; i++) {
-        const size_t kind_i = i / table_n % (COUNT_OF(state_kinds) + 1);
-        const state_kind kind =
-            kind_i < COUNT_OF(state_kinds) ? state_kinds[kind_i] : (state_kind){GGUF_Q8_0, false};
+    for (size_t i = 0; i < 180 * table_n; i++) {
+        const state_kind kind = state_kinds[i / table_n % COUNT_OF(state_kinds)];
         attend_case c = {.kernels = &tables[i % table_n], .state = kind.type, .grouped = kind.grouped};
         if (!takes(c.kernels, kind)) continue;
         draw_case(&c, &r);

@@ -16,16 +16,20 @@ typedef struct attend_case {
     const cpu_kernels *kernels;
     size_t head_n, key_n, value_n, row_n, window_n;
     float scale, softcap;
+    bool grouped;  /* else in rows */
     bool latent;   /* values are the first elements of the key rows */
     bool uneven;   /* rows of very different sizes */
     size_t chosen; /* 1 + the row that all heads look for; 0: none */
 } attend_case;
 
-/* A call and what it reads, also as doubles; rows end at a guard page. */
+/* A call and what it reads, also as doubles, with scales; the state ends at a guard page. */
+typedef struct numbers {
+    double x[ROWS_MAX * WIDTH_MAX], d[ROWS_MAX * WIDTH_MAX]; /* [row_n][key_n or value_n] */
+} numbers;
 typedef struct attend_call {
     cpu_attend_args args;
     guarded keys, values, q;
-    double key[ROWS_MAX * WIDTH_MAX], value[ROWS_MAX * WIDTH_MAX]; /* [row_n][key_n], [row_n][value_n] */
+    numbers key, value;
 } attend_call;
 
 static double half_value(const uint8_t *p) {
@@ -34,21 +38,31 @@ static double half_value(const uint8_t *p) {
     return (double)ref_f16_to_f32(h);
 }
 
-static guarded make_rows(double *x, size_t *stride, const attend_case *c, size_t n, random_state *r) {
-    const size_t row_bytes = gguf_row_bytes(GGUF_Q8_0, n);
+/* Keys or values. Positions of a group that do not exist have NaN for scales. */
+static guarded make_state(numbers *to, size_t *stride, const attend_case *c, size_t n, bool keys,
+                          random_state *r) {
+    const size_t row_bytes = gguf_row_bytes(GGUF_Q8_0, n), unit = c->grouped ? CPU_ATTEND_GROUP : 1;
     float row[WIDTH_MAX];
+    uint8_t blocks[WIDTH_MAX / BLOCK * sizeof(quant_q8_0)];
     *stride = row_bytes + 2 * random_below(r, 3);
-    guarded g = guarded_alloc((c->row_n - 1) * *stride + row_bytes, 2, false);
+    const size_t bytes = (round_up(c->row_n, unit) - unit) * *stride + unit * row_bytes;
+    guarded g = guarded_alloc(bytes, 2, false);
+    memset(g.data, 0xff, bytes);
     for (size_t i = 0; i < c->row_n; i++) {
         const float size = c->uneven ? ldexpf(1, (int)random_below(r, 12) - 6) : 1;
-        uint8_t *to = g.data + i * *stride;
         random_floats(r, row, n);
         for (size_t j = 0; j < n; j++) row[j] *= size;
         if (random_below(r, 20) == 0) memset(row, 0, BLOCK * sizeof *row);
-        cr_assert(quantise_row(to, row, n, GGUF_Q8_0));
-        for (size_t j = 0; j < n; j++)
-            x[i * n + j] = half_value(to + j / BLOCK * sizeof(quant_q8_0)) *
-                           (int8_t)to[j / BLOCK * sizeof(quant_q8_0) + 2 + j % BLOCK];
+        cr_assert(quantise_row(blocks, row, n, GGUF_Q8_0));
+        if (c->grouped)
+            kernel_group_q8_0(g.data, *stride, i, blocks, n, keys);
+        else
+            memcpy(g.data + i * *stride, blocks, row_bytes);
+        for (size_t j = 0; j < n; j++) {
+            const uint8_t *block = blocks + j / BLOCK * sizeof(quant_q8_0);
+            to->d[i * n + j] = half_value(block);
+            to->x[i * n + j] = half_value(block) * (int8_t)block[2 + j % BLOCK];
+        }
     }
     return g;
 }
@@ -65,24 +79,28 @@ static attend_call *call_make(const attend_case *c, random_state *r) {
                            .value_n = c->value_n,
                            .row_n = c->row_n,
                            .state = GGUF_Q8_0,
+                           .grouped = c->grouped,
                            .scale = c->scale,
                            .softcap = c->softcap};
-    call->keys = make_rows(call->key, &a->key_stride, c, c->key_n, r);
+    call->keys = make_state(&call->key, &a->key_stride, c, c->key_n, true, r);
     a->key = call->keys.data;
     if (c->latent) {
         a->value = a->key;
         a->value_stride = a->key_stride;
-        for (size_t i = 0; i < c->row_n * c->value_n; i++)
-            call->value[i] = call->key[i / c->value_n * c->key_n + i % c->value_n];
+        for (size_t i = 0; i < c->row_n * c->value_n; i++) {
+            const size_t from = i / c->value_n * c->key_n + i % c->value_n;
+            call->value.x[i] = call->key.x[from];
+            call->value.d[i] = call->key.d[from];
+        }
     } else {
-        call->values = make_rows(call->value, &a->value_stride, c, c->value_n, r);
+        call->values = make_state(&call->value, &a->value_stride, c, c->value_n, false, r);
         a->value = call->values.data;
     }
     call->q = guarded_alloc(c->head_n * c->key_n * sizeof(float), sizeof(float), false);
     float *q = (float *)(void *)call->q.data;
     random_floats(r, q, c->head_n * c->key_n);
     for (size_t i = 0; i < c->head_n * c->key_n && c->chosen; i++)
-        q[i] += 3 * (float)call->key[(c->chosen - 1) * c->key_n + i % c->key_n];
+        q[i] += 3 * (float)call->key.x[(c->chosen - 1) * c->key_n + i % c->key_n];
     if (random_below(r, 10) == 0) memset(q, 0, BLOCK * sizeof *q);
     a->q = q;
     a->out = canary_alloc(c->head_n * c->value_n);
@@ -111,7 +129,7 @@ static double weigh(const attend_call *call, const double *q, double p[ROWS_MAX]
     double max = -INFINITY;
     for (size_t r = 0; r < a->row_n; r++) p[r] = 0;
     for (size_t r = first; r < a->row_n; r++) {
-        for (size_t i = 0; i < a->key_n; i++) p[r] += q[i] * call->key[r * a->key_n + i];
+        for (size_t i = 0; i < a->key_n; i++) p[r] += q[i] * call->key.x[r * a->key_n + i];
         p[r] *= (double)a->scale;
         if (a->softcap != 0) p[r] = (double)a->softcap * tanh(p[r] / (double)a->softcap);
         max = fmax(max, p[r]);
@@ -142,13 +160,12 @@ static double rule_sum(const attend_call *call, const double p[ROWS_MAX], size_t
         const size_t n = (size_t)min_u64(CPU_ATTEND_GROUP, a->row_n - from);
         double w[CPU_ATTEND_GROUP], d[CPU_ATTEND_GROUP], largest = 0;
         for (size_t r = 0; r < n; r++) {
-            d[r] = half_value((const uint8_t *)a->value + (from + r) * a->value_stride +
-                              e / BLOCK * sizeof(quant_q8_0));
+            d[r] = call->value.d[(from + r) * a->value_n + e];
             w[r] = p[from + r] * d[r];
             largest = fmax(largest, w[r]);
         }
         for (size_t r = 0; r < n && largest > 0; r++) {
-            const double steps = w[r] / largest * 255, v = call->value[(from + r) * a->value_n + e];
+            const double steps = w[r] / largest * 255, v = call->value.x[(from + r) * a->value_n + e];
             if (d[r] == 0) continue;
             out += nearbyint(steps) * largest / 255 * v / d[r];
             if (fabs(fabs(steps - nearbyint(steps)) - 0.5) < 255 * error)
@@ -164,13 +181,13 @@ static void check_by_rule(const attend_case *c, random_state *r) {
     /* a float's rounding of a score, and of the exponential inside its cap, becomes a relative error of its
      * exponential */
     double size = 0;
-    for (size_t i = 0; i < c->row_n * c->key_n; i++) size = fmax(size, fabs(call->key[i]));
+    for (size_t i = 0; i < c->row_n * c->key_n; i++) size = fmax(size, fabs(call->key.x[i]));
     for (size_t h = 0; h < c->head_n; h++) {
         double q[WIDTH_MAX], p[ROWS_MAX], sum = 0, most = 0, value_size = 0;
         round_query(q, a->q + h * c->key_n, c->key_n);
         for (size_t i = 0; i < c->key_n; i++) most += fabs(q[i]) * size;
         for (size_t i = 0; i < c->row_n * c->value_n; i++)
-            value_size = fmax(value_size, fabs(call->value[i]));
+            value_size = fmax(value_size, fabs(call->value.x[i]));
         const double error = 3e-6 + 2e-7 * ((double)c->scale * most + (double)c->softcap),
                      max = weigh(call, q, p);
         for (size_t i = 0; i < c->row_n; i++) sum += p[i];
@@ -203,23 +220,42 @@ static void draw_case(attend_case *c, size_t i, random_state *r) {
     c->chosen = random_below(r, 3) ? 0 : 1 + random_below(r, c->row_n);
 }
 
-Test(attend_int8, all_instruction_sets_follow_the_rule) {
-    cpu_kernels tables[KERNEL_TABLES_MAX];
-    const size_t table_n = kernel_tables(tables);
+static void check_order(const cpu_kernels *tables, size_t table_n, bool grouped) {
     random_state r = {51};
     for (size_t i = 0; i < 150 * table_n; i++) {
-        attend_case c = {.kernels = &tables[i % table_n]};
+        attend_case c = {.kernels = &tables[i % table_n], .grouped = grouped};
         draw_case(&c, i / table_n, &r);
         check_by_rule(&c, &r);
     }
-    for (size_t t = 0; t < table_n; t++) { /* a whole run; and latents, which many heads share */
+    for (size_t t = 0; t < table_n; t++) { /* a whole run; and more queries and blocks than one lot has */
         check_by_rule(&(attend_case){.kernels = &tables[t],
+                                     .grouped = grouped,
                                      .head_n = 8,
                                      .key_n = 64,
                                      .value_n = 64,
                                      .row_n = ROWS_MAX,
                                      .scale = 0.125f},
                       &r);
+        check_by_rule(&(attend_case){.kernels = &tables[t],
+                                     .grouped = grouped,
+                                     .head_n = HEADS_MAX,
+                                     .key_n = 320,
+                                     .value_n = 288,
+                                     .row_n = 77,
+                                     .scale = 0.05f},
+                      &r);
+    }
+}
+
+Test(attend_int8, all_instruction_sets_follow_the_rule) {
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    const size_t table_n = kernel_tables(tables);
+    random_state r = {52};
+    check_order(tables, table_n, false);
+    for (size_t t = 0; t < table_n; t++) /* so that none is left out below in silence */
+        cr_expect(tables[t].attend_groups || t == CPU_ISA_SCALAR, "%s", tables[t].isa);
+    check_order(tables + 1, table_n - 1, true);
+    for (size_t t = 0; t < table_n; t++) { /* latents, which many heads share */
         check_by_rule(&(attend_case){.kernels = &tables[t],
                                      .head_n = 19,
                                      .key_n = 576,
@@ -243,7 +279,7 @@ static double rule_error(const attend_case *c, random_state *r) {
         for (size_t i = 0; i < c->row_n; i++) sum += p[i];
         for (size_t e = 0; e < c->value_n; e++) {
             double out = 0;
-            for (size_t i = 0; i < c->row_n; i++) out += p[i] * call->value[i * c->value_n + e];
+            for (size_t i = 0; i < c->row_n; i++) out += p[i] * call->value.x[i * c->value_n + e];
             worst = fmax(worst, fabs((double)(a->out[h * c->value_n + e] / a->sum[h]) - out / sum));
             largest = fmax(largest, fabs(out / sum));
         }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "devices/cpu/ops.h"
+#include "devices/quant.h"
 
 enum {
     ATTEND_RUN = CPU_ATTEND_ROWS_MAX, /* positions per run */
@@ -29,10 +30,11 @@ typedef struct state_form {
 /* joined: values are a part of the keys, and no order suits both. */
 static state_form state_form_of(const cpu_worker *w, gguf_type type, bool rounded, uint32_t key_n,
                                 uint32_t value_n, bool joined) {
-    if (type != GGUF_F16 || joined || key_n % CPU_ATTEND_UNIT || value_n % CPU_ATTEND_UNIT ||
+    if (type == GGUF_F32 || joined || key_n % CPU_ATTEND_UNIT || value_n % CPU_ATTEND_UNIT ||
         !w->kernels->attend_groups)
         return (state_form){type, false};
-    return (state_form){rounded && w->kernels->attend_bf16 ? GGUF_BF16 : GGUF_F16, true};
+    if (type == GGUF_F16 && rounded && w->kernels->attend_bf16) type = GGUF_BF16;
+    return (state_form){type, true};
 }
 
 /* ---- q = rope(norm(q)); k = rope(norm(k)); state <- k, v ---- */
@@ -58,9 +60,8 @@ static void narrow(const cpu_worker *w, uint16_t *to, const float *x, uint32_t n
     (type == GGUF_BF16 ? w->kernels->f32_to_bf16 : w->kernels->f32_to_f16)(to, x, n);
 }
 
-static void store_grouped_key(const cpu_worker *w, uint16_t *row, const float *x, uint32_t n,
-                              int32_t position, gguf_type type) {
-    const uint32_t lane = (uint32_t)position % CPU_ATTEND_GROUP;
+static void store_grouped_key(const cpu_worker *w, uint16_t *row, const float *x, uint32_t n, uint32_t lane,
+                              gguf_type type) {
     uint16_t *group = row - (size_t)lane * n, part[CPU_ATTEND_UNIT];
     for (uint32_t i = 0; i < n; i += CPU_ATTEND_UNIT, group += CPU_ATTEND_UNIT * CPU_ATTEND_GROUP) {
         narrow(w, part, x + i, CPU_ATTEND_UNIT, type);
@@ -73,18 +74,49 @@ static void store_grouped_key(const cpu_worker *w, uint16_t *row, const float *x
     }
 }
 
-static void store_grouped_value(const cpu_worker *w, uint16_t *row, const float *x, uint32_t n,
-                                int32_t position, gguf_type type) {
+static void store_grouped_value(const cpu_worker *w, uint16_t *row, const float *x, uint32_t n, uint32_t lane,
+                                gguf_type type) {
     if (type == GGUF_F16) {
         narrow(w, row, x, n, type);
         return;
     }
-    const uint32_t second = (uint32_t)position % 2;
+    const uint32_t second = lane % 2;
     uint16_t *pair = row - (size_t)second * n, part[CPU_ATTEND_UNIT];
     for (uint32_t i = 0; i < n; i += CPU_ATTEND_UNIT) {
         narrow(w, part, x + i, CPU_ATTEND_UNIT, type);
         for (uint32_t j = 0; j < CPU_ATTEND_UNIT; j++) pair[2 * (i + j) + second] = part[j];
     }
+}
+
+static void store_grouped_bytes(const cpu_worker *w, uint8_t *row, const float *x, uint32_t n, uint32_t lane,
+                                bool key) {
+    enum { BLOCK = 32, QUAD = CPU_ATTEND_QUAD };
+    quant_q8_0 block;
+    uint8_t *group = row - (size_t)lane * gguf_row_bytes(GGUF_Q8_0, n);
+    for (uint32_t i = 0; i < n; i += BLOCK, group += CPU_ATTEND_GROUP * sizeof block) {
+        uint8_t *bytes = group + CPU_ATTEND_GROUP * sizeof block.d;
+        w->kernels->f32_to_q8_0((uint8_t *)&block, x + i, BLOCK);
+        memcpy(group + lane * sizeof block.d, &block.d, sizeof block.d);
+        for (uint32_t j = 0; key && j < BLOCK; j += QUAD) {
+            uint8_t part[QUAD];
+            for (uint32_t e = 0; e < QUAD; e++) part[e] = (uint8_t)(block.q[j + e] + 128);
+            memcpy(bytes + j * CPU_ATTEND_GROUP + lane * QUAD, part, sizeof part);
+        }
+        for (uint32_t j = 0; !key && j < BLOCK; j++)
+            bytes[(lane / QUAD * BLOCK + j) * QUAD + lane % QUAD] = (uint8_t)block.q[j];
+    }
+}
+
+/* A key or value of a position. */
+static void store_grouped(const cpu_worker *w, void *row, const float *x, uint32_t n, int32_t position,
+                          gguf_type type, bool key) {
+    const uint32_t lane = (uint32_t)position % CPU_ATTEND_GROUP;
+    if (type == GGUF_Q8_0)
+        store_grouped_bytes(w, row, x, n, lane, key);
+    else if (key)
+        store_grouped_key(w, row, x, n, lane, type);
+    else
+        store_grouped_value(w, row, x, n, lane, type);
 }
 
 static void rotate_head(const cpu_op *op, const cpu_worker *w, float *x, device_ref norm, uint32_t r) {
@@ -118,8 +150,8 @@ static void prepare_head(const cpu_op *op, const cpu_worker *w, uint32_t r, uint
                            value_n, form.type);
     const float *v = cpu_row(op->op.prepare.v, r) + (size_t)head * value_n;
     if (form.grouped) {
-        store_grouped_key(w, key, k, key_n, row->position, form.type);
-        store_grouped_value(w, value, v, value_n, row->position, form.type);
+        store_grouped(w, key, k, key_n, row->position, form.type, true);
+        store_grouped(w, value, v, value_n, row->position, form.type, false);
         return;
     }
     store_row(w, key, k, key_n, form.type);

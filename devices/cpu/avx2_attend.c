@@ -285,7 +285,7 @@ static void attend(const cpu_attend_args *args) {
         else
             attend_state(args, GGUF_F16);
         break;
-    case GGUF_Q8_0: cpu_attend_each(args, avx2_attend_int8); break;
+    case GGUF_Q8_0: avx2_attend_int8(args); break;
     default: attend_state(args, GGUF_F32);
     }
 }

@@ -13,20 +13,6 @@
 /* What queries are multiplied with, so that scores are exponents of two unless they are capped first. */
 INLINE float query_scale(const cpu_attend_args *a) { return a->softcap != 0 ? a->scale : a->scale * LOG2_E; }
 
-/* What is wanted in the cache next. It is asked for a few lines at a time, between products: more at once
- * would hold up the loads of these. */
-typedef struct stream {
-    const uint8_t *p;
-    size_t bytes, at, lines; /* lines: per step */
-} stream;
-
-INLINE void stream_start(stream *s, const void *rows, size_t bytes, size_t step_n) {
-    *s = (stream){rows, rows ? bytes : 0, 0, step_n ? bytes / LINE / step_n + 1 : 0};
-}
-INLINE void stream_step(stream *s) {
-    for (size_t i = 0; i < s->lines && s->at < s->bytes; i++, s->at += LINE) prefetch(s->p, s->at);
-}
-
 /* 2^x for x < 128, off by 2e-7 of it at most; 0 below -125 (as exp_lanes), NaN kept. */
 INLINE __m512 exp2_lanes(__m512 x) {
     const __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-125), _CMP_NLT_UQ);

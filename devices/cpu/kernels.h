@@ -129,11 +129,15 @@ static inline void cpu_listed_dots(const cpu_matmul *m, float *y, const uint8_t 
  *
  * A grouped state stands in memory as it is multiplied, so that nothing has to be reordered. Of keys a group
  * is that of CPU_ATTEND_GROUP positions, in F16 [key_n][group], in BF16 [key_n / 2][group][2]. Values in F16
- * are rows, in BF16 pairs of rows: [value_n][2]. key_n and value_n are multiples of CPU_ATTEND_UNIT, row_n
- * need not be one of groups or pairs: what stands behind it is without effect. */
+ * are rows, in BF16 pairs of rows: [value_n][2]. In Q8_0 groups are blocks, one after the other, each with
+ * the scales [group] first; the numbers of keys, plus 128, are [32 / quad][group][quad] with CPU_ATTEND_QUAD,
+ * those of values [group / quad][32][quad]. key_n and value_n are multiples of CPU_ATTEND_UNIT, row_n need
+ * not be one of groups, pairs or quads: what stands behind it is without effect, but its memory may be read.
+ */
 enum {
     CPU_ATTEND_GROUP = 32,    /* positions */
     CPU_ATTEND_UNIT = 16,     /* elements */
+    CPU_ATTEND_QUAD = 4,      /* elements of a key, or positions of values */
     CPU_ATTEND_ROUNDED = 3,   /* heads: for fewer, reordering keys takes longer than it saves */
     CPU_ATTEND_ROWS_MAX = 256 /* of a run */
 };
@@ -151,7 +155,7 @@ typedef struct cpu_attend_args {
     const void *ahead; /* keys that the caller is likely to pass next, to be brought near; NULL: unknown */
     size_t row_n;      /* state rows, > 0 */
     gguf_type state;   /* rows in F16, F32, or Q8_0, with key_n and value_n multiples of 32, d >= 0; */
-    bool grouped;      /* or F16 or BF16 in groups; strides are those of rows as long */
+    bool grouped;      /* or F16, BF16 or Q8_0 in groups; strides are those of rows as long */
     bool rounded;      /* whether rows in F16 may be rounded */
     float scale;       /* of q . k */
     float softcap;     /* 0: none; else s = softcap * tanh(s / softcap) */
@@ -249,7 +253,7 @@ typedef struct cpu_kernels {
     /* y = (x - mean) / sqrt(var + eps) * w + b; b may be NULL; y may be x. (LayerNorm, Ba et al. 2016) */
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
     void (*attend)(const cpu_attend_args *args);
-    bool attend_groups; /* which takes a grouped state in F16 */
+    bool attend_groups; /* which takes a grouped state in F16 or Q8_0 */
     bool attend_bf16;   /* which takes one in BF16, and rounds rows in F16 where it may */
     /* h = act(gate) * up, or act(gate) when up is NULL; h may be gate or up. DRELU and SWIGLU_OAI:
      * see devices/device.h. */
