@@ -5,8 +5,7 @@
 
 enum { VECTORS = QUAD_BYTES / LINE }; /* of a quad: of 16 positions of keys, of 16 elements of values */
 
-/* As quantise() of avx512.h, but that sums are taken before bytes are in memory: it would have to be waited
- * for. */
+/* As quantise() of avx512.h; the sum is taken while the bytes are in registers. */
 static void prepare(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, const float *x) {
     const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
     const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
