@@ -22,10 +22,12 @@ typedef struct attend_case {
     size_t chosen; /* 1 + the row that all heads look for; 0: none */
 } attend_case;
 
-/* A call and what it reads, also as doubles, with scales; the state ends at a guard page. */
+/* What keys or values are, and the scale of each: [row_n][key_n or value_n]. */
 typedef struct numbers {
-    double x[ROWS_MAX * WIDTH_MAX], d[ROWS_MAX * WIDTH_MAX]; /* [row_n][key_n or value_n] */
+    double x[ROWS_MAX * WIDTH_MAX], d[ROWS_MAX * WIDTH_MAX];
 } numbers;
+
+/* A call and what it reads, also as doubles; the state ends at a guard page. */
 typedef struct attend_call {
     cpu_attend_args args;
     guarded keys, values, q;
@@ -220,7 +222,7 @@ static void draw_case(attend_case *c, size_t i, random_state *r) {
     c->chosen = random_below(r, 3) ? 0 : 1 + random_below(r, c->row_n);
 }
 
-static void check_order(const cpu_kernels *tables, size_t table_n, bool grouped) {
+static void check_cases(const cpu_kernels *tables, size_t table_n, bool grouped) {
     random_state r = {51};
     for (size_t i = 0; i < 150 * table_n; i++) {
         attend_case c = {.kernels = &tables[i % table_n], .grouped = grouped};
@@ -251,10 +253,10 @@ Test(attend_int8, all_instruction_sets_follow_the_rule) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
     random_state r = {52};
-    check_order(tables, table_n, false);
+    check_cases(tables, table_n, false);
     for (size_t t = 0; t < table_n; t++) /* so that none is left out below in silence */
         cr_expect(tables[t].attend_groups || t == CPU_ISA_SCALAR, "%s", tables[t].isa);
-    check_order(tables + 1, table_n - 1, true);
+    check_cases(tables + 1, table_n - 1, true);
     for (size_t t = 0; t < table_n; t++) { /* latents, which many heads share */
         check_by_rule(&(attend_case){.kernels = &tables[t],
                                      .head_n = 19,
