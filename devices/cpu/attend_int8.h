@@ -37,12 +37,12 @@ enum {
 /* What the queries of one lot have between the steps. Broadcast operands are bytes, or words of them, as a
  * form likes. */
 typedef struct int8_lot {
-    float score[LOT][ROWS];          /* then exp(score - max), then zeros to the end of the span */
-    uint8_t query[LOT][DEPTH][64];   /* of each block of a pass */
-    float query_d[LOT][DEPTH];       /* with the scale of scores */
-    int32_t start[LOT][DEPTH];       /* what the bias of the keys adds to a product, negated */
-    float value_d[ROWS];             /* of one block, zeros for positions that a group lacks */
-    uint8_t weight[LOT][GROUPS][64]; /* of one block, in units of weight_d */
+    float score[LOT][ROWS];                 /* then exp(score - max), then zeros to the end of the span */
+    uint8_t query[LOT][DEPTH][2 * BLOCK_N]; /* of each block of a pass */
+    float query_d[LOT][DEPTH];              /* with the scale of scores */
+    int32_t start[LOT][DEPTH];              /* what the bias of the keys adds to a product, negated */
+    float value_d[ROWS];                    /* of one block, zeros for positions that a group lacks */
+    uint8_t weight[LOT][GROUPS][2 * GROUP]; /* of one block, in units of weight_d */
     float weight_d[LOT][GROUPS];
     uint8_t ordered[GROUPS][BLOCK_BYTES]; /* of rows: blocks of a group of keys, or a block of all values */
 } int8_lot;
@@ -56,6 +56,7 @@ typedef struct int8_form {
                   const uint8_t *ahead, const size_t query_n);
     /* Scores of a query to exp(score - max), zeros to `end`. */
     void (*soften)(const cpu_attend_args *a, size_t query_i, float *s, size_t end);
+    /* The scales of a group. */
     void (*widen)(float to[GROUP], const uint8_t *halves);
     /* Weights of a block of values, for all groups. */
     void (*weigh)(int8_lot *l, size_t q, size_t group_n);
@@ -105,7 +106,7 @@ static void order_values(uint8_t *to, const uint8_t *row, size_t stride) {
     order_scales(to, row, stride);
     uint8_t *quad = to + SCALE_BYTES;
     for (size_t r = 0; r < GROUP; r += QUAD, row += QUAD * stride) {
-        for (size_t e = 0; e < BLOCK_N; e += 16, quad += 64) {
+        for (size_t e = 0; e < BLOCK_N; e += 16, quad += 16 * QUAD) {
             __m128i v[QUAD];
             for (size_t i = 0; i < QUAD; i++)
                 v[i] = _mm_loadu_si128((const void *)(row + i * stride + sizeof(uint16_t) + e));

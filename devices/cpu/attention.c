@@ -97,13 +97,11 @@ static void store_grouped_bytes(const cpu_worker *w, uint8_t *row, const float *
         uint8_t *bytes = group + CPU_ATTEND_GROUP * sizeof block.d;
         w->kernels->f32_to_q8_0((uint8_t *)&block, x + i, BLOCK);
         memcpy(group + lane * sizeof block.d, &block.d, sizeof block.d);
-        for (uint32_t j = 0; key && j < BLOCK; j += QUAD) {
-            uint8_t part[QUAD];
-            for (uint32_t e = 0; e < QUAD; e++) part[e] = (uint8_t)(block.q[j + e] + 128);
-            memcpy(bytes + j * CPU_ATTEND_GROUP + lane * QUAD, part, sizeof part);
+        for (uint32_t j = 0; j < BLOCK; j++) {
+            const uint32_t of_key = (j / QUAD * CPU_ATTEND_GROUP + lane) * QUAD + j % QUAD;
+            const uint32_t of_value = (lane / QUAD * BLOCK + j) * QUAD + lane % QUAD;
+            bytes[key ? of_key : of_value] = (uint8_t)(block.q[j] + (key ? 128 : 0));
         }
-        for (uint32_t j = 0; !key && j < BLOCK; j++)
-            bytes[(lane / QUAD * BLOCK + j) * QUAD + lane % QUAD] = (uint8_t)block.q[j];
     }
 }
 

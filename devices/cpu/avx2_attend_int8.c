@@ -28,17 +28,31 @@ AVX2_INLINE quad_words signed_words(const uint8_t *p) {
     return (quad_words){_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
 }
 
-/* sum[i] += the products of quads with the quad of query i, which is at x + i * stride. */
-AVX2_INLINE void add_products_of(__m256i sum[QUERIES][VECTORS], const quad_words v[VECTORS], const uint8_t *x,
-                                 size_t stride, const size_t query_n) {
+/* Where the weights of quad r stand: packing works within halves of vectors. */
+AVX2_INLINE size_t place_of(const size_t r) { return 2 * QUAD * ((r & 4) | (r & 1) << 1 | (r >> 1 & 1)); }
+
+/* sum += the products of half the quads of a block, of keys or of values (a constant), with the operands of
+ * query_n queries (a constant), which are at x, `stride` bytes apart. As much is asked for at `ahead`. */
+AVX2_INLINE void add_products_of(__m256i sum[QUERIES][VECTORS], const uint8_t *quad, const bool keys,
+                                 const uint8_t *x, size_t stride, const uint8_t *ahead,
+                                 const size_t query_n) {
     AVX2_UNROLL
-    for (size_t i = 0; i < query_n; i++, x += stride) {
-        const __m256i even = broadcast_4(x), odd = broadcast_4(x + QUAD);
+    for (size_t j = 0; j < QUADS; j++, quad += QUAD_BYTES) {
+        quad_words v[VECTORS];
         AVX2_UNROLL
-        for (size_t t = 0; t < VECTORS; t++) {
-            sum[i][t] = opaque(_mm256_add_epi32(sum[i][t], _mm256_madd_epi16(v[t].even, even)));
-            sum[i][t] = opaque(_mm256_add_epi32(sum[i][t], _mm256_madd_epi16(v[t].odd, odd)));
+        for (size_t t = 0; t < VECTORS; t++)
+            v[t] = keys ? unsigned_words(quad + 32 * t) : signed_words(quad + 32 * t);
+        AVX2_UNROLL
+        for (size_t i = 0; i < query_n; i++) {
+            const uint8_t *operand = x + i * stride + (keys ? 2 * QUAD * j : place_of(j));
+            const __m256i even = broadcast_4(operand), odd = broadcast_4(operand + QUAD);
+            AVX2_UNROLL
+            for (size_t t = 0; t < VECTORS; t++) {
+                sum[i][t] = opaque(_mm256_add_epi32(sum[i][t], _mm256_madd_epi16(v[t].even, even)));
+                sum[i][t] = opaque(_mm256_add_epi32(sum[i][t], _mm256_madd_epi16(v[t].odd, odd)));
+            }
         }
+        ask_lines(ahead, j, j + 1 < QUADS ? 1 : 2);
     }
 }
 
@@ -64,12 +78,7 @@ AVX2_INLINE void score_half(int8_lot *l, size_t q, float *s, const uint8_t *key,
         AVX2_UNROLL
         for (size_t i = 0; i < query_n * VECTORS; i++)
             sum[i / VECTORS][i % VECTORS] = _mm256_set1_epi32(l->start[q + i / VECTORS][b]);
-        AVX2_UNROLL
-        for (size_t j = 0; j < QUADS; j++, quad += QUAD_BYTES) {
-            const quad_words v[VECTORS] = {unsigned_words(quad), unsigned_words(quad + 32)};
-            add_products_of(sum, v, l->query[q][b] + 2 * QUAD * j, sizeof l->query[q], query_n);
-            ask_lines(ahead, j, j + 1 < QUADS ? 1 : 2);
-        }
+        add_products_of(sum, quad, true, l->query[q][b], sizeof l->query[q], ahead, query_n);
         if (ahead) ahead += BLOCK_BYTES;
         AVX2_UNROLL
         for (size_t i = 0; i < query_n * VECTORS; i++) {
@@ -88,7 +97,7 @@ AVX2_INLINE void score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, 
     float *s = l->score[q] + row_i;
     for (size_t half = 0; half < 2; half++, s += GROUP / 2) {
         score_half(l, q, s, key, half, block_n, fresh, ahead, query_n);
-        if (ahead) ahead += 8 * 64;
+        if (ahead) ahead += QUADS * 64;
     }
 }
 
@@ -127,9 +136,6 @@ static void weigh(int8_lot *l, size_t q, size_t group_n) {
         l->weight_d[q][g] = weigh_group(l->weight[q][g], l->score[q] + g * GROUP, l->value_d + g * GROUP);
 }
 
-/* Where the weights of quad r stand: packing works within halves of vectors. */
-AVX2_INLINE size_t place_of(const size_t r) { return 2 * QUAD * ((r & 4) | (r & 1) << 1 | (r >> 1 & 1)); }
-
 /* Of a half of the elements of the block. */
 AVX2_INLINE void add_half(const int8_lot *l, size_t q, const uint8_t *value, size_t step, size_t half,
                           size_t group_n, float *out, size_t value_n, const uint8_t *ahead,
@@ -142,12 +148,7 @@ AVX2_INLINE void add_half(const int8_lot *l, size_t q, const uint8_t *value, siz
         __m256i sum[QUERIES][VECTORS];
         AVX2_UNROLL
         for (size_t i = 0; i < query_n * VECTORS; i++) sum[i / VECTORS][i % VECTORS] = _mm256_setzero_si256();
-        AVX2_UNROLL
-        for (size_t r = 0; r < QUADS; r++, quad += QUAD_BYTES) {
-            const quad_words v[VECTORS] = {signed_words(quad), signed_words(quad + 32)};
-            add_products_of(sum, v, l->weight[q][g] + place_of(r), sizeof l->weight[q], query_n);
-            ask_lines(ahead, r, r + 1 < QUADS ? 1 : 2);
-        }
+        add_products_of(sum, quad, false, l->weight[q][g], sizeof l->weight[q], ahead, query_n);
         if (ahead) ahead += BLOCK_BYTES;
         AVX2_UNROLL
         for (size_t i = 0; i < query_n * VECTORS; i++) {
@@ -165,7 +166,7 @@ AVX2_INLINE void add(const int8_lot *l, size_t q, const uint8_t *value, size_t s
                      float *out, size_t value_n, const uint8_t *ahead, const size_t query_n) {
     for (size_t half = 0; half < 2; half++, out += BLOCK_N / 2) {
         add_half(l, q, value, step, half, group_n, out, value_n, ahead, query_n);
-        if (ahead) ahead += 8 * 64;
+        if (ahead) ahead += QUADS * 64;
     }
 }
 

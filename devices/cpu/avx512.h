@@ -151,19 +151,26 @@ INLINE __m512 soft_cap(__m512 s, float cap) {
     return _mm512_mul_ps(tanh_u, _mm512_set1_ps(cap));
 }
 
-/* Activations to 8 bits by the rule of kernels.h: returns d and writes q for one block of n (32 or 256)
- * values. */
-INLINE float quantise(int8_t *q, const float *x, size_t n) {
+/* Activations to 8 bits by the rule of kernels.h: d of one block of n (32 or 256) values, and the factor that
+ * makes integers of them. */
+INLINE float quantise_scale(const float *x, size_t n, __m512 *inverse) {
     __m512 most = _mm512_setzero_ps();
     for (size_t i = 0; i < n; i += 16) most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_loadu_ps(x + i)));
     const float a = _mm512_reduce_max_ps(most);
-    const float scale = 127 / a; /* infinite where a is zero or next to it */
-    const __m512 inverse = _mm512_set1_ps(scale <= FLT_MAX ? scale : 0);
-    for (size_t i = 0; i < n; i += 16) {
-        const __m512i v = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + i), inverse));
-        _mm_storeu_si128((void *)(q + i), _mm512_cvtsepi32_epi8(v));
-    }
+    const float factor = 127 / a; /* infinite where a is zero or next to it */
+    *inverse = _mm512_set1_ps(factor <= FLT_MAX ? factor : 0);
     return a / 127;
+}
+INLINE __m512i quantise_words(const float *x, __m512 inverse) {
+    return _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), inverse));
+}
+/* Returns d and writes the block's bytes. */
+INLINE float quantise(int8_t *q, const float *x, size_t n) {
+    __m512 inverse;
+    const float d = quantise_scale(x, n, &inverse);
+    for (size_t i = 0; i < n; i += 16)
+        _mm_storeu_si128((void *)(q + i), _mm512_cvtsepi32_epi8(quantise_words(x + i, inverse)));
+    return d;
 }
 INLINE int sum_i8(const int8_t *q, size_t n) {
     int sum = 0;

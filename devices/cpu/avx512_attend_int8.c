@@ -5,18 +5,37 @@
 
 enum { VECTORS = QUAD_BYTES / LINE }; /* of a quad: of 16 positions of keys, of 16 elements of values */
 
-/* As quantise() of avx512.h; the sum is taken while the bytes are in registers. */
+/* sum += the products of the quads of a block, of keys or of values (a constant), with the operands of
+ * query_n queries (a constant), which are at x, `stride` bytes apart. As much is asked for at `ahead`. */
+INLINE void add_products(__m512i sum[QUERIES][VECTORS], const uint8_t *quad, const bool keys,
+                         const uint8_t *x, size_t stride, const uint8_t *ahead, const size_t query_n) {
+    UNROLL for (size_t j = 0; j < QUADS; j++) {
+        __m512i bytes[VECTORS];
+        UNROLL for (size_t t = 0; t < VECTORS; t++) bytes[t] =
+            _mm512_loadu_si512((const void *)(quad + j * QUAD_BYTES + t * LINE));
+        UNROLL for (size_t i = 0; i < query_n; i++) {
+            const __m512i factor = _mm512_set1_epi32(read_i32(x + i * stride + QUAD * j));
+            UNROLL for (size_t t = 0; t < VECTORS; t++) { /* keys and weights are the unsigned ones */
+                if (keys)
+                    sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], bytes[t], factor);
+                else
+                    sum[i][t] = _mm512_dpbusd_epi32(sum[i][t], factor, bytes[t]);
+            }
+        }
+        ask_lines(ahead, VECTORS * j, j + 1 < QUADS ? VECTORS : VECTORS + 1);
+    }
+}
+
+/* ---- Scores ---- */
+
+/* As quantise() does; the sum is taken while the bytes are in registers. */
 static void prepare(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, const float *x) {
-    const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
-    const float most = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_abs_ps(low), _mm512_abs_ps(high)));
-    const float factor = 127 / most;
-    const __m512 inverse = _mm512_set1_ps(factor <= FLT_MAX ? factor : 0);
-    const __m512i words[2] = {_mm512_cvtps_epi32(_mm512_mul_ps(low, inverse)),
-                              _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse))};
-    for (size_t i = 0; i < 2; i++)
-        _mm_storeu_si128((void *)(l->query[q][b] + 16 * i), _mm512_cvtsepi32_epi8(words[i]));
-    l->query_d[q][b] = query_scale(a) * (most / 127);
-    l->start[q][b] = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(words[0], words[1]));
+    __m512 inverse;
+    l->query_d[q][b] = query_scale(a) * quantise_scale(x, BLOCK_N, &inverse);
+    const __m512i low = quantise_words(x, inverse), high = quantise_words(x + 16, inverse);
+    _mm_storeu_si128((void *)l->query[q][b], _mm512_cvtsepi32_epi8(low));
+    _mm_storeu_si128((void *)(l->query[q][b] + 16), _mm512_cvtsepi32_epi8(high));
+    l->start[q][b] = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
 }
 
 INLINE void score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_t block_n, bool fresh,
@@ -31,18 +50,7 @@ INLINE void score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_
         UNROLL for (size_t i = 0; i < query_n; i++) {
             UNROLL for (size_t t = 0; t < VECTORS; t++) sum[i][t] = _mm512_set1_epi32(l->start[q + i][b]);
         }
-        UNROLL for (size_t j = 0; j < QUADS; j++) {
-            const uint8_t *quad = key + SCALE_BYTES + j * QUAD_BYTES;
-            __m512i bytes[VECTORS];
-            UNROLL for (size_t t = 0; t < VECTORS; t++) bytes[t] =
-                _mm512_loadu_si512((const void *)(quad + t * LINE));
-            UNROLL for (size_t i = 0; i < query_n; i++) {
-                const __m512i x = _mm512_set1_epi32(read_i32(l->query[q + i][b] + QUAD * j));
-                UNROLL for (size_t t = 0; t < VECTORS; t++) sum[i][t] =
-                    _mm512_dpbusd_epi32(sum[i][t], bytes[t], x);
-            }
-            ask_lines(ahead, VECTORS * j, j + 1 < QUADS ? VECTORS : VECTORS + 1);
-        }
+        add_products(sum, key + SCALE_BYTES, true, l->query[q][b], sizeof l->query[q], ahead, query_n);
         if (ahead) ahead += BLOCK_BYTES;
         const __m512 d[VECTORS] = {load_halves(key), load_halves(key + SCALE_BYTES / 2)};
         UNROLL for (size_t i = 0; i < query_n; i++) {
@@ -126,18 +134,7 @@ INLINE void add(const int8_lot *l, size_t q, const uint8_t *value, size_t step, 
         UNROLL for (size_t i = 0; i < query_n; i++) {
             UNROLL for (size_t j = 0; j < VECTORS; j++) sum[i][j] = _mm512_setzero_si512();
         }
-        UNROLL for (size_t r = 0; r < QUADS; r++) {
-            const uint8_t *quad = value + SCALE_BYTES + r * QUAD_BYTES;
-            __m512i bytes[VECTORS];
-            UNROLL for (size_t j = 0; j < VECTORS; j++) bytes[j] =
-                _mm512_loadu_si512((const void *)(quad + j * LINE));
-            UNROLL for (size_t i = 0; i < query_n; i++) {
-                const __m512i w = _mm512_set1_epi32(read_i32(l->weight[q + i][g] + QUAD * r));
-                UNROLL for (size_t j = 0; j < VECTORS; j++) sum[i][j] =
-                    _mm512_dpbusd_epi32(sum[i][j], w, bytes[j]);
-            }
-            ask_lines(ahead, VECTORS * r, r + 1 < QUADS ? VECTORS : VECTORS + 1);
-        }
+        add_products(sum, value + SCALE_BYTES, false, l->weight[q][g], sizeof l->weight[q], ahead, query_n);
         if (ahead) ahead += BLOCK_BYTES;
         UNROLL for (size_t i = 0; i < query_n; i++) {
             const __m512 d = _mm512_set1_ps(l->weight_d[q + i][g]);
