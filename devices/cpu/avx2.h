@@ -244,9 +244,18 @@ AVX2_INLINE int32_t sum_start(__m128i pairs, const int offset) {
 /* s + products of unsigned bytes and signed ones. */
 AVX2_INLINE __m256i add_products(__m256i s, __m256i a, __m256i b) {
 #if HAS_VPDPBUSD
-    return _mm256_dpbusd_avx_epi32(s, a, b);
+    return opaque(_mm256_dpbusd_avx_epi32(s, a, b));
 #else
-    return _mm256_add_epi16(s, _mm256_maddubs_epi16(a, b));
+    return opaque(_mm256_add_epi16(s, _mm256_maddubs_epi16(a, b)));
+#endif
+}
+
+/* s + products of two neighbouring 16 bits, added */
+AVX2_INLINE __m256i add_word_products(__m256i s, __m256i a, __m256i b) {
+#if HAS_VPDPBUSD
+    return opaque(_mm256_dpwssd_avx_epi32(s, a, b));
+#else
+    return opaque(_mm256_add_epi32(s, _mm256_madd_epi16(a, b)));
 #endif
 }
 

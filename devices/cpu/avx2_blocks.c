@@ -44,7 +44,7 @@ AVX2_INLINE float dot_256(const uint8_t *w, const act_256 *a, size_t block_n, co
         for (int j = 0; j < 8; j++) {
             const __m256i q = opaque(f.quants(w, (size_t)j)), x = load_256(a->q + 32 * j);
             const __m256i pairs = _mm256_maddubs_epi16(q, x);
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(pairs, spread_words(scales[j / 4], j % 4)));
+            total = add_word_products(total, pairs, spread_words(scales[j / 4], j % 4));
         }
         const __m256 dx = _mm256_set1_ps(a->d);
         sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_mul_ps(block_d(f, w), dx), sum);

@@ -171,8 +171,8 @@ static float dot_q4_k(const uint8_t *w, const void *act, size_t k) {
                 _mm256_maddubs_epi16(_mm256_and_si256(nibbles, mask), load_256(a->q + 64 * j));
             const __m256i odd = _mm256_maddubs_epi16(high_nibbles, load_256(a->q + 64 * j + 32));
             const __m256i s = j < 2 ? scales_03 : scales_47;
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(even, SPREAD_WORD(s, 2 * (j % 2))));
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(odd, SPREAD_WORD(s, 2 * (j % 2) + 1)));
+            total = add_word_products(total, even, SPREAD_WORD(s, 2 * (j % 2)));
+            total = add_word_products(total, odd, SPREAD_WORD(s, 2 * (j % 2) + 1));
         }
         const __m256i min_total = _mm256_madd_epi16(scales, load_256(a->sums));
         const __m128 d = _mm_mul_ps(_mm_cvtph_ps(_mm_loadu_si32(w)), _mm_set1_ps(a->d));
@@ -200,8 +200,7 @@ static float dot_q6_k(const uint8_t *w, const void *act, size_t k) {
             const __m256i pairs =
                 _mm256_maddubs_epi16(q6_k_quants(low, high, j % 4), load_256(a->q + 32 * j));
             const __m128i pick = _mm_add_epi8(spread, _mm_set1_epi8((char)(2 * j)));
-            total = _mm256_add_epi32(
-                total, _mm256_madd_epi16(pairs, _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, pick))));
+            total = add_word_products(total, pairs, _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, pick)));
         }
         const __m256 d = _mm256_mul_ps(load_half(w + offsetof(quant_q6_k, d)), _mm256_broadcast_ss(&a->d));
         sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), d, sum);

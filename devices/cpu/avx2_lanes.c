@@ -1,56 +1,100 @@
 /* avx2_lanes.c - one activation row times interleaved rows (devices/lanes.h) of blocks of 32.
  *
- * Small weights get an offset that makes them unsigned, and sums of 16 bits hold a whole block. Of large
- * ones, of eight bits, the sign goes to the other operand, and every sum of two is widened.
+ * Small weights get an offset that makes them unsigned, and sums of 16 bits hold a whole block. Large ones, of
+ * eight bits, meet the sizes of activations, and every sum of two is widened.
  */
 #include "devices/cpu/avx2_lanes_32.h"
 
-AVX2_INLINE __m256i add_pairs(__m256i s, __m256i pairs) {
-    return _mm256_add_epi32(s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+/* ---- Values of eight bits ---- */
+
+typedef struct act_8 {
+    uint8_t size[32], sign[32]; /* as of sized_bytes */
+    int32_t missing;            /* what sums start with */
+    float d;
+} act_8;
+
+static size_t bytes_8(size_t k) { return k / 32 * sizeof(act_8); }
+
+static void pack_8(void *act, const float *x, size_t k) {
+    for (act_8 *a = act; k > 0; k -= 32, x += 32, a++) {
+        __m256 inverse;
+        a->d = act_scale(x, 32, &inverse);
+        const sized_bytes q = sized(act_bytes_32(x, inverse));
+        memcpy(a->size, &q.size, sizeof q.size);
+        memcpy(a->sign, &q.sign, sizeof q.sign);
+        a->missing = sum_of(sum_halves(missing_pairs(q)));
+    }
 }
 
-/* |w| times x with the sign of w, as in avx2_gemv.c. */
-AVX2_INLINE void products_q8_0(__m256i s[HALVES], row_stream w, const act_32 *x, const lanes_form f) {
-    AVX2_UNROLL
-    for (int h = 0; h < HALVES; h++) s[h] = _mm256_setzero_si256();
+/* Four activations, from number i on, in every lane. */
+AVX2_INLINE sized_bytes quad_at(const act_8 *x, size_t i) {
+    return (sized_bytes){broadcast_4(x->size + i), broadcast_4(x->sign + i)};
+}
+
+AVX2_INLINE void products_q8_0(__m256i s[HALVES], row_stream w, const act_8 *x) {
+    const __m256i one = _mm256_set1_epi16(1);
     AVX2_UNROLL
     for (size_t g = 0; g < 8; g++) {
-        const __m256i quad = broadcast_4(x->x + 4 * g);
+        const sized_bytes quad = quad_at(x, 4 * g);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
-            const __m256i v = load_words(w, f.quants_at + 4 * g, h);
-            s[h] = add_pairs(s[h], _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(quad, v)));
+            const __m256i v = load_words(w, offsetof(quant_q8_0, q) + 4 * g, h);
+            s[h] = add_word_products(s[h], sized_products(quad, v), one);
         }
     }
 }
 
-/* The other way round, |x| times w with the sign of x: no w is -128. */
-AVX2_INLINE void products_iq4_nl(__m256i s[HALVES], row_stream w, const act_32 *x, const lanes_form f) {
-    AVX2_UNROLL
-    for (int h = 0; h < HALVES; h++) s[h] = _mm256_setzero_si256();
+AVX2_INLINE void products_iq4_nl(__m256i s[HALVES], row_stream w, const act_8 *x) {
+    const __m256i table = _mm256_broadcastsi128_si256(load_128(quant_iq4_values));
+    const __m256i one = _mm256_set1_epi16(1);
     AVX2_UNROLL
     for (size_t g = 0; g < 4; g++) {
-        const __m256i quad[2] = {broadcast_4(x->x + 4 * g), broadcast_4(x->x + 16 + 4 * g)};
-        const __m256i size[2] = {_mm256_abs_epi8(quad[0]), _mm256_abs_epi8(quad[1])};
+        const sized_bytes low = quad_at(x, 4 * g), high = quad_at(x, 16 + 4 * g);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
-            const __m256i v = load_words(w, f.quants_at + 4 * g, h);
-            const __m256i low = unsigned_values(low_nibbles(v), f),
-                          high = unsigned_values(high_nibbles(v), f);
-            s[h] = add_pairs(s[h], _mm256_maddubs_epi16(size[0], _mm256_sign_epi8(low, quad[0])));
-            s[h] = add_pairs(s[h], _mm256_maddubs_epi16(size[1], _mm256_sign_epi8(high, quad[1])));
+            const __m256i v = load_words(w, offsetof(quant_iq4_nl, q) + 4 * g, h);
+            const __m256i a = _mm256_shuffle_epi8(table, low_nibbles(v)),
+                          b = _mm256_shuffle_epi8(table, high_nibbles(v));
+            s[h] = add_word_products(s[h], sized_products(low, a), one);
+            s[h] = add_word_products(s[h], sized_products(high, b), one);
         }
     }
 }
 
+AVX2_INLINE void rows_8(float *y, row_stream w, const act_8 *x, size_t block_n, const size_t block_bytes,
+                        void (*const block)(__m256i *, row_stream, const act_8 *)) {
+    __m256 sum[HALVES] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (size_t b = 0; b < block_n; b++, w.at += ROWS * block_bytes, x++) {
+        __m256i s[HALVES] = {broadcast_4(&x->missing), broadcast_4(&x->missing)};
+        block(s, w, x);
+        AVX2_UNROLL
+        for (int h = 0; h < HALVES; h++) {
+            const __m256 d = _mm256_mul_ps(halves_at(w, 0, h), _mm256_broadcast_ss(&x->d));
+            sum[h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[h]), d, sum[h]);
+        }
+    }
+    store_rows(y, sum);
+}
+
+#define LANES_8(type)                                                                                        \
+    static void pack_##type(void *act, const float *x, size_t k) { pack_8(act, x, k); }                      \
+    STREAM_GEMV(type, rows_8(y, w, act, k / 32, sizeof(quant_##type), products_##type))
+LANES_8(q8_0)
+LANES_8(iq4_nl)
+
+/* ---- The types --------------------------------------------------------------------------------------------
+ */
+
 #define TYPES(X)                                                                                             \
-    X(q8_0, Q8_0, products_q8_0)                                                                             \
     X(q4_0, Q4_0, products)                                                                                  \
     X(q4_1, Q4_1, products)                                                                                  \
     X(q5_0, Q5_0, products_five_bits)                                                                        \
     X(q5_1, Q5_1, products_five_bits)                                                                        \
-    X(iq4_nl, IQ4_NL, products_iq4_nl)                                                                       \
     X(mxfp4, MXFP4, products)
 TYPES(LANES_32)
 
-void cpu_avx2_lanes_init(cpu_kernels *k) { TYPES(SET_32) }
+void cpu_avx2_lanes_init(cpu_kernels *k) {
+    TYPES(SET_32)
+    STREAM_SET(q8_0, Q8_0, bytes_8)
+    STREAM_SET(iq4_nl, IQ4_NL, bytes_8)
+}

@@ -35,6 +35,27 @@ AVX2_INLINE __m256i moved(__m256i v, const int left) {
     return left > 0 ? _mm256_slli_epi16(v, left) : left < 0 ? _mm256_srli_epi16(v, -left) : v;
 }
 
+/* ---- Products of two signed bytes ------------------------------------------------------------------------
+ * vpmaddubsw wants one unsigned operand: the sizes of activations. What is left of them, the sign, goes to the
+ * weights by the complement, which is one less than the negative: x w = |x| (w ^ sign) + (x < 0 ? |x| : 0).
+ * Unlike vpsignb it is none of the instructions that wait for the multipliers; and the last term is of the
+ * activations alone. */
+
+typedef struct sized_bytes {
+    __m256i size, sign; /* sign: all bits of a byte below zero */
+} sized_bytes;
+
+AVX2_INLINE sized_bytes sized(__m256i x) {
+    return (sized_bytes){_mm256_abs_epi8(x), _mm256_cmpgt_epi8(_mm256_setzero_si256(), x)};
+}
+
+/* Sums of two neighbouring products, but for what is missing; at most 2 * 127 * 128. */
+AVX2_INLINE __m256i sized_products(sized_bytes x, __m256i w) {
+    return _mm256_maddubs_epi16(x.size, _mm256_xor_si256(w, x.sign));
+}
+/* What is: as sum_pairs. */
+AVX2_INLINE __m256i missing_pairs(sized_bytes x) { return sum_pairs(_mm256_and_si256(x.size, x.sign)); }
+
 /* Scales of IQ4_XS: groups 0 2 4 6 and of 1 3 5 7 (devices/quant.h); and the word with d. */
 typedef struct numbers_iq4_xs {
     __m256i scale[2], head;

@@ -25,24 +25,19 @@ static size_t bytes_32(size_t k) { return k / 32 * sizeof(act_32); }
 /* How the types in nibbles differ. Values are quants, or what a table has for them. */
 typedef struct lanes_form {
     size_t block_bytes, quants_at;
-    int offset; /* of unsigned values; 0 of signed ones */
+    int offset; /* makes values unsigned */
     bool has_m; /* what quants, or offset ones, are counted from */
     bool power; /* the scale is a power of two in one byte; the values are doubled */
     const int8_t *values;
 } lanes_form;
 
-/* Of values of eight bits: sums of 16 bits do not hold their products when they are unsigned. */
-enum { OFFSET_8 = HAS_VPDPBUSD ? 128 : 0 };
-
 #define LANES_FORM_OF(block, ...)                                                                            \
     ((lanes_form){.block_bytes = sizeof(block), .quants_at = offsetof(block, q), __VA_ARGS__})
 #define LANES_FORM(type, ...) LANES_FORM_OF(quant_##type, __VA_ARGS__)
-#define FORM_Q8_0             LANES_FORM(q8_0, .offset = OFFSET_8)
 #define FORM_Q4_0             LANES_FORM(q4_0, .offset = 8)
 #define FORM_Q4_1             LANES_FORM(q4_1, .has_m = true)
 #define FORM_Q5_0             LANES_FORM_OF(lanes_q5_0, .offset = 16)
 #define FORM_Q5_1             LANES_FORM_OF(lanes_q5_1, .offset = 16, .has_m = true)
-#define FORM_IQ4_NL           LANES_FORM(iq4_nl, .offset = OFFSET_8, .values = quant_iq4_values)
 #define FORM_MXFP4            LANES_FORM(mxfp4, .offset = 12, .values = quant_mxfp4_values, .power = true)
 
 AVX2_INLINE void pack_32(act_32 *a, const float *x, size_t k, const lanes_form f) {

@@ -68,15 +68,6 @@ AVX2_INLINE __m256i signed_byte_for_sums(__m256i v, const int j) {
     return _mm256_srai_epi16(byte_for_sums(v, j, true), 8);
 }
 
-/* s + products of two neighbouring 16 bits, added */
-AVX2_INLINE __m256i add_word_products(__m256i s, __m256i a, __m256i b) {
-#if HAS_VPDPBUSD
-    return _mm256_dpwssd_avx_epi32(s, a, b);
-#else
-    return _mm256_add_epi32(s, _mm256_madd_epi16(a, b));
-#endif
-}
-
 /* Adds the minima of four groups, a byte each, times the sums of the groups' activations. */
 AVX2_INLINE __m256i add_minima(__m256i s, __m256i min, const int16_t sums[4]) {
     const __m256i even = _mm256_and_si256(min, _mm256_set1_epi16(0xff)), odd = _mm256_srli_epi16(min, 8);
@@ -88,11 +79,6 @@ AVX2_INLINE __m256 add_block(__m256 sum, __m256i scaled, __m256i minima, __m256i
     const half_pairs head = halves_of(d_dmin);
     sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(scaled), _mm256_mul_ps(head.lower, xd), sum);
     return _mm256_fnmadd_ps(_mm256_cvtepi32_ps(minima), _mm256_mul_ps(head.upper, xd), sum);
-}
-
-/* s += quads times `quad` */
-AVX2_INLINE __m256i add_quads(__m256i s, __m256i quads, __m256i quad) {
-    return opaque(add_products(s, quads, quad));
 }
 
 /* ---- Q4_K, and Q5_K joined (devices/lanes.h) ---- */
@@ -122,8 +108,8 @@ AVX2_INLINE void add_two_groups_q4_k(__m256i scaled[HALVES], row_stream w, const
         for (int h = 0; h < HALVES; h++) {
             const __m256i v = load_words(w, at + 4 * g, h);
             if (g % word_n == 0) s[0][h] = s[1][h] = _mm256_setzero_si256();
-            s[0][h] = add_quads(s[0][h], low_nibbles(v), first);
-            s[1][h] = add_quads(s[1][h], high_nibbles(v), second);
+            s[0][h] = add_products(s[0][h], low_nibbles(v), first);
+            s[1][h] = add_products(s[1][h], high_nibbles(v), second);
         }
         if (g % word_n != word_n - 1) continue;
         AVX2_UNROLL
@@ -147,7 +133,7 @@ AVX2_INLINE void add_group_q5_k(__m256i scaled[HALVES], row_stream w, const int8
         for (int h = 0; h < HALVES; h++) {
             if (t < 5) v[h][t] = load_words(w, offsetof(lanes_q5_k, q[j]) + 4 * t, h);
             if (t % word_n == 0) s[h] = _mm256_setzero_si256();
-            s[h] = add_quads(s[h], quads_of_five_bits(v[h], t), quad);
+            s[h] = add_products(s[h], quads_of_five_bits(v[h], t), quad);
         }
         if (t % word_n != word_n - 1) continue;
         AVX2_UNROLL
@@ -186,7 +172,7 @@ AVX2_INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_
 
 /* scaled + s times byte j of `scales`, or 256 times that byte. */
 AVX2_INLINE __m256i add_scaled(__m256i scaled, __m256i s, __m256i scales, const int j, const bool times_256) {
-    return opaque(add_word_products(scaled, s, byte_for_sums(scales, j, times_256)));
+    return add_word_products(scaled, s, byte_for_sums(scales, j, times_256));
 }
 
 /* ---- Q2_K: a word holds four weights of groups j, j + 2, j + 4 and j + 6 of eight ---- */
@@ -212,7 +198,7 @@ AVX2_INLINE void add_half_q2_k(__m256i scaled[HALVES], __m256i fourfold[HALVES],
                 const __m256i quad = broadcast_4(x + 16 * (j + 2 * n) + 4 * t);
                 AVX2_UNROLL
                 for (int h = 0; h < HALVES; h++)
-                    s[n][h] = add_quads(s[n][h], masked(v[h][n / 2], n % 2 ? 0x0c : 3), quad);
+                    s[n][h] = add_products(s[n][h], masked(v[h][n / 2], n % 2 ? 0x0c : 3), quad);
             }
         }
         AVX2_UNROLL
@@ -293,16 +279,16 @@ AVX2_INLINE void add_half_q3_k(__m256i scaled[HALVES], row_stream w, size_t at, 
             AVX2_UNROLL
             for (int h = 0; h < HALVES; h++) {
                 const __m256i v = load_words(w, at + 4 * (size_t)i, h);
-                first[h] = add_quads(first[h], masked(v, 7), broadcast_4(quad));
-                second[h] = add_quads(second[h], masked(v, 7 << 3), broadcast_4(quad + 16));
+                first[h] = add_products(first[h], masked(v, 7), broadcast_4(quad));
+                second[h] = add_products(second[h], masked(v, 7 << 3), broadcast_4(quad + 16));
                 three[i % 3][h] = v;
             }
             if (i % 3 < 2) continue;
             quad = x + 16 * 6 + 4 * (i / 3);
             AVX2_UNROLL
             for (int h = 0; h < HALVES; h++) {
-                s6[h] = add_quads(s6[h], rest_of(three[0][h], three[1][h], 6), broadcast_4(quad));
-                s7[h] = add_quads(s7[h], rest_of(three[2][h], three[1][h], 7), broadcast_4(quad + 16));
+                s6[h] = add_products(s6[h], rest_of(three[0][h], three[1][h], 6), broadcast_4(quad));
+                s7[h] = add_products(s7[h], rest_of(three[2][h], three[1][h], 7), broadcast_4(quad + 16));
             }
         }
         AVX2_UNROLL
@@ -370,11 +356,11 @@ AVX2_INLINE group_sums sums_from(const act_k *x, size_t group) {
 }
 /* Adds four weights, number t of four. */
 AVX2_INLINE void add_to_group(group_sums *g, __m256i quads, __m256i quad, size_t t) {
-    g->s[SUMS * t / 4] = add_quads(g->s[SUMS * t / 4], quads, quad);
+    g->s[SUMS * t / 4] = add_products(g->s[SUMS * t / 4], quads, quad);
 }
 AVX2_INLINE __m256i add_scaled_group(__m256i scaled, group_sums g, __m256i scales, const int j) {
     const __m256i scale = signed_byte_for_sums(scales, j);
-    for (size_t i = 0; i < SUMS; i++) scaled = opaque(add_word_products(scaled, g.s[i], scale));
+    for (size_t i = 0; i < SUMS; i++) scaled = add_word_products(scaled, g.s[i], scale);
     return scaled;
 }
 

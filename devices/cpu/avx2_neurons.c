@@ -75,7 +75,7 @@ AVX2_INLINE void add_four(__m256i sum[4], const __m256i w[4], __m256i q, const b
         const __m256i pairs =
             with_sign ? _mm256_maddubs_epi16(_mm256_sign_epi8(four[j], four[j]), _mm256_sign_epi8(q, four[j]))
                       : _mm256_maddubs_epi16(four[j], q);
-        sum[j] = _mm256_add_epi32(sum[j], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        sum[j] = add_word_products(sum[j], pairs, _mm256_set1_epi16(1));
     }
 }
 

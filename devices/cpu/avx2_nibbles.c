@@ -238,8 +238,8 @@ AVX2_INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *a, size_t k) {
             const __m256i low = values_of(_mm256_and_si256(v, mask), f);
             const __m256i high = values_of(_mm256_and_si256(_mm256_srli_epi16(v, 4), mask), f);
             const __m256i scale = spread_words(scales, i);
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(multiply(low, a->q[i][0], f), scale));
-            total = _mm256_add_epi32(total, _mm256_madd_epi16(multiply(high, a->q[i][1], f), scale));
+            total = add_word_products(total, multiply(low, a->q[i][0], f), scale);
+            total = add_word_products(total, multiply(high, a->q[i][1], f), scale);
         }
         sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total), _mm256_mul_ps(load_half(w), _mm256_set1_ps(a->d)),
                               sum);

@@ -21,8 +21,8 @@ AVX2_INLINE void add_quads(__m256i s[HALVES][COLS], const uint8_t *q, const int8
         AVX2_UNROLL
         for (size_t c = 0; c < COLS; c++) {
             const __m256i b = broadcast_4(x + 32 * c + 4 * i);
-            s[0][c] = opaque(add_products(s[0][c], w0, b));
-            s[1][c] = opaque(add_products(s[1][c], w1, b));
+            s[0][c] = add_products(s[0][c], w0, b);
+            s[1][c] = add_products(s[1][c], w1, b);
         }
     }
 }

@@ -5,6 +5,11 @@
 #include "devices/cpu/avx2_lanes_32.h"
 #include "devices/cpu/avx2_lanes_k.h"
 
+enum { OFFSET_8 = 128 /* of values of eight bits */ };
+
+#define FORM_Q8_0   LANES_FORM(q8_0, .offset = OFFSET_8)
+#define FORM_IQ4_NL LANES_FORM(iq4_nl, .offset = OFFSET_8, .values = quant_iq4_values)
+
 AVX2_INLINE void products_q8_0(__m256i s[HALVES], row_stream w, const act_32 *x, const lanes_form f) {
     const __m256i flip = _mm256_set1_epi8((char)f.offset);
     AVX2_UNROLL
