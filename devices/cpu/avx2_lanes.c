@@ -1,7 +1,7 @@
 /* avx2_lanes.c - one activation row times interleaved rows (devices/lanes.h) of blocks of 32.
  *
- * Small weights get an offset that makes them unsigned, and sums of 16 bits hold a whole block. Large ones, of
- * eight bits, meet the sizes of activations, and every sum of two is widened.
+ * Small weights get an offset that makes them unsigned, and sums of 16 bits hold a whole block. Large ones,
+ * of eight bits, meet the sizes of activations, and every sum of two is widened.
  */
 #include "devices/cpu/avx2_lanes_32.h"
 

@@ -36,10 +36,10 @@ AVX2_INLINE __m256i moved(__m256i v, const int left) {
 }
 
 /* ---- Products of two signed bytes ------------------------------------------------------------------------
- * vpmaddubsw wants one unsigned operand: the sizes of activations. What is left of them, the sign, goes to the
- * weights by the complement, which is one less than the negative: x w = |x| (w ^ sign) + (x < 0 ? |x| : 0).
- * Unlike vpsignb it is none of the instructions that wait for the multipliers; and the last term is of the
- * activations alone. */
+ * vpmaddubsw wants one unsigned operand: the sizes of activations. What is left of them, the sign, goes to
+ * the weights by the complement, which is one less than the negative: x w = |x| (w ^ sign) + (x < 0 ? |x| :
+ * 0). Unlike vpsignb it is none of the instructions that wait for the multipliers; and the last term is of
+ * the activations alone. */
 
 typedef struct sized_bytes {
     __m256i size, sign; /* sign: all bits of a byte below zero */

@@ -51,11 +51,12 @@ INLINE __m512i products(row_stream w, const act_32 *x, const lanes_form f) {
     if (f.five_bits) return sum_of_five_bits(w, f.quants_at, x->x, s);
     const __m512i table = f.values ? table_of(f.values, f.offset) : s_high;
     UNROLL for (unsigned g = 0; g < 4; g++) {
-        const __m512i v = load_words(w, f.quants_at + 4 * g);
+        const size_t at = f.quants_at + 4 * g;
+        const __m512i v = f.values ? load_words_once(w, at) : load_words(w, at);
         const __m512i low = f.values ? values_of(table, v) : low_nibbles(v);
         const __m512i high = f.values ? values_of(table, _mm512_srli_epi16(v, 4)) : nibbles_in_place(v);
-        s = _mm512_dpbusd_epi32(s, low, broadcast_quad(x->x + 4 * g));
-        s_high = _mm512_dpbusd_epi32(s_high, high, broadcast_quad(x->x + 16 + 4 * g));
+        s = add_quads(s, low, x->x + 4 * g);
+        s_high = add_quads(s_high, high, x->x + 16 + 4 * g);
     }
     return _mm512_add_epi32(s, f.values ? s_high : _mm512_srai_epi32(s_high, 4));
 }
@@ -64,10 +65,7 @@ INLINE void rows_32(float *y, row_stream w, const act_32 *x, size_t block_n, con
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * f.block_bytes, x++) {
         __m512i head = _mm512_setzero_si512();
-        if (f.has_m) { /* a line of its own: read first, for it stands first */
-            head = load_words(w, 0);
-            KEEP(head);
-        }
+        if (f.has_m) head = load_words_once(w, 0); /* a line of its own: first, for it stands first */
         const __m512 s = _mm512_cvtepi32_ps(products(w, x, f));
         __m512 d;
         if (f.has_m) {
@@ -90,7 +88,7 @@ INLINE void rows_q8_0(float *y, row_stream w, const act_32 *x, size_t block_n) {
         __m512i s = _mm512_set1_epi32(x->start);
         UNROLL for (size_t g = 0; g < 8; g++) {
             const __m512i v = _mm512_xor_si512(load_words(w, 2 + 4 * g), flip);
-            s = _mm512_dpbusd_epi32(s, v, broadcast_quad(x->x + 4 * g));
+            s = add_quads(s, v, x->x + 4 * g);
         }
         const __m512 d = _mm512_mul_ps(halves_at(w, 0), _mm512_set1_ps(x->d));
         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s), d, sum);

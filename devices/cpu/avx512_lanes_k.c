@@ -73,8 +73,8 @@ typedef struct minima_sum {
 } minima_sum;
 /* Adds those of groups 4i to 4i + 3, a byte each. */
 INLINE void add_minima(minima_sum *s, __m512i min, const act_k *x, size_t i) {
-    s->upper = _mm512_dpbusd_epi32(s->upper, min, broadcast_quad(x->upper + 4 * i));
-    s->lower = _mm512_dpbusd_epi32(s->lower, min, broadcast_quad(x->lower + 4 * i));
+    s->upper = add_quads(s->upper, min, x->upper + 4 * i);
+    s->lower = add_quads(s->lower, min, x->lower + 4 * i);
 }
 INLINE __m512i minima_of(minima_sum s, const unsigned group_bits) {
     return _mm512_add_epi32(_mm512_slli_epi32(s.upper, group_bits), s.lower);
@@ -98,8 +98,8 @@ INLINE __m512i add_two_groups_q4_k(__m512i scaled, row_stream w, size_t at, cons
         __m512i low = _mm512_setzero_si512(), high = low;
         UNROLL for (size_t g = 4 * half; g < 4 * half + 4; g++) {
             const __m512i v = load_words(w, at + 4 * g);
-            low = _mm512_dpbusd_epi32(low, low_nibbles(v), broadcast_quad(x + 4 * g));
-            high = _mm512_dpbusd_epi32(high, nibbles_in_place(v), broadcast_quad(x + BLOCK + 4 * g));
+            low = add_quads(low, low_nibbles(v), x + 4 * g);
+            high = add_quads(high, nibbles_in_place(v), x + BLOCK + 4 * g);
         }
         scaled = _mm512_dpwssd_epi32(scaled, pair_of(low, 0, high, 4), scale);
     }
@@ -118,8 +118,7 @@ INLINE void rows_q4_k(float *y, row_stream w, const act_k *x, size_t block_n, co
     const size_t bytes = five_bits ? sizeof(lanes_q5_k) : sizeof(quant_q4_k);
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * bytes, x++) {
-        __m512i d_dmin = load_words(w, 0);
-        KEEP(d_dmin);
+        const __m512i d_dmin = load_words_once(w, 0);
         const __m512i s0 = load_words(w, 4), s1 = load_words(w, 8), s2 = load_words(w, 12);
         const __m512i scales[2] = {_mm512_and_si512(s0, six),
                                    or_masked(low_nibbles(s2), _mm512_srli_epi32(s0, 2), 0x30)};
@@ -151,10 +150,10 @@ INLINE void sums_of_pairs(__m512i two[4], row_stream w, size_t at, const int8_t 
     __m512i s[8];
     UNROLL for (size_t j = 0; j < 8; j++) s[j] = _mm512_setzero_si512();
     UNROLL for (size_t i = 0; i < 8; i++) {
-        const __m512i v = load_words(w, at + 4 * i);
+        const __m512i v = load_words_once(w, at + 4 * i);
         UNROLL for (size_t j = i / 4; j < 8; j += 2) {
             const __m512i pair = _mm512_and_si512(v, _mm512_set1_epi8((char)(3 << PAIRS_LEFT[j])));
-            s[j] = _mm512_dpbusd_epi32(s[j], pair, broadcast_quad(x + 16 * j + i % 4 * 4));
+            s[j] = add_quads(s[j], pair, x + 16 * j + i % 4 * 4);
         }
     }
     UNROLL for (size_t n = 0; n < 4; n++) {
@@ -220,15 +219,15 @@ INLINE __m512i add_half_q3_k(__m512i scaled, row_stream w, size_t at, const int8
         __m512i first = _mm512_set1_epi32(start[j]), second = _mm512_set1_epi32(start[j + 1]);
         UNROLL for (size_t t = 0; t < 4; t++) {
             const size_t i = 2 * (size_t)j + t;
-            const __m512i v = load_words(w, at + 4 * i);
+            const __m512i v = load_words_once(w, at + 4 * i);
             const int8_t *quad = x + 16 * j + 4 * t;
-            first = _mm512_dpbusd_epi32(first, _mm512_and_si512(v, first_bits), broadcast_quad(quad));
-            second = _mm512_dpbusd_epi32(second, _mm512_and_si512(v, second_bits), broadcast_quad(quad + 16));
+            first = add_quads(first, _mm512_and_si512(v, first_bits), quad);
+            second = add_quads(second, _mm512_and_si512(v, second_bits), quad + 16);
             three[i % 3] = v;
             if (i % 3 < 2) continue;
             quad = x + 16 * 6 + 4 * (i / 3);
-            s6 = _mm512_dpbusd_epi32(s6, rest_of(three[0], three[1], 6), broadcast_quad(quad));
-            s7 = _mm512_dpbusd_epi32(s7, rest_of(three[2], three[1], 7), broadcast_quad(quad + 16));
+            s6 = add_quads(s6, rest_of(three[0], three[1], 6), quad);
+            s7 = add_quads(s7, rest_of(three[2], three[1], 7), quad + 16);
         }
         scaled = add_pair(scaled, first, second, scales[j / 4], j);
     }
@@ -240,10 +239,7 @@ INLINE void rows_q3_k(float *y, row_stream w, const act_k *x, size_t block_n) {
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(lanes_q3_k), x++) {
         __m512i word[3], scaled = _mm512_setzero_si512();
-        UNROLL for (size_t i = 0; i < 3; i++) {
-            word[i] = load_words(w, 4 * i);
-            KEEP(word[i]);
-        }
+        UNROLL for (size_t i = 0; i < 3; i++) word[i] = load_words_once(w, 4 * i);
         UNROLL for (int h = 0; h < 2; h++) {
             const __m512i scales[2] = {scales_q3_k(word, 2 * h), scales_q3_k(word, 2 * h + 1)};
             scaled = add_half_q3_k(scaled, w, offsetof(lanes_q3_k, q[h]), x->x + 128 * h, x->start + 8 * h,
@@ -305,11 +301,10 @@ INLINE __m512i add_set_q6_k(__m512i scaled, row_stream w, size_t at, const int8_
         UNROLL for (size_t t = 0; t < 4; t++) {
             const size_t i = 4 * j + t;
             const __m512i v = load_words(w, at + 4 * i);
-            s[t / 2] = _mm512_dpbusd_epi32(s[t / 2], _mm512_and_si512(v, six), broadcast_quad(x + 4 * i));
+            s[t / 2] = add_quads(s[t / 2], _mm512_and_si512(v, six), x + 4 * i);
             three[i % 3] = v;
             if (i % 3 < 2) continue;
-            last[i / 6] =
-                _mm512_dpbusd_epi32(last[i / 6], quad_of_three(three), broadcast_quad(x + 48 + 4 * (i / 3)));
+            last[i / 6] = add_quads(last[i / 6], quad_of_three(three), x + 48 + 4 * (i / 3));
         }
         scaled = _mm512_dpwssd_epi32(scaled, pair_of(s[0], 0, s[1], 0), byte_twice(scales, (int)j));
     }
@@ -321,10 +316,7 @@ INLINE void rows_q6_k(float *y, row_stream w, const act_q6_k *x, size_t block_n)
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(lanes_q6_k), x++) {
         __m512i scales[4], scaled = _mm512_setzero_si512();
-        UNROLL for (size_t i = 0; i < 4; i++) {
-            scales[i] = load_words(w, 4 * i);
-            KEEP(scales[i]);
-        }
+        UNROLL for (size_t i = 0; i < 4; i++) scales[i] = load_words_once(w, 4 * i);
         UNROLL for (size_t i = 0; i < 4; i++) {
             scaled = add_set_q6_k(scaled, w, offsetof(lanes_q6_k, q[i]), x->x + 64 * i, x->start + 8 * i,
                                   scales[i]);
@@ -338,24 +330,23 @@ INLINE void rows_q6_k(float *y, row_stream w, const act_q6_k *x, size_t block_n)
 /* ---- IQ4_XS ----------------------------------------------------------------------------------------- */
 
 INLINE void rows_iq4_xs(float *y, row_stream w, const act_k *x, size_t block_n) {
-    const __m512i table = table_of(quant_iq4_values, 128), three = _mm512_set1_epi32(3);
+    const __m512i table = table_of(quant_iq4_values, 128), upper = _mm512_set1_epi32(0x30);
     __m512 sum = _mm512_setzero_ps();
     for (size_t b = 0; b < block_n; b++, w.at += ROWS * sizeof(quant_iq4_xs), x++) {
-        const __m512i head = load_words(w, 0), low_scales = load_words(w, 4);
+        const __m512i head = load_words_once(w, 0), low_scales = load_words_once(w, 4);
         const __m512i nibbles[2] = {low_nibbles(low_scales), high_nibbles(low_scales)};
         __m512i scaled = _mm512_setzero_si512();
         UNROLL for (unsigned j = 0; j < 8; j++) {
             __m512i s = _mm512_set1_epi32(x->start[j]);
             UNROLL for (size_t g = 0; g < 4; g++) {
-                const __m512i v = load_words(w, offsetof(quant_iq4_xs, q) + 16 * j + 4 * g);
+                const __m512i v = load_words_once(w, offsetof(quant_iq4_xs, q) + 16 * j + 4 * g);
                 const int8_t *quad = x->x + BLOCK * j + 4 * g;
                 const __m512i low = values_of(table, v), high = values_of(table, _mm512_srli_epi16(v, 4));
-                s = _mm512_dpbusd_epi32(s, low, broadcast_quad(quad));
-                s = _mm512_dpbusd_epi32(s, high, broadcast_quad(quad + 16));
+                s = add_quads(s, low, quad);
+                s = add_quads(s, high, quad + 16);
             }
-            const __m512i high = _mm512_and_si512(_mm512_srli_epi32(head, 16 + 2 * j), three);
-            const __m512i scale =
-                _mm512_add_epi32(byte_of_lanes(nibbles[j % 2], j / 2), _mm512_slli_epi32(high, 4));
+            const __m512i scale = _mm512_ternarylogic_epi64(byte_of_lanes(nibbles[j % 2], j / 2),
+                                                            _mm512_srli_epi32(head, 12 + 2 * j), upper, 0xf8);
             scaled = _mm512_add_epi32(scaled,
                                       _mm512_mullo_epi32(s, _mm512_sub_epi32(scale, _mm512_set1_epi32(32))));
         }
