@@ -5,7 +5,8 @@
  * so that no sum ever runs across lanes, and what differs by query is a broadcast operand. Rows are brought
  * into that order first, some blocks at a time, once for all queries of a lot.
  *
- * Kernels give an int8_form as a constant, so that after inlining nothing of it is left. x86-64 only.
+ * Not by pointers to functions: Clang would leave them calls, of kernels whose loops are not unrolled then.
+ * x86-64 only.
  */
 #ifndef HOTSET_CPU_ATTEND_INT8_H
 #define HOTSET_CPU_ATTEND_INT8_H
@@ -47,24 +48,24 @@ typedef struct int8_lot {
     uint8_t ordered[GROUPS][BLOCK_BYTES]; /* of rows: blocks of a group of keys, or a block of all values */
 } int8_lot;
 
-typedef struct int8_form {
-    /* Block b of a pass of query q, which is at x, to 8 bits. */
-    void (*prepare)(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, const float *x);
-    /* What block_n blocks of a group of keys, which begins with position row_i, add to the scores of query_n
-     * queries (a constant) from q on; `fresh`: instead of adding. ahead: is asked for, see ask_lines(). */
-    void (*score)(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_t block_n, bool fresh,
-                  const uint8_t *ahead, const size_t query_n);
-    /* Scores of a query to exp(score - max), zeros to `end`. */
-    void (*soften)(const cpu_attend_args *a, size_t query_i, float *s, size_t end);
-    /* The scales of a group. */
-    void (*widen)(float to[GROUP], const uint8_t *halves);
-    /* Weights of a block of values, for all groups. */
-    void (*weigh)(int8_lot *l, size_t q, size_t group_n);
-    /* A block of the sums of values of query_n queries (a constant) from q on, whose outputs are value_n
-     * floats apart. Groups are `step` bytes apart. */
-    void (*add)(const int8_lot *l, size_t q, const uint8_t *value, size_t step, size_t group_n, float *out,
-                size_t value_n, const uint8_t *ahead, const size_t query_n);
-} int8_form;
+/* ---- What a file that includes this defines ---- */
+
+/* Block b of a pass of query q, which is at x, to 8 bits. */
+static void int8_prepare(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, const float *x);
+/* What block_n blocks of a group of keys, which begins with position row_i, add to the scores of query_n
+ * queries (a constant) from q on; `fresh`: instead of adding. ahead: is asked for, see ask_lines(). */
+INT8_INLINE void int8_score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_t block_n,
+                            bool fresh, const uint8_t *ahead, const size_t query_n);
+/* Scores of a query to exp(score - max), zeros to `end`. */
+static void int8_soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end);
+/* The scales of a group. */
+static void int8_widen(float to[GROUP], const uint8_t *halves);
+/* Weights of a block of values, for all groups. */
+static void int8_weigh(int8_lot *l, size_t q, size_t group_n);
+/* A block of the sums of values of query_n queries (a constant) from q on, whose outputs are value_n floats
+ * apart. Groups are `step` bytes apart. */
+INT8_INLINE void int8_add(const int8_lot *l, size_t q, const uint8_t *value, size_t step, size_t group_n,
+                          float *out, size_t value_n, const uint8_t *ahead, const size_t query_n);
 
 /* Asks memory for n lines (constants) from line `from` on of a block at `ahead`: a few at a time, for memory
  * idles between bursts. NULL: for nothing. */
@@ -142,10 +143,10 @@ INT8_INLINE size_t some_of(size_t n) { return n >= QUERIES ? QUERIES : n >= 2 ? 
 
 /* What blocks [from, from + n) add to all scores of a lot. */
 INT8_INLINE void score_blocks(const cpu_attend_args *a, int8_lot *l, size_t first, size_t query_n,
-                              size_t from, size_t n, const int8_form f) {
+                              size_t from, size_t n) {
     for (size_t q = 0; q < query_n; q++) {
         const float *x = cpu_attend_query(a, first + q) + from * BLOCK_N;
-        for (size_t b = 0; b < n; b++) f.prepare(a, l, q, b, x + b * BLOCK_N);
+        for (size_t b = 0; b < n; b++) int8_prepare(a, l, q, b, x + b * BLOCK_N);
     }
     for (size_t row_i = 0; row_i < a->row_n; row_i += GROUP) {
         const uint8_t *key = (const uint8_t *)a->key + row_i * a->key_stride, *ahead = NULL;
@@ -161,29 +162,27 @@ INT8_INLINE void score_blocks(const cpu_attend_args *a, int8_lot *l, size_t firs
         for (size_t q = 0, some; q < query_n; q += some, ahead = NULL) {
             some = some_of(query_n - q);
             switch (some) {
-            case 4: f.score(l, q, row_i, key, n, from == 0, ahead, 4); break;
-            case 2: f.score(l, q, row_i, key, n, from == 0, ahead, 2); break;
-            default: f.score(l, q, row_i, key, n, from == 0, ahead, 1);
+            case 4: int8_score(l, q, row_i, key, n, from == 0, ahead, 4); break;
+            case 2: int8_score(l, q, row_i, key, n, from == 0, ahead, 2); break;
+            default: int8_score(l, q, row_i, key, n, from == 0, ahead, 1);
             }
         }
     }
 }
 
 /* The scales of a block of the values at `value`, in groups `step` bytes apart. */
-INT8_INLINE void take_scales(int8_lot *l, const uint8_t *value, size_t step, size_t row_n,
-                             const int8_form f) {
+INT8_INLINE void take_scales(int8_lot *l, const uint8_t *value, size_t step, size_t row_n) {
     size_t i = 0;
-    for (; i + GROUP <= row_n; i += GROUP, value += step) f.widen(l->value_d + i, value);
+    for (; i + GROUP <= row_n; i += GROUP, value += step) int8_widen(l->value_d + i, value);
     if (i < row_n) { /* what stands behind the last one may be anything */
         uint8_t rest[SCALE_BYTES] = {0};
         memcpy(rest, value, (row_n - i) * sizeof(uint16_t));
-        f.widen(l->value_d + i, rest);
+        int8_widen(l->value_d + i, rest);
     }
 }
 
 /* Block b of the outputs of a lot. */
-INT8_INLINE void add_block(const cpu_attend_args *a, int8_lot *l, size_t first, size_t query_n, size_t b,
-                           const int8_form f) {
+INT8_INLINE void add_block(const cpu_attend_args *a, int8_lot *l, size_t first, size_t query_n, size_t b) {
     const size_t group_n = (a->row_n + GROUP - 1) / GROUP;
     size_t step = GROUP * a->value_stride;
     const uint8_t *value = (const uint8_t *)a->value + b * BLOCK_BYTES, *ahead = NULL;
@@ -195,28 +194,28 @@ INT8_INLINE void add_block(const cpu_attend_args *a, int8_lot *l, size_t first, 
         step = BLOCK_BYTES;
     }
     if (!first && a->ahead) ahead = (const uint8_t *)a->ahead + b * group_n * BLOCK_BYTES;
-    take_scales(l, value, step, a->row_n, f);
-    for (size_t q = 0; q < query_n; q++) f.weigh(l, q, group_n);
+    take_scales(l, value, step, a->row_n);
+    for (size_t q = 0; q < query_n; q++) int8_weigh(l, q, group_n);
     float *out = a->out + first * a->value_n + b * BLOCK_N;
     for (size_t q = 0, some; q < query_n; q += some, out += some * a->value_n, ahead = NULL) {
         some = some_of(query_n - q);
         switch (some) {
-        case 4: f.add(l, q, value, step, group_n, out, a->value_n, ahead, 4); break;
-        case 2: f.add(l, q, value, step, group_n, out, a->value_n, ahead, 2); break;
-        default: f.add(l, q, value, step, group_n, out, a->value_n, ahead, 1);
+        case 4: int8_add(l, q, value, step, group_n, out, a->value_n, ahead, 4); break;
+        case 2: int8_add(l, q, value, step, group_n, out, a->value_n, ahead, 2); break;
+        default: int8_add(l, q, value, step, group_n, out, a->value_n, ahead, 1);
         }
     }
 }
 
-INT8_INLINE void attend_int8(const cpu_attend_args *a, const int8_form f) {
+INT8_INLINE void attend_int8(const cpu_attend_args *a) {
     _Alignas(64) int8_lot l;
     const size_t key_blocks = a->key_n / BLOCK_N, end = (a->row_n + SPAN - 1) / SPAN * SPAN;
     for (size_t first = 0; first < a->query_n * a->head_n; first += LOT) {
         const size_t query_n = (size_t)min_u64(LOT, a->query_n * a->head_n - first);
         for (size_t b = 0; b < key_blocks; b += DEPTH)
-            score_blocks(a, &l, first, query_n, b, (size_t)min_u64(DEPTH, key_blocks - b), f);
-        for (size_t q = 0; q < query_n; q++) f.soften(a, first + q, l.score[q], end);
-        for (size_t b = 0; b < a->value_n / BLOCK_N; b++) add_block(a, &l, first, query_n, b, f);
+            score_blocks(a, &l, first, query_n, b, (size_t)min_u64(DEPTH, key_blocks - b));
+        for (size_t q = 0; q < query_n; q++) int8_soften(a, first + q, l.score[q], end);
+        for (size_t b = 0; b < a->value_n / BLOCK_N; b++) add_block(a, &l, first, query_n, b);
     }
 }
 

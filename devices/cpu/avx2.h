@@ -40,7 +40,11 @@ void avx2_attend_int8(const cpu_attend_args *args);
 void avx2_attend_groups(const cpu_attend_args *args);
 
 #define AVX2_INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define AVX2_UNROLL _Pragma("clang loop unroll(full)")
+#else
 #define AVX2_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 AVX2_INLINE __m256i load_256(const void *p) { return _mm256_loadu_si256(p); }
 AVX2_INLINE __m128i load_128(const void *p) { return _mm_loadu_si128(p); }

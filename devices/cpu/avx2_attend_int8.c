@@ -58,7 +58,7 @@ AVX2_INLINE void add_products_of(__m256i sum[QUERIES][VECTORS], const uint8_t *q
 
 /* ---- Scores ---- */
 
-static void prepare(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, const float *x) {
+static void int8_prepare(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, const float *x) {
     __m256i words[2];
     __m256 inverse;
     l->query_d[q][b] = act_scale(x, BLOCK_N, &inverse) * a->scale;
@@ -92,8 +92,8 @@ AVX2_INLINE void score_half(int8_lot *l, size_t q, float *s, const uint8_t *key,
     }
 }
 
-AVX2_INLINE void score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_t block_n, bool fresh,
-                       const uint8_t *ahead, const size_t query_n) {
+AVX2_INLINE void int8_score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_t block_n,
+                            bool fresh, const uint8_t *ahead, const size_t query_n) {
     float *s = l->score[q] + row_i;
     for (size_t half = 0; half < 2; half++, s += GROUP / 2) {
         score_half(l, q, s, key, half, block_n, fresh, ahead, query_n);
@@ -101,13 +101,13 @@ AVX2_INLINE void score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, 
     }
 }
 
-static void soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end) {
+static void int8_soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end) {
     avx2_soften(a, query_i, s, end, 1);
 }
 
 /* ---- Values ---- */
 
-static void widen(float to[GROUP], const uint8_t *halves) {
+static void int8_widen(float to[GROUP], const uint8_t *halves) {
     for (size_t i = 0; i < GROUP; i += 8) _mm256_storeu_ps(to + i, load_f16(halves + i * sizeof(uint16_t)));
 }
 
@@ -131,7 +131,7 @@ static float weigh_group(uint8_t *to, const float *p, const float *d) {
     return a / 255.0f;
 }
 
-static void weigh(int8_lot *l, size_t q, size_t group_n) {
+static void int8_weigh(int8_lot *l, size_t q, size_t group_n) {
     for (size_t g = 0; g < group_n; g++)
         l->weight_d[q][g] = weigh_group(l->weight[q][g], l->score[q] + g * GROUP, l->value_d + g * GROUP);
 }
@@ -162,19 +162,12 @@ AVX2_INLINE void add_half(const int8_lot *l, size_t q, const uint8_t *value, siz
         _mm256_storeu_ps(out + i / VECTORS * value_n + i % VECTORS * 8, total[i / VECTORS][i % VECTORS]);
 }
 
-AVX2_INLINE void add(const int8_lot *l, size_t q, const uint8_t *value, size_t step, size_t group_n,
-                     float *out, size_t value_n, const uint8_t *ahead, const size_t query_n) {
+AVX2_INLINE void int8_add(const int8_lot *l, size_t q, const uint8_t *value, size_t step, size_t group_n,
+                          float *out, size_t value_n, const uint8_t *ahead, const size_t query_n) {
     for (size_t half = 0; half < 2; half++, out += BLOCK_N / 2) {
         add_half(l, q, value, step, half, group_n, out, value_n, ahead, query_n);
         if (ahead) ahead += QUADS * 64;
     }
 }
 
-void avx2_attend_int8(const cpu_attend_args *a) {
-    attend_int8(a, (int8_form){.prepare = prepare,
-                               .score = score,
-                               .soften = soften,
-                               .widen = widen,
-                               .weigh = weigh,
-                               .add = add});
-}
+void avx2_attend_int8(const cpu_attend_args *a) { attend_int8(a); }

@@ -29,7 +29,7 @@ INLINE void add_products(__m512i sum[QUERIES][VECTORS], const uint8_t *quad, con
 /* ---- Scores ---- */
 
 /* As quantise() does; the sum is taken while the bytes are in registers. */
-static void prepare(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, const float *x) {
+static void int8_prepare(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, const float *x) {
     __m512 inverse;
     l->query_d[q][b] = query_scale(a) * quantise_scale(x, BLOCK_N, &inverse);
     const __m512i low = quantise_words(x, inverse), high = quantise_words(x + 16, inverse);
@@ -38,8 +38,8 @@ static void prepare(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, c
     l->start[q][b] = -128 * _mm512_reduce_add_epi32(_mm512_add_epi32(low, high));
 }
 
-INLINE void score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_t block_n, bool fresh,
-                  const uint8_t *ahead, const size_t query_n) {
+INLINE void int8_score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_t block_n, bool fresh,
+                       const uint8_t *ahead, const size_t query_n) {
     __m512 total[QUERIES][VECTORS];
     UNROLL for (size_t i = 0; i < query_n; i++) {
         UNROLL for (size_t t = 0; t < VECTORS; t++) total[i][t] =
@@ -67,13 +67,13 @@ INLINE void score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_
     }
 }
 
-static void soften_all(const cpu_attend_args *a, size_t query_i, float *s, size_t end) {
+static void int8_soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end) {
     soften(a, query_i, s, end, 1, 0, NULL);
 }
 
 /* ---- Values ---- */
 
-static void widen(float to[GROUP], const uint8_t *halves) {
+static void int8_widen(float to[GROUP], const uint8_t *halves) {
     _mm512_store_ps(to, load_halves(halves));
     _mm512_store_ps(to + 16, load_halves(halves + SCALE_BYTES / 2));
 }
@@ -118,13 +118,13 @@ INLINE void weigh_span(uint8_t to[][LINE], float *scales, const float *p, const 
     }
 }
 
-static void weigh(int8_lot *l, size_t q, size_t group_n) {
+static void int8_weigh(int8_lot *l, size_t q, size_t group_n) {
     for (size_t g = 0; g < group_n; g += SPAN / GROUP)
         weigh_span(&l->weight[q][g], &l->weight_d[q][g], &l->score[q][g * GROUP], &l->value_d[g * GROUP]);
 }
 
-INLINE void add(const int8_lot *l, size_t q, const uint8_t *value, size_t step, size_t group_n, float *out,
-                size_t value_n, const uint8_t *ahead, const size_t query_n) {
+INLINE void int8_add(const int8_lot *l, size_t q, const uint8_t *value, size_t step, size_t group_n,
+                     float *out, size_t value_n, const uint8_t *ahead, const size_t query_n) {
     __m512 total[QUERIES][VECTORS];
     UNROLL for (size_t i = 0; i < query_n; i++) {
         UNROLL for (size_t j = 0; j < VECTORS; j++) total[i][j] = _mm512_setzero_ps();
@@ -147,11 +147,4 @@ INLINE void add(const int8_lot *l, size_t q, const uint8_t *value, size_t step, 
     }
 }
 
-void avx512_attend_int8(const cpu_attend_args *a) {
-    attend_int8(a, (int8_form){.prepare = prepare,
-                               .score = score,
-                               .soften = soften_all,
-                               .widen = widen,
-                               .weigh = weigh,
-                               .add = add});
-}
+void avx512_attend_int8(const cpu_attend_args *a) { attend_int8(a); }
