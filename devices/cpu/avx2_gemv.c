@@ -29,29 +29,49 @@ static void act_pack_float(void *act, const float *x, size_t k) {
     memset((float *)act + k, 0, (round_up(k, 8) - k) * sizeof *x);
 }
 
-/* ask: a constant, as in stream.h. */
+/* Adds the next 32 weights. ask: a constant, as in stream.h. */
 #define FLOAT_GEMV(type, item_bytes)                                                                         \
+    AVX2_INLINE void add_32_##type(__m256 sum[4], const uint8_t *w, const float *x, const bool ask) {        \
+        AVX2_UNROLL                                                                                          \
+        for (size_t j = 0; j < 4; j++) {                                                                     \
+            const uint8_t *p = w + 8 * j * (item_bytes);                                                     \
+            if (ask && 8 * j * (item_bytes) % 64 == 0) stream_ask(p);                                        \
+            sum[j] = _mm256_fmadd_ps(load_##type(p), _mm256_load_ps(x + 8 * j), sum[j]);                     \
+        }                                                                                                    \
+    }                                                                                                        \
+    /* All of these, and the k < 32 weights that follow. */                                                  \
+    AVX2_INLINE float total_##type(__m256 sum[4], const uint8_t *w, const float *x, size_t k) {              \
+        for (; k >= 8; k -= 8, w += 8 * (item_bytes), x += 8)                                                \
+            sum[0] = _mm256_fmadd_ps(load_##type(w), _mm256_load_ps(x), sum[0]);                             \
+        if (k > 0)                                                                                           \
+            sum[1] =                                                                                         \
+                _mm256_fmadd_ps(AVX2_LOAD_PART(load_##type, w, k, item_bytes), _mm256_load_ps(x), sum[1]);   \
+        return sum_8(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_add_ps(sum[2], sum[3])));           \
+    }                                                                                                        \
     AVX2_INLINE float dot_##type(const uint8_t *w, const float *x, size_t k, const bool ask) {               \
         __m256 sum[4];                                                                                       \
         for (size_t j = 0; j < 4; j++) sum[j] = _mm256_setzero_ps();                                         \
-        size_t i = 0;                                                                                        \
-        for (; i + 32 <= k; i += 32, w += 32 * (item_bytes)) {                                               \
-            AVX2_UNROLL                                                                                      \
-            for (size_t j = 0; j < 4; j++) {                                                                 \
-                const uint8_t *p = w + 8 * j * (item_bytes);                                                 \
-                if (ask && 8 * j * (item_bytes) % 64 == 0) stream_ask(p);                                    \
-                sum[j] = _mm256_fmadd_ps(load_##type(p), _mm256_load_ps(x + i + 8 * j), sum[j]);             \
-            }                                                                                                \
-        }                                                                                                    \
-        for (; i + 8 <= k; i += 8, w += 8 * (item_bytes))                                                    \
-            sum[0] = _mm256_fmadd_ps(load_##type(w), _mm256_load_ps(x + i), sum[0]);                         \
-        if (i < k)                                                                                           \
-            sum[1] = _mm256_fmadd_ps(AVX2_LOAD_PART(load_##type, w, k - i, item_bytes),                      \
-                                     _mm256_load_ps(x + i), sum[1]);                                         \
-        return sum_8(_mm256_add_ps(_mm256_add_ps(sum[0], sum[1]), _mm256_add_ps(sum[2], sum[3])));           \
+        for (; k >= 32; k -= 32, w += 32 * (item_bytes), x += 32) add_32_##type(sum, w, x, ask);             \
+        return total_##type(sum, w, x, k);                                                                   \
     }                                                                                                        \
     GEMV(type, dot_##type(w + r * row_bytes, act, k, false))                                                 \
-    GEMV(asking_##type, dot_##type(w + r * row_bytes, act, k, true))
+    GEMV(asking_##type, dot_##type(w + r * row_bytes, act, k, true))                                         \
+    static void dots_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,                 \
+                            const void *act, size_t k) {                                                     \
+        const float *x = act;                                                                                \
+        __m256 sum[CPU_DOTS][4];                                                                             \
+        for (size_t i = 0; i < 4 * CPU_DOTS; i++) sum[i / 4][i % 4] = _mm256_setzero_ps();                   \
+        size_t at = 0;                                                                                       \
+        for (; k >= 32; k -= 32, at += 32 * (item_bytes), x += 32) {                                         \
+            AVX2_UNROLL                                                                                      \
+            for (size_t r = 0; r < CPU_DOTS; r++) {                                                          \
+                for (size_t line = 0; line < 32 * (item_bytes); line += 64)                                  \
+                    prefetch_line(next[r], at + line);                                                       \
+                add_32_##type(sum[r], row[r] + at, x, false);                                                \
+            }                                                                                                \
+        }                                                                                                    \
+        for (size_t r = 0; r < CPU_DOTS; r++) y[r] = total_##type(sum[r], row[r] + at, x, k);                \
+    }
 FLOAT_GEMV(f32, 4)
 FLOAT_GEMV(f16, 2)
 FLOAT_GEMV(bf16, 2)
@@ -216,7 +236,8 @@ GEMV(q6_k, dot_q6_k(w + r * row_bytes, act, k))
 
 #define SET_FLOAT(type, TYPE)                                                                                \
     cpu_set_gemv(&k->matmul[GGUF_##TYPE], act_bytes_float, act_pack_float,                                   \
-                 k->ask_ahead ? gemv_asking_##type : gemv_##type);
+                 k->ask_ahead ? gemv_asking_##type : gemv_##type);                                           \
+    k->matmul[GGUF_##TYPE].dots = dots_##type;
 
 void cpu_avx2_gemv_init(cpu_kernels *k) {
     SET_FLOAT(f32, F32)
