@@ -5,8 +5,8 @@
  * so that no sum ever runs across lanes, and what differs by query is a broadcast operand. Rows are brought
  * into that order first, some blocks at a time, once for all queries of a lot.
  *
- * Not by pointers to functions: Clang would leave them calls, of kernels whose loops are not unrolled then.
- * x86-64 only.
+ * A file includes this twice: for what its kernels need, and, with INT8_KERNELS defined, behind the kernels,
+ * for attend_int8(). Pointers to them would do for GCC; Clang does not inline those. x86-64 only.
  */
 #ifndef HOTSET_CPU_ATTEND_INT8_H
 #define HOTSET_CPU_ATTEND_INT8_H
@@ -47,25 +47,6 @@ typedef struct int8_lot {
     float weight_d[LOT][GROUPS];
     uint8_t ordered[GROUPS][BLOCK_BYTES]; /* of rows: blocks of a group of keys, or a block of all values */
 } int8_lot;
-
-/* ---- What a file that includes this defines ---- */
-
-/* Block b of a pass of query q, which is at x, to 8 bits. */
-static void int8_prepare(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, const float *x);
-/* What block_n blocks of a group of keys, which begins with position row_i, add to the scores of query_n
- * queries (a constant) from q on; `fresh`: instead of adding. ahead: is asked for, see ask_lines(). */
-INT8_INLINE void int8_score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_t block_n,
-                            bool fresh, const uint8_t *ahead, const size_t query_n);
-/* Scores of a query to exp(score - max), zeros to `end`. */
-static void int8_soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end);
-/* The scales of a group. */
-static void int8_widen(float to[GROUP], const uint8_t *halves);
-/* Weights of a block of values, for all groups. */
-static void int8_weigh(int8_lot *l, size_t q, size_t group_n);
-/* A block of the sums of values of query_n queries (a constant) from q on, whose outputs are value_n floats
- * apart. Groups are `step` bytes apart. */
-INT8_INLINE void int8_add(const int8_lot *l, size_t q, const uint8_t *value, size_t step, size_t group_n,
-                          float *out, size_t value_n, const uint8_t *ahead, const size_t query_n);
 
 /* Asks memory for n lines (constants) from line `from` on of a block at `ahead`: a few at a time, for memory
  * idles between bursts. NULL: for nothing. */
@@ -135,6 +116,29 @@ INT8_INLINE void order_rows(uint8_t *to, const uint8_t *row, size_t stride, size
         memcpy(rest + r * sizeof(quant_q8_0), row + r * stride, sizeof(quant_q8_0));
     order(to, rest, sizeof(quant_q8_0));
 }
+
+#endif
+
+#ifdef INT8_KERNELS
+
+/* ---- The kernels ---- */
+
+/* Block b of a pass of query q, which is at x, to 8 bits. */
+static void int8_prepare(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, const float *x);
+/* What block_n blocks of a group of keys, which begins with position row_i, add to the scores of query_n
+ * queries (a constant) from q on; `fresh`: instead of adding. ahead: is asked for, see ask_lines(). */
+INT8_INLINE void int8_score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_t block_n,
+                            bool fresh, const uint8_t *ahead, const size_t query_n);
+/* Scores of a query to exp(score - max), zeros to `end`. */
+static void int8_soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end);
+/* The scales of a group. */
+static void int8_widen(float to[GROUP], const uint8_t *halves);
+/* Weights of a block of values, for all groups. */
+static void int8_weigh(int8_lot *l, size_t q, size_t group_n);
+/* A block of the sums of values of query_n queries (a constant) from q on, whose outputs are value_n floats
+ * apart. Groups are `step` bytes apart. */
+INT8_INLINE void int8_add(const int8_lot *l, size_t q, const uint8_t *value, size_t step, size_t group_n,
+                          float *out, size_t value_n, const uint8_t *ahead, const size_t query_n);
 
 /* ---- Scores, softmax, values ---- */
 

@@ -170,4 +170,7 @@ AVX2_INLINE void int8_add(const int8_lot *l, size_t q, const uint8_t *value, siz
     }
 }
 
+#define INT8_KERNELS
+#include "devices/cpu/attend_int8.h"
+
 void avx2_attend_int8(const cpu_attend_args *a) { attend_int8(a); }

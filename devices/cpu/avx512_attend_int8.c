@@ -147,4 +147,7 @@ INLINE void int8_add(const int8_lot *l, size_t q, const uint8_t *value, size_t s
     }
 }
 
+#define INT8_KERNELS
+#include "devices/cpu/attend_int8.h"
+
 void avx512_attend_int8(const cpu_attend_args *a) { attend_int8(a); }
