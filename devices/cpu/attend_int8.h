@@ -127,8 +127,8 @@ INT8_INLINE void order_rows(uint8_t *to, const uint8_t *row, size_t stride, size
 static void int8_prepare(const cpu_attend_args *a, int8_lot *l, size_t q, size_t b, const float *x);
 /* What block_n blocks of a group of keys, which begins with position row_i, add to the scores of query_n
  * queries (a constant) from q on; `fresh`: instead of adding. ahead: is asked for, see ask_lines(). */
-INT8_INLINE void int8_score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_t block_n,
-                            bool fresh, const uint8_t *ahead, const size_t query_n);
+static inline void int8_score(int8_lot *l, size_t q, size_t row_i, const uint8_t *key, size_t block_n,
+                              bool fresh, const uint8_t *ahead, const size_t query_n);
 /* Scores of a query to exp(score - max), zeros to `end`. */
 static void int8_soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end);
 /* The scales of a group. */
@@ -137,8 +137,8 @@ static void int8_widen(float to[GROUP], const uint8_t *halves);
 static void int8_weigh(int8_lot *l, size_t q, size_t group_n);
 /* A block of the sums of values of query_n queries (a constant) from q on, whose outputs are value_n floats
  * apart. Groups are `step` bytes apart. */
-INT8_INLINE void int8_add(const int8_lot *l, size_t q, const uint8_t *value, size_t step, size_t group_n,
-                          float *out, size_t value_n, const uint8_t *ahead, const size_t query_n);
+static inline void int8_add(const int8_lot *l, size_t q, const uint8_t *value, size_t step, size_t group_n,
+                            float *out, size_t value_n, const uint8_t *ahead, const size_t query_n);
 
 /* ---- Scores, softmax, values ---- */
 
