@@ -34,8 +34,9 @@
 /* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */
 #define INLINE static inline
 #define UNROLL
-#define KEEP(v)        (void)(v)
-#define STREAM_KEEP(v) (void)(v)
+#define KEEP(v)                (void)(v)
+#define STREAM_KEEP(v)         (void)(v)
+#define ADD_QUADS(s, bytes, x) ((s) = _mm512_dpbusd_epi32(s, bytes, _mm512_set1_epi32(read_i32(x))))
 
 typedef union emu {
     __m512 ps;

@@ -35,8 +35,8 @@ enum {
     LOT = 32          /* queries whose scores are kept */
 };
 
-/* What the queries of one lot have between the steps. Broadcast operands are bytes, or words of them, as a
- * form likes. */
+/* What the queries of one lot have between the steps. Broadcast operands are bytes, or words of them, as
+ * the kernels like. */
 typedef struct int8_lot {
     float score[LOT][ROWS];                 /* then exp(score - max), then zeros to the end of the span */
     uint8_t query[LOT][DEPTH][2 * BLOCK_N]; /* of each block of a pass */

@@ -242,7 +242,7 @@ static double peak_int8(size_t iterations, float *sink) {
             AVX2_UNROLL
             for (int c = 0; c < CHAINS; c++) {
                 w = opaque(w);
-                sum[c] = opaque(_mm256_add_epi16(sum[c], _mm256_maddubs_epi16(w, x)));
+                sum[c] = add_products(sum[c], w, x);
             }
         }
         AVX2_UNROLL

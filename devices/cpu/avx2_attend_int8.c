@@ -48,8 +48,8 @@ AVX2_INLINE void add_products_of(__m256i sum[QUERIES][VECTORS], const uint8_t *q
             const __m256i even = broadcast_4(operand), odd = broadcast_4(operand + QUAD);
             AVX2_UNROLL
             for (size_t t = 0; t < VECTORS; t++) {
-                sum[i][t] = opaque(_mm256_add_epi32(sum[i][t], _mm256_madd_epi16(v[t].even, even)));
-                sum[i][t] = opaque(_mm256_add_epi32(sum[i][t], _mm256_madd_epi16(v[t].odd, odd)));
+                sum[i][t] = add_word_products(sum[i][t], v[t].even, even);
+                sum[i][t] = add_word_products(sum[i][t], v[t].odd, odd);
             }
         }
         ask_lines(ahead, j, j + 1 < QUADS ? 1 : 2);

@@ -54,8 +54,7 @@ AVX2_INLINE void add_part(__m256i total[HALVES][COLS], __m256i s[HALVES][COLS], 
     for (int h = 0; h < HALVES; h++) {
         const __m256i scale = load_256(scales + 8 * h);
         AVX2_UNROLL
-        for (int c = 0; c < COLS; c++)
-            total[h][c] = opaque(_mm256_add_epi32(total[h][c], _mm256_madd_epi16(s[h][c], scale)));
+        for (int c = 0; c < COLS; c++) total[h][c] = add_word_products(total[h][c], s[h][c], scale);
     }
 }
 

@@ -19,23 +19,15 @@ static void pack_8(void *act, const float *x, size_t k) {
     for (act_8 *a = act; k > 0; k -= 32, x += 32, a++) {
         __m256 inverse;
         a->d = act_scale(x, 32, &inverse);
-        const sized_bytes q = sized(act_bytes_32(x, inverse));
-        memcpy(a->size, &q.size, sizeof q.size);
-        memcpy(a->sign, &q.sign, sizeof q.sign);
-        a->missing = sum_of(sum_halves(missing_pairs(q)));
+        a->missing = pack_sized(a->size, a->sign, x, inverse);
     }
-}
-
-/* Four activations, from number i on, in every lane. */
-AVX2_INLINE sized_bytes quad_at(const act_8 *x, size_t i) {
-    return (sized_bytes){broadcast_4(x->size + i), broadcast_4(x->sign + i)};
 }
 
 AVX2_INLINE void products_q8_0(__m256i s[HALVES], row_stream w, const act_8 *x) {
     const __m256i one = _mm256_set1_epi16(1);
     AVX2_UNROLL
     for (size_t g = 0; g < 8; g++) {
-        const sized_bytes quad = quad_at(x, 4 * g);
+        const sized_bytes quad = sized_quad(x->size + 4 * g, x->sign + 4 * g);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
             const __m256i v = load_words(w, offsetof(quant_q8_0, q) + 4 * g, h);
@@ -49,7 +41,8 @@ AVX2_INLINE void products_iq4_nl(__m256i s[HALVES], row_stream w, const act_8 *x
     const __m256i one = _mm256_set1_epi16(1);
     AVX2_UNROLL
     for (size_t g = 0; g < 4; g++) {
-        const sized_bytes low = quad_at(x, 4 * g), high = quad_at(x, 16 + 4 * g);
+        const sized_bytes low = sized_quad(x->size + 4 * g, x->sign + 4 * g),
+                          high = sized_quad(x->size + 16 + 4 * g, x->sign + 16 + 4 * g);
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
             const __m256i v = load_words(w, offsetof(quant_iq4_nl, q) + 4 * g, h);
@@ -82,8 +75,7 @@ AVX2_INLINE void rows_8(float *y, row_stream w, const act_8 *x, size_t block_n, 
 LANES_8(q8_0)
 LANES_8(iq4_nl)
 
-/* ---- The types --------------------------------------------------------------------------------------------
- */
+/* ---- The types ---- */
 
 #define TYPES(X)                                                                                             \
     X(q4_0, Q4_0, products)                                                                                  \

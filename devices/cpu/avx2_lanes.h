@@ -53,8 +53,19 @@ AVX2_INLINE sized_bytes sized(__m256i x) {
 AVX2_INLINE __m256i sized_products(sized_bytes x, __m256i w) {
     return _mm256_maddubs_epi16(x.size, _mm256_xor_si256(w, x.sign));
 }
-/* What is: as sum_pairs. */
-AVX2_INLINE __m256i missing_pairs(sized_bytes x) { return sum_pairs(_mm256_and_si256(x.size, x.sign)); }
+
+/* 32 activations; returns what is missing of their sum of products. */
+AVX2_INLINE int pack_sized(uint8_t size[32], uint8_t sign[32], const float *x, __m256 inverse) {
+    const sized_bytes q = sized(act_bytes_32(x, inverse));
+    memcpy(size, &q.size, sizeof q.size);
+    memcpy(sign, &q.sign, sizeof q.sign);
+    return sum_of(sum_halves(sum_pairs(_mm256_and_si256(q.size, q.sign))));
+}
+
+/* Four of them in every lane. */
+AVX2_INLINE sized_bytes sized_quad(const uint8_t *size, const uint8_t *sign) {
+    return (sized_bytes){broadcast_4(size), broadcast_4(sign)};
+}
 
 /* Scales of IQ4_XS: groups 0 2 4 6 and of 1 3 5 7 (devices/quant.h); and the word with d. */
 typedef struct numbers_iq4_xs {

@@ -19,10 +19,8 @@ static void pack_iq4_xs(void *act, const float *x, size_t k) {
         __m256 inverse;
         a->d = act_scale(x, 256, &inverse);
         for (size_t j = 0; j < 8; j++) {
-            const sized_bytes q = sized(act_bytes_32(x + 32 * j, inverse));
-            memcpy(a->size + 32 * j, &q.size, sizeof q.size);
-            memcpy(a->sign + 32 * j, &q.sign, sizeof q.sign);
-            a->missing[place[j]] = (int16_t)sum_of(sum_halves(missing_pairs(q)));
+            const size_t at = 32 * j;
+            a->missing[place[j]] = (int16_t)pack_sized(a->size + at, a->sign + at, x + at, inverse);
         }
     }
 }
@@ -42,8 +40,8 @@ AVX2_INLINE void add_iq4_xs(__m256i scaled[HALVES], row_stream w, const act_iq4_
     AVX2_UNROLL
     for (size_t g = 0; g < 4; g++) {
         const size_t low = 32 * (size_t)j + 4 * g, high = low + 16;
-        const sized_bytes quad[2] = {{broadcast_4(x->size + low), broadcast_4(x->sign + low)},
-                                     {broadcast_4(x->size + high), broadcast_4(x->sign + high)}};
+        const sized_bytes quad[2] = {sized_quad(x->size + low, x->sign + low),
+                                     sized_quad(x->size + high, x->sign + high)};
         AVX2_UNROLL
         for (int h = 0; h < HALVES; h++) {
             const __m256i v = load_words(w, offsetof(quant_iq4_xs, q) + 16 * (size_t)j + 4 * g, h);

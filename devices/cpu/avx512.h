@@ -25,6 +25,10 @@
 /* Holds a vector in its register: else a compiler may load it again where it is used, out of the order in
  * which the hardware follows a stream. */
 #define KEEP(v) __asm__("" : "+v"(v))
+/* s += products of unsigned bytes with the four at x, in every lane: by an instruction that broadcasts them
+ * itself, which GCC does not make of intrinsics. */
+#define ADD_QUADS(s, bytes, x)                                                                               \
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(s) : "v"(bytes), "m"(*(const int8_t(*)[4])(x)))
 #endif
 
 /* The parts of the table, one per source file. */

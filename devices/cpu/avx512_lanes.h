@@ -11,15 +11,11 @@ enum { ROWS = LANES_ROWS };
 /* Four activations in every lane. */
 INLINE __m512i broadcast_quad(const int8_t *x) { return _mm512_set1_epi32(read_i32(x)); }
 
-/* s + products of unsigned bytes with the four activations at x, in every lane. By an instruction that
- * broadcasts them itself, which GCC does not use: faster from cache, and from memory but for five bits. */
+/* s + products of unsigned bytes with the four activations at x, in every lane. Faster from cache than by
+ * broadcast_quad(), and from memory but for five bits. */
 INLINE __m512i add_quads(__m512i s, __m512i bytes, const int8_t *x) {
-#ifdef HOTSET_EMULATE_AVX512_H
-    return _mm512_dpbusd_epi32(s, bytes, broadcast_quad(x));
-#else
-    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(s) : "v"(bytes), "m"(*(const int8_t(*)[4])x));
+    ADD_QUADS(s, bytes, x);
     return s;
-#endif
 }
 
 /* The word of all rows that stands at offset `at` of a row. */
