@@ -266,14 +266,14 @@ static double peak_f32(size_t iterations, float *sink) {
     return 2.0 * 8 * CHAINS * (double)iterations;
 }
 
-AVX2_INLINE uint64_t sum_of_read(const void *p, size_t bytes, const bool ask) {
+AVX2_INLINE uint64_t sum_of_read(const void *p, size_t bytes, const stream_asks asks) {
     const __m256i *v = p;
     __m256i sum[8];
     for (int j = 0; j < 8; j++) sum[j] = _mm256_setzero_si256();
     for (const __m256i *end = v + bytes / sizeof *v; v < end; v += 8) {
         AVX2_UNROLL
         for (int j = 0; j < 8; j++) {
-            if (ask && j % 2 == 0) stream_ask((const void *)(v + j));
+            if (j % 2 == 0) stream_ask((const void *)(v + j), asks);
             sum[j] = _mm256_add_epi64(sum[j], _mm256_load_si256(v + j));
         }
     }
@@ -282,8 +282,10 @@ AVX2_INLINE uint64_t sum_of_read(const void *p, size_t bytes, const bool ask) {
     memcpy(part, sum, sizeof part);
     return part[0] + part[1] + part[2] + part[3];
 }
-static uint64_t read_sum(const void *p, size_t bytes) { return sum_of_read(p, bytes, false); }
-static uint64_t read_sum_asking(const void *p, size_t bytes) { return sum_of_read(p, bytes, true); }
+static uint64_t read_sum(const void *p, size_t bytes) { return sum_of_read(p, bytes, ASK_NOTHING); }
+static uint64_t read_sum_asking(const void *p, size_t bytes) {
+    return sum_of_read(p, bytes, ASK_FAR_AND_NEAR);
+}
 
 void cpu_kernels_avx2(cpu_kernels *k) {
     k->isa = "avx2";

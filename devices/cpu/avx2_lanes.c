@@ -69,11 +69,11 @@ AVX2_INLINE void rows_8(float *y, row_stream w, const act_8 *x, size_t block_n, 
     store_rows(y, sum);
 }
 
-#define LANES_8(type)                                                                                        \
+#define LANES_8(type, asks)                                                                                  \
     static void pack_##type(void *act, const float *x, size_t k) { pack_8(act, x, k); }                      \
-    STREAM_GEMV(type, rows_8(y, w, act, k / 32, sizeof(quant_##type), products_##type))
-LANES_8(q8_0)
-LANES_8(iq4_nl)
+    STREAM_GEMV_ASKING(type, asks, rows_8(y, w, act, k / 32, sizeof(quant_##type), products_##type))
+LANES_8(q8_0, ASK_NOTHING)
+LANES_8(iq4_nl, ASK_FAR)
 
 /* ---- The types ---- */
 

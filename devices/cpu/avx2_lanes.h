@@ -19,7 +19,7 @@ AVX2_INLINE const uint8_t *field(row_stream w, size_t at, size_t bytes, int h) {
 /* The word of eight rows, or the half there, as a float. */
 AVX2_INLINE __m256i load_words(row_stream w, size_t at, int h) {
     __m256i words = load_256(field(w, at, 4, h));
-    if (w.ask) STREAM_KEEP(words);
+    if (w.asks) STREAM_KEEP(words);
     return words;
 }
 AVX2_INLINE __m256 halves_at(row_stream w, size_t at, int h) { return load_f16(field(w, at, 2, h)); }

@@ -76,7 +76,7 @@ AVX2_INLINE void rows_iq4_xs(float *y, row_stream w, const act_iq4_xs *x, size_t
     }
     store_rows(y, sum);
 }
-STREAM_GEMV(iq4_xs, rows_iq4_xs(y, w, act, k / 256))
+STREAM_GEMV_ASKING(iq4_xs, ASK_FAR, rows_iq4_xs(y, w, act, k / 256))
 
 void cpu_avx2_lanes_k_init(cpu_kernels *k) {
     SET_K

@@ -419,14 +419,14 @@ AVX2_INLINE void rows_q6_k(float *y, row_stream w, const act_k *x, size_t block_
 
 #define NO_OFFSET  ((const int[8]){0})
 #define START_Q6_K ((const int[8]){32, 32, 32, 32, 32, 32, 32, 32})
-#define LANES_K(type, group_n, offset, rows)                                                                 \
+#define LANES_K(type, group_n, offset, asks, rows)                                                           \
     static void pack_##type(void *act, const float *x, size_t k) { pack_k(act, x, k, group_n, offset); }     \
-    STREAM_GEMV(type, rows)
-LANES_K(q2_k, 16, NO_OFFSET, rows_q2_k(y, w, act, k / 256))
-LANES_K(q3_k, 16, START_Q3_K, rows_q3_k(y, w, act, k / 256))
-LANES_K(q4_k, 8, NO_OFFSET, rows_q4_k(y, w, act, k / 256, false))
-LANES_K(q5_k, 8, NO_OFFSET, rows_q4_k(y, w, act, k / 256, true))
-LANES_K(q6_k, 16, START_Q6_K, rows_q6_k(y, w, act, k / 256))
+    STREAM_GEMV_ASKING(type, asks, rows)
+LANES_K(q2_k, 16, NO_OFFSET, ASK_NOTHING, rows_q2_k(y, w, act, k / 256))
+LANES_K(q3_k, 16, START_Q3_K, ASK_FAR, rows_q3_k(y, w, act, k / 256))
+LANES_K(q4_k, 8, NO_OFFSET, ASK_NOTHING, rows_q4_k(y, w, act, k / 256, false))
+LANES_K(q5_k, 8, NO_OFFSET, ASK_NOTHING, rows_q4_k(y, w, act, k / 256, true))
+LANES_K(q6_k, 16, START_Q6_K, ASK_NOTHING, rows_q6_k(y, w, act, k / 256))
 #define SET_K                                                                                                \
     STREAM_SET(q2_k, Q2_K, bytes_k)                                                                          \
     STREAM_SET(q3_k, Q3_K, bytes_k)                                                                          \

@@ -19,15 +19,11 @@
 #include "devices/cpu/stream.h"
 
 enum { ROWS_AHEAD = 8, K_BYTES_AHEAD = 8192, ASK = 1 };
-/* Longer rows than this are walked in lockstep: their activations leave the first level of cache while the
- * weights stream through it. */
-enum { K_ALONE = 4096 };
-
 /* Brings near what is `ahead` bytes behind p (0: nothing), or, where it is the constant ASK, what
  * stream_ask() does. */
 INLINE void fetch(const uint8_t *p, size_t ahead) {
     if (__builtin_constant_p(ahead) && ahead == ASK)
-        stream_ask(p);
+        stream_ask(p, ASK_FAR_AND_NEAR);
     else if (ahead)
         prefetch(p, ahead);
 }

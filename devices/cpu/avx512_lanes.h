@@ -21,7 +21,7 @@ INLINE __m512i add_quads(__m512i s, __m512i bytes, const int8_t *x) {
 /* The word of all rows that stands at offset `at` of a row. */
 INLINE __m512i load_words(row_stream w, size_t at) {
     __m512i words = _mm512_loadu_si512(stream_field(w, at));
-    if (w.ask) STREAM_KEEP(words);
+    if (w.asks) STREAM_KEEP(words);
     return words;
 }
 /* The same, read once; else GCC reads it for each use, which is slower from cache. From memory that holds for
