@@ -179,7 +179,7 @@ static double neurons_s(bench_case *c) {
                 neuron[n] = c->active[i + n] - (uint32_t)layer;
             const cpu_active active = {n, neuron, c->ones, c->q, c->ones};
             for (size_t o = first, outputs; o < last; o += outputs) {
-                outputs = (size_t)min_u64(last - o, CPU_NEURON_OUTPUTS_MAX);
+                outputs = (size_t)min_u64(last - o, cpu_neuron_outputs(c->type));
                 c->kernels->neuron_sum[c->type](y, c->weights + c->row_bytes * layer, k, o, outputs, &active);
             }
         }

@@ -23,6 +23,8 @@
 
 /* ---- Float types: the activations are the floats, with zeros up to a multiple of 8 ---- */
 
+enum { LOCKSTEP = 4 /* rows of one matrix; eight, as lists are walked, are no faster there */ };
+
 static size_t act_bytes_float(size_t k) { return round_up(k, 8) * sizeof(float); }
 
 static void act_pack_float(void *act, const float *x, size_t k) {
@@ -57,32 +59,37 @@ static void act_pack_float(void *act, const float *x, size_t k) {
         return total_##type(sum, w, x, k);                                                                   \
     }                                                                                                        \
     GEMV(asking_##type, dot_##type(w + r * row_bytes, act, k, ASK_FAR_AND_NEAR))                             \
-    static void dots_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,                 \
-                            const void *act, size_t k) {                                                     \
-        const float *x = act;                                                                                \
+    /* row_n rows, at most CPU_DOTS, a constant; while they are multiplied, those at `next` are asked for.   \
+     */                                                                                                      \
+    AVX2_INLINE void lockstep_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,        \
+                                     const size_t row_n, const float *x, size_t k) {                         \
         __m256 sum[CPU_DOTS][4];                                                                             \
-        for (size_t i = 0; i < 4 * CPU_DOTS; i++) sum[i / 4][i % 4] = _mm256_setzero_ps();                   \
+        for (size_t i = 0; i < 4 * row_n; i++) sum[i / 4][i % 4] = _mm256_setzero_ps();                      \
         size_t at = 0;                                                                                       \
         for (; k >= 32; k -= 32, at += 32 * (item_bytes), x += 32) {                                         \
             AVX2_UNROLL                                                                                      \
-            for (size_t r = 0; r < CPU_DOTS; r++) {                                                          \
+            for (size_t r = 0; r < row_n; r++) {                                                             \
                 for (size_t line = 0; line < 32 * (item_bytes); line += 64)                                  \
                     prefetch_line(next[r], at + line);                                                       \
-                add_32_##type(sum[r], row[r] + at, x, false);                                                \
+                add_32_##type(sum[r], row[r] + at, x, ASK_NOTHING);                                          \
             }                                                                                                \
         }                                                                                                    \
-        for (size_t r = 0; r < CPU_DOTS; r++) y[r] = total_##type(sum[r], row[r] + at, x, k);                \
+        for (size_t r = 0; r < row_n; r++) y[r] = total_##type(sum[r], row[r] + at, x, k);                   \
+    }                                                                                                        \
+    static void dots_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,                 \
+                            const void *act, size_t k) {                                                     \
+        lockstep_##type(y, row, next, CPU_DOTS, act, k);                                                     \
     }                                                                                                        \
     static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
                             size_t k) {                                                                      \
         size_t r = 0;                                                                                        \
-        for (; k > K_ALONE && r + CPU_DOTS <= row_n; r += CPU_DOTS) {                                        \
-            const uint8_t *row[CPU_DOTS], *next[CPU_DOTS];                                                   \
-            for (size_t i = 0; i < CPU_DOTS; i++) {                                                          \
+        for (; k > K_ALONE && r + LOCKSTEP <= row_n; r += LOCKSTEP) {                                        \
+            const uint8_t *row[LOCKSTEP], *next[LOCKSTEP];                                                   \
+            for (size_t i = 0; i < LOCKSTEP; i++) {                                                          \
                 row[i] = w + (r + i) * row_bytes;                                                            \
-                next[i] = r + i + CPU_DOTS < row_n ? row[i] + CPU_DOTS * row_bytes : row[i];                 \
+                next[i] = r + i + LOCKSTEP < row_n ? row[i] + LOCKSTEP * row_bytes : row[i];                 \
             }                                                                                                \
-            dots_##type(y + r, row, next, act, k);                                                           \
+            lockstep_##type(y + r, row, next, LOCKSTEP, act, k);                                             \
         }                                                                                                    \
         for (; r < row_n; r++) y[r] = dot_##type(w + r * row_bytes, act, k, ASK_NOTHING);                    \
     }

@@ -5,8 +5,8 @@
  * while the activations stay in the first level of cache. Those of longer rows are shared by rows in
  * lockstep; that defeats the prefetcher, so every line is prefetched eight rows ahead. Other K-quants: one
  * row with prefetches some KB ahead. Prefetches with holes are worse than none. Rows that are scattered
- * (dots) come fastest four side by side, each asking for one of the next four: 20 to 28 GB/s a core on Zen 4,
- * where one after the other gives 12, however it is prefetched. Where hardware stops at the ends of pages,
+ * (dots) come fastest eight side by side, each asking for one of the next eight: 22 to 25 GB/s a core on Zen
+ * 4, where one after the other gives 12, however it is prefetched. Where hardware stops at the ends of pages,
  * all of them go row by row and ask (gemv_asking_*).
  *
  * vpdpbusd multiplies unsigned by signed bytes, so weights are taken as w + offset. Its int32 accumulators

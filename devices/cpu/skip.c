@@ -1,7 +1,7 @@
 /* skip.c - skipping: an FFN of the ReLU family computes its gate (or, without one, up) for all neurons, or
  * for those that a predictor names, and then only what belongs to neurons that are above zero.
  *
- * Up: the listed rows, one dot product each, the row four places ahead in the list asked for; where most
+ * Up: the listed rows, one dot product each, eight in lockstep while the next eight are asked for; where most
  * neurons are active, all rows in one stream, which changes no bit of the listed ones. Down: stored by
  * neuron; threads share out stretches of outputs and each walks all active neurons, so that every output is
  * summed in one order, whatever the number of threads.
@@ -319,11 +319,13 @@ static const float *compact_input(const vectors *v, uint32_t i) {
     return cpu_row(v->x, i / v->per_row) + (size_t)(i % v->per_row) * v->part->w.in_n;
 }
 
-/* Outputs of one piece of work: whole blocks where these lie along the outputs. */
+/* Outputs of one piece of work: whole blocks where these lie along the outputs. A thread takes its share of
+ * floats at once, for the sake of long runs. */
 static uint32_t stretch_of(const device_matrix *m, uint32_t thread_n) {
-    uint32_t block_n = m->order == NEURONS_BY_ROW ? gguf_type_get(m->type)->block_n : 1;
-    uint64_t n = round_up((m->out_n + 2 * thread_n - 1) / (2 * thread_n), max_u64(STRETCH_MIN, block_n));
-    return (uint32_t)min_u64(n, CPU_NEURON_OUTPUTS_MAX);
+    const uint32_t block_n = gguf_type_get(m->type)->block_n,
+                   piece_n = block_n == 1 ? thread_n : 2 * thread_n;
+    const uint64_t unit = max_u64(STRETCH_MIN, m->order == NEURONS_BY_ROW ? block_n : 1);
+    return (uint32_t)min_u64(round_up((m->out_n + piece_n - 1) / piece_n, unit), cpu_neuron_outputs(m->type));
 }
 
 /* Outputs [from, from + n) of the active neurons of a matrix that stands at `data`. */
@@ -508,7 +510,7 @@ static hotset_status measure_down(const cpu_kernels *kernels, const device_matri
         cpu_active active = {active_n, neuron, s.x, q, d};
         double begin_s = base_now_s();
         for (uint32_t o = 0, n; o < out_n; o += n) {
-            n = (uint32_t)min_u64(out_n - o, CPU_NEURON_OUTPUTS_MAX);
+            n = (uint32_t)min_u64(out_n - o, cpu_neuron_outputs(down->type));
             sum_neurons(kernels, &piece, s.weights, o, n, &active, s.y + o);
         }
         keep_least(&list_s, begin_s);
