@@ -20,7 +20,8 @@ enum {
     WIDEST = 8,           /* vectors of values that are, with few queries: memory is read in its order */
     DEPTH = 128,          /* words of a key that are multiplied before the next ones */
     ROWS = CPU_ATTEND_ROWS_MAX,
-    LOT = 32 /* queries whose scores are kept */
+    SOON = 4096, /* bytes: what comes so soon is asked for again, should it not have come yet */
+    LOT = 32     /* queries whose scores are kept */
 };
 
 /* How words are stored and multiplied. */
@@ -80,7 +81,10 @@ INLINE void sum_products(float *out, size_t out_stride, bool fresh, const float 
             const __m512i factor = _mm512_set1_epi32(read_i32(x + i * x_stride + w));
             UNROLL for (size_t j = 0; j < vector_n; j++) sum[i][j] = f.multiply(sum[i][j], word[j], factor);
         }
-        if (v->ahead) ask_next(v->ahead, w * vector_n * f.vector_bytes, vector_n * f.vector_bytes);
+        if (v->ahead) {
+            ask_next(v->ahead, w * vector_n * f.vector_bytes, vector_n * f.vector_bytes);
+            ask_next(at, SOON, vector_n * f.vector_bytes);
+        }
     }
     UNROLL for (size_t i = 0; i < query_n; i++) {
         UNROLL for (size_t j = 0; j < vector_n; j++)
