@@ -11,7 +11,7 @@ void cpu_kernels_avxvnni_emulated(cpu_kernels *k); /* the AVX-VNNI sources throu
 void cpu_kernels_avx512_emulated(cpu_kernels *k);  /* the AVX-512 sources through tests/emulate_avx512.h */
 void cpu_kernels_avx512_bf16_emulated(cpu_kernels *k);
 
-/* AVX2 with kernels that ask memory ahead where this machine's do not, and the other way round. */
+/* AVX2, with kernels that ask memory ahead where this machine's do not, and the other way round. */
 static void otherwise_asking(cpu_kernels *table) {
     cpu_kernels_ref(table);
     table->ask_ahead = !cpu_stops_at_pages();
@@ -23,8 +23,9 @@ size_t kernel_tables(cpu_kernels *tables) {
     size_t n = 0;
     for (int isa = 0; isa <= (int)best; isa++)
         if (cpu_isa_here((cpu_isa)isa)) cpu_kernels_init(&tables[n++], (cpu_isa)isa);
-    if (best > CPU_ISA_AVX2) otherwise_asking(&tables[CPU_ISA_AVX2]);
     if (best >= CPU_ISA_AVX2) {
+        otherwise_asking(&tables[n]);
+        tables[n++].isa = "avx2, asking otherwise";
         otherwise_asking(&tables[n]);
         cpu_kernels_avxvnni_emulated(&tables[n]);
         tables[n++].isa = "avxvnni emulated";

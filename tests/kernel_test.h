@@ -6,9 +6,10 @@
 #include "devices/cpu/kernels.h"
 #include "tests/block_values.h"
 
-/* Every instruction set of this machine, and AVX-VNNI and AVX-512 emulated where it has AVX2: at most
+/* Every instruction set of this machine; and where it has AVX2, that once more with the kernels that ask
+ * memory ahead, or do not, unlike this machine's, and AVX-VNNI and AVX-512 emulated: at most
  * KERNEL_TABLES_MAX tables; returns their number. */
-enum { KERNEL_TABLES_MAX = CPU_ISA_COUNT + 2 };
+enum { KERNEL_TABLES_MAX = CPU_ISA_COUNT + 3 };
 size_t kernel_tables(cpu_kernels *tables);
 /* AVX-512 with BF16, emulated: what none of them may have. False where the machine cannot even emulate it. */
 bool kernel_table_bf16(cpu_kernels *table);
