@@ -185,7 +185,7 @@ static void pack(cpu_active *a, float *x, int8_t *q, float *d, uint32_t group_n)
 }
 
 static void check_sum(const cpu_kernels *k, const matrix *m, unsigned share, random_state *r) {
-    enum { IN_MAX = 1024, OUT_MAX = 192 };
+    enum { IN_MAX = 1024, OUT_MAX = CPU_NEURON_OUTPUTS_MAX };
     uint32_t neuron[IN_MAX];
     float x[IN_MAX], d[IN_MAX], dense[IN_MAX] = {0}, want[OUT_MAX], whole[OUT_MAX];
     int8_t q[IN_MAX];
@@ -231,8 +231,8 @@ Test(neurons, sums_are_the_products_of_rows) {
             matrix_free(&m);
         }
     }
-    for (size_t t = 0; t < 3; t++) { /* floats that fill no register */
-        matrix m = matrix_make(all_types[t], 77, 50, &r);
+    for (size_t t = 0; t < 6; t++) { /* floats that fill no register, and as many as a call takes */
+        matrix m = matrix_make(all_types[t / 2], 77, t % 2 ? CPU_NEURON_OUTPUTS_MAX : 50, &r);
         for (size_t k = 0; k < table_n; k++) check_sum(&tables[k], &m, 100, &r);
         matrix_free(&m);
     }
