@@ -66,6 +66,13 @@ static const tiny_model models[] = {
      .expert_n = 3,
      .expert_used_n = 3,
      .expert_storage = TINY_EXPERTS_MERGED},
+    {.layer_n = 1, /* most neurons are active */
+     .embd_n = 256,
+     .ff_n = 512,
+     .vocab_n = 64,
+     .activation = "relu",
+     .ffn_bias = true,
+     .gate_bias = 1.5},
 };
 
 /* Of logits [n]: how far they are from one another. */
@@ -121,6 +128,7 @@ static void check_model(const tiny_model *base) {
 Test(skip, equals_dense_gated) {
     check_model(&models[0]);
     check_model(&models[1]);
+    check_model(&models[6]);
 }
 
 Test(skip, equals_dense_without_gate) {

@@ -143,6 +143,7 @@ typedef struct tensor_spec {
     uint32_t dim_n;
     uint64_t dim[4];
     double deviation;
+    double mean;    /* of a bias */
     bool by_neuron; /* stored in that order */
 } tensor_spec;
 
@@ -165,10 +166,11 @@ static tensor_spec *append(list *l, int layer_i, const char *name, fill kind, gg
     return item;
 }
 
-static void vector(list *l, int layer_i, const char *name, fill kind, uint64_t n) {
+static tensor_spec *vector(list *l, int layer_i, const char *name, fill kind, uint64_t n) {
     tensor_spec *item = append(l, layer_i, name, kind, GGUF_F32, 0.3);
     item->dim_n = 1;
     item->dim[0] = n;
+    return item;
 }
 
 /* A vector of n for each expert. */
@@ -303,7 +305,7 @@ static void dense_ffn(list *l, int i) {
         matrix(l, i, "fc2.weight", rank, ff, 0, 1.7); /* half of the inner products are zero */
     }
     if (!o->ffn_bias) return;
-    if (gated) vector(l, i, "ffn_gate.bias", FILL_BIAS, ff);
+    if (gated) vector(l, i, "ffn_gate.bias", FILL_BIAS, ff)->mean = o->gate_bias;
     vector(l, i, "ffn_up.bias", FILL_BIAS, ff);
     vector(l, i, "ffn_down.bias", FILL_BIAS, o->embd_n);
 }
@@ -574,7 +576,7 @@ static void put_values(gguf_writer *w, const tensor_spec *item, float first_divi
         switch (item->fill) {
         case FILL_MATRIX: random_block(state, p, item->type, item->deviation); break;
         case FILL_NORM: put_float(p, item->type, 1 + item->deviation * spread(state)); break;
-        case FILL_BIAS: put_float(p, item->type, item->deviation * spread(state)); break;
+        case FILL_BIAS: put_float(p, item->type, item->mean + item->deviation * spread(state)); break;
         case FILL_SINKS: put_float(p, item->type, 1 + spread(state)); break;
         case FILL_DIVISORS:
             put_float(p, item->type,

@@ -33,6 +33,7 @@ typedef struct tiny_model {
     uint32_t window_period;
     float attention_cap, logit_cap;
     const char *activation;
+    float gate_bias; /* added to ffn_gate.bias, which is small: the more, the more neurons are active */
 
     neurons_order down;      /* how down matrices stand; BY_NEURON holds the same numbers as BY_OUTPUT */
     bool powerinfer;         /* that magic */

@@ -24,7 +24,7 @@ enum { CPU_ALIGN = 64 };
 enum { CPU_GEMV_ROWS_MAX = 64 };
 /* Rows that `dots` takes. Scattered ones come faster from memory the more of them are read, and asked for,
  * side by side: eight at 0.8 of a stream's speed where four come at 0.7 and single ones at 0.3 (8 KB each, 60
- * GB/s). Sums of more would not fit in registers. */
+ * GB/s). Sums of more would not fit in 32 registers. */
 enum { CPU_DOTS = 8 };
 /* Rows of a matrix stored by neuron that are unpacked together are a multiple of this one: whole runs of
  * block types, whole tiles. */

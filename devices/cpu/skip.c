@@ -18,8 +18,8 @@ enum {
     /* neurons per piece of work of up: rows that share them find them in the cache; a crowded one is one call
      */
     RANGE = CPU_GEMV_ROWS_MAX,
-    CROWD = 44,        /* active neurons of a range from which on all its rows are walked: listed ones come at
-                          0.6 to 0.75 of the speed of a stream */
+    CROWD = 56,        /* active neurons of a range from which on all its rows are walked: listed ones come at
+                          0.85 to 0.95 of the speed of a stream */
     STRETCH_MIN = 128, /* outputs per piece of work of down: a line of each neuron at least */
     LINE = 64
 };
