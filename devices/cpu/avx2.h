@@ -49,18 +49,36 @@ void avx2_attend_groups(const cpu_attend_args *args);
 AVX2_INLINE __m256i load_256(const void *p) { return _mm256_loadu_si256(p); }
 AVX2_INLINE __m128i load_128(const void *p) { return _mm_loadu_si128(p); }
 
-/* Asks for every line of the step of `bytes` (a constant) that comes `ahead` bytes later; harmless past the
- * end of the weights. */
-AVX2_INLINE void prefetch_step(const uint8_t *w, size_t bytes, size_t ahead) {
+/* Asks for every line of the step of `bytes` that comes `ahead` bytes later; harmless past the end of the
+ * weights. scattered: of another row than follows, for which the queue of the second level is long enough.
+ * Constants, but for `ahead`. */
+AVX2_INLINE void prefetch_step(const uint8_t *w, const size_t bytes, size_t ahead, const bool scattered) {
     AVX2_UNROLL
-    for (size_t i = 0; i < bytes; i += 64)
-        _mm_prefetch((const char *)((uintptr_t)w + ahead + i), _MM_HINT_T0);
+    for (size_t i = 0; i < bytes; i += 64) {
+        const char *p = (const char *)((uintptr_t)w + ahead + i);
+        if (scattered)
+            _mm_prefetch(p, _MM_HINT_T1);
+        else
+            _mm_prefetch(p, _MM_HINT_T0);
+    }
 }
 
 /* The line at `at` of a row that is wanted later, which may be anywhere. */
 AVX2_INLINE void prefetch_line(const uint8_t *row, size_t at) {
     _mm_prefetch((const char *)((uintptr_t)row + at), _MM_HINT_T1);
 }
+
+/* dots of a type by its `dot` of the row w, row by row: each asks, as it goes, for what stands `ahead` bytes
+ * behind, which is one of the rows that are wanted next. */
+#define DOTS_BY_ROW(type, dot)                                                                               \
+    static void dots_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,                 \
+                            const void *act, size_t k) {                                                     \
+        for (size_t r = 0; r < CPU_DOTS; r++) {                                                              \
+            const uint8_t *w = row[r];                                                                       \
+            const size_t ahead = (size_t)((uintptr_t)next[r] - (uintptr_t)w);                                \
+            y[r] = dot;                                                                                      \
+        }                                                                                                    \
+    }
 
 /* Bits of bytes, moved down by `shift` (both constants). */
 AVX2_INLINE __m256i low_bits_of(__m256i v, int shift, int mask) {

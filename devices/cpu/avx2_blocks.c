@@ -28,11 +28,13 @@ AVX2_INLINE __m256i against_sums(__m128i bytes, const act_256 *a) {
     return _mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), load_256(a->sums));
 }
 
-AVX2_INLINE float dot_256(const uint8_t *w, const act_256 *a, size_t block_n, const fast_form f) {
+/* Asks for what stands `ahead` bytes behind, as prefetch_step() does. */
+AVX2_INLINE float dot_256(const uint8_t *w, const act_256 *a, size_t block_n, size_t ahead,
+                          const bool scattered, const fast_form f) {
     __m256 sum = _mm256_setzero_ps();
     for (; block_n > 0; block_n--, a++, w += f.block_bytes) {
         __m128i scale, min;
-        prefetch_step(w, f.block_bytes, BYTES_AHEAD);
+        prefetch_step(w, f.block_bytes, ahead, scattered);
         f.numbers(&scale, &min, w);
         __m256i total = _mm256_setzero_si256();
         if (f.offset) /* offset * scale * minus the sum */
@@ -60,14 +62,19 @@ AVX2_INLINE float dot_256(const uint8_t *w, const act_256 *a, size_t block_n, co
 #define GEMV(type, TYPE)                                                                                     \
     static void gemv_##type(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,     \
                             size_t k) {                                                                      \
-        for (size_t r = 0; r < row_n; r++) y[r] = dot_256(w + r * row_bytes, act, k / 256, FAST_##TYPE);     \
-    }
+        for (size_t r = 0; r < row_n; r++)                                                                   \
+            y[r] = dot_256(w + r * row_bytes, act, k / 256, BYTES_AHEAD, false, FAST_##TYPE);                \
+    }                                                                                                        \
+    DOTS_BY_ROW(type, dot_256(w, act, k / 256, ahead, true, FAST_##TYPE))
 GEMV(q2_k, Q2_K)
 GEMV(q3_k, Q3_K)
 GEMV(q5_k, Q5_K)
 
 void cpu_avx2_blocks_init(cpu_kernels *k) {
     cpu_set_gemv(&k->matmul[GGUF_Q2_K], act_size_256, act_pack_256, gemv_q2_k);
+    k->matmul[GGUF_Q2_K].dots = dots_q2_k;
     cpu_set_gemv(&k->matmul[GGUF_Q3_K], act_size_256, act_pack_256, gemv_q3_k);
+    k->matmul[GGUF_Q3_K].dots = dots_q3_k;
     cpu_set_gemv(&k->matmul[GGUF_Q5_K], act_size_256, act_pack_256, gemv_q5_k);
+    k->matmul[GGUF_Q5_K].dots = dots_q5_k;
 }

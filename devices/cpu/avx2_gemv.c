@@ -4,7 +4,7 @@
  * lockstep. Quantised rows keep the core so busy that it runs into memory late: they also ask for the lines 2
  * or 4 KiB ahead, every one of them (+20 to +35 % on Zen 3). Float rows are better left alone there (-10 %),
  * but not where cpu_kernels.ask_ahead says so, nor where they are longer than K_ALONE: four of them then
- * share what is read of the activations, and ask for the next four (+5 to +15 % of a whole token on Zen 4).
+ * share what is read of the activations, and ask for the next four (+3 to +17 % of a whole token on Zen 4).
  *
  * vpmaddubsw wants one unsigned operand, so unsigned quants meet signed activations and the offset of the
  * quants is paid once per vector, as sums of the activations that the packing leaves beside them.
@@ -87,7 +87,8 @@ static void act_pack_float(void *act, const float *x, size_t k) {
             const uint8_t *row[LOCKSTEP], *next[LOCKSTEP];                                                   \
             for (size_t i = 0; i < LOCKSTEP; i++) {                                                          \
                 row[i] = w + (r + i) * row_bytes;                                                            \
-                next[i] = r + i + LOCKSTEP < row_n ? row[i] + LOCKSTEP * row_bytes : row[i];                 \
+                /* of the next call, too */                                                                  \
+                next[i] = (const uint8_t *)((uintptr_t)row[i] + LOCKSTEP * row_bytes);                       \
             }                                                                                                \
             lockstep_##type(y + r, row, next, LOCKSTEP, act, k);                                             \
         }                                                                                                    \
@@ -136,7 +137,7 @@ static float dot_q8_0(const uint8_t *w, const void *act, size_t k) {
     __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     size_t b = 0;
     for (; b + 2 <= k / 32; b += 2, w += 2 * sizeof(quant_q8_0), q += 64) {
-        prefetch_step(w, 2 * sizeof(quant_q8_0), 4096);
+        prefetch_step(w, 2 * sizeof(quant_q8_0), 4096, false);
         step_q8_0(sum, w, q, d + b, 2);
     }
     if (b < k / 32) step_q8_0(sum, w, q, d + b, 1);
@@ -195,11 +196,12 @@ static void act_pack_q6_k(void *act, const float *x, size_t k) {
 /* Word `i` (a constant) of each half of a register in all words of that half. */
 #define SPREAD_WORD(v, i) _mm256_shuffle_epi8((v), _mm256_set1_epi16((short)(0x0100 + 0x0202 * (i))))
 
-static float dot_q4_k(const uint8_t *w, const void *act, size_t k) {
+/* These ask for what stands `ahead` bytes behind, as prefetch_step() does. */
+AVX2_INLINE float dot_q4_k(const uint8_t *w, const void *act, size_t k, size_t ahead, const bool scattered) {
     const __m256i mask = _mm256_set1_epi8(15);
     __m256 sum = _mm256_setzero_ps(), min_sum = _mm256_setzero_ps();
     for (const act_256 *a = act; k > 0; k -= 256, a++, w += sizeof(quant_q4_k)) {
-        prefetch_step(w, sizeof(quant_q4_k), 2048);
+        prefetch_step(w, sizeof(quant_q4_k), ahead, scattered);
         const __m256i scales = _mm256_cvtepu8_epi16(q4_k_scales(w + offsetof(quant_q4_k, scales)));
         const __m256i scales_03 = _mm256_permute4x64_epi64(scales, 0x00);
         const __m256i scales_47 = _mm256_permute4x64_epi64(scales, 0xaa);
@@ -224,12 +226,12 @@ static float dot_q4_k(const uint8_t *w, const void *act, size_t k) {
     return sum_8(_mm256_sub_ps(sum, min_sum));
 }
 
-static float dot_q6_k(const uint8_t *w, const void *act, size_t k) {
+AVX2_INLINE float dot_q6_k(const uint8_t *w, const void *act, size_t k, size_t ahead, const bool scattered) {
     /* Bytes 0 and 1 of the scales to the two halves of a register of words. */
     const __m128i spread = _mm_set_epi64x(0x0101010101010101, 0);
     __m256 sum = _mm256_setzero_ps();
     for (const act_256 *a = act; k > 0; k -= 256, a++, w += sizeof(quant_q6_k)) {
-        prefetch_step(w, sizeof(quant_q6_k), 4096);
+        prefetch_step(w, sizeof(quant_q6_k), ahead, scattered);
         const __m128i scales = load_128(w + offsetof(quant_q6_k, scales));
         /* The offset of the quants, 32 * scale * sum, starts the total. */
         __m256i total =
@@ -252,8 +254,10 @@ static float dot_q6_k(const uint8_t *w, const void *act, size_t k) {
 /* ---- The slots ---- */
 
 GEMV(q8_0, dot_q8_0(w + r * row_bytes, act, k))
-GEMV(q4_k, dot_q4_k(w + r * row_bytes, act, k))
-GEMV(q6_k, dot_q6_k(w + r * row_bytes, act, k))
+GEMV(q4_k, dot_q4_k(w + r * row_bytes, act, k, 2048, false))
+DOTS_BY_ROW(q4_k, dot_q4_k(w, act, k, ahead, true))
+GEMV(q6_k, dot_q6_k(w + r * row_bytes, act, k, 4096, false))
+DOTS_BY_ROW(q6_k, dot_q6_k(w, act, k, ahead, true))
 
 #define SET_FLOAT(type, TYPE)                                                                                \
     cpu_set_gemv(&k->matmul[GGUF_##TYPE], act_bytes_float, act_pack_float,                                   \
@@ -267,5 +271,7 @@ void cpu_avx2_gemv_init(cpu_kernels *k) {
     cpu_set_gemv(&k->matmul[GGUF_Q8_0], act_bytes_q8_0, act_pack_q8_0, gemv_q8_0);
     k->matmul[GGUF_Q8_0].dots = dots_q8_0;
     cpu_set_gemv(&k->matmul[GGUF_Q4_K], act_bytes_256, act_pack_q4_k, gemv_q4_k);
+    k->matmul[GGUF_Q4_K].dots = dots_q4_k;
     cpu_set_gemv(&k->matmul[GGUF_Q6_K], act_bytes_256, act_pack_q6_k, gemv_q6_k);
+    k->matmul[GGUF_Q6_K].dots = dots_q6_k;
 }

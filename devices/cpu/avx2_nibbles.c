@@ -173,7 +173,7 @@ AVX2_INLINE float dot(const uint8_t *w, const act_4 *a, size_t k, const step_for
     const size_t step_bytes = 4 * f.block_bytes;
     __m256 sum = _mm256_setzero_ps();
     for (; k >= 128; k -= 128, a++, w += step_bytes) {
-        prefetch_step(w, step_bytes, BYTES_AHEAD);
+        prefetch_step(w, step_bytes, BYTES_AHEAD, false);
         sum = step(sum, w, a, f);
     }
     if (k > 0) sum = last_step(sum, w, a, k, f);
@@ -223,12 +223,14 @@ static void act_pack_iq4_xs(void *act, const float *x, size_t k) {
     }
 }
 
-AVX2_INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *a, size_t k) {
+/* Asks for what stands `ahead` bytes behind, as prefetch_step() does. */
+AVX2_INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *a, size_t k, size_t ahead,
+                             const bool scattered) {
     const step_form f = {.values = quant_iq4_values};
     const __m256i mask = _mm256_set1_epi8(15);
     __m256 sum = _mm256_setzero_ps();
     for (; k > 0; k -= 256, a++, w += sizeof(quant_iq4_xs)) {
-        prefetch_step(w, sizeof(quant_iq4_xs), BYTES_AHEAD);
+        prefetch_step(w, sizeof(quant_iq4_xs), ahead, scattered);
         const __m256i lanes = iq4_xs_scales(w); /* as words 0 to 7 of both halves: */
         const __m256i scales = _mm256_permute4x64_epi64(_mm256_packs_epi32(lanes, lanes), 0x88);
         __m256i total = _mm256_setzero_si256();
@@ -249,8 +251,9 @@ AVX2_INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *a, size_t k) {
 
 static void gemv_iq4_xs(float *y, const uint8_t *w, size_t row_bytes, size_t row_n, const void *act,
                         size_t k) {
-    for (size_t r = 0; r < row_n; r++) y[r] = dot_iq4_xs(w + r * row_bytes, act, k);
+    for (size_t r = 0; r < row_n; r++) y[r] = dot_iq4_xs(w + r * row_bytes, act, k, BYTES_AHEAD, false);
 }
+DOTS_BY_ROW(iq4_xs, dot_iq4_xs(w, act, k, ahead, true))
 
 /* ---- The types ----------------------------------------------------------------------------------------- */
 
@@ -283,4 +286,5 @@ TYPES(NIBBLES)
 void cpu_avx2_nibbles_init(cpu_kernels *k) {
     TYPES(SET)
     cpu_set_gemv(&k->matmul[GGUF_IQ4_XS], act_bytes_iq4_xs, act_pack_iq4_xs, gemv_iq4_xs);
+    k->matmul[GGUF_IQ4_XS].dots = dots_iq4_xs;
 }

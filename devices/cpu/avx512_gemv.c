@@ -386,14 +386,7 @@ INLINE float dot_iq4_xs(const uint8_t *w, const act_iq4_xs *x, size_t block_n, s
         const size_t ahead = ASK;                                                                            \
         for (size_t r = 0; r < row_n; r++, w += row_bytes) y[r] = dot;                                       \
     }                                                                                                        \
-    static void dots_##type(float *y, const uint8_t *const *row, const uint8_t *const *next,                 \
-                            const void *act, size_t k) {                                                     \
-        for (size_t r = 0; r < CPU_DOTS; r++) {                                                              \
-            const uint8_t *w = row[r];                                                                       \
-            const size_t ahead = (size_t)((uintptr_t)next[r] - (uintptr_t)w);                                \
-            y[r] = dot;                                                                                      \
-        }                                                                                                    \
-    }
+    DOTS_BY_ROW(type, dot)
 ROW_BY_ROW(q2_k, K_BYTES_AHEAD, dot_pairs(w, act, k / SUPERBLOCK, ahead, FAST_Q2_K))
 ROW_BY_ROW(q3_k, K_BYTES_AHEAD, dot_pairs(w, act, k / SUPERBLOCK, ahead, FAST_Q3_K))
 ROW_BY_ROW(q4_k, K_BYTES_AHEAD, dot_q4_k(w, act, k / SUPERBLOCK, ahead, false))
