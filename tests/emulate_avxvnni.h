@@ -9,8 +9,9 @@
 #include <immintrin.h>
 
 /* The sources' own external names, so that both versions can stand in one program. */
-#define cpu_kernels_avxvnni    cpu_kernels_avxvnni_emulated
-#define cpu_avxvnni_lanes_init cpu_avxvnni_lanes_init_emulated
+#define cpu_kernels_avxvnni     cpu_kernels_avxvnni_emulated
+#define cpu_avxvnni_attend_init cpu_avxvnni_attend_init_emulated
+#define cpu_avxvnni_lanes_init  cpu_avxvnni_lanes_init_emulated
 
 /* Bytes of a without sign times those of b with sign: of each pair of bytes the first, and the second. */
 static inline __m256i emu_dpbusd(__m256i sum, __m256i a, __m256i b) {

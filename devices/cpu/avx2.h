@@ -29,12 +29,16 @@ void cpu_avx2_attend_init(cpu_kernels *k);
 void cpu_avx2_neurons_init(cpu_kernels *k);
 void cpu_avx2_neuron_store_init(cpu_kernels *k);
 void cpu_avx2_rows_init(cpu_kernels *k);
-/* AVX-VNNI: avxvnni_lanes.c act_* and gemv of interleaved rows; the rest is in avxvnni_gemm.c. */
+/* AVX-VNNI: avxvnni_attend.c attend; avxvnni_lanes.c act_* and gemv of interleaved rows; the rest is in
+ * avxvnni_gemm.c. */
+void cpu_avxvnni_attend_init(cpu_kernels *k);
 void cpu_avxvnni_lanes_init(cpu_kernels *k);
 /* Products q . k of query i of a call to exp(scale q . k - max), in place; zeros for rows that it does not
  * see and from there to `end`. Writes the query's max and sum (avx2_attend.c). */
 void avx2_soften(const cpu_attend_args *a, size_t query_i, float *s, size_t end, float scale);
-/* attend() of a state in Q8_0 (avx2_attend_int8.c). */
+/* attend(), of a state in any type (avx2_attend.c). */
+void avx2_attend_by_type(const cpu_attend_args *args);
+/* The same of one in Q8_0 (avx2_attend_int8.c). */
 void avx2_attend_int8(const cpu_attend_args *args);
 /* attend() of a grouped state in F16 (avx2_attend_groups.c). */
 void avx2_attend_groups(const cpu_attend_args *args);

@@ -277,7 +277,7 @@ AVX2_INLINE void attend_state(const cpu_attend_args *a, const gguf_type type) {
     }
 }
 
-static void attend(const cpu_attend_args *args) {
+void avx2_attend_by_type(const cpu_attend_args *args) {
     switch ((int)args->state) {
     case GGUF_F16:
         if (args->grouped)
@@ -300,7 +300,7 @@ static void f32_to_q8_0(uint8_t *y, const float *x, size_t n) {
 }
 
 void cpu_avx2_attend_init(cpu_kernels *k) {
-    k->attend = attend;
+    k->attend = avx2_attend_by_type;
     k->attend_groups = true;
     k->f32_to_q8_0 = f32_to_q8_0;
 }

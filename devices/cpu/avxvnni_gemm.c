@@ -148,4 +148,5 @@ void cpu_kernels_avxvnni(cpu_kernels *k) {
     SIX_BIT_TYPES(SET_TILES)
     EIGHT_BIT_TYPES(SET_TILES)
     cpu_avxvnni_lanes_init(k);
+    cpu_avxvnni_attend_init(k);
 }
