@@ -63,7 +63,7 @@ AVX2_INLINE void sum_minima(__m256i s[HALVES][COLS], const tile_256 *t, const pa
                             const fast_form f) {
     AVX2_UNROLL
     for (size_t j = 0; j < parts_of(f) / 2; j++) {
-        const int16_t(*min)[2] = t->number[parts_of(f) + j];
+        const int16_t(*min)[2] = t->number[first_min(f) + j];
         const __m256i w0 = load_256(min), w1 = load_256(min + 8);
         AVX2_UNROLL
         for (int c = 0; c < COLS; c++) {

@@ -21,13 +21,25 @@ typedef struct tile_256 { /* of one block of 256; of `number`, as many as there 
     union {
         int16_t number[16 + 8][ROWS][2]; /* scales of the parts, each twice; minima of parts 2j and 2j + 1 */
         float scale[16][ROWS];           /* with vpdpbusd: instead of those scales, and times d */
+        int8_t factor[16][ROWS];         /* of products: instead of those scales */
     };
 } tile_256;
 
 AVX2_INLINE size_t parts_of(const fast_form f) { return 256 / f.part_n; }
 
+/* Whether q has quants times the scales of their parts, plus PRODUCT_OFFSET where the form has an offset, so
+ * that a block is one sum: with vpdpbusd, of quants of at most three bits. Products of Q3_K, from 31 * -4 to
+ * -32 * -4, are unsigned with the offset, and their sums can be lifted: 256 * 128 * 127 < 2^22. */
+AVX2_INLINE bool has_products(const fast_form f) {
+    return HAS_VPDPBUSD && f.run_n > 1 && f.low_bits + f.high_bits <= 3;
+}
+enum { PRODUCT_OFFSET = 124 };
+
+/* Where minima stand in `number`. */
+AVX2_INLINE size_t first_min(const fast_form f) { return has_products(f) ? parts_of(f) / 4 : parts_of(f); }
+
 AVX2_INLINE size_t tile_block_bytes(const fast_form f) {
-    const size_t number_n = parts_of(f) + (f.has_min ? parts_of(f) / 2 : 0);
+    const size_t number_n = first_min(f) + (f.has_min ? parts_of(f) / 2 : 0);
     if (f.run_n == 1) return f.has_min ? sizeof(tile_32) : offsetof(tile_32, m);
     return offsetof(tile_256, number) + number_n * sizeof(int16_t[ROWS][2]);
 }
@@ -49,7 +61,11 @@ AVX2_INLINE void store_pairs(int16_t (*to)[2], __m128i first, __m128i second) {
     store_256(to + 8, high_pairs(first, second));
 }
 
-AVX2_INLINE void store_scale(tile_256 *t, size_t j, __m128i scale) {
+AVX2_INLINE void store_scale(tile_256 *t, size_t j, __m128i scale, const fast_form f) {
+    if (has_products(f)) {
+        _mm_store_si128((__m128i *)(void *)t->factor[j], scale);
+        return;
+    }
     if (!HAS_VPDPBUSD) {
         store_pairs(t->number[j], scale, scale);
         return;
@@ -64,9 +80,44 @@ AVX2_INLINE void store_scale(tile_256 *t, size_t j, __m128i scale) {
 /* Scales and minima of parts j and j + 1; d stands there already. */
 AVX2_INLINE void store_parts(tile_256 *t, size_t j, const __m128i scale[2], const __m128i min[2],
                              const fast_form f) {
-    store_scale(t, j, scale[0]);
-    store_scale(t, j + 1, scale[1]);
-    if (f.has_min) store_pairs(t->number[parts_of(f) + j / 2], min[0], min[1]);
+    store_scale(t, j, scale[0], f);
+    store_scale(t, j + 1, scale[1], f);
+    if (f.has_min) store_pairs(t->number[first_min(f) + j / 2], min[0], min[1]);
+}
+
+/* Four quads of eight rows, times the rows' factors in 32-bit lanes. */
+AVX2_INLINE void multiply_quads(uint8_t *q, __m256i factor, const fast_form f) {
+    const __m256i lane =
+        _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c);
+    const __m256i once = _mm256_shuffle_epi8(factor, lane); /* in all four bytes of a lane */
+    const __m256i twice = _mm256_add_epi8(once, once), four_times = _mm256_add_epi8(twice, twice);
+    /* what two bits of a row's quant stand for, in the four bytes of its lane */
+    __m256i table = _mm256_add_epi8(_mm256_and_si256(once, _mm256_set1_epi32((int)0xff00ff00)),
+                                    _mm256_and_si256(twice, _mm256_set1_epi32((int)0xffff0000)));
+    if (f.offset)
+        table = _mm256_add_epi8(table, _mm256_sub_epi8(_mm256_set1_epi8(PRODUCT_OFFSET), four_times));
+    AVX2_UNROLL
+    for (size_t i = 0; i < 4; i++) {
+        const __m256i v = load_256(q + 64 * i), two = _mm256_and_si256(v, _mm256_set1_epi8(3));
+        __m256i product = _mm256_shuffle_epi8(table, _mm256_or_si256(two, lane));
+        if (f.high_bits) {
+            const __m256i third = _mm256_cmpgt_epi8(v, _mm256_set1_epi8(3));
+            product = _mm256_add_epi8(product, _mm256_and_si256(third, four_times));
+        }
+        store_256(q + 64 * i, product);
+    }
+}
+
+/* Quants to products, where the form has those. */
+AVX2_INLINE void finish_256(tile_256 *t, const fast_form f) {
+    if (!has_products(f)) return;
+    for (size_t j = 0; j < parts_of(f); j++) {
+        AVX2_UNROLL
+        for (size_t h = 0; h < HALVES; h++) {
+            const __m128i factors = _mm_loadl_epi64((const void *)(t->factor[j] + 8 * h));
+            multiply_quads(t->q[4 * j][8 * h], _mm256_cvtepu8_epi32(factors), f);
+        }
+    }
 }
 
 /* What a block of 32 has besides quants. */
@@ -122,6 +173,7 @@ AVX2_INLINE void tile_unpack(uint8_t *tile, const uint8_t *w, size_t row_bytes, 
         else
             unpack_header_256((tile_256 *)(void *)tile, &rows, f);
         for (size_t half = 0; half < HALVES; half++) unpack_quants(tile + 32 * half, rows.row + 8 * half, f);
+        if (f.run_n > 1) finish_256((tile_256 *)(void *)tile, f);
     }
 }
 
@@ -163,6 +215,7 @@ AVX2_INLINE void tile_of_lanes(uint8_t *tile, const uint8_t *w, size_t k, const 
             AVX2_UNROLL
             for (size_t run = 0; run < f.run_n; run++) lanes_quad(tile, w, run, i, f);
         }
+        finish_256((tile_256 *)(void *)tile, f);
     }
 }
 
@@ -198,6 +251,7 @@ AVX2_INLINE void planes_header_256(tile_256 *t, const uint8_t *planes, size_t ou
         for (size_t i = 0; i < 2; i++) f.plane(&scale[i], &min[i], planes, out_n, o, j + i, true);
         store_parts(t, j, scale, min, f);
     }
+    finish_256(t, f);
 }
 
 AVX2_INLINE void neuron_tiles(uint8_t *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n,
@@ -241,7 +295,7 @@ typedef struct panel_32 {
 typedef struct panel_256 {
     int8_t x[8][COLS][32];
     union {
-        int32_t start[16][COLS]; /* of parts of 16; those of 32 have every second one */
+        int32_t start[16][COLS]; /* of parts of 16; those of 32 have every second one, of 256 the first */
         int16_t sum[8][COLS][2]; /* of parts 2j and 2j + 1 */
     };
     float d[COLS];
@@ -272,23 +326,27 @@ AVX2_INLINE void panel_pack_256(panel_256 *panel, const float *x, size_t x_strid
         panel_256 *p = panel;
         for (size_t i = 0; i < k; i += 256, p++) {
             __m256 inverse;
+            __m128i all = _mm_setzero_si128();
             p->d[c] = act_scale(column + i, 256, &inverse);
             for (size_t run = 0; run < 8; run++) {
                 const __m256i q = act_bytes_32(column + i + 32 * run, inverse), pairs = sum_pairs(q);
                 const __m128i low = _mm256_castsi256_si128(pairs), high = _mm256_extracti128_si256(pairs, 1);
                 _mm256_storeu_si256((__m256i *)(void *)p->x[run][c], q);
+                const __m128i both = _mm_add_epi16(low, high);
+                all = _mm_add_epi16(all, both);
                 if (offset && part_n == 16) {
                     p->start[2 * run][c] = sum_start(low, offset);
                     p->start[2 * run + 1][c] = sum_start(high, offset);
-                } else if (offset) {
-                    p->start[2 * run][c] = sum_start(_mm_add_epi16(low, high), offset);
+                } else if (offset && part_n == 32) {
+                    p->start[2 * run][c] = sum_start(both, offset);
                 } else if (part_n == 16) {
                     p->sum[run][c][0] = (int16_t)sum_of(low);
                     p->sum[run][c][1] = (int16_t)sum_of(high);
-                } else {
-                    p->sum[run / 2][c][run % 2] = (int16_t)sum_of(_mm_add_epi16(low, high));
+                } else if (part_n == 32) {
+                    p->sum[run / 2][c][run % 2] = (int16_t)sum_of(both);
                 }
             }
+            if (part_n == 256) p->start[0][c] = sum_start(all, offset);
         }
     }
 }
@@ -312,7 +370,7 @@ AVX2_INLINE void start_sums(__m256i s[HALVES][COLS], const int32_t *start) {
     PANEL_PACK(32, q5_0, 16) /* and Q5_1 */                                                                  \
     PANEL_PACK(32, mxfp4, 12)                                                                                \
     PANEL_PACK(256, q2_k, 16, 0)                                                                             \
-    PANEL_PACK(256, q3_k, 16, 4)                                                                             \
+    PANEL_PACK(256, q3_k, HAS_VPDPBUSD ? 256 : 16, HAS_VPDPBUSD ? PRODUCT_OFFSET : 4)                        \
     PANEL_PACK(256, q4_k, 32, 0) /* and Q5_K */                                                              \
     PANEL_PACK(256, q6_k, 16, 32)
 

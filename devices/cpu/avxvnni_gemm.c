@@ -64,7 +64,7 @@ AVX2_INLINE void add_minima(__m256i s[HALVES][COLS], const tile_256 *t, const pa
                             const fast_form f) {
     AVX2_UNROLL
     for (size_t j = 0; j < parts_of(f) / 2; j++) {
-        const int16_t(*min)[2] = t->number[parts_of(f) + j];
+        const int16_t(*min)[2] = t->number[first_min(f) + j];
         const __m256i w0 = load_256(min), w1 = load_256(min + 8);
         AVX2_UNROLL
         for (size_t c = 0; c < COLS; c++) {
@@ -89,13 +89,15 @@ AVX2_INLINE void tile_mul_256(float *y, size_t y_stride, const uint8_t *tile, co
             add_minima(s, t, p, f);
             add_part(block, s, t->minus_dmin);
         }
-        for (size_t i = 0; i < 256; i += f.part_n) {
+        const size_t sum_n = has_products(f) ? 256 : f.part_n; /* weights of one sum of integers */
+        for (size_t i = 0; i < 256; i += sum_n) {
             if (f.offset)
                 start_sums(s, p->start[i / 16]);
             else
                 start_at_zero(s);
-            add_quads(s, t->q[i / 4][0], p->x[i / 32][0] + i % 32, f.part_n / 4);
-            add_part(block, s, t->scale[i / f.part_n]);
+            for (size_t n = i; n < i + sum_n; n += 32)
+                add_quads(s, t->q[n / 4][0], p->x[n / 32][0] + n % 32, sum_n < 32 ? sum_n / 4 : 8);
+            add_part(block, s, has_products(f) ? t->d : t->scale[i / f.part_n]);
         }
         AVX2_UNROLL
         for (size_t i = 0; i < HALVES * COLS; i++) {
