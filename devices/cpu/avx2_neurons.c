@@ -79,39 +79,74 @@ AVX2_INLINE void add_four(__m256i sum[4], const __m256i w[4], __m256i q, const b
     }
 }
 
-/* Sums of 32 outputs of one part as floats in the order of outputs. */
-AVX2_INLINE void part_sums(__m256 out[4], const part *p, size_t run, size_t out_n, const fast_form f) {
+/* Sums of 32 outputs of one part, in the order of outputs. */
+AVX2_INLINE void part_sums(__m256i out[4], const part *p, size_t run, size_t out_n, const fast_form f) {
     const int offset = has_signs(f) ? 0 : f.offset; /* taken off the sum */
     __m256i sum[4], w[4];
     for (int j = 0; j < 4; j++) sum[j] = _mm256_set1_epi32(-offset * p->sum);
     for (size_t i = 0; i < p->four_n; i++) {
         AVX2_UNROLL
         for (size_t j = 0; j < 4; j++) {
+            w[j] = _mm256_setzero_si256();
+            if (j > 0 && 4 * i + j >= p->n) continue;
             w[j] = neuron_quants(f, p->neuron[4 * i + j], run, out_n);
             if (f.values) w[j] = signed_values(f, w[j]);
         }
         add_four(sum, w, broadcast_4(p->q + 4 * i), has_signs(f));
     }
-    out[0] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256(sum[0], sum[1], 0x20));
-    out[1] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256(sum[2], sum[3], 0x20));
-    out[2] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256(sum[0], sum[1], 0x31));
-    out[3] = _mm256_cvtepi32_ps(_mm256_permute2x128_si256(sum[2], sum[3], 0x31));
+    out[0] = _mm256_permute2x128_si256(sum[0], sum[1], 0x20);
+    out[1] = _mm256_permute2x128_si256(sum[2], sum[3], 0x20);
+    out[2] = _mm256_permute2x128_si256(sum[0], sum[1], 0x31);
+    out[3] = _mm256_permute2x128_si256(sum[2], sum[3], 0x31);
 }
 
-/* y + the part's sums of outputs o to o + 7 with their scales. */
-AVX2_INLINE __m256 scaled(__m256 y, __m256 sum, const part *p, size_t out_n, size_t o, const fast_form f) {
-    const __m256 factor = _mm256_set1_ps(p->d), all = _mm256_mul_ps(plane_d(f, p->planes, out_n, o), factor);
-    __m128i scale, min;
-    if (f.run_n > 1) {
-        f.plane(&scale, &min, p->planes, out_n, o, p->number, false);
-        sum = _mm256_mul_ps(sum, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(scale)));
+/* Sums of 32 outputs over the parts of a block: of products, times the parts' scales, and of activations,
+ * times their minima. */
+typedef struct block_sums {
+    __m256i product[4], minimum[4];
+} block_sums;
+
+/* Adds a part; of a block that is one part `sums` has nothing else. */
+AVX2_INLINE void add_part(block_sums *sums, const part *p, size_t o, size_t out_n, const fast_form f) {
+    __m256i sum[4];
+    part_sums(sum, p, o / RUN, out_n, f);
+    const __m256i activations = _mm256_set1_epi32(p->sum);
+    AVX2_UNROLL
+    for (size_t i = 0; i < 4; i++) {
+        if (f.run_n == 1) {
+            sums->product[i] = sum[i];
+            sums->minimum[i] = activations;
+            continue;
+        }
+        __m128i scale, min;
+        f.plane(&scale, &min, p->planes, out_n, o + 8 * i, p->number, false);
+        const __m256i product = _mm256_mullo_epi32(sum[i], _mm256_cvtepi8_epi32(scale));
+        sums->product[i] = _mm256_add_epi32(sums->product[i], product);
+        if (!f.has_min) continue;
+        const __m256i minimum = _mm256_mullo_epi32(activations, _mm256_cvtepi8_epi32(min));
+        sums->minimum[i] = _mm256_add_epi32(sums->minimum[i], minimum);
     }
-    y = _mm256_fmadd_ps(sum, all, y);
-    if (!f.has_min) return y;
-    const __m256 minus = _mm256_mul_ps(plane_dmin(f, p->planes, out_n, o), factor);
-    const __m256 times = _mm256_set1_ps((float)p->sum);
-    if (f.run_n == 1) return _mm256_fmadd_ps(times, minus, y);
-    return _mm256_fnmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(min)), times), minus, y);
+}
+
+AVX2_INLINE void zero_sums(block_sums *sums) {
+    AVX2_UNROLL
+    for (size_t i = 0; i < 4; i++) sums->product[i] = sums->minimum[i] = _mm256_setzero_si256();
+}
+
+/* Adds the sums of p's block to `total`, those of outputs from o on. */
+AVX2_INLINE void add_block(__m256 total[4], const block_sums *sums, const part *p, size_t o, size_t out_n,
+                           const fast_form f) {
+    const __m256 factor = _mm256_set1_ps(p->d);
+    AVX2_UNROLL
+    for (size_t i = 0; i < 4; i++) {
+        const __m256 d = _mm256_mul_ps(plane_d(f, p->planes, out_n, o + 8 * i), factor);
+        total[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums->product[i]), d, total[i]);
+        if (!f.has_min) continue;
+        const __m256 m = _mm256_mul_ps(plane_dmin(f, p->planes, out_n, o + 8 * i), factor);
+        const __m256 minimum = _mm256_cvtepi32_ps(sums->minimum[i]);
+        total[i] =
+            f.run_n == 1 ? _mm256_fmadd_ps(minimum, m, total[i]) : _mm256_fnmadd_ps(minimum, m, total[i]);
+    }
 }
 
 /* Adds a lot to a run of outputs. */
@@ -119,14 +154,16 @@ AVX2_INLINE void add_parts_to_run(float *y, const parts *l, const parts *next, c
                                   const fast_form f) {
     const size_t o = s->from + step * RUN;
     __m256 total[4];
+    block_sums sums;
+    zero_sums(&sums);
     for (size_t i = 0; i < 4; i++) total[i] = load_f32(y + 8 * i);
     for (size_t j = 0; j < l->n; j++) {
-        __m256 sum[4];
+        const part *p = &l->part[j];
         if (j < next->n) ask_for_part(&next->part[j], s, step, RUN, f);
-        part_sums(sum, &l->part[j], o / RUN, s->out_n, f);
-        AVX2_UNROLL
-        for (size_t i = 0; i < 4; i++)
-            total[i] = scaled(total[i], sum[i], &l->part[j], s->out_n, o + 8 * i, f);
+        add_part(&sums, p, o, s->out_n, f);
+        if (j + 1 < l->n && p[1].planes == p->planes) continue;
+        add_block(total, &sums, p, o, s->out_n, f);
+        zero_sums(&sums);
     }
     for (size_t i = 0; i < 4; i++) _mm256_storeu_ps(y + 8 * i, total[i]);
 }

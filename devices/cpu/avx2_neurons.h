@@ -16,8 +16,8 @@ enum { PART_MAX = 32, LOT_PARTS = 8 };
 /* Active neurons under one scale, padded to fours with activations of zero. */
 typedef struct part {
     const uint8_t *neuron[PART_MAX], *planes;
-    int8_t q[PART_MAX];    /* activations */
-    size_t four_n, number; /* number: of the part in its group */
+    int8_t q[PART_MAX];       /* activations */
+    size_t n, four_n, number; /* number: of the part in its group */
     float d;
     int32_t sum;               /* of the activations */
     size_t asks_from, asks_to; /* which fields of its group's scales it asks for */
@@ -51,6 +51,7 @@ AVX2_INLINE size_t take_part(part *p, const cpu_active *a, size_t i, const uint8
         q[n] = a->q[i];
         p->sum += q[n];
     }
+    p->n = n;
     p->four_n = (n + 3) / 4;
     for (; n < 4 * p->four_n; n++) p->neuron[n] = p->neuron[0];
     memcpy(p->q, q, sizeof q);
@@ -111,7 +112,7 @@ AVX2_INLINE void ask_for_field(const uint8_t *planes, size_t field, size_t out_n
 AVX2_INLINE void ask_for_part(const part *p, const stretch *s, size_t step, const size_t width,
                               const fast_form f) {
     const size_t out_n = s->out_n;
-    for (size_t i = step; i < 4 * p->four_n; i += s->step_n) {
+    for (size_t i = step; i < p->n; i += s->step_n) {
         ask_for_bytes(p->neuron[i] + s->from / 8 * f.low_bits, s->n / 8 * f.low_bits);
         if (f.high_bits)
             ask_for_bytes(p->neuron[i] + out_n / 8 * f.low_bits + s->from / 8 * f.high_bits,
