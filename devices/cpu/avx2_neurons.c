@@ -4,7 +4,7 @@
  * added, the next one's lines are asked for, into the second level, whose queue is longer.
  *
  * Block types: four neurons' quants are interleaved output by output, so that one vpmaddubsw and one vpmaddwd
- * add up four products; sums are integers until the scales change.
+ * add up four products; sums are integers, times those that scales of K-quants are, until the block changes.
  */
 #include "devices/cpu/avx2_neurons.h"
 
