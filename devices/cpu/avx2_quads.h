@@ -173,7 +173,7 @@ AVX2_INLINE void tile_unpack(uint8_t *tile, const uint8_t *w, size_t row_bytes, 
         else
             unpack_header_256((tile_256 *)(void *)tile, &rows, f);
         for (size_t half = 0; half < HALVES; half++) unpack_quants(tile + 32 * half, rows.row + 8 * half, f);
-        if (f.run_n > 1) finish_256((tile_256 *)(void *)tile, f);
+        finish_256((tile_256 *)(void *)tile, f);
     }
 }
 

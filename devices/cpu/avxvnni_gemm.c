@@ -13,6 +13,14 @@ AVX2_INLINE void start_at_zero(__m256i s[HALVES][COLS]) {
     for (int c = 0; c < COLS; c++) s[0][c] = s[1][c] = _mm256_set1_epi32(LIFT_BITS);
 }
 
+/* What the sums of a part start with, whose number counts parts of 16. */
+AVX2_INLINE void start_part(__m256i s[HALVES][COLS], const panel_256 *p, size_t number, const fast_form f) {
+    if (f.offset)
+        start_sums(s, p->start[number]);
+    else
+        start_at_zero(s);
+}
+
 /* s[h][c] += products of `quad_n` times four weights. q: [quad_n][ROWS][4]; x: column c at 32 * c. */
 AVX2_INLINE void add_quads(__m256i s[HALVES][COLS], const uint8_t *q, const int8_t *x, const size_t quad_n) {
     AVX2_UNROLL
@@ -89,15 +97,15 @@ AVX2_INLINE void tile_mul_256(float *y, size_t y_stride, const uint8_t *tile, co
             add_minima(s, t, p, f);
             add_part(block, s, t->minus_dmin);
         }
-        const size_t sum_n = has_products(f) ? 256 : f.part_n; /* weights of one sum of integers */
-        for (size_t i = 0; i < 256; i += sum_n) {
-            if (f.offset)
-                start_sums(s, p->start[i / 16]);
-            else
-                start_at_zero(s);
-            for (size_t n = i; n < i + sum_n; n += 32)
-                add_quads(s, t->q[n / 4][0], p->x[n / 32][0] + n % 32, sum_n < 32 ? sum_n / 4 : 8);
-            add_part(block, s, has_products(f) ? t->d : t->scale[i / f.part_n]);
+        if (has_products(f)) {
+            start_part(s, p, 0, f);
+            for (size_t run = 0; run < 8; run++) add_quads(s, t->q[8 * run][0], p->x[run][0], 8);
+            add_part(block, s, t->d);
+        }
+        for (size_t i = 0; i < 256 && !has_products(f); i += f.part_n) {
+            start_part(s, p, i / 16, f);
+            add_quads(s, t->q[i / 4][0], p->x[i / 32][0] + i % 32, f.part_n / 4);
+            add_part(block, s, t->scale[i / f.part_n]);
         }
         AVX2_UNROLL
         for (size_t i = 0; i < HALVES * COLS; i++) {
