@@ -596,13 +596,12 @@ check_machine() {
     refuse 1 "or more" machine "$work/newer.json"
     refuse 1 "$work/no/folder" machine -o "$work/no/folder"
     refuse 2 "unknown option" machine --through
-    run 0 machine --threads 1 --no-file --quiet --note "a test" -o "$work/here.json"
+    run 0 machine --devices cpu,emu:64MiB --threads 1 --no-file --quiet --note "a test" -o "$work/two.json"
     expect "machine: the table" grep -q "of 1 thread\|1 of " "$out"
-    run 0 inspect "$work/here.json"
-    expect "machine: what was written is read" grep -q "^a test$" "$out"
-    run 0 machine --devices cpu,emu:64MiB --threads 1 --no-file -o "$work/two.json"
     expect "machine --devices: an emulated device" grep -q "^emu0 " "$out"
     expect "machine --devices: its links" [ "$(grep -cE '^(cpu to emu0|emu0 to cpu)$' "$out")" -eq 2 ]
+    run 0 inspect "$work/two.json"
+    expect "machine: what was written is read" grep -q "^a test$" "$out"
     run 0 plan "$model" --machine "$work/two.json" --threads 1
     expect "plan --machine: with its column" grep -q "emu0" "$out"
     refuse 1 "devices: 'gpu'" machine --devices cpu,gpu

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "engine/base.h"
+#include "tests/thinned.h"
 
 #define MACHINES HOTSET_SOURCE_DIR "/profiles/machines/"
 #define SHAPES   HOTSET_SOURCE_DIR "/tests/shapes/"
@@ -145,10 +146,10 @@ int main(int argc, char **argv) {
     if (!name_n) good = false;
     qsort(names, name_n, sizeof *names, by_name);
     for (size_t i = 0; i < name_n; i++) {
-        good &= settle_tables(names[i], write);
+        if (write || !thinned_out(i, 0, 2)) good &= settle_tables(names[i], write);
         free(names[i]);
     }
     for (size_t i = 0; i < COUNT_OF(whole); i++)
-        good &= settle_whole(whole[i].shape, whole[i].machine, write);
+        if (write || !thinned_out(i, 0, 2)) good &= settle_whole(whole[i].shape, whole[i].machine, write);
     return !good;
 }

@@ -114,15 +114,6 @@ double *rig_truth(const rig *r, const int32_t *tokens, size_t n, bool rounded) {
     return truth;
 }
 
-bool rig_thinned_out(size_t a, size_t b, size_t of) {
-#ifdef HOTSET_TESTS_THINNED
-    return (a + b) % of != 0;
-#else
-    (void)a, (void)b, (void)of;
-    return false;
-#endif
-}
-
 double rig_distance(const float *a, const float *b, size_t n) {
     double difference = 0, size = 0;
     for (size_t i = 0; i < n; i++) {

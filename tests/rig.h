@@ -48,10 +48,6 @@ double rig_distance(const float *a, const float *b, size_t n);
 
 /* A name for a temporary file; the caller unlinks it. */
 void rig_temporary(char *path, size_t path_bytes);
-/* Of tests that try every a with every b: whether this build leaves the pair out. With HOTSET_TESTS_THINNED
- * (CMake) one of `of` pairs is tried; where there are as many b's, every a among them, and the other way
- * round. */
-bool rig_thinned_out(size_t a, size_t b, size_t of);
 /* True when this machine can run the instruction set. */
 bool rig_has_isa(const char *isa);
 /* The names of all instruction sets, NULL at the end. */

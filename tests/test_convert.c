@@ -8,6 +8,7 @@
 #include "devices/neurons_sort.h"
 #include "tests/convert_rig.h"
 #include "tests/rig.h"
+#include "tests/thinned.h"
 #include "tools/synth_model.h"
 
 /* ---- Without sorting ---- */
@@ -112,7 +113,7 @@ Test(convert, keep_down_puts_it_back) {
 Test(convert, logits_are_those_of_the_original) {
     for (size_t t = 0; t < CONVERT_TYPE_N; t++)
         for (size_t m = 0; m < CONVERT_MODEL_N; m++) {
-            if (rig_thinned_out(t, m, 3)) continue;
+            if (thinned_out(t, m, 3)) continue;
             char in[PATH_BYTES], out[PATH_BYTES], label[64];
             convert_write_tiny(in, &convert_models[m], convert_types[t]);
             convert_path(out);
@@ -176,7 +177,7 @@ Test(convert, sorted_models_compute_the_same) {
     for (size_t t = 0; t < CONVERT_TYPE_N; t++)
         for (size_t m = 0; m < CONVERT_MODEL_N; m++)
             for (int keep_down = 0; keep_down < 2; keep_down++) {
-                if (rig_thinned_out(t + m, (size_t)keep_down, 3)) continue;
+                if (thinned_out(t + m, (size_t)keep_down, 3)) continue;
                 char label[64];
                 snprintf(label, sizeof label, "model %zu, %s, keep %d", m,
                          gguf_type_get(convert_types[t])->name, keep_down);
@@ -378,7 +379,7 @@ Test(convert, sorted_models_have_the_profile_of_the_original) {
     static const size_t which[] = {0, 1, 3}; /* plain, with biases, experts */
     for (size_t t = 0; t < COUNT_OF(kinds); t++)
         for (size_t i = 0; i < COUNT_OF(which); i++) {
-            if (rig_thinned_out(t, i, 3)) continue;
+            if (thinned_out(t, i, 3)) continue;
             char label[64];
             tiny_model model = convert_models[which[i]];
             model.vocab_n = 300; /* enough for a tokenizer */

@@ -18,6 +18,7 @@
 #include "tests/float64_forward.h"
 #include "tests/planning.h"
 #include "tests/rig.h"
+#include "tests/thinned.h"
 
 enum { OSS_TOKEN_N = 24 };
 
@@ -96,7 +97,7 @@ Test(convert, quantises_every_matrix) {
     static const size_t which[] = {0, 1, 3, 5};
     for (size_t t = 0; t < COUNT_OF(types); t++)
         for (size_t s = 0; s < COUNT_OF(sources); s++) {
-            if (rig_thinned_out(t, s, 3)) continue;
+            if (thinned_out(t, s, 3)) continue;
             char in[PATH_BYTES], out[PATH_BYTES];
             const char *name = gguf_type_get(types[t])->name;
             const tiny_model *model = &convert_models[which[(s + t) % COUNT_OF(which)]];

@@ -280,7 +280,11 @@ static void must_not_mind(const char *label, const tiny_model *model) {
     float *expected[STEPS];
     for (int run = 0; run < 2; run++) {
         rig r;
-        rig_open_tiny(&r, model, &(rig_options){.thread_n = 2, .batch_n = PROMPT, .context_n = CONTEXT});
+        rig_open_tiny(&r, model,
+                      &(rig_options){.isa = cpu_isa_name(cpu_isa_detect()),
+                                     .thread_n = 2,
+                                     .batch_n = PROMPT,
+                                     .context_n = CONTEXT});
         swap_n = 0;
         disturbed_ns = __real_base_now_ns() + 1000 * 1000 * 1000;
         disturbed = run == 1;

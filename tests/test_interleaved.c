@@ -8,6 +8,7 @@
 #include "engine/executor.h"
 #include "tests/block_values.h"
 #include "tests/rig.h"
+#include "tests/thinned.h"
 
 enum { TOKEN_N = 12, VOCAB_N = 272 };
 
@@ -102,11 +103,11 @@ static void check_memory_modes(const tiny_model *base, gguf_type type, size_t *c
     unlink(path);
 }
 
-/* model_i: as in rig_thinned_out. */
+/* model_i: as in thinned_out. */
 static void check_types(const tiny_model *model, size_t model_i) {
     size_t case_n = 0, rounded_n = 0;
     for (size_t t = 0; t < ALL_TYPES; t++)
-        if (!rig_thinned_out(model_i, t, 3)) check_memory_modes(model, all_types[t], &case_n, &rounded_n);
+        if (!thinned_out(model_i, t, 3)) check_memory_modes(model, all_types[t], &case_n, &rounded_n);
     cr_expect_leq(4 * rounded_n, case_n, "%zu of %zu differ by more than the order of sums", rounded_n,
                   case_n);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "tests/planning.h"
+#include "tests/thinned.h"
 
 /* How far the search may be from the optimum: with one thing better it may miss as much. */
 static const double SEARCH_GAP = 1e-3;
@@ -72,6 +73,7 @@ static void check_placement(const problem *p, const placement *found) {
 
 Test(place, is_complete_and_never_worse_than_the_baselines) {
     for (uint32_t seed = 1; seed <= 45; seed++) {
+        if (thinned_out(seed, 0, 2)) continue;
         planning_random r = {seed * 1000};
         machine_profile *m = planning_small_machine(&r, 3, false);
         problem *p = planning_small(&r, m);
@@ -129,6 +131,7 @@ static void scale_device(machine_device *d, double by) {
 
 Test(place, more_memory_or_a_faster_device_or_link_is_never_slower) {
     for (uint32_t seed = 1; seed <= 16; seed++) {
+        if (thinned_out(seed, 0, 2)) continue;
         planning_random r = {seed * 77};
         machine_profile *m = planning_small_machine(&r, 2, true);
         problem *p = planning_small(&r, m);
@@ -154,6 +157,7 @@ Test(place, more_memory_or_a_faster_device_or_link_is_never_slower) {
 
 Test(place, the_order_of_devices_is_of_no_account) {
     for (uint32_t seed = 1; seed <= 8; seed++) {
+        if (thinned_out(seed, 0, 2)) continue;
         planning_random r = {seed * 31};
         machine_profile *m = planning_small_machine(&r, 3, false);
         problem *p = planning_small(&r, m);
@@ -202,6 +206,7 @@ static void check_least_host(problem *p) {
 
 Test(place, a_byte_too_little_is_refused_with_the_number_that_would_do) {
     for (uint32_t seed = 1; seed <= 12; seed++) {
+        if (thinned_out(seed, 0, 2)) continue;
         planning_random r = {seed * 13};
         machine_profile *m = planning_small_machine(&r, 2, false);
         problem *p = planning_small(&r, m);

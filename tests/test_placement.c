@@ -10,6 +10,7 @@
 #include "engine/machine.h"
 #include "tests/planning.h"
 #include "tests/rig.h"
+#include "tests/thinned.h"
 
 enum { TOKENS = 21, SINGLE = 3 /* of them one by one, the others at once */, BATCH = 16 };
 
@@ -112,7 +113,7 @@ static void check_places(placement_case c, const char *const *places, double tol
     float *want = run_case(m, &c, &n);
     for (size_t i = 0; places[i]; i++) {
         const bool twice = places[i + 1] == NULL; /* the last one is the most involved */
-        if (!twice && rig_thinned_out(kind, i, 3)) continue;
+        if (!twice && thinned_out(kind, i, 3)) continue;
         c.place = places[i];
         c.devices = strstr(c.place, "emu1") ? "emu:64MiB,emu:64MiB:reverse" : "emu:64MiB";
         float *have = run_case(m, &c, &other_n), *again = twice ? run_case(m, &c, &other_n) : NULL;
@@ -332,10 +333,10 @@ Test(placement, every_weight_type) {
     need_emulation();
     for (size_t i = 0; i < COUNT_OF(types); i++) {
         placement_case c = {.model = dense_model(types[i]), .sparsity = HOTSET_SPARSITY_OFF};
-        if (!rig_thinned_out(i, 0, 2)) check_places(c, few_places, CLOSE);
+        if (!thinned_out(i, 0, 2)) check_places(c, few_places, CLOSE);
         c.model.activation = "relu";
         c.sparsity = HOTSET_SPARSITY_EXACT;
-        if (!rig_thinned_out(i, 1, 2)) check_places(c, few_places, CLOSE);
+        if (!thinned_out(i, 1, 2)) check_places(c, few_places, CLOSE);
     }
 }
 
@@ -395,7 +396,7 @@ Test(placement, prompts_by_streamed_weights) {
     check_places(c, streamed_places, EXACT);
     for (size_t i = 0; i < COUNT_OF(types); i++)
         for (int exact = 0; exact < 2; exact++) {
-            if (rig_thinned_out(i, (size_t)exact, 2)) continue;
+            if (thinned_out(i, (size_t)exact, 2)) continue;
             c = (placement_case){.model = dense_model(types[i]),
                                  .sparsity = exact ? HOTSET_SPARSITY_EXACT : HOTSET_SPARSITY_OFF};
             c.model.activation = "relu";
@@ -743,7 +744,7 @@ Test(placement, the_bundled_model_writes_the_same_text, .timeout = 300) {
         HOTSET_OK, "%s", err.message);
     for (size_t way = 0; way < COUNT_OF(ways); way++)
         for (size_t i = 0; i <= COUNT_OF(places); i++) {
-            if (i && rig_thinned_out(way, i, 3)) continue;
+            if (i && thinned_out(way, i, 3)) continue;
             hotset_plan_options o = {.context_n = 32, .batch_n = 8, .sparsity = ways[way]};
             hotset_plan *plan;
             hotset_status status = i ? hotset_plan_place(&plan, m, "emu,emu", places[i - 1],

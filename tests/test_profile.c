@@ -3,6 +3,7 @@
 #include "profiles/activation.h"
 #include "tests/float64_forward.h"
 #include "tests/rig.h"
+#include "tests/thinned.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -295,7 +296,7 @@ static void check_counts(const tiny_model *model, const rig_options *options) {
 Test(profile, counts_equal_a_second_count) {
     for (size_t m = 0; m < COUNT_OF(models); m++) {
         for (int i = 0; rig_isas[i]; i++) {
-            if (!rig_has_isa(rig_isas[i])) continue;
+            if (!rig_has_isa(rig_isas[i]) || thinned_out(m, (size_t)i, 2)) continue;
             rig_options o = {.isa = rig_isas[i],
                              .record = true,
                              .context_n = CONTEXT_N,
@@ -344,6 +345,7 @@ Test(profile, rows_and_threads_change_no_byte) {
     for (size_t m = 0; m < COUNT_OF(models); m++) {
         hotset_profile *first = NULL;
         for (uint32_t i = 0; i < 4; i++) {
+            if (i && thinned_out(m, i, 3)) continue;
             rig r;
             rig_options o = {.record = true,
                              .context_n = 600,

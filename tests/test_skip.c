@@ -2,6 +2,7 @@
 #include "engine/executor.h"
 #include "tests/float64_forward.h"
 #include "tests/rig.h"
+#include "tests/thinned.h"
 
 #include <criterion/criterion.h>
 #include <math.h>
@@ -122,7 +123,7 @@ static void check_model(const tiny_model *base) {
     const size_t model_i = (size_t)(base - models);
     snprintf(name, sizeof name, "model %zu", model_i);
     for (size_t t = 0; t < COUNT_OF(types); t++)
-        if (!rig_thinned_out(model_i, t, 3)) check_model_of(base, types[t], name);
+        if (!thinned_out(model_i, t, 3)) check_model_of(base, types[t], name);
 }
 
 Test(skip, equals_dense_gated) {
@@ -169,7 +170,7 @@ Test(skip, equals_dense_in_architectures_of_their_own) {
     static const gguf_type some[] = {GGUF_F32, GGUF_Q4_0, GGUF_Q6_K};
     for (size_t i = 0; i < COUNT_OF(own); i++)
         for (size_t t = 0; t < COUNT_OF(some); t++)
-            if (!rig_thinned_out(i, t, 3)) check_model_of(&own[i], some[t], own[i].arch);
+            if (!thinned_out(i, t, 3)) check_model_of(&own[i], some[t], own[i].arch);
 }
 
 Test(skip, odd_widths) {
