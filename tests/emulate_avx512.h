@@ -16,20 +16,21 @@
 #include <string.h>
 
 /* The sources' own external names, so that both versions can stand in one program. */
-#define cpu_kernels_avx512      cpu_kernels_avx512_emulated
-#define cpu_kernels_avx512_bf16 cpu_kernels_avx512_bf16_emulated
-#define avx512_blocks           avx512_blocks_emulated
-#define avx512_gemv             avx512_gemv_emulated
-#define avx512_gemm             avx512_gemm_emulated
-#define avx512_gemm_blocks      avx512_gemm_blocks_emulated
-#define avx512_lanes            avx512_lanes_emulated
-#define avx512_lanes_k          avx512_lanes_k_emulated
-#define avx512_attend           avx512_attend_emulated
-#define avx512_attend_by_type   avx512_attend_by_type_emulated
-#define avx512_attend_int8      avx512_attend_int8_emulated
-#define avx512_neurons          avx512_neurons_emulated
-#define avx512_sgemm            avx512_sgemm_emulated
-#define avx512_rows             avx512_rows_emulated
+#define cpu_kernels_avx512       cpu_kernels_avx512_emulated
+#define cpu_kernels_avx512_bf16  cpu_kernels_avx512_bf16_emulated
+#define cpu_kernels_avx512_tiles cpu_kernels_avx512_tiles_emulated
+#define avx512_blocks            avx512_blocks_emulated
+#define avx512_gemv              avx512_gemv_emulated
+#define avx512_gemm              avx512_gemm_emulated
+#define avx512_gemm_blocks       avx512_gemm_blocks_emulated
+#define avx512_lanes             avx512_lanes_emulated
+#define avx512_lanes_k           avx512_lanes_k_emulated
+#define avx512_attend            avx512_attend_emulated
+#define avx512_attend_by_type    avx512_attend_by_type_emulated
+#define avx512_attend_int8       avx512_attend_int8_emulated
+#define avx512_neurons           avx512_neurons_emulated
+#define avx512_sgemm             avx512_sgemm_emulated
+#define avx512_rows              avx512_rows_emulated
 
 /* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */
 #define INLINE static inline
@@ -776,5 +777,7 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_zextps256_ps512 emu_mm512_zextps256_ps512
 #undef _mm512_zextsi256_si512
 #define _mm512_zextsi256_si512 emu_mm512_zextsi256_si512
+
+#include "tests/emulate_tiles.h"
 
 #endif

@@ -10,6 +10,7 @@
 void cpu_kernels_avxvnni_emulated(cpu_kernels *k); /* the AVX-VNNI sources through emulate_avxvnni.h */
 void cpu_kernels_avx512_emulated(cpu_kernels *k);  /* the AVX-512 sources through tests/emulate_avx512.h */
 void cpu_kernels_avx512_bf16_emulated(cpu_kernels *k);
+void cpu_kernels_avx512_tiles_emulated(cpu_kernels *k);
 
 /* AVX2, with kernels that ask memory ahead where this machine's do not, and the other way round. */
 static void otherwise_asking(cpu_kernels *table) {
@@ -36,13 +37,17 @@ size_t kernel_tables(cpu_kernels *tables) {
     return n;
 }
 
-bool kernel_table_bf16(cpu_kernels *table) {
-    if (cpu_isa_detect() < CPU_ISA_AVX2) return false;
-    cpu_kernels_init(table, CPU_ISA_AVX2);
-    cpu_kernels_avx512_emulated(table);
-    cpu_kernels_avx512_bf16_emulated(table);
-    table->isa = "avx512 with bf16 emulated";
-    return true;
+size_t kernel_tables_bf16(cpu_kernels *tables) {
+    if (cpu_isa_detect() < CPU_ISA_AVX2) return 0;
+    for (size_t i = 0; i < KERNEL_TABLES_BF16; i++) {
+        cpu_kernels_init(&tables[i], CPU_ISA_AVX2);
+        cpu_kernels_avx512_emulated(&tables[i]);
+    }
+    cpu_kernels_avx512_bf16_emulated(&tables[0]);
+    tables[0].isa = "avx512 with bf16 emulated";
+    cpu_kernels_avx512_tiles_emulated(&tables[1]);
+    tables[1].isa = "avx512 with tiles emulated";
+    return KERNEL_TABLES_BF16;
 }
 
 static void put_half(uint8_t *p, float x) {

@@ -11,8 +11,10 @@
  * KERNEL_TABLES_MAX tables; returns their number. */
 enum { KERNEL_TABLES_MAX = CPU_ISA_COUNT + 3 };
 size_t kernel_tables(cpu_kernels *tables);
-/* AVX-512 with BF16, emulated: what none of them may have. False where the machine cannot even emulate it. */
-bool kernel_table_bf16(cpu_kernels *table);
+/* AVX-512 with BF16 and with tiles, emulated: what none of them may have. Gives KERNEL_TABLES_BF16 tables, or
+ * 0 where the machine cannot even emulate it. */
+enum { KERNEL_TABLES_BF16 = 2 };
+size_t kernel_tables_bf16(cpu_kernels *tables);
 
 /* xorshift64* (Vigna 2016); seed with anything but 0. */
 typedef struct random_state {

@@ -47,13 +47,6 @@ static void attend_pairs(const cpu_attend_args *a) {
                                          .multiply = multiply_pairs});
 }
 
-static void f32_to_bf16(uint16_t *y, const float *x, size_t n) {
-    for (size_t i = 0; i < n; i += 16) {
-        const __m512i pairs = pair_floats(x + i, lanes_left(n - i), _mm512_set1_ps(1));
-        _mm256_mask_storeu_epi16(y + i, lanes_left(n - i), _mm512_castsi512_si256(pairs));
-    }
-}
-
 static void attend(const cpu_attend_args *args) {
     if (args->state == GGUF_BF16)
         avx512_attend_pairs(args);
@@ -65,6 +58,7 @@ static void attend(const cpu_attend_args *args) {
 
 void cpu_kernels_avx512_bf16(cpu_kernels *k) {
     k->attend = attend;
-    k->attend_bf16 = true;
+    k->attend_bf16 = CPU_ATTEND_UNIT;
+    k->attend_rounds = true;
     k->f32_to_bf16 = f32_to_bf16;
 }

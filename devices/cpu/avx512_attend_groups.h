@@ -1,5 +1,5 @@
-/* avx512_attend_groups.h - streaming softmax over a grouped state (kernels.h): what the kernels of floats and
- * of pairs of BF16 share.
+/* avx512_attend_groups.h - streaming softmax over a grouped state (kernels.h): what the kernels of floats, of
+ * pairs of BF16 and of tiles of these share.
  *
  * A lane of a vector holds a word: a float, or a pair of BF16. Of keys a vector holds one word of 16
  * positions, of values those of one position, or of two, for 16 elements. So no sum ever runs across lanes,
@@ -17,12 +17,26 @@ enum {
     GROUP = CPU_ATTEND_GROUP,
     VECTORS = GROUP / 16, /* of a word of all positions of a group */
     QUERIES = 8,          /* that are worked on at once */
+    TILE_QUERIES = 16,    /* by tiles */
     WIDEST = 8,           /* vectors of values that are, with few queries: memory is read in its order */
     DEPTH = 128,          /* words of a key that are multiplied before the next ones */
     ROWS = CPU_ATTEND_ROWS_MAX,
     SOON = 4096, /* bytes: what comes so soon is asked for again, should it not have come yet */
     LOT = 32     /* queries whose scores are kept */
 };
+
+/* Words that are multiplied: number w of 16 vector_n positions of a key, or elements of a value. */
+typedef struct factors {
+    const uint8_t *at;
+    size_t step, n;       /* bytes from one w to the next; how many */
+    bool half;            /* the second half of the last one counts as zero, whatever it is */
+    const uint8_t *ahead; /* as many bytes are asked for; NULL: nothing */
+} factors;
+
+/* out = or += the sums over w of x[w] times the words number w, for the x and out of query_n queries and for
+ * vector_n vectors; strides are in floats. */
+typedef void products(float *out, size_t out_stride, bool fresh, const float *x, size_t x_stride,
+                      const factors *v, size_t query_n, size_t vector_n);
 
 /* How words are stored and multiplied. */
 typedef struct group_form {
@@ -35,6 +49,8 @@ typedef struct group_form {
     /* As many floats as 16 words take: those that `elements` names, the others being zeros. */
     __m512i (*words)(const float *x, uint32_t elements, __m512 scale);
     __m512 (*multiply)(__m512 sum, __m512i a, __m512i b);
+    /* NULL: by these; else of at most TILE_QUERIES queries and 2 vectors, keys being whole tiles. */
+    products *by_tiles;
 } group_form;
 
 /* What the queries of one lot have between the steps. */
@@ -44,7 +60,10 @@ typedef struct lot {
 } lot;
 
 /* How many of n > 0 queries are worked on at once. */
-INLINE size_t some_of(size_t n) { return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1; }
+INLINE size_t some_of(size_t n, const group_form f) {
+    if (f.by_tiles) return (size_t)min_u64(n, TILE_QUERIES);
+    return n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
+}
 
 /* Asks for `bytes` (a constant) more of what is wanted next. */
 INLINE void ask_next(const uint8_t *ahead, size_t at, const size_t bytes) {
@@ -52,16 +71,7 @@ INLINE void ask_next(const uint8_t *ahead, size_t at, const size_t bytes) {
         "prefetcht1 %0" : : "m"(*(const char *)((uintptr_t)ahead + at + i)));
 }
 
-/* Words that are multiplied: number w of 16 vector_n positions of a key, or elements of a value. */
-typedef struct factors {
-    const uint8_t *at;
-    size_t step, n;       /* bytes from one w to the next; how many */
-    bool half;            /* the second half of the last one counts as zero, whatever it is */
-    const uint8_t *ahead; /* as many bytes are asked for; NULL: nothing */
-} factors;
-
-/* out = or += the sums over w of x[w] times the words number w, for the x and out of query_n queries and for
- * vector_n vectors (constants); strides are in floats. */
+/* products of so many queries and vectors (constants). */
 INLINE void sum_products(float *out, size_t out_stride, bool fresh, const float *x, size_t x_stride,
                          const factors *v, const size_t query_n, const size_t vector_n, const group_form f) {
     __m512 sum[QUERIES][WIDEST];
@@ -117,9 +127,13 @@ INLINE void score_elements(const cpu_attend_args *a, lot *l, size_t first, size_
                        .n = n / f.per_word};
         if (!first) key.ahead = (const uint8_t *)a->value + row_i * a->value_stride + at;
         for (size_t q = 0, some; q < query_n; q += some, key.ahead = NULL) {
-            float *s = l->score[q] + row_i;
-            const float *x = l->query[q];
-            some = some_of(query_n - q);
+            float *const s = l->score[q] + row_i;
+            const float *const x = l->query[q];
+            some = some_of(query_n - q, f);
+            if (f.by_tiles) {
+                f.by_tiles(s, ROWS, from == 0, x, DEPTH, &key, some, VECTORS);
+                continue;
+            }
             switch (some) {
             case 8: sum_products(s, ROWS, from == 0, x, DEPTH, &key, 8, VECTORS, f); break;
             case 4: sum_products(s, ROWS, from == 0, x, DEPTH, &key, 4, VECTORS, f); break;
@@ -132,10 +146,10 @@ INLINE void score_elements(const cpu_attend_args *a, lot *l, size_t first, size_
 
 /* ---- Values ---- */
 
-/* All elements of query_n queries (a constant). */
+/* All elements of query_n queries (a constant, but for tiles). */
 INLINE void add_elements(const cpu_attend_args *a, float *out, const float *w, const uint8_t *ahead,
                          const size_t query_n, const group_form f) {
-    const size_t most = query_n < 2 ? WIDEST : 2 * QUERIES / query_n;
+    const size_t most = f.by_tiles ? 2 : query_n < 2 ? WIDEST : 2 * QUERIES / query_n;
     factors value = {.at = a->value,
                      .step = a->value_stride * f.per_word,
                      .n = (a->row_n + f.per_word - 1) / f.per_word,
@@ -143,7 +157,9 @@ INLINE void add_elements(const cpu_attend_args *a, float *out, const float *w, c
                      .ahead = ahead};
     for (size_t e = 0, vector_n; e < a->value_n; e += 16 * vector_n) {
         vector_n = e + 16 * most <= a->value_n ? most : 1;
-        if (vector_n == 1)
+        if (f.by_tiles)
+            f.by_tiles(out + e, a->value_n, true, w, ROWS, &value, query_n, vector_n);
+        else if (vector_n == 1)
             sum_products(out + e, a->value_n, true, w, ROWS, &value, query_n, 1, f);
         else
             sum_products(out + e, a->value_n, true, w, ROWS, &value, query_n, most, f);
@@ -157,7 +173,11 @@ INLINE void add_values(const cpu_attend_args *a, const lot *l, size_t first, siz
     const uint8_t *ahead = first ? NULL : a->ahead;
     float *out = a->out + first * a->value_n;
     for (size_t q = 0, some; q < query_n; q += some, out += some * a->value_n, ahead = NULL) {
-        some = some_of(query_n - q);
+        some = some_of(query_n - q, f);
+        if (f.by_tiles) {
+            add_elements(a, out, l->score[q], ahead, some, f);
+            continue;
+        }
         switch (some) {
         case 8: add_elements(a, out, l->score[q], ahead, 8, f); break;
         case 4: add_elements(a, out, l->score[q], ahead, 4, f); break;

@@ -20,6 +20,13 @@ INLINE __m512 multiply_pairs(__m512 sum, __m512i a, __m512i b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
 }
 
+static inline void f32_to_bf16(uint16_t *y, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i += 16) {
+        const __m512i pairs = pair_floats(x + i, lanes_left(n - i), _mm512_set1_ps(1));
+        _mm256_mask_storeu_epi16(y + i, lanes_left(n - i), _mm512_castsi512_si256(pairs));
+    }
+}
+
 /* attend() of a grouped state in BF16 (avx512_attend_groups_bf16.c). */
 void avx512_attend_pairs(const cpu_attend_args *args);
 

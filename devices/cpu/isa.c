@@ -5,6 +5,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* Bits of CPUID leaf 1 (ecx), leaf 7 (ebx, ecx) and XCR0; Intel SDM volume 2 (CPUID) and volume 1,
  * chapter 13. */
@@ -13,7 +15,11 @@ enum { LEAF7_AVX2 = 1 << 5, LEAF7_F = 1 << 16, LEAF7_DQ = 1 << 17, LEAF7_BW = 1 
 #define LEAF7_VL (1u << 31)
 enum { LEAF7_ECX_VBMI = 1 << 1, LEAF7_ECX_GFNI = 1 << 8, LEAF7_ECX_VNNI = 1 << 11 };
 enum { LEAF7_1_EAX_AVXVNNI = 1 << 4, LEAF7_1_EAX_BF16 = 1 << 5 }; /* of subleaf 1 */
-enum { XCR0_XMM_YMM = 0x06, XCR0_OPMASK_ZMM = 0xe0 };
+enum { LEAF7_EDX_AMX_BF16 = 1 << 22, LEAF7_EDX_AMX_TILE = 1 << 24 };
+enum { XCR0_XMM_YMM = 0x06, XCR0_OPMASK_ZMM = 0xe0, XCR0_TILES = 0x60000 };
+/* Linux, Documentation/arch/x86/xstate.rst: the state of tiles takes room in every signal's frame, so that a
+ * process has to ask for it. */
+enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
 
 static bool has_all(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
 
@@ -54,10 +60,19 @@ bool cpu_multiplies_bf16(void) {
     return cpu_isa_here(CPU_ISA_AVX512) && has_leaf7_1(LEAF7_1_EAX_BF16) && !is_of_intel();
 }
 
+bool cpu_multiplies_tiles(void) {
+    uint32_t eax, ebx, ecx, edx;
+    return cpu_isa_here(CPU_ISA_AVX512) && has_leaf7_1(LEAF7_1_EAX_BF16) &&
+           __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+           has_all(edx, LEAF7_EDX_AMX_BF16 | LEAF7_EDX_AMX_TILE) && has_all(read_xcr0(), XCR0_TILES) &&
+           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
 bool cpu_stops_at_pages(void) { return is_of_intel(); }
 #else
 bool cpu_isa_here(cpu_isa isa) { return isa == CPU_ISA_SCALAR; }
 bool cpu_multiplies_bf16(void) { return false; }
+bool cpu_multiplies_tiles(void) { return false; }
 bool cpu_stops_at_pages(void) { return false; }
 #endif
 
@@ -89,6 +104,7 @@ void cpu_kernels_init(cpu_kernels *k, cpu_isa isa) {
     if (isa == CPU_ISA_AVXVNNI) cpu_kernels_avxvnni(k);
     if (isa >= CPU_ISA_AVX512) cpu_kernels_avx512(k);
     if (isa >= CPU_ISA_AVX512 && cpu_multiplies_bf16()) cpu_kernels_avx512_bf16(k);
+    if (isa >= CPU_ISA_AVX512 && cpu_multiplies_tiles()) cpu_kernels_avx512_tiles(k);
 #endif
     k->isa = cpu_isa_name(isa);
 }

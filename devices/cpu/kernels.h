@@ -113,10 +113,10 @@ static inline void cpu_listed_dots(const cpu_matmul *m, float *y, const uint8_t 
  * as long as the state is finite.
  *
  * F32 and F16 are multiplied as floats. Where the processor multiplies pairs of BF16 faster
- * (cpu_multiplies_bf16), numbers of 8 significant bits are: a state in BF16, and, where the caller allows it
- * and the group has at least CPU_ATTEND_ROUNDED heads, rows in F16, of which those numbers are the nearest
- * ones, 0 below 2^-14. Queries times scale and weights p are then rounded to the nearest even one. That is a
- * step finer than those of activations. Sums are floats.
+ * (cpu_multiplies_bf16), or tiles of them (cpu_multiplies_tiles), numbers of 8 significant bits are: a state
+ * in BF16, and by pairs, where the caller allows it and the group has at least CPU_ATTEND_ROUNDED heads, rows
+ * in F16, of which those numbers are the nearest ones, 0 below 2^-14. Queries times scale and weights p are
+ * then rounded to the nearest even one. That is a step finer than those of activations. Sums are floats.
  *
  * Rows in Q8_0 are multiplied as the bytes they are, by a rule that is again the same in every
  * implementation. A query is an activation: per block of 32 elements 8-bit numbers q with their d, as above;
@@ -260,8 +260,9 @@ typedef struct cpu_kernels {
     /* y = (x - mean) / sqrt(var + eps) * w + b; b may be NULL; y may be x. (LayerNorm, Ba et al. 2016) */
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
     void (*attend)(const cpu_attend_args *args);
-    bool attend_groups; /* which takes a grouped state in F16 or Q8_0 */
-    bool attend_bf16;   /* which takes one in BF16, and rounds rows in F16 where it may */
+    bool attend_groups;   /* which takes a grouped state in F16 or Q8_0 */
+    uint32_t attend_bf16; /* > 0: which takes one in BF16, with keys of a multiple of so many elements */
+    bool attend_rounds;   /* which rounds rows in F16 where it may */
     /* h = act(gate) * up, or act(gate) when up is NULL; h may be gate or up. DRELU and SWIGLU_OAI:
      * see devices/device.h. */
     void (*activate)(float *h, const float *gate, const float *up, size_t n, cpu_activation kind);
@@ -293,10 +294,11 @@ typedef struct cpu_kernels {
 /* The references, each filling every slot it can (portable) or overwriting what it does better. The fast ones
  * must be called only where the CPU has the instructions. */
 void cpu_kernels_ref(cpu_kernels *k);
-void cpu_kernels_avx2(cpu_kernels *k);        /* AVX2, FMA, F16C */
-void cpu_kernels_avxvnni(cpu_kernels *k);     /* AVX-VNNI; call avx2 first */
-void cpu_kernels_avx512(cpu_kernels *k);      /* AVX-512 F, BW, VL, DQ, VNNI, VBMI; GFNI; call avx2 first */
-void cpu_kernels_avx512_bf16(cpu_kernels *k); /* AVX512_BF16; call avx512 first */
+void cpu_kernels_avx2(cpu_kernels *k);         /* AVX2, FMA, F16C */
+void cpu_kernels_avxvnni(cpu_kernels *k);      /* AVX-VNNI; call avx2 first */
+void cpu_kernels_avx512(cpu_kernels *k);       /* AVX-512 F, BW, VL, DQ, VNNI, VBMI; GFNI; call avx2 first */
+void cpu_kernels_avx512_bf16(cpu_kernels *k);  /* AVX512_BF16; call avx512 first */
+void cpu_kernels_avx512_tiles(cpu_kernels *k); /* AVX512_BF16, AMX-TILE, AMX-BF16; call avx512 first */
 
 /* Instruction sets, the better ones last. Each includes those before it, but AVX-512 need not come with
  * AVX-VNNI. */
@@ -308,6 +310,9 @@ cpu_isa cpu_isa_detect(void);
 /* Whether the processor, where it has AVX-512 as above, multiplies pairs of BF16 faster than floats: Intel's
  * (Emerald Rapids) take four times as long for a pair as for a float. */
 bool cpu_multiplies_bf16(void);
+/* Whether it multiplies tiles of pairs of BF16 (AMX), and the system lets this process do so, which is asked
+ * for here. */
+bool cpu_multiplies_tiles(void);
 /* Whether its kernels should ask memory ahead: those of Intel stop at the ends of pages. */
 bool cpu_stops_at_pages(void);
 const char *cpu_isa_name(cpu_isa isa);
