@@ -259,7 +259,6 @@ static void draw_case(attend_case *c, random_state *r) {
     if (c->grouped) {
         c->key_n = round_up(c->key_n, CPU_ATTEND_UNIT);
         c->value_n = round_up(c->value_n, CPU_ATTEND_UNIT);
-        if (c->state == GGUF_BF16) c->key_n = round_up(c->key_n, c->kernels->attend_bf16);
     }
 }
 

@@ -33,8 +33,7 @@ static state_form state_form_of(const cpu_worker *w, gguf_type type, bool rounde
     if (type == GGUF_F32 || joined || key_n % CPU_ATTEND_UNIT || value_n % CPU_ATTEND_UNIT ||
         !w->kernels->attend_groups)
         return (state_form){type, false};
-    const uint32_t unit = w->kernels->attend_bf16;
-    if (type == GGUF_F16 && rounded && unit && key_n % unit == 0) type = GGUF_BF16;
+    if (type == GGUF_F16 && rounded && w->kernels->attend_bf16) type = GGUF_BF16;
     return (state_form){type, true};
 }
 

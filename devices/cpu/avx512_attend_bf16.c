@@ -58,7 +58,7 @@ static void attend(const cpu_attend_args *args) {
 
 void cpu_kernels_avx512_bf16(cpu_kernels *k) {
     k->attend = attend;
-    k->attend_bf16 = CPU_ATTEND_UNIT;
+    k->attend_bf16 = true;
     k->attend_rounds = true;
     k->f32_to_bf16 = f32_to_bf16;
 }

@@ -49,7 +49,7 @@ typedef struct group_form {
     /* As many floats as 16 words take: those that `elements` names, the others being zeros. */
     __m512i (*words)(const float *x, uint32_t elements, __m512 scale);
     __m512 (*multiply)(__m512 sum, __m512i a, __m512i b);
-    /* NULL: by these; else of at most TILE_QUERIES queries and 2 vectors, keys being whole tiles. */
+    /* NULL: by these; else of at most TILE_QUERIES queries and 2 vectors. */
     products *by_tiles;
 } group_form;
 

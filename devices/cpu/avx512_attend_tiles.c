@@ -9,7 +9,7 @@
 #include "devices/cpu/avx512_attend_groups.h"
 #include "devices/cpu/avx512_bf16.h"
 
-enum { TILE = 16 /* rows; words of a row */, KEYS_UNIT = 2 * TILE /* elements of a key in a tile */ };
+enum { TILE = 16 /* rows; words of a row */ };
 
 /* What LDTILECFG reads (Intel SDM volume 1, chapter 18): for each tile its rows and their bytes. */
 typedef struct tile_config {
@@ -121,7 +121,7 @@ static void attend(const cpu_attend_args *args) {
 
 void cpu_kernels_avx512_tiles(cpu_kernels *k) {
     k->attend = attend;
-    k->attend_bf16 = KEYS_UNIT;
+    k->attend_bf16 = true;
     k->attend_rounds = false;
     k->f32_to_bf16 = f32_to_bf16;
 }

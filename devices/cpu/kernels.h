@@ -260,9 +260,9 @@ typedef struct cpu_kernels {
     /* y = (x - mean) / sqrt(var + eps) * w + b; b may be NULL; y may be x. (LayerNorm, Ba et al. 2016) */
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
     void (*attend)(const cpu_attend_args *args);
-    bool attend_groups;   /* which takes a grouped state in F16 or Q8_0 */
-    uint32_t attend_bf16; /* > 0: which takes one in BF16, with keys of a multiple of so many elements */
-    bool attend_rounds;   /* which rounds rows in F16 where it may */
+    bool attend_groups; /* which takes a grouped state in F16 or Q8_0 */
+    bool attend_bf16;   /* which takes one in BF16 */
+    bool attend_rounds; /* which rounds rows in F16 where it may */
     /* h = act(gate) * up, or act(gate) when up is NULL; h may be gate or up. DRELU and SWIGLU_OAI:
      * see devices/device.h. */
     void (*activate)(float *h, const float *gate, const float *up, size_t n, cpu_activation kind);
