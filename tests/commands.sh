@@ -664,6 +664,7 @@ check_plan() {
     run 0 run "$model" -p "The whale" -n 2 --seed 1 --ctx 200
     expect "run: finds the plan" grep -q "the kept plan" "$err"
     expect "run: measures no more" [ "$(grep -c measuring "$err")" -eq 0 ]
+    for kept in "$XDG_CACHE_HOME"/hotset/machine-*; do run 0 inspect "$kept"; done
     run 0 run "$model" -p "The whale" -n 2 --seed 1 --ctx 200 --quiet
     expect "run --quiet: without a word" [ ! -s "$err" ]
     for kept in "$XDG_CACHE_HOME"/hotset/plan-*; do echo broken >"$kept"; done

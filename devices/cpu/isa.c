@@ -17,8 +17,8 @@ enum { LEAF7_ECX_VBMI = 1 << 1, LEAF7_ECX_GFNI = 1 << 8, LEAF7_ECX_VNNI = 1 << 1
 enum { LEAF7_1_EAX_AVXVNNI = 1 << 4, LEAF7_1_EAX_BF16 = 1 << 5 }; /* of subleaf 1 */
 enum { LEAF7_EDX_AMX_BF16 = 1 << 22, LEAF7_EDX_AMX_TILE = 1 << 24 };
 enum { XCR0_XMM_YMM = 0x06, XCR0_OPMASK_ZMM = 0xe0, XCR0_TILES = 0x60000 };
-/* Linux, Documentation/arch/x86/xstate.rst: the state of tiles takes room in every signal's frame, so that a
- * process has to ask for it. */
+/* ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA of Linux (x86/xstate.rst in its documentation): the state of
+ * tiles takes room in every signal's frame, so that a process has to ask for it. */
 enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
 
 static bool has_all(uint32_t value, uint32_t bits) { return (value & bits) == bits; }
