@@ -23,13 +23,15 @@ typedef struct device_rates {
     const machine_device *m;
     double factor, weight_factor; /* of products; of what streams weights */
     double weight_rate_max;       /* bytes/s */
+    bool by_row;                  /* weights stand as the file has them, not as the device copies them */
 } device_rates;
 
 static device_rates rates_of(const cost_model *c, uint32_t d) {
-    device_rates r = {c, &c->p->machine->device[c->p->device[d].machine_i], 1, 1, INFINITY};
+    device_rates r = {c, &c->p->machine->device[c->p->device[d].machine_i], 1, 1, INFINITY, false};
     if (d == 0) {
         r.factor = c->cpu_factor;
         r.weight_factor = c->host_factor;
+        r.by_row = c->p->host_mapped;
         if (c->p->host_rate_max > 0) r.weight_rate_max = c->p->host_rate_max;
     }
     return r;
@@ -37,6 +39,10 @@ static device_rates rates_of(const cost_model *c, uint32_t d) {
 
 static double weight_rate(device_rates r, const problem_matrix *w, machine_access access, double share) {
     double rate = machine_weight_rate(r.m, w->type, access, w->row_bytes, share);
+    if (r.by_row && access == MACHINE_DENSE) {
+        double listed = machine_weight_rate(r.m, w->type, MACHINE_LISTED, w->row_bytes, 1);
+        if (listed > 0) rate = fmin(rate, listed);
+    }
     return fmin(r.weight_factor * rate, r.weight_rate_max);
 }
 
@@ -326,7 +332,7 @@ hotset_status cost_make(cost_model **out, const problem *p, hotset_error *err) {
     c->device_n = p->device_n;
     double mapped = p->host_mapped ? p->machine->device[0].mapped_factor.median : 0;
     c->cpu_factor = thread_factor(p);
-    c->host_factor = c->cpu_factor * (mapped > 0 ? mapped : 1);
+    c->host_factor = c->cpu_factor * (mapped > 0 ? fmin(mapped, 1) : 1);
     c->row_weight =
         p->goal == PROBLEM_BALANCED ? BALANCED_TOKENS_PER_ROW * p->row_n : p->goal == PROBLEM_DECODE;
     c->chunk_weight = p->goal != PROBLEM_DECODE;

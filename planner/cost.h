@@ -19,8 +19,9 @@
  *   predicted  fc1 / dense + n fc2 / dense + P (gate + up) / listed(P/n) + (P down + G scales) / sums(P/n)
  *   experts    P (gate + up + down) / dense
  *
- * gate, up ... are bytes of one unit; dense, listed and sums the machine's rates in bytes per second; P/n the
- * share of the device's own neurons that are active. G is how many groups of neurons, which share scales,
+ * gate, up ... are bytes of one unit; dense, listed and sums the machine's rates in bytes per second, dense
+ * of mapped weights that of listed(1), for they stay rows, times the factor of mapped pages, at most 1; P/n
+ * the share of the device's own neurons that are active. G is how many groups of neurons, which share scales,
  * have an active one. Where neurons are independent, a group of g neurons with use p is touched with
  * probability 1 - (1 - p)^g: summed over the groups of the device's units where these are whole groups, or
  * where hot neurons stand first in the file, so that a group's neurons are alike and together. Scattered
@@ -93,7 +94,7 @@ typedef struct cost_model {
     double stream_bytes_per_s[PROBLEM_DEVICE_MAX]; /* from the host, beside its own work; 0: none */
     double stream_latency_s[PROBLEM_DEVICE_MAX];
     double cpu_factor;  /* of its rates with problem.thread_n threads */
-    double host_factor; /* the same for weights, which may be mapped */
+    double host_factor; /* the same for weights, whose pages may be mapped */
     arena arena;
 } cost_model;
 

@@ -92,6 +92,40 @@ Test(cost, of_neurons_is_as_by_hand) {
     machine_free(m);
 }
 
+/* Seconds of a decoded token's 64 units on device d where the host's weights are mapped. */
+static double mapped_units_s(const problem_shape *s, const machine_profile *m, uint32_t d) {
+    hotset_error err = {0};
+    problem *p;
+    cost_model *c = make(&p, s, m, 0.5);
+    cost_free(c);
+    p->host_mapped = true;
+    cr_assert_eq(cost_make(&c, p, &err), HOTSET_OK, "%s", err.message);
+    double seconds = cost_units_s(c, 0, d, 0, 64).row;
+    cost_free(c);
+    problem_free(p);
+    return seconds;
+}
+
+/* They stay rows, which are multiplied as a list of all of them is; pages are at best as good as the device's
+ * own memory. */
+Test(cost, of_mapped_weights_is_that_of_listed_rows) {
+    machine_profile *m = plain_machine();
+    machine_rate *factor = &m->device[0].mapped_factor;
+    problem_shape s = tiny_shape();
+    s.dense_kind = PROBLEM_DENSE;
+    double bytes = 3 * 64 * 64;
+    near(mapped_units_s(&s, m, 0), bytes / 500, "a factor that was not measured");
+    factor->median = 0.8;
+    near(mapped_units_s(&s, m, 0), bytes / (0.8 * 500), "worse pages");
+    near(mapped_units_s(&s, m, 1), bytes / 10000, "a GPU's are copied");
+    factor->median = 1.1;
+    near(mapped_units_s(&s, m, 0), bytes / 500, "noise");
+    for (uint32_t i = 0; i < MACHINE_SHARE_N; i++)
+        m->device[0].weights[GGUF_F16].access[MACHINE_LISTED][i].n = 0;
+    near(mapped_units_s(&s, m, 0), bytes / 1000, "lists that were not measured");
+    machine_free(m);
+}
+
 Test(cost, of_experts_is_their_expected_bytes) {
     machine_profile *m = plain_machine();
     problem_shape s = tiny_shape();
