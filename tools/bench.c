@@ -54,7 +54,7 @@ static const command_spec spec = {
     .examples = "  hotset bench model.gguf\n"
                 "  hotset bench model.gguf -p 512 -n 128 -r 9 --threads 8 --json\n"
                 "  hotset bench model.gguf -d 8192 -p 16  decode behind a long context\n"
-                "  hotset bench --kernels                 the CPU kernels alone, without a model\n",
+                "  hotset bench --kernels --help          the CPU kernels alone, without a model\n",
     .tables = {{"Options", rows, sizeof rows / sizeof rows[0], 0},
                COMMON_TABLE(offsetof(bench_options, common))},
 };

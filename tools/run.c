@@ -340,7 +340,7 @@ static void answer_tell(const runner *r, const answer *a) {
         return;
     }
     say(spec.name,
-        "%zu tokens at %.2f tokens/s, first after %.3f s; %zu tokens of text at %.2f tokens/s; stopped: %s",
+        "%zu tokens at %.2f tokens/s, first after %.3f s; prompt of %zu tokens at %.2f tokens/s; stopped: %s",
         a->token_n, decode_rate(a), a->first_s, a->evaluated_n, rate(a->evaluated_n, a->prompt_s),
         stop_names[a->stop]);
 }
