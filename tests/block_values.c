@@ -50,7 +50,7 @@ static double weight_of_32(const uint8_t *w, gguf_type type, size_t i) {
     case GGUF_Q5_0: return half_of(w) * (five_bits_of(w + 2, w + 6, i) - 16);
     case GGUF_Q5_1: return half_of(w) * five_bits_of(w + 4, w + 8, i) + half_of(w + 2);
     case GGUF_IQ4_NL: return half_of(w) * codebook[nibble_of(w + 2, i)];
-    case GGUF_MXFP4: return ldexp(e2m1_of(nibble_of(w + 1, i)), w[0] - 127);
+    case GGUF_MXFP4: return ldexp(e2m1_of(nibble_of(w + 1, i)), (w[0] < 255 ? w[0] : 254) - 127);
     case GGUF_IQ4_XS: { /* group i / 32 of 256 */
         const size_t j = i / 32;
         const int low = w[4 + j / 2] >> (j % 2 ? 4 : 0) & 15, high = (w[2] | w[3] << 8) >> 2 * j & 3;

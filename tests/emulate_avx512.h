@@ -27,6 +27,8 @@
 #define avx512_lanes_k           avx512_lanes_k_emulated
 #define avx512_attend            avx512_attend_emulated
 #define avx512_attend_by_type    avx512_attend_by_type_emulated
+#define avx512_attend_groups     avx512_attend_groups_emulated
+#define avx512_attend_pairs      avx512_attend_pairs_emulated
 #define avx512_attend_int8       avx512_attend_int8_emulated
 #define avx512_neurons           avx512_neurons_emulated
 #define avx512_sgemm             avx512_sgemm_emulated
@@ -173,7 +175,6 @@ static inline __m512i emu_mm512_castsi128_si512(__m128i a) {
 }
 static inline __m512i emu_mm512_zextsi256_si512(__m256i a) { return ((emu){.half = {a}}).i; }
 static inline __m512 emu_mm512_zextps256_ps512(__m256 a) { return ((emu){.half_ps = {a}}).ps; }
-static inline __m128i emu_mm512_castsi512_si128(__m512i a) { return ((emu){.i = a}).quarter[0]; }
 static inline __m256i emu_mm512_castsi512_si256(__m512i a) { return ((emu){.i = a}).half[0]; }
 static inline __m256 emu_mm512_castps512_ps256(__m512 a) { return ((emu){.ps = a}).half_ps[0]; }
 static inline __m512 emu_mm512_castsi512_ps(__m512i a) { return ((emu){.i = a}).ps; }
@@ -205,12 +206,6 @@ static inline __m512i emu_mm512_set_epi32(int a15, int a14, int a13, int a12, in
     return ((emu){.half = {_mm256_set_epi32(a7, a6, a5, a4, a3, a2, a1, a0),
                            _mm256_set_epi32(a15, a14, a13, a12, a11, a10, a9, a8)}})
         .i;
-}
-static inline __m512i emu_mm512_permutexvar_epi64(__m512i index, __m512i a) {
-    const emu n = {.i = index}, x = {.i = a};
-    emu r;
-    EMU_EACH(i, 8) r.u64[i] = x.u64[n.u64[i] & 7];
-    return r.i;
 }
 static inline __m512i emu_mm512_permutexvar_epi16(__m512i index, __m512i a) {
     const emu n = {.i = index}, x = {.i = a};
@@ -278,6 +273,7 @@ EMU_TWICE(mm512_add_epi16, _mm256_add_epi16)
 EMU_TWICE(mm512_add_epi32, _mm256_add_epi32)
 EMU_TWICE(mm512_add_epi64, _mm256_add_epi64)
 EMU_TWICE(mm512_max_epi32, _mm256_max_epi32)
+EMU_TWICE(mm512_min_epi32, _mm256_min_epi32)
 EMU_TWICE(mm512_mullo_epi32, _mm256_mullo_epi32)
 EMU_TWICE(mm512_shuffle_epi8, _mm256_shuffle_epi8)
 static inline __mmask64 emu_mm512_test_epi8_mask(__m512i a, __m512i b) {
@@ -511,12 +507,6 @@ static inline __m512 emu_mm512_mask_blend_ps(__mmask16 m, __m512 a, __m512 b) {
     EMU_EACH(i, 16) if (m >> i & 1) r.f32[i] = y.f32[i];
     return r.ps;
 }
-static inline __m512 emu_mm512_mask_max_ps(__m512 kept, __mmask16 m, __m512 a, __m512 b) {
-    return emu_mm512_mask_blend_ps(m, kept, emu_mm512_max_ps(a, b));
-}
-static inline __m512 emu_mm512_mask_add_ps(__m512 kept, __mmask16 m, __m512 a, __m512 b) {
-    return emu_mm512_mask_blend_ps(m, kept, emu_mm512_add_ps(a, b));
-}
 static inline float emu_mm512_reduce_add_ps(__m512 a) {
     emu x = {.ps = a};
     for (int n = 8; n; n /= 2) EMU_EACH(i, n) x.f32[i] += x.f32[i + n];
@@ -571,8 +561,6 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_castps_si512 emu_mm512_castps_si512
 #undef _mm512_castsi512_ps
 #define _mm512_castsi512_ps emu_mm512_castsi512_ps
-#undef _mm512_castsi512_si128
-#define _mm512_castsi512_si128 emu_mm512_castsi512_si128
 #undef _mm512_castsi512_si256
 #define _mm512_castsi512_si256 emu_mm512_castsi512_si256
 #undef _mm512_mask_storeu_epi32
@@ -633,14 +621,10 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_loadu_si512 emu_mm512_loadu_si512
 #undef _mm512_mask_add_epi8
 #define _mm512_mask_add_epi8 emu_mm512_mask_add_epi8
-#undef _mm512_mask_add_ps
-#define _mm512_mask_add_ps emu_mm512_mask_add_ps
 #undef _mm512_mask_blend_ps
 #define _mm512_mask_blend_ps emu_mm512_mask_blend_ps
 #undef _mm512_mask_broadcast_i32x4
 #define _mm512_mask_broadcast_i32x4 emu_mm512_mask_broadcast_i32x4
-#undef _mm512_mask_max_ps
-#define _mm512_mask_max_ps emu_mm512_mask_max_ps
 #undef _mm512_mask_storeu_ps
 #define _mm512_mask_storeu_ps emu_mm512_mask_storeu_ps
 #undef _mm512_maskz_loadu_epi16
@@ -653,6 +637,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_max_epi32 emu_mm512_max_epi32
 #undef _mm512_max_ps
 #define _mm512_max_ps emu_mm512_max_ps
+#undef _mm512_min_epi32
+#define _mm512_min_epi32 emu_mm512_min_epi32
 #undef _mm512_min_ps
 #define _mm512_min_ps emu_mm512_min_ps
 #undef _mm512_mul_ps
@@ -673,8 +659,6 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_permutexvar_epi16 emu_mm512_permutexvar_epi16
 #undef _mm512_permutexvar_epi32
 #define _mm512_permutexvar_epi32 emu_mm512_permutexvar_epi32
-#undef _mm512_permutexvar_epi64
-#define _mm512_permutexvar_epi64 emu_mm512_permutexvar_epi64
 #undef _mm512_permutexvar_epi8
 #define _mm512_permutexvar_epi8 emu_mm512_permutexvar_epi8
 #undef _mm512_reduce_add_epi32

@@ -61,6 +61,10 @@ static void fill_block(uint8_t *w, gguf_type type, weight_mode mode, random_stat
         /* fall through */
     default: kernel_set_scales(w, type, d);
     }
+    if (type == GGUF_MXFP4 && mode == WEIGHTS_RANDOM && random_below(r, 4) == 0) {
+        memset(w, 0, f.block_bytes); /* zeros, whatever the scale is: the largest one */
+        w[0] = 255;
+    }
 }
 
 static void fill_rows(uint8_t *w, gguf_type type, size_t row_bytes, size_t row_n, size_t k, weight_mode mode,

@@ -186,6 +186,7 @@ AVX2_INLINE __m256i unsigned_values(const fast_form f, __m256i quants) {
 
 /* d in every lane. 2^(e - 128) for MXFP4, whose values are doubled. */
 AVX2_INLINE __m256 powers(__m256i e) { /* 32-bit lanes */
+    e = _mm256_min_epi32(e, _mm256_set1_epi32(254));
     const __m256i two = _mm256_set1_epi32(2),
                   shifted = _mm256_slli_epi32(_mm256_sub_epi32(e, _mm256_set1_epi32(1)), 23);
     const __m256i small = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);

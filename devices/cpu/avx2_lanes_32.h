@@ -99,9 +99,9 @@ AVX2_INLINE void products_five_bits(__m256i s[HALVES], row_stream w, const act_3
 /* Scales of eight rows; adds what their m brings. d_m: both, where there is an m. */
 AVX2_INLINE __m256 scales_of(__m256 *sum, row_stream w, const act_32 *x, int h, __m256i d_m,
                              const lanes_form f) {
-    if (f.power) { /* 2^(e - 127), also for e = 0 */
-        const __m256i e =
-            _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)field(w, 0, 1, h)));
+    if (f.power) { /* 2^(e - 127), also for e = 0; 255 as 254 (devices/quant.h) */
+        const __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)field(w, 0, 1, h));
+        const __m256i e = _mm256_cvtepu8_epi32(_mm_min_epu8(bytes, _mm_set1_epi8((char)254)));
         return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_slli_epi32(e, 23), _mm256_set1_epi32(0x00400000)));
     }
     if (!f.has_m) return halves_at(w, 0, h);

@@ -132,8 +132,8 @@ AVX2_INLINE __m256 by_lane(__m128 four) {
 /* Scales of the four blocks of b bytes at w, in lanes as those of the activations; adds what m brings. */
 AVX2_INLINE __m256 scales_of(__m256 *sum, const uint8_t *w, const size_t b, const act_4 *a,
                              const step_form f) {
-    if (f.power) { /* 2^(e - 127), also for e = 0 */
-        const __m128i e = _mm_setr_epi32(w[0], w[2 * b], w[b], w[3 * b]);
+    if (f.power) { /* 2^(e - 127), also for e = 0; 255 as 254 (devices/quant.h) */
+        const __m128i e = _mm_min_epi32(_mm_setr_epi32(w[0], w[2 * b], w[b], w[3 * b]), _mm_set1_epi32(254));
         const __m128i power = _mm_max_epi32(_mm_slli_epi32(e, 23), _mm_set1_epi32(0x00400000));
         return by_lane(_mm_castsi128_ps(power));
     }

@@ -110,8 +110,9 @@ INLINE void transpose_quarters(__m512i t[4], const __m512i z[4]) {
     t[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-/* 2^(e - 127) of e from 0 to 255, in 32-bit lanes. */
+/* 2^(e - 127) of e from 0 to 255, which counts as 254 (devices/quant.h), in 32-bit lanes. */
 INLINE __m512 powers_of(__m512i e) {
+    e = _mm512_min_epi32(e, _mm512_set1_epi32(254));
     return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_slli_epi32(e, 23), _mm512_set1_epi32(0x00400000)));
 }
 

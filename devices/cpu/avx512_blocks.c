@@ -66,7 +66,6 @@ INLINE __m512 step_halves(__m512i first, __m512i last, const void *words, const 
     return _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
 }
 
-/* 2^(e - 127), also for e = 0. */
 INLINE __m512 step_powers(__m512i first, const void *bytes) {
     const __m512i e = _mm512_permutexvar_epi8(_mm512_load_si512(bytes), first);
     return powers_of(_mm512_and_si512(e, _mm512_set1_epi32(0xff)));

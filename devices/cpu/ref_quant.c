@@ -81,6 +81,7 @@ static float half_at(const uint8_t *p) {
 
 /* 2^(e - 128), exactly: the values are doubled. */
 static float half_power(uint8_t e) {
+    if (e == 255) e = 254;
     return float_of_bits(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23);
 }
 
