@@ -110,6 +110,25 @@ Test(kernel_vectors, activations_follow_their_formulas) {
     }
 }
 
+/* Squares and cubes of such x are infinite. */
+Test(kernel_vectors, activations_of_huge_values_are_these_or_nothing) {
+    static const cpu_activation kinds[] = {CPU_ACT_SILU, CPU_ACT_GELU, CPU_ACT_GELU_TANH};
+    static const float huge[] = {2e19f, 1e30f, FLT_MAX};
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    for (size_t t = kernel_tables(tables); t-- > 0;) {
+        for (size_t i = 0; i < COUNT_OF(kinds) * COUNT_OF(huge); i++) {
+            float x[9], y[9]; /* a vector and what is left */
+            for (size_t j = 0; j < 9; j++) x[j] = (j % 2 ? -1 : 1) * huge[i % COUNT_OF(huge)];
+            const cpu_activation kind = kinds[i / COUNT_OF(huge)];
+            tables[t].activate(y, x, NULL, 9, kind);
+            for (size_t j = 0; j < 9; j++)
+                cr_assert(fabs((double)y[j] - (j % 2 ? 0 : (double)x[j])) <= 1e-7 * fabs((double)x[j]),
+                          "%s activation %d of %.9g: %.9g", tables[t].isa, (int)kind, (double)x[j],
+                          (double)y[j]);
+        }
+    }
+}
+
 Test(kernel_vectors, exponentials_in_activations_are_exact_to_1e_6) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     for (size_t t = kernel_tables(tables); t-- > 0;) {

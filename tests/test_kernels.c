@@ -338,6 +338,40 @@ static void check_tile(const product_case *c, random_state *r) {
 
 Test(kernels, tile_mul_equals_the_reference) { for_each_product(check_tile); }
 
+/* Equal products, whose sum in one chain is off by 4e-4 of it. */
+Test(kernels, long_rows_of_floats_round_as_short_ones) {
+    enum { K = 28672, ROW_BYTES = K * sizeof(float) };
+    static const gguf_type types[] = {GGUF_F32, GGUF_F16, GGUF_BF16};
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    float *x = canary_alloc(K), *w = canary_alloc(K), y[CPU_GEMV_ROWS_MAX * 16];
+    for (size_t i = 0; i < K; i++) x[i] = 3.0f;
+    for (size_t t = kernel_tables(tables); t-- > 0;) {
+        for (size_t i = 0; i < COUNT_OF(types); i++) {
+            const cpu_matmul *m = &tables[t].matmul[types[i]];
+            float expected;
+            for (size_t j = 0; j < K; j++) {
+                const uint16_t half = types[i] == GGUF_F16 ? ref_f32_to_f16(0.01f) : ref_f32_to_bf16(0.01f);
+                if (types[i] == GGUF_F32)
+                    w[j] = 0.01f;
+                else
+                    memcpy((uint16_t *)(void *)w + j, &half, sizeof half);
+            }
+            ref_gemv_float(&expected, (uint8_t *)w, ROW_BYTES, 1, x, K, types[i]);
+            guarded tile = guarded_alloc(m->tile_bytes(K), CPU_ALIGN, false);
+            guarded panel = guarded_alloc(m->panel_bytes(K), CPU_ALIGN, false);
+            m->panel_pack(panel.data, x, K, 1, K);
+            m->tile_unpack(tile.data, (uint8_t *)w, ROW_BYTES, 1, K);
+            m->tile_mul(y, m->tile_rows, tile.data, panel.data, K);
+            cr_assert_float_eq(y[0], expected, 1e-5f * expected, "%s %s: %.9g is not %.9g", tables[t].isa,
+                               facts_of(types[i]).name, (double)y[0], (double)expected);
+            guarded_free(&tile);
+            guarded_free(&panel);
+        }
+    }
+    canary_check_free(x, K, "activations");
+    canary_check_free(w, K, "weights");
+}
+
 /* ---- Products of interleaved rows ---- */
 
 /* Tiles of interleaved rows are those of the rows. */

@@ -238,6 +238,23 @@ Test(neurons, sums_are_the_products_of_rows) {
     }
 }
 
+/* Equal products, whose sum in one chain is off by 4e-4 of it. */
+Test(neurons, sums_of_many_neurons_are_rounded_less_often) {
+    enum { N = 28672, OUT = 40 };
+    static float w[N * OUT], x[N];
+    static uint32_t neuron[N];
+    for (uint32_t i = 0; i < N; i++) neuron[i] = i, x[i] = 3.0f;
+    for (uint32_t i = 0; i < N * OUT; i++) w[i] = 0.01f;
+    const cpu_active a = {.n = N, .neuron = neuron, .x = x};
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    for (size_t t = kernel_tables(tables); t-- > 0;) {
+        float y[OUT];
+        tables[t].neuron_sum[GGUF_F32](y, (const uint8_t *)w, OUT, 0, OUT, &a);
+        for (size_t o = 0; o < OUT; o++)
+            cr_assert_float_eq(y[o], N * 0.03f, 1e-4f * N * 0.03f, "%s: %.9g", tables[t].isa, (double)y[o]);
+    }
+}
+
 Test(neurons, self_test_finds_wrong_kernels) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);

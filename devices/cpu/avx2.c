@@ -88,8 +88,9 @@ AVX2_INLINE __m256 gelu_8(__m256 x) {
     __m256 p = _mm256_set1_ps(-2.5314484e-02f);
     AVX2_UNROLL
     for (size_t i = 0; i < COUNT_OF(fit); i++) p = _mm256_fmadd_ps(p, t, _mm256_set1_ps(fit[i]));
-    /* z^2 = square + rest exactly, up to the half */
-    const __m256 square = _mm256_mul_ps(x, x), rest = _mm256_fmsub_ps(x, x, square);
+    /* z^2 = square + rest exactly, up to the half; exp is 0 long before it would be infinite */
+    const __m256 z = _mm256_min_ps(size, _mm256_set1_ps(64));
+    const __m256 square = _mm256_mul_ps(z, z), rest = _mm256_fmsub_ps(z, z, square);
     __m256 e = exp_8(_mm256_mul_ps(square, _mm256_set1_ps(-0.5f)));
     e = _mm256_fnmadd_ps(_mm256_mul_ps(rest, half), e, e);
     const __m256 erfc = _mm256_mul_ps(_mm256_mul_ps(t, p), e);

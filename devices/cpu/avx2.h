@@ -176,8 +176,7 @@ AVX2_INLINE void store_part(float *p, __m256 v, size_t n) {
 }
 
 /* e^x within 2e-7 relative: x = n ln 2 + r with |r| <= ln(2) / 2, and the series of e^r. Arguments are held
- * to
- * [-87.3, 88.3], where the result is a normal float. */
+ * to [-87.3, 88.3], where the result is a normal float. */
 AVX2_INLINE __m256 exp_8(__m256 x) {
     x = _mm256_min_ps(_mm256_set1_ps(88.3f),
                       _mm256_max_ps(_mm256_set1_ps(-87.3f), x)); /* in this order NaN stays */

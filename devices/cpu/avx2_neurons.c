@@ -12,6 +12,8 @@ enum { LOT = 8 /* neurons per pass, float types */ };
 
 /* ---- Float types ---- */
 
+/* add_lot: y[0, n) += x_j w_j over `lot` (a constant) neurons, which are added up by themselves: so a sum of
+ * many neurons is rounded a few times less often. `next`: the neurons of the pass that follows. */
 #define FLOAT_SUM(type, item_bytes)                                                                          \
     AVX2_INLINE void add_lot_##type(float *y, const uint8_t *const *w, const uint8_t *const *next,           \
                                     const float *x, size_t n, const size_t lot) {                            \
@@ -20,22 +22,22 @@ enum { LOT = 8 /* neurons per pass, float types */ };
         for (size_t j = 0; j < lot; j++) factor[j] = _mm256_set1_ps(x[j]);                                   \
         size_t o = 0;                                                                                        \
         for (; o + 8 <= n; o += 8) {                                                                         \
-            __m256 sum = load_f32(y + o);                                                                    \
+            __m256 sum = _mm256_setzero_ps();                                                                \
             if (o * (item_bytes) % 64 == 0)                                                                  \
                 for (size_t j = 0; j < lot; j++)                                                             \
                     _mm_prefetch((const char *)next[j] + o * (item_bytes), _MM_HINT_T1);                     \
             AVX2_UNROLL                                                                                      \
             for (size_t j = 0; j < lot; j++)                                                                 \
                 sum = _mm256_fmadd_ps(load_##type(w[j] + o * (item_bytes)), factor[j], sum);                 \
-            _mm256_storeu_ps(y + o, sum);                                                                    \
+            _mm256_storeu_ps(y + o, _mm256_add_ps(sum, load_f32(y + o)));                                    \
         }                                                                                                    \
         if (o == n) return;                                                                                  \
-        __m256 sum = AVX2_LOAD_PART(load_f32, y + o, n - o, sizeof *y);                                      \
+        __m256 sum = _mm256_setzero_ps();                                                                    \
         AVX2_UNROLL                                                                                          \
         for (size_t j = 0; j < lot; j++)                                                                     \
             sum = _mm256_fmadd_ps(AVX2_LOAD_PART(load_##type, w[j] + o * (item_bytes), n - o, item_bytes),   \
                                   factor[j], sum);                                                           \
-        store_part(y + o, sum, n - o);                                                                       \
+        store_part(y + o, _mm256_add_ps(sum, AVX2_LOAD_PART(load_f32, y + o, n - o, sizeof *y)), n - o);     \
     }                                                                                                        \
     static void neuron_sum_##type(float *y, const uint8_t *w, size_t out_n, size_t from, size_t n,           \
                                   const cpu_active *a) {                                                     \

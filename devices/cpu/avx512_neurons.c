@@ -14,7 +14,8 @@
 
 enum { LOT = 8 /* neurons per pass over the sums */, STEP = 32 /* outputs */ };
 
-/* y[0, n) += x_j w_j over `lot` (a constant) neurons; `next`: those of the pass that follows. */
+/* y[0, n) += x_j w_j over `lot` (a constant) neurons, which are added up by themselves: so a sum of many
+ * neurons is rounded a few times less often. `next`: those of the pass that follows. */
 INLINE void add_lot(float *y, const uint8_t *const *w, const uint8_t *const *next, const float *x, size_t n,
                     const size_t lot, const gguf_type type) {
     const size_t bytes = float_bytes(type);
@@ -22,7 +23,7 @@ INLINE void add_lot(float *y, const uint8_t *const *w, const uint8_t *const *nex
     UNROLL for (size_t j = 0; j < lot; j++) factor[j] = _mm512_set1_ps(x[j]);
     for (size_t o = 0; o < n; o += STEP) {
         const __mmask16 low = lanes_left(n - o), high = n - o > 16 ? lanes_left(n - o - 16) : 0;
-        __m512 sum[2] = {_mm512_maskz_loadu_ps(low, y + o), _mm512_maskz_loadu_ps(high, y + o + 16)};
+        __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
         UNROLL for (size_t j = 0; j < lot; j++) {
             UNROLL for (size_t line = 0; line < STEP * bytes; line += LINE)
                 prefetch(next[j], o * bytes + line);
@@ -30,8 +31,9 @@ INLINE void add_lot(float *y, const uint8_t *const *w, const uint8_t *const *nex
             sum[0] = _mm512_fmadd_ps(load_float(type, p, low), factor[j], sum[0]);
             sum[1] = _mm512_fmadd_ps(load_float(type, p + 16 * bytes, high), factor[j], sum[1]);
         }
-        _mm512_mask_storeu_ps(y + o, low, sum[0]);
-        _mm512_mask_storeu_ps(y + o + 16, high, sum[1]);
+        const __m512 before[2] = {_mm512_maskz_loadu_ps(low, y + o), _mm512_maskz_loadu_ps(high, y + o + 16)};
+        _mm512_mask_storeu_ps(y + o, low, _mm512_add_ps(sum[0], before[0]));
+        _mm512_mask_storeu_ps(y + o + 16, high, _mm512_add_ps(sum[1], before[1]));
     }
 }
 

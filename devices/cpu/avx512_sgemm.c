@@ -102,11 +102,10 @@ NEURON_TILES(f32, GGUF_F32)
 NEURON_TILES(f16, GGUF_F16)
 NEURON_TILES(bf16, GGUF_BF16)
 
-static void tile_mul_float(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
-    const float *w = tile, *x = panel;
-    __m512 sum[HALVES][COLS];
+/* sum[h][c] = products over n of k. */
+INLINE void multiply_run(__m512 sum[HALVES][COLS], const float *w, const float *x, size_t n) {
     zero_sums(sum);
-    for (size_t i = 0; i < k; i++, w += TILE_ROWS, x += COLS) {
+    for (size_t i = 0; i < n; i++, w += TILE_ROWS, x += COLS) {
         const __m512 first = _mm512_load_ps(w), second = _mm512_load_ps(w + ROWS);
         UNROLL for (size_t c = 0; c < COLS; c++) {
             const __m512 v = _mm512_set1_ps(x[c]);
@@ -114,7 +113,22 @@ static void tile_mul_float(float *y, size_t y_stride, const void *tile, const vo
             sum[1][c] = _mm512_fmadd_ps(second, v, sum[1][c]);
         }
     }
-    store_sums(y, y_stride, sum);
+}
+
+/* Sums of runs are added up, as in avx2_sgemm.c: the rounding error of a long row is that of a short one. */
+static void tile_mul_float(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    enum { RUN = 256 };
+    for (size_t i = 0; i < k; i += RUN) {
+        __m512 sum[HALVES][COLS];
+        multiply_run(sum, (const float *)tile + i * TILE_ROWS, (const float *)panel + i * COLS,
+                     (size_t)min_u64(k - i, RUN));
+        UNROLL for (size_t c = 0; c < COLS && i > 0; c++) {
+            const float *before = y + c * y_stride;
+            sum[0][c] = _mm512_add_ps(sum[0][c], _mm512_loadu_ps(before));
+            sum[1][c] = _mm512_add_ps(sum[1][c], _mm512_loadu_ps(before + ROWS));
+        }
+        store_sums(y, y_stride, sum);
+    }
 }
 
 void avx512_sgemm(cpu_kernels *k) {
