@@ -287,14 +287,29 @@ static void plan_vector(workbench *b, const work *w, uint32_t units, list_plan *
     p->amount = (double)units * w->width;
 }
 
-/* Gathering the outputs of a step that wants none. */
+/* For the outputs of a step that wants none: a product, which CPUs share out and meet after, then two
+ * gatherings, which one thread does by itself. So they follow each other in a layer. */
 static void plan_operations(workbench *b, uint32_t units, list_plan *p) {
+    const device_rows x = rows_of(b->x, HEAD_WIDTH), y = rows_of(b->y, HEAD_WIDTH);
     for (uint32_t i = 0; i < units; i++) {
-        b->op[i] = (device_op){
+        device_op *op = &b->op[i];
+        *op = (device_op){
             .kind = DEVICE_OP_GATHER, .outputs = true, .row_max = 1, .name = "measured operation"};
-        b->op[i].gather.x = rows_of(b->x, HEAD_WIDTH);
-        b->op[i].gather.y = rows_of(b->y, HEAD_WIDTH);
-        b->op[i].gather.n = HEAD_WIDTH;
+        if (i % 3) {
+            op->gather.x = x;
+            op->gather.y = y;
+            op->gather.n = HEAD_WIDTH;
+            continue;
+        }
+        op->kind = DEVICE_OP_LINEAR;
+        op->linear.x = x;
+        op->linear.part_n = 1;
+        op->linear.part[0].y = y;
+        op->linear.part[0].w = (device_matrix){.data = {b->slab, 0},
+                                               .type = GGUF_F32,
+                                               .in_n = HEAD_WIDTH,
+                                               .out_n = HEAD_WIDTH,
+                                               .row_bytes = HEAD_WIDTH * sizeof(float)};
     }
     p->op_n = units;
     p->amount = units;
@@ -331,7 +346,7 @@ static void plan_attend(workbench *b, const work *w, uint32_t units, list_plan *
 static hotset_status plan_list(workbench *b, const work *w, uint32_t units, list_plan *p, hotset_error *err) {
     *p = (list_plan){.row_n = w->kind == WORK_PRODUCT || w->kind == WORK_ATTEND_COMPUTE ? w->row_n : 1};
     switch (w->kind) {
-    case WORK_SUBMIT: p->amount = 1; return HOTSET_OK;
+    case WORK_SUBMIT: plan_operations(b, 1, p); return HOTSET_OK;
     case WORK_OPERATIONS: plan_operations(b, units, p); return HOTSET_OK;
     case WORK_VECTOR: plan_vector(b, w, units, p); return HOTSET_OK;
     case WORK_SELECT: return plan_select(b, w, units, p, err);

@@ -8,8 +8,8 @@
 
 /* One kind of work; `units` of it make it longer. The amount that a time is held against: */
 typedef enum work_kind {
-    WORK_SUBMIT,      /* a list of no operations; 1 */
-    WORK_OPERATIONS,  /* units operations that have nothing to do; operations */
+    WORK_SUBMIT,      /* a list of one operation that has nothing to do; 1 */
+    WORK_OPERATIONS,  /* units such operations, every third one a product; operations */
     WORK_VECTOR,      /* units norms of one row of `width` floats; floats */
     WORK_SELECT,      /* units selections among `width` neurons, of which `share` are active; neurons */
     WORK_WEIGHTS,     /* a product with one row of activations and a matrix with units rows (by neuron: units

@@ -148,11 +148,12 @@ typedef struct machine_device {
     machine_attention attention[MACHINE_STATE_COUNT];
     machine_rate select_items_per_s; /* neurons whose gate is looked at, one row */
     machine_rate vector_items_per_s; /* floats of a norm or an activation, one row */
-    machine_rate operation_s;        /* an operation of a list that has nothing to do. Required */
-    machine_rate submit_s;           /* a list of no operations, from submit until it is known to be done.
-                                        Required */
-    machine_rate mapped_factor;      /* dense streams from the pages of a mapped file against its own memory;
-                                        the CPU only */
+    machine_rate operation_s;   /* an operation of a list that has nothing to do, the mean of a product and
+                                   two vectors'. Required */
+    machine_rate submit_s;      /* a list of one such product, from submit until it is known to be done.
+                                   Required */
+    machine_rate mapped_factor; /* dense streams from the pages of a mapped file against its own memory;
+                                   the CPU only */
     /* Best case, for people: what kernels are held against. */
     machine_rate read_bytes_per_s, int8_op_per_s, float_op_per_s;
 } machine_device;

@@ -62,9 +62,9 @@ static hotset_status own_record(device *d, const device_op *ops, uint32_t op_n, 
                                 hotset_error *err) {
     (void)d;
     *out = NULL;
-    if (op_n && ops[0].kind == refused_kind) return hotset_fail(err, HOTSET_E_UNSUPPORTED, "nor this one");
     for (uint32_t i = 0; i < op_n; i++)
-        if (ops[i].kind == DEVICE_OP_LINEAR && ops[i].linear.part[0].w.type == refused)
+        if (ops[i].kind == refused_kind ||
+            (ops[i].kind == DEVICE_OP_LINEAR && ops[i].linear.part[0].w.type == refused))
             return hotset_fail(err, HOTSET_E_UNSUPPORTED, "not this one");
     return own->cpu->api->list_record(own->cpu, ops, op_n, step, row_max, workspace, out, err);
 }
@@ -167,6 +167,23 @@ Test(measure, amounts_are_the_bytes_and_operations_of_the_work) {
     change_back();
 }
 
+/* What one thread does by itself, without the team, costs hardly anything: not what lists in models are. */
+Test(measure, operations_and_submitting_are_the_teams) {
+    static const work works[] = {{.kind = WORK_SUBMIT}, {.kind = WORK_OPERATIONS}};
+    static const uint32_t units[] = {1, 7}, products[] = {1, 3};
+    change();
+    workbench b;
+    OK(workbench_open(&b, &own->base, SLAB_BYTES, NULL, err));
+    for (size_t i = 0; i < COUNT_OF(works); i++) {
+        const uint32_t before = device_cpu_barrier_n(own->cpu);
+        double seconds, amount;
+        OK(work_time(&b, &works[i], units[i], &seconds, &amount, err));
+        cr_expect_eq(device_cpu_barrier_n(own->cpu) - before, products[i]);
+    }
+    workbench_close(&b);
+    change_back();
+}
+
 Test(measure, row_bytes_are_those_of_curves) {
     work w = {.kind = WORK_WEIGHTS, .type = GGUF_Q4_0, .access = MACHINE_LISTED, .width = 1024};
     cr_assert_eq(work_row_bytes(&w), 32 * 18);
@@ -235,13 +252,17 @@ Test(measure, kinds_of_work_may_be_missing) {
     change();
     machine_device *d = calloc(1, sizeof *d);
     hotset_error failure = {0};
-    refused_kind = DEVICE_OP_GATHER;
-    cr_assert_eq(measure_device(&own->base, &quick, d, &failure), HOTSET_E_DEVICE);
-    cr_assert_str_eq(failure.message, "own cannot run lists that do nothing");
-    refused_kind = DEVICE_OP_LINEAR;
+    static const device_op_kind needed[] = {DEVICE_OP_GATHER, DEVICE_OP_LINEAR};
+    for (size_t i = 0; i < COUNT_OF(needed); i++) {
+        refused_kind = needed[i];
+        cr_assert_eq(measure_device(&own->base, &quick, d, &failure), HOTSET_E_DEVICE);
+        cr_assert_str_eq(failure.message, "own cannot run lists that do nothing");
+    }
+    refused_kind = DEVICE_OP_ATTEND;
     OK(measure_device(&own->base, &quick, d, err));
-    cr_assert(d->operation_s.median > 0 && d->attention[MACHINE_STATE_F16].bytes_per_s.median > 0);
-    for (uint32_t t = 0; t < GGUF_TYPE_MAX; t++) cr_assert_not(has_any(&d->weights[t]));
+    cr_assert(d->operation_s.median > 0 && has_any(&d->weights[GGUF_Q4_0]));
+    for (int s = 0; s < MACHINE_STATE_COUNT; s++)
+        cr_assert(!(d->attention[s].bytes_per_s.median > 0) && !(d->attention[s].op_per_s.median > 0));
     free(d);
     change_back();
 }
