@@ -418,8 +418,8 @@ uint32_t device_cpu_barrier_n(const device *d);
 
 /* What the host offers a plan. */
 typedef struct device_cpu_facts {
-    uint32_t thread_n;          /* physical cores inside the affinity mask and the CPU quota */
-    uint64_t memory_free_bytes; /* MemAvailable, inside the cgroup's limit */
+    uint32_t thread_n;          /* physical cores inside the affinity mask and the rounded CPU quota */
+    uint64_t memory_free_bytes; /* MemAvailable, inside the cgroups' limits */
     const char *isa_best;
     uint32_t hardware_thread_n, package_n; /* of these cores */
     uint64_t cache_bytes;                  /* the largest cache; 0: unknown */

@@ -4,8 +4,8 @@
 
 #include "engine/base.h"
 
-/* Cores this process may use: physical cores in the affinity mask, no more than the cgroup's CPU quota
- * allows. */
+/* Cores this process may use: physical cores in the affinity mask, no more than the CPU quota of its control
+ * groups amounts to, rounded as cgroup.h says: 1 for less than 1.5. */
 typedef struct cpu_topology {
     uint32_t core_n;
     int *core_pu; /* [core_n] operating-system index of one hardware thread of each core, owned */
@@ -15,7 +15,8 @@ typedef struct cpu_topology {
 } cpu_topology;
 HOTSET_CHECKED hotset_status cpu_topology_open(cpu_topology *out, hotset_error *err);
 void cpu_topology_close(cpu_topology *t);
-/* Memory that can be taken now: MemAvailable, inside the limits of the process's cgroups. 0 when unknown. */
+/* Memory that can be taken now: MemAvailable, inside the limits of the process's control groups, where files'
+ * pages that give way are free, too. 0 when unknown. */
 uint64_t cpu_memory_free_bytes(void);
 uint64_t cpu_memory_total_bytes(void);
 

@@ -7,57 +7,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "devices/cpu/cgroup.h"
 #include "devices/cpu/team.h"
 
-enum { PATH_BYTES = 512, LINE_BYTES = 256 };
+enum { LINE_BYTES = 256 };
 
-/* The first number of a small file ("max" counts as no number). */
-static bool file_number(const char *path, uint64_t *out) {
-    FILE *f = fopen(path, "re");
-    if (!f) return false;
-    unsigned long long value;
-    bool found = fscanf(f, "%llu", &value) == 1;
-    fclose(f);
-    if (found) *out = value;
-    return found;
-}
-
-/* Path of this process's cgroup v2 below the mount point, "" when there is none. */
-static void cgroup_path(char *out, size_t bytes) {
-    out[0] = 0;
-    FILE *f = fopen("/proc/self/cgroup", "re");
-    if (!f) return;
-    char line[LINE_BYTES];
-    while (fgets(line, sizeof line, f))
-        if (!strncmp(line, "0::", 3)) {
-            line[strcspn(line, "\n")] = 0;
-            snprintf(out, bytes, "%s", line + 3);
-        }
-    fclose(f);
-}
-
-/* Calls `visit` for the process's cgroup directory and every one above it: each may set a limit. */
-static void each_cgroup(void (*visit)(const char *directory, void *cookie), void *cookie) {
-    char path[LINE_BYTES], directory[PATH_BYTES];
-    cgroup_path(path, sizeof path);
-    for (;;) {
-        snprintf(directory, sizeof directory, "/sys/fs/cgroup%s", path);
-        visit(directory, cookie);
-        char *slash = strrchr(path, '/');
-        if (!slash) return;
-        *slash = 0;
-    }
-}
-
-static void lower_to_memory_room(const char *directory, void *cookie) {
-    uint64_t *free_bytes = cookie, limit, used;
-    char path[PATH_BYTES + 16];
-    snprintf(path, sizeof path, "%s/memory.max", directory);
-    if (!file_number(path, &limit)) return;
-    snprintf(path, sizeof path, "%s/memory.current", directory);
-    if (!file_number(path, &used)) used = 0;
-    *free_bytes = min_u64(*free_bytes, limit > used ? limit - used : 0);
-}
+/* Where Linux mounts control groups, and what tells which of them this process is in. */
+#define CGROUP_ROOT   "/sys/fs/cgroup"
+#define CGROUP_GROUPS "/proc/self/cgroup"
 
 static uint64_t meminfo_bytes(const char *field) {
     FILE *f = fopen("/proc/meminfo", "re");
@@ -72,24 +29,10 @@ static uint64_t meminfo_bytes(const char *field) {
 }
 
 uint64_t cpu_memory_free_bytes(void) {
-    uint64_t free_bytes = meminfo_bytes("MemAvailable");
-    each_cgroup(lower_to_memory_room, &free_bytes);
-    return free_bytes;
+    return min_u64(meminfo_bytes("MemAvailable"), cgroup_memory_left_bytes(CGROUP_ROOT, CGROUP_GROUPS));
 }
 
 uint64_t cpu_memory_total_bytes(void) { return meminfo_bytes("MemTotal"); }
-
-static void lower_to_cpu_quota(const char *directory, void *cookie) {
-    double *cores = cookie;
-    char path[PATH_BYTES + 16];
-    snprintf(path, sizeof path, "%s/cpu.max", directory);
-    FILE *f = fopen(path, "re");
-    if (!f) return;
-    double quota, period;
-    if (fscanf(f, "%lf %lf", &quota, &period) == 2 && period > 0 && quota / period < *cores)
-        *cores = quota / period;
-    fclose(f);
-}
 
 /* One hardware thread of each core that the affinity mask allows. */
 static hotset_status cores_of(hwloc_topology_t topology, cpu_topology *out, hotset_error *err) {
@@ -147,9 +90,7 @@ hotset_status cpu_topology_open(cpu_topology *out, hotset_error *err) {
         out->core_pu[0] = -1;
         out->hardware_thread_n = 1;
     }
-    double quota = out->core_n;
-    each_cgroup(lower_to_cpu_quota, &quota);
-    uint32_t allowed = quota < 1 ? 1 : (uint32_t)(quota + 0.5);
+    uint32_t allowed = cgroup_cpu_n(CGROUP_ROOT, CGROUP_GROUPS);
     if (allowed < out->core_n) out->core_n = allowed;
     if (allowed < out->hardware_thread_n) out->hardware_thread_n = allowed;
     if (out->package_n > out->core_n) out->package_n = out->core_n;
