@@ -37,8 +37,8 @@ typedef struct quant_iq4_nl { /* 32 weights d * quant_iq4_values[q], nibbles as 
     uint8_t q[16];
 } quant_iq4_nl;
 
-/* 32 weights 2^(e - 127) * quant_mxfp4_values[q] / 2, nibbles as in Q4_0 (OCP Microscaling formats, 2023). Its
- * e = 255, no number there, counts as 254 here: the largest scale. */
+/* 32 weights 2^(e - 127) * quant_mxfp4_values[q] / 2, nibbles as in Q4_0 (OCP Microscaling formats, 2023).
+ * Its e = 255, no number there, counts as 254 here: the largest scale. */
 typedef struct quant_mxfp4 {
     uint8_t e;
     uint8_t q[16];

@@ -12,11 +12,22 @@ void cpu_kernels_avx512_emulated(cpu_kernels *k);  /* the AVX-512 sources throug
 void cpu_kernels_avx512_bf16_emulated(cpu_kernels *k);
 void cpu_kernels_avx512_tiles_emulated(cpu_kernels *k);
 
-/* AVX2, with kernels that ask memory ahead where this machine's do not, and the other way round. */
-static void otherwise_asking(cpu_kernels *table) {
+/* AVX2 with kernels that ask memory ahead, or not, and with what `above` has (NULL: nothing). */
+static void table_of(cpu_kernels *table, bool asks, void (*above)(cpu_kernels *), const char *name) {
     cpu_kernels_ref(table);
-    table->ask_ahead = !cpu_stops_at_pages();
+    table->ask_ahead = asks;
     cpu_kernels_avx2(table);
+    if (above) above(table);
+    table->isa = name;
+}
+
+/* Emulated unlike this machine asks; where it has no such kernels of its own, both ways. */
+static size_t emulated(cpu_kernels *tables, cpu_isa isa, void (*above)(cpu_kernels *), const char *name) {
+    const bool asks = cpu_stops_at_pages();
+    size_t n = 0;
+    table_of(&tables[n++], !asks, above, name);
+    if (!cpu_isa_here(isa)) table_of(&tables[n++], asks, above, name);
+    return n;
 }
 
 size_t kernel_tables(cpu_kernels *tables) {
@@ -25,14 +36,9 @@ size_t kernel_tables(cpu_kernels *tables) {
     for (int isa = 0; isa <= (int)best; isa++)
         if (cpu_isa_here((cpu_isa)isa)) cpu_kernels_init(&tables[n++], (cpu_isa)isa);
     if (best >= CPU_ISA_AVX2) {
-        otherwise_asking(&tables[n]);
-        tables[n++].isa = "avx2, asking otherwise";
-        otherwise_asking(&tables[n]);
-        cpu_kernels_avxvnni_emulated(&tables[n]);
-        tables[n++].isa = "avxvnni emulated";
-        otherwise_asking(&tables[n]);
-        cpu_kernels_avx512_emulated(&tables[n]);
-        tables[n++].isa = "avx512 emulated";
+        table_of(&tables[n++], !cpu_stops_at_pages(), NULL, "avx2, asking otherwise");
+        n += emulated(&tables[n], CPU_ISA_AVXVNNI, cpu_kernels_avxvnni_emulated, "avxvnni emulated");
+        n += emulated(&tables[n], CPU_ISA_AVX512, cpu_kernels_avx512_emulated, "avx512 emulated");
     }
     return n;
 }

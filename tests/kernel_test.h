@@ -7,8 +7,8 @@
 #include "tests/block_values.h"
 
 /* Every instruction set of this machine; and where it has AVX2, that once more with the kernels that ask
- * memory ahead, or do not, unlike this machine's, and AVX-VNNI and AVX-512 emulated: at most
- * KERNEL_TABLES_MAX tables; returns their number. */
+ * memory ahead, or do not, unlike this machine's, and AVX-VNNI and AVX-512 emulated, so that what asks and
+ * what does not is there of each: at most KERNEL_TABLES_MAX tables; returns their number. */
 enum { KERNEL_TABLES_MAX = CPU_ISA_COUNT + 3 };
 size_t kernel_tables(cpu_kernels *tables);
 /* AVX-512 with BF16 and with tiles, emulated: what none of them may have. Gives KERNEL_TABLES_BF16 tables, or

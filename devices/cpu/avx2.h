@@ -254,6 +254,23 @@ AVX2_INLINE float act_pack_sums(int8_t q[256], int16_t sums[16], const float *x)
     return d;
 }
 
+/* A packed block of activations for rows of blocks of 256 as the file has them. */
+typedef struct act_256 {
+    int8_t q[256];
+    int16_t sums[16]; /* minus those of 16 values each, if the type does not say otherwise */
+    float d;
+    float unused[7]; /* keeps the next block aligned */
+} act_256;
+
+static inline size_t act_bytes_256(size_t k) { return k / 256 * sizeof(act_256); }
+
+static inline void act_pack_256(void *act, const float *x, size_t k) {
+    for (act_256 *a = act; k > 0; k -= 256, x += 256, a++) {
+        a->d = act_pack_sums(a->q, a->sums, x);
+        for (int j = 0; j < 16; j++) a->sums[j] = (int16_t)-a->sums[j];
+    }
+}
+
 /* ---- Products of bytes, summed in lanes of 16 bits; or in 32, lifted (lift.h), by a file that includes this
  * where HAS_VPDPBUSD is defined as 1 ---- */
 

@@ -7,22 +7,6 @@
 
 enum { BYTES_AHEAD = 2048 };
 
-typedef struct act_256 {
-    int8_t q[256];
-    int16_t sums[16]; /* minus those of 16 values */
-    float d;
-    float unused[7];
-} act_256;
-
-static size_t act_size_256(size_t k) { return k / 256 * sizeof(act_256); }
-
-static void act_pack_256(void *act, const float *x, size_t k) {
-    for (act_256 *a = act; k > 0; k -= 256, x += 256, a++) {
-        a->d = act_pack_sums(a->q, a->sums, x);
-        for (int j = 0; j < 16; j++) a->sums[j] = (int16_t)-a->sums[j];
-    }
-}
-
 /* 16 bytes against minus the sums of activations. */
 AVX2_INLINE __m256i against_sums(__m128i bytes, const act_256 *a) {
     return _mm256_madd_epi16(_mm256_cvtepi8_epi16(bytes), load_256(a->sums));
@@ -71,10 +55,10 @@ GEMV(q3_k, Q3_K)
 GEMV(q5_k, Q5_K)
 
 void cpu_avx2_blocks_init(cpu_kernels *k) {
-    cpu_set_gemv(&k->matmul[GGUF_Q2_K], act_size_256, act_pack_256, gemv_q2_k);
+    cpu_set_gemv(&k->matmul[GGUF_Q2_K], act_bytes_256, act_pack_256, gemv_q2_k);
     k->matmul[GGUF_Q2_K].dots = dots_q2_k;
-    cpu_set_gemv(&k->matmul[GGUF_Q3_K], act_size_256, act_pack_256, gemv_q3_k);
+    cpu_set_gemv(&k->matmul[GGUF_Q3_K], act_bytes_256, act_pack_256, gemv_q3_k);
     k->matmul[GGUF_Q3_K].dots = dots_q3_k;
-    cpu_set_gemv(&k->matmul[GGUF_Q5_K], act_size_256, act_pack_256, gemv_q5_k);
+    cpu_set_gemv(&k->matmul[GGUF_Q5_K], act_bytes_256, act_pack_256, gemv_q5_k);
     k->matmul[GGUF_Q5_K].dots = dots_q5_k;
 }

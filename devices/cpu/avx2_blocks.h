@@ -331,6 +331,9 @@ AVX2_INLINE __m256 plane_dmin(const fast_form f, const uint8_t *planes, size_t o
     return load_f16(planes + f.dmin_plane * out_n + 2 * o);
 }
 
+/* What makes products of quants and scales unsigned: of Q3_K, from 31 * -4 to -32 * -4. Those of Q2_K are. */
+enum { PRODUCT_OFFSET = 124 };
+
 /* ---- The forms --------------------------------------------------------------------------------------- */
 
 #define FAST_32(type, ...)                                                                                   \

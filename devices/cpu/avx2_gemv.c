@@ -166,16 +166,7 @@ static void dots_q8_0(float *y, const uint8_t *const *row, const uint8_t *const 
 
 /* ---- Q4_K and Q6_K: one block of 256 per step ---- */
 
-typedef struct act_256 {
-    int8_t q[256];
-    int16_t sums[16]; /* Q4_K: {0, 0, 0, 0, s0-3, 0, 0, 0, 0, s4-7} with s the sums of 32, to meet
-                         q4_k_scales; Q6_K: minus the sums of 16 */
-    float d;
-    float unused[7]; /* keeps the next block aligned */
-} act_256;
-
-static size_t act_bytes_256(size_t k) { return k / 256 * sizeof(act_256); }
-
+/* Sums of 32, s, to meet q4_k_scales: {0, 0, 0, 0, s0-3, 0, 0, 0, 0, s4-7}. */
 static void act_pack_q4_k(void *act, const float *x, size_t k) {
     for (act_256 *a = act; k > 0; k -= 256, x += 256, a++) {
         int16_t sum16[16];
@@ -183,13 +174,6 @@ static void act_pack_q4_k(void *act, const float *x, size_t k) {
         memset(a->sums, 0, sizeof a->sums);
         for (int j = 0; j < 8; j++)
             a->sums[j / 4 * 8 + 4 + j % 4] = (int16_t)(sum16[2 * j] + sum16[2 * j + 1]);
-    }
-}
-
-static void act_pack_q6_k(void *act, const float *x, size_t k) {
-    for (act_256 *a = act; k > 0; k -= 256, x += 256, a++) {
-        a->d = act_pack_sums(a->q, a->sums, x);
-        for (int j = 0; j < 16; j++) a->sums[j] = (int16_t)-a->sums[j];
     }
 }
 
@@ -272,6 +256,6 @@ void cpu_avx2_gemv_init(cpu_kernels *k) {
     k->matmul[GGUF_Q8_0].dots = dots_q8_0;
     cpu_set_gemv(&k->matmul[GGUF_Q4_K], act_bytes_256, act_pack_q4_k, gemv_q4_k);
     k->matmul[GGUF_Q4_K].dots = dots_q4_k;
-    cpu_set_gemv(&k->matmul[GGUF_Q6_K], act_bytes_256, act_pack_q6_k, gemv_q6_k);
+    cpu_set_gemv(&k->matmul[GGUF_Q6_K], act_bytes_256, act_pack_256, gemv_q6_k);
     k->matmul[GGUF_Q6_K].dots = dots_q6_k;
 }

@@ -28,12 +28,11 @@ typedef struct tile_256 { /* of one block of 256; of `number`, as many as there 
 AVX2_INLINE size_t parts_of(const fast_form f) { return 256 / f.part_n; }
 
 /* Whether q has quants times the scales of their parts, plus PRODUCT_OFFSET where the form has an offset, so
- * that a block is one sum: with vpdpbusd, of quants of at most three bits. Products of Q3_K, from 31 * -4 to
- * -32 * -4, are unsigned with the offset, and their sums can be lifted: 256 * 128 * 127 < 2^22. */
+ * that a block is one sum: with vpdpbusd, of quants of at most three bits. Sums can be lifted: 256 * 128 *
+ * 127 < 2^22. */
 AVX2_INLINE bool has_products(const fast_form f) {
     return HAS_VPDPBUSD && f.run_n > 1 && f.low_bits + f.high_bits <= 3;
 }
-enum { PRODUCT_OFFSET = 124 };
 
 /* Where minima stand in `number`. */
 AVX2_INLINE size_t first_min(const fast_form f) { return has_products(f) ? parts_of(f) / 4 : parts_of(f); }

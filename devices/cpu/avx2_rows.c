@@ -57,8 +57,8 @@ AVX2_INLINE void sum_rows(float *y, const uint8_t *w, size_t row_bytes, size_t f
 }
 
 /* Tiles are [k][TILE_ROWS]: 16 neighbouring weights of each row. */
-AVX2_INLINE void tile_rows(float *tile, const uint8_t *w, size_t row_bytes, size_t from, size_t k,
-                           const fast_form t) {
+AVX2_INLINE void unpack_row_tile(float *tile, const uint8_t *w, size_t row_bytes, size_t from, size_t k,
+                                 const fast_form t) {
     const size_t run = from / RUN % t.run_n, part = from / TILE_ROWS % 2;
     w += from / (t.run_n * RUN) * t.block_bytes;
     for (size_t i = 0; i < k; i++, w += row_bytes, tile += TILE_ROWS) {

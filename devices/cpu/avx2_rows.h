@@ -67,7 +67,7 @@ AVX2_INLINE void rows_prefetch(const rows_lot *l, size_t at, size_t bytes) {
 
 /* ---- The slots ---- */
 
-/* Defines row_sum and row_tile of a type by sum_rows and tile_rows of the including file. */
+/* Defines row_sum and row_tile of a type by sum_rows and unpack_row_tile of the including file. */
 #define ROWS_SLOTS(type, TYPE)                                                                               \
     static void row_sum_##type(float *y, const uint8_t *w, size_t row_bytes, size_t from, size_t n,          \
                                const cpu_active *a) {                                                        \
@@ -76,7 +76,7 @@ AVX2_INLINE void rows_prefetch(const rows_lot *l, size_t at, size_t bytes) {
     static void row_tile_##type(void *tile, const uint8_t *w, size_t row_bytes, size_t from, size_t n,       \
                                 size_t k) {                                                                  \
         (void)n; /* outputs are whole runs, and so are tiles or their halves */                              \
-        tile_rows(tile, w, row_bytes, from, k, FAST_##TYPE);                                                 \
+        unpack_row_tile(tile, w, row_bytes, from, k, FAST_##TYPE);                                           \
     }
 #define ROWS_FILL(type, TYPE)                                                                                \
     k->row_sum[GGUF_##TYPE] = row_sum_##type, k->row_tile[GGUF_##TYPE] = row_tile_##type;

@@ -1,14 +1,6 @@
 /* avx512_attend.c - streaming softmax over state rows in F32 and F16, with products of floats. */
 #include "devices/cpu/avx512_attend_lots.h"
 
-INLINE __m512i scale_floats(const float *x, uint32_t elements, __m512 scale) {
-    return _mm512_castps_si512(_mm512_mul_ps(_mm512_maskz_loadu_ps((__mmask16)elements, x), scale));
-}
-
-INLINE __m512 multiply_floats(__m512 sum, __m512i a, __m512i b) {
-    return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
-}
-
 /* Of 16 elements those that the lower bits of `elements` name, zeros for others. */
 INLINE __m256i load_halves_of(const uint8_t *row, uint32_t elements) {
     if ((uint16_t)elements == 0xffff) return _mm256_loadu_si256((const void *)row);

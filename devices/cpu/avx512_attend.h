@@ -13,6 +13,15 @@
 /* What queries are multiplied with, so that scores are exponents of two unless they are capped first. */
 INLINE float query_scale(const cpu_attend_args *a) { return a->softcap != 0 ? a->scale : a->scale * LOG2_E; }
 
+/* Words that are floats: of a query those that the lower bits of `elements` name, scaled; their products. */
+INLINE __m512i scale_floats(const float *x, uint32_t elements, __m512 scale) {
+    return _mm512_castps_si512(_mm512_mul_ps(_mm512_maskz_loadu_ps((__mmask16)elements, x), scale));
+}
+
+INLINE __m512 multiply_floats(__m512 sum, __m512i a, __m512i b) {
+    return _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), sum);
+}
+
 /* 2^x for x < 128, off by 2e-7 of it at most; 0 below -125 (as exp_lanes), NaN kept. */
 INLINE __m512 exp2_lanes(__m512 x) {
     const __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-125), _CMP_NLT_UQ);

@@ -181,9 +181,6 @@ typedef struct panel_256_min {
     int16_t sum[8][COLS][2]; /* sums of x in groups 2i and 2i + 1 */
 } panel_256_min;
 
-/* Products of Q3_K, from 31 * -4 to -32 * -4, are unsigned with it; those of Q2_K are. */
-enum { PRODUCT_OFFSET = 124 };
-
 static size_t tile_bytes_256(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_256); }
 static size_t panel_bytes_256(size_t k) { return k / SUPERBLOCK * sizeof(panel_256); }
 static size_t tile_bytes_256_min(size_t k) { return k / SUPERBLOCK * HALVES * sizeof(tile_256_min); }

@@ -2,8 +2,8 @@
  *
  * Block types in bytes and nibbles take a line of each neuron at a time: 64 or 128 outputs. Their sums of
  * four neurons come out in an order of their own, a quarter of a register for each four outputs, and are put
- * in order as floats. Types whose upper bits stand apart are left to AVX2: memory decides, and from there 512
- * bits were slower for Q6_K.
+ * in order as floats. Types whose upper bits stand apart, and MXFP4, are left to AVX2: memory decides, and
+ * from there 512 bits were slower for Q6_K.
  */
 #include "devices/cpu/avx512.h"
 

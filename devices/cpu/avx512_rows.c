@@ -1,12 +1,12 @@
 /* avx512_rows.c - down matrices in blocks by row: sums over active neurons, and tiles for the prefill.
  *
- * As avx2_rows.c, with 16 weights in a register; tiles are those of avx512_gemm.c.
+ * As avx2_rows.c, with 16 weights in a register.
  */
 #include "devices/cpu/avx512.h"
 
 #include "devices/cpu/avx2_rows.h"
 
-enum { FLOAT_ROWS = 32 };
+enum { FLOAT_ROWS = 32 /* of the tiles of avx512_sgemm.c */ };
 
 /* 16 bytes as floats. */
 INLINE __m512 quants_16(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)); }
@@ -47,8 +47,8 @@ INLINE void sum_rows(float *y, const uint8_t *w, size_t row_bytes, size_t from, 
 }
 
 /* Tiles are [k][FLOAT_ROWS]: a run of each row. */
-INLINE void tile_rows(float *tile, const uint8_t *w, size_t row_bytes, size_t from, size_t k,
-                      const fast_form t) {
+INLINE void unpack_row_tile(float *tile, const uint8_t *w, size_t row_bytes, size_t from, size_t k,
+                            const fast_form t) {
     const size_t run = from / RUN % t.run_n;
     w += from / (t.run_n * RUN) * t.block_bytes;
     for (size_t i = 0; i < k; i++, w += row_bytes, tile += FLOAT_ROWS) {

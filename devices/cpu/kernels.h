@@ -2,13 +2,13 @@
  * has.
  *
  * Weight matrices stand as in GGUF: row-major, `row_bytes` apart, any alignment, and nothing may be read
- * outside the rows named. k is the row length in weights, always a multiple of the type's block (32 for Q4_0
- * and Q8_0, 256 for Q4_K and Q6_K, 1 for floats).
+ * outside the rows named. k is the row length in weights, always a multiple of the type's block (1 for
+ * floats, 256 for K-quants and IQ4_XS, 32 for the other types).
  *
  * Activations. Quantised products take 8-bit activations. The rule is the same in every implementation and
- * for decode and prefill, so that all of them agree: per block of B consecutive values (B = 32 for Q4_0,
- * Q8_0; 256 for Q4_K, Q6_K), a = max|x|, d = a / 127, q = round-to-nearest-even(x * (127 / a)) in float (all
- * q = 0 where a = 0 or 127 / a overflows); non-finite values are the caller's bug. Float weights (F32, F16,
+ * for decode and prefill, so that all of them agree: per block of as many consecutive values as the type's
+ * has, a = max|x|, d = a / 127, q = round-to-nearest-even(x * (127 / a)) in float (all q = 0 where a = 0 or
+ * 127 / a overflows); non-finite values are the caller's bug. Float weights (F32, F16,
  * BF16) take float activations unchanged. Each implementation may pack these numbers as it likes ("packed
  * activation", "panel").
  */
@@ -246,8 +246,9 @@ typedef struct cpu_kernels {
     /* neurons_store of devices/neurons.h, which moves bytes while a model is loaded. */
     void (*neuron_store)(uint8_t *to, const uint8_t *rows, uint64_t row_bytes, gguf_type type, uint32_t in_n,
                          uint32_t out_n, uint32_t from, uint32_t n);
-    /* The same for block types by row: row i at w + i * row_bytes holds neuron i's weights for all outputs,
-     * and meets the float x. `from` and n are multiples of the type's block. */
+    /* Sums over active neurons, as neuron_sum, for block types by row: row i at w + i * row_bytes holds
+     * neuron i's weights for all outputs, and meets the float x. `from` and n are multiples of the type's
+     * block. */
     void (*row_sum[GGUF_TYPE_MAX])(float *y, const uint8_t *w, size_t row_bytes, size_t from, size_t n,
                                    const cpu_active *active);
     /* Outputs [from, from + n) of the k neurons of such a matrix, dequantised, as the tile that tile_unpack
