@@ -323,3 +323,46 @@ Test(cores, swapping_cores_changes_no_bit) {
                                                                          .layer_n = 3});
     cpu_topology_close(&topology);
 }
+
+/* ---- Whose cores ------------------------------------------------------------------------------------ */
+
+static _Atomic uint32_t pinned_n;
+
+static void count_pinned(void *cookie, uint32_t thread_i) {
+    (void)thread_i;
+    cpu_set_t mask;
+    if (!sched_getaffinity(0, sizeof mask, &mask) && CPU_COUNT(&mask) == 1) atomic_fetch_add(&pinned_n, 1);
+    atomic_fetch_add((_Atomic uint32_t *)cookie, 1);
+    while (atomic_load((_Atomic uint32_t *)cookie) < 2) usleep(100); /* both are there */
+}
+
+/* Two threads on a machine that seems to have so many cores. */
+static uint32_t pinned_of(uint32_t core_n, uint32_t spare_core_n, bool mixed) {
+    cpu_topology here, topology = {.core_n = core_n, .spare_core_n = spare_core_n, .mixed = mixed};
+    hotset_error err = {0};
+    team *t;
+    _Atomic uint32_t come = 0;
+    cr_assert_eq(cpu_topology_open(&here, &err), HOTSET_OK, "%s", err.message);
+    topology.core_pu = calloc(core_n, sizeof *topology.core_pu);
+    for (uint32_t i = 0; i < core_n; i++) topology.core_pu[i] = here.core_pu[i % here.core_n];
+    cr_assert_eq(team_open(&t, 2, &topology, &err), HOTSET_OK, "%s", err.message);
+    pinned_n = 0;
+    team_run(t, count_pinned, &come);
+    team_close(t);
+    free(topology.core_pu);
+    cpu_topology_close(&here);
+    return pinned_n;
+}
+
+Test(cores, are_the_systems_choice_where_some_are_left_free) {
+    cpu_topology topology;
+    hotset_error err = {0};
+    cr_assert_eq(cpu_topology_open(&topology, &err), HOTSET_OK);
+    if (topology.core_n < 2) cr_skip_test("needs two cores");
+    cpu_topology_close(&topology);
+    cr_expect_eq(pinned_of(2, 0, false), 2);
+    cr_expect_eq(pinned_of(3, 0, false), 0, "one is left free");
+    cr_expect_eq(pinned_of(2, 1, false), 0, "the quota leaves one free");
+    cr_expect_eq(pinned_of(3, 0, true), 2, "the first ones are the fast ones");
+    cr_expect_eq(pinned_of(1, 0, false), 1, "more threads than cores");
+}

@@ -41,6 +41,7 @@ typedef struct member {
 struct team {
     uint32_t thread_n, started_n;
     bool own_cores; /* each has one; else they need each other's: nobody spins, nor swaps */
+    bool swaps;     /* they are pinned to these */
     member *member;
     team_fn *fn; /* of the work at hand */
     void *cookie;
@@ -183,7 +184,7 @@ static bool wait_for(team *t, member *me, uint32_t phase, bool may_leave) {
         member *late = missing(t, phase);
         const uint64_t ran = late ? ran_ns(late) : 0;
         passed = naps || !late ? sleep_on(t, phase, late ? NAP_NS : 0) : spin(t, phase);
-        if (passed || !late || late == me || ran_ns(late) != ran) continue;
+        if (passed || !late || late == me || !t->swaps || ran_ns(late) != ran) continue;
         if (may_leave && !leave(t, me, phase)) continue;
         swap_cores(t, me, late);
         if (may_leave) return false;
@@ -339,13 +340,15 @@ hotset_status team_open(team **out, uint32_t thread_n, const cpu_topology *topol
     if (!t) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the thread team");
     *t = (team){.thread_n = thread_n, .started_n = 1, .own_cores = thread_n <= topology->core_n};
     for (uint32_t i = 0; i < thread_n && t->own_cores; i++) t->own_cores = topology->core_pu[i] >= 0;
+    const bool pins = topology->mixed || thread_n >= topology->core_n + topology->spare_core_n;
+    t->swaps = t->own_cores && pins;
     t->member = aligned_alloc(_Alignof(member), sizeof *t->member * thread_n);
     hotset_status status = HOTSET_OK;
     if (!t->member) status = hotset_fail(err, HOTSET_E_MEMORY, "out of memory for %u threads", thread_n);
     for (uint32_t i = 0; i < thread_n && !status; i++)
         t->member[i] = (member){.team = t,
                                 .thread_i = i,
-                                .pu = i < topology->core_n ? topology->core_pu[i] : -1,
+                                .pu = pins && i < topology->core_n ? topology->core_pu[i] : -1,
                                 .came = UINT32_MAX};
     for (uint32_t i = 1; i < thread_n && !status; i++) status = start(t, i, err);
     if (status)

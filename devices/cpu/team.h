@@ -8,7 +8,9 @@
  * groups amounts to, rounded as cgroup.h says: 1 for less than 1.5. */
 typedef struct cpu_topology {
     uint32_t core_n;
-    int *core_pu; /* [core_n] operating-system index of one hardware thread of each core, owned */
+    int *core_pu;          /* [core_n] operating-system index of one hardware thread of each core, owned */
+    uint32_t spare_core_n; /* more in the mask, which the quota leaves out */
+    bool mixed;            /* cores are of several kinds: fast ones come first, as the system lists them */
     uint32_t hardware_thread_n, package_n; /* of these cores; packages of the whole machine */
     uint64_t cache_bytes;                  /* the largest cache; 0: unknown */
     char model[128];                       /* of the processor, "" when unknown */
@@ -24,15 +26,16 @@ typedef struct team team;
 /* Takes pieces of work from what all threads share until none is left. */
 typedef void team_fn(void *cookie, uint32_t thread_i);
 
-/* thread_n from 1, the caller of team_run being one of them; threads beyond the cores of the topology stay
- * unpinned. E_DEVICE when the system gives fewer. */
+/* thread_n from 1, the caller of team_run being one of them. Each is pinned to a core; but threads beyond the
+ * cores of the topology are not, and none is where cores are left free, unless they are mixed: the system
+ * sees which ones other programs leave. E_DEVICE when the system gives fewer threads. */
 HOTSET_CHECKED hotset_status team_open(team **out, uint32_t thread_n, const cpu_topology *topology,
                                        hotset_error *err);
 void team_close(team *t);
 uint32_t team_thread_n(const team *t);
 /* Runs fn(cookie, i), the calling thread as number 0, and returns when all work is done. The others come when
  * they get a core, be it too late, and call fn again after a barrier has sent them away: so whoever is there
- * must be able to do all that is left. The caller is pinned for the length of the call only. */
+ * must be able to do all that is left. The caller is pinned, if at all, for the length of the call only. */
 void team_run(team *t, team_fn *fn, void *cookie);
 /* Whether no thread is away: each does what is set aside for it before it comes to the next barrier. Inside
  * team_run only. */

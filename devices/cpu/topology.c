@@ -42,6 +42,7 @@ static hotset_status cores_of(hwloc_topology_t topology, cpu_topology *out, hots
     int n = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
     HOTSET_TRY(base_calloc(&out->core_pu, (uint64_t)(n > 0 ? n : 1), sizeof *out->core_pu,
                            "the list of cores", err));
+    out->mixed = hwloc_cpukinds_get_nr(topology, 0) > 1;
     for (int i = 0; i < n; i++) {
         hwloc_obj_t core = hwloc_get_obj_by_type(topology, HWLOC_OBJ_CORE, (unsigned)i);
         int first = -1;
@@ -91,7 +92,10 @@ hotset_status cpu_topology_open(cpu_topology *out, hotset_error *err) {
         out->hardware_thread_n = 1;
     }
     uint32_t allowed = cgroup_cpu_n(CGROUP_ROOT, CGROUP_GROUPS);
-    if (allowed < out->core_n) out->core_n = allowed;
+    if (allowed < out->core_n) {
+        out->spare_core_n = out->core_n - allowed;
+        out->core_n = allowed;
+    }
     if (allowed < out->hardware_thread_n) out->hardware_thread_n = allowed;
     if (out->package_n > out->core_n) out->package_n = out->core_n;
     return HOTSET_OK;

@@ -1,6 +1,8 @@
-/* test_cgroup.c - limits of control groups, read from recorded trees of both versions. */
+/* test_topology.c - the cores and the memory that a process may use: limits of control groups, read from
+ * recorded trees of both versions, and kinds of cores. */
 #include <criterion/criterion.h>
 #include <ftw.h>
+#include <hwloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -368,12 +370,13 @@ Test(cgroup, paths_may_be_long) {
     tree_remove(&t);
 }
 
-Test(cgroup, the_topology_keeps_to_them) {
+Test(topology, keeps_to_control_groups) {
     tree t = tree_make("0::/a\n");
     cpu_topology topology;
     hotset_error err = {0};
     cr_assert_eq(cpu_topology_open(&topology, &err), HOTSET_OK, "%s", err.message);
-    cr_expect(topology.core_n > 0 && cpu_memory_free_bytes() > 12345);
+    cr_expect(topology.core_n > 0 && topology.spare_core_n == 0 && cpu_memory_free_bytes() > 12345);
+    const uint32_t core_n = topology.core_n;
     cpu_topology_close(&topology);
     put(&t, "a/memory.max", "12345\n");
     put(&t, "a/cpu.max", "100000 100000\n");
@@ -381,10 +384,30 @@ Test(cgroup, the_topology_keeps_to_them) {
     cr_expect_eq(cpu_memory_free_bytes(), 12345);
     cr_assert_eq(cpu_topology_open(&topology, &err), HOTSET_OK, "%s", err.message);
     cr_expect(topology.core_n == 1 && topology.hardware_thread_n == 1 && topology.package_n == 1);
+    cr_expect_eq(topology.spare_core_n, core_n - 1);
     cpu_topology_close(&topology);
     put(&t, "a/memory.max", "9223372036854771712\n");
     put(&t, "a/cpu.max", "max 100000\n");
     cr_expect_lt(cpu_memory_free_bytes(), NO_LIMIT);
     stand_in = NULL;
     tree_remove(&t);
+}
+
+/* ---- What teams want to know ------------------------------------------------------------------------ */
+
+static int kind_n;
+int __wrap_hwloc_cpukinds_get_nr(hwloc_topology_t topology, unsigned long flags);
+int __wrap_hwloc_cpukinds_get_nr(hwloc_topology_t topology, unsigned long flags) {
+    (void)topology, (void)flags;
+    return kind_n;
+}
+
+Test(topology, says_whether_cores_are_of_several_kinds) {
+    for (kind_n = -1; kind_n < 4; kind_n++) {
+        cpu_topology t;
+        hotset_error err = {0};
+        cr_assert_eq(cpu_topology_open(&t, &err), HOTSET_OK, "%s", err.message);
+        cr_expect_eq(t.mixed, kind_n > 1);
+        cpu_topology_close(&t);
+    }
 }
