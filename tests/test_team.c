@@ -326,6 +326,22 @@ Test(team, an_activation_with_its_product_changes_no_bit) {
     }
 }
 
+/* A step may have none of the rows that an operation is for. */
+Test(team, products_of_no_rows_are_no_work) {
+    for (int experts = 0; experts < 2; experts++)
+        for (int apart = 0; apart < 2; apart++) {
+            bench b = bench_open(2, NULL);
+            device_op ops[2];
+            make_ops(&b, ops, experts, 2, false);
+            const device_rows y = ops[1].activate.y;
+            const size_t bytes = ROW_MAX * y.stride * sizeof(float);
+            memset(at(y.ref), 0x5A, bytes);
+            (void)run(&b, ops, 2, apart, 0);
+            for (size_t i = 0; i < bytes; i++) cr_assert_eq(((const uint8_t *)at(y.ref))[i], 0x5A);
+            bench_close(&b);
+        }
+}
+
 /* What is activated must be all that the product gives, and nothing else. */
 Test(team, an_activation_of_something_else_stays_apart) {
     bench b = bench_open(1, NULL);

@@ -7,14 +7,11 @@
  */
 #include <string.h>
 
-#include "devices/cpu/ops.h"
+#include "devices/cpu/tiles.h"
 #include "devices/lanes.h"
 
 enum {
-    PIECE_BYTES = 64 << 10, /* weights per piece of work: long enough to stream, short enough to share out */
-    PANEL_COLS_MAX = 64,    /* bounds of kernels.h */
-    RECTANGLE_FLOATS = 64 * PANEL_COLS_MAX,
-    RECTANGLES = 2 /* gate's and up's */
+    PIECE_BYTES = 64 << 10 /* weights per piece of work: long enough to stream, short enough to share out */
 };
 
 /* ---- Packed activations ---- */
@@ -34,9 +31,6 @@ static bool same_form(const cpu_matmul *a, const cpu_matmul *b, bool tiles) {
 }
 
 static uint64_t act_stride(const cpu_matmul *m, uint32_t k) { return round_up(m->act_bytes(k), CPU_ALIGN); }
-static uint64_t panel_stride(const cpu_matmul *m, uint32_t k) {
-    return round_up(m->panel_bytes(k), CPU_ALIGN);
-}
 
 static forms forms_of(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n,
                       uint64_t row_n, uint64_t panel_extra, bool tiles) {
@@ -50,8 +44,9 @@ static forms forms_of(const cpu_kernels *kernels, const device_linear_part *part
         uint32_t k = part[i].w.in_n;
         f.form[j] = m;
         f.offset[j] = f.bytes;
-        f.bytes += tiles ? ((row_n + m->panel_cols - 1) / m->panel_cols + panel_extra) * panel_stride(m, k)
-                         : row_n * act_stride(m, k);
+        f.bytes += tiles
+                       ? ((row_n + m->panel_cols - 1) / m->panel_cols + panel_extra) * cpu_panel_stride(m, k)
+                       : row_n * act_stride(m, k);
         f.n++;
     }
     return f;
@@ -78,27 +73,6 @@ static uint64_t few_rows_bytes(const cpu_kernels *kernels, const device_linear_p
 static cpu_scratch product_scratch(uint64_t few_bytes, uint64_t panels_bytes, uint64_t tile_bytes) {
     return (cpu_scratch){round_up(panels_bytes, CPU_ALIGN),
                          round_up(max_u64(few_bytes, tile_bytes), CPU_ALIGN)};
-}
-
-/* Weight rows that are unpacked at a time: one tile. Of a matrix stored by neuron as many as fill one or two
- * cache lines of each neuron, for every visit to one costs a look into the page tables (some 30 ns, whether
- * for one line or two); fewer where threads would wait for each other. */
-static uint32_t unpack_rows(const cpu_kernels *kernels, const device_matrix *m, uint32_t thread_n) {
-    if (m->order != NEURONS_BY_NEURON) return (uint32_t)cpu_matmul_of(kernels, m)->tile_rows;
-    uint32_t n = (gguf_type_get(m->type)->block_n > 1 ? 4 : 2) * CPU_NEURON_ROWS;
-    while (n > CPU_NEURON_ROWS && m->out_n / n < 4 * thread_n) n /= 2;
-    return n;
-}
-
-static uint64_t tiles_bytes_max(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n) {
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < part_n; i++) {
-        const cpu_matmul *m = cpu_matmul_of(kernels, &part[i].w);
-        uint64_t tile_n = (unpack_rows(kernels, &part[i].w, 1) + m->tile_rows - 1) / m->tile_rows;
-        if (part[i].w.order == NEURONS_BY_OUTPUT && part_n == 2) tile_n = 2; /* for multiply_activated */
-        bytes = max_u64(bytes, tile_n * cpu_tile_stride(m, part[i].w.in_n));
-    }
-    return bytes;
 }
 
 /* ---- Pieces of weight rows ---- */
@@ -190,167 +164,11 @@ static void activate_outputs(const cpu_worker *w, const device_op *activation, u
     const size_t at = (size_t)use * activation->activate.n + from;
     w->kernels->activate(cpu_row(activation->activate.y, r) + at, cpu_row(activation->activate.gate, r) + at,
                          up.ref.buffer ? cpu_row(up, r) + at : NULL, to - from,
-                         (cpu_activation)activation->activate.kind);
-}
-
-/* Weight rows from `from` on, as many as are unpacked at a time, times the panels of col_n columns. */
-typedef struct tile_job {
-    const cpu_worker *w;
-    const device_linear_part *part;
-    int32_t unit;
-    uint32_t from; /* first weight row */
-    const uint8_t *panels;
-    uint32_t col_n;
-    const uint32_t *use; /* column c is use[c], or c when NULL, = row * used_n + choice */
-    uint32_t used_n;     /* 1: no choice */
-    uint8_t *tiles;
-    float *rectangle; /* RECTANGLES of them */
-} tile_job;
-
-/* Where column c stands in an output of the job's rows. */
-static float *column_in(const tile_job *job, device_rows y, uint32_t c) {
-    const uint32_t use = job->use ? job->use[c] : c;
-    return cpu_row(y, use / job->used_n) + (size_t)(use % job->used_n) * job->part->w.out_n + job->from;
-}
-
-void cpu_tiles_make(const cpu_kernels *k, const device_matrix *m, const uint8_t *data, uint32_t from,
-                    uint32_t n, uint8_t *tiles) {
-    const cpu_matmul *mm = cpu_matmul_of(k, m);
-    uint32_t tile_rows = (uint32_t)mm->tile_rows;
-    uint64_t stride = cpu_tile_stride(mm, m->in_n);
-    switch (m->order) {
-    case NEURONS_BY_OUTPUT:
-        mm->tile_unpack(tiles, data + m->row_bytes * from, m->row_bytes, n, m->in_n);
-        break;
-    case NEURONS_BY_NEURON: mm->neuron_tiles(tiles, stride, data, m->out_n, from, n, m->in_n); break;
-    case NEURONS_BY_ROW:
-        for (uint32_t at = 0; at < n; at += tile_rows)
-            k->row_tile[m->type](tiles + stride * (at / tile_rows), data, m->row_bytes, from + at,
-                                 min_u64(n - at, tile_rows), m->in_n);
-        break;
-    }
-}
-
-/* The panel that begins with column c. */
-static const uint8_t *column_panel(const tile_job *job, const cpu_matmul *m, uint32_t c) {
-    return job->panels + panel_stride(m, job->part->w.in_n) * (c / m->panel_cols);
-}
-
-/* Brings near what is about to be written: row_n floats of each column; columns lie far apart. */
-static void ask_for_columns(const tile_job *job, device_rows y, uint32_t at, uint32_t row_n, uint32_t from,
-                            uint32_t n) {
-    enum { LINE_FLOATS = CPU_ALIGN / sizeof(float) };
-    for (uint32_t c = from; c < from + n; c++)
-        for (uint32_t i = 0; i < row_n; i += LINE_FLOATS)
-            __builtin_prefetch(column_in(job, y, c) + at + i, 1);
-}
-
-/* Asks, with each panel that the columns from `from` on are, for a part of the weights that the next tile is
- * made of: of n rows behind those of this job, where rows stand one behind the other. Any address may be
- * named. */
-static void ask_for_next_tile(const tile_job *job, const device_matrix *m, uint32_t n, uint32_t from,
-                              uint32_t panel_cols) {
-    if (m->order != NEURONS_BY_OUTPUT) return;
-    const uint64_t bytes = m->row_bytes * n, from_byte = bytes * from / job->col_n;
-    const uint64_t to_byte = bytes * min_u64(from + panel_cols, job->col_n) / job->col_n;
-    const uintptr_t next = (uintptr_t)cpu_unit_data(m, job->unit) + m->row_bytes * (job->from + n);
-    for (uint64_t at = round_up(from_byte, CPU_ALIGN); at < to_byte; at += CPU_ALIGN)
-        __builtin_prefetch((const void *)(next + at), 0, 2);
-}
-
-/* The tile of n rows from number `at` of the job on. */
-static void multiply_tile(const tile_job *job, const uint8_t *tile, uint32_t at, uint32_t n) {
-    const device_matrix *m = &job->part->w;
-    const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, m);
-    const float *bias = cpu_unit_bias(job->part, job->unit);
-    const device_rows y = job->part->y;
-    for (uint32_t from = 0; from < job->col_n; from += (uint32_t)mm->panel_cols) {
-        const uint32_t col_n = (uint32_t)min_u64(mm->panel_cols, job->col_n - from);
-        ask_for_columns(job, y, at, n, from, col_n);
-        ask_for_next_tile(job, m, n, from, (uint32_t)mm->panel_cols);
-        mm->tile_mul(job->rectangle, mm->tile_rows, tile, column_panel(job, mm, from), m->in_n);
-        for (uint32_t i = 0; i < col_n; i++)
-            cpu_finish(column_in(job, y, from + i) + at, job->rectangle + i * mm->tile_rows,
-                       bias ? bias + job->from + at : NULL, n, job->part->accumulate);
-    }
-}
-
-static void zero_outputs(const tile_job *job, device_rows y, uint32_t n) {
-    for (uint32_t c = 0; c < job->col_n; c++) memset(column_in(job, y, c), 0, n * sizeof(float));
-}
-
-static uint32_t job_rows(const tile_job *job) {
-    const device_matrix *m = &job->part->w;
-    return (uint32_t)min_u64(m->out_n - job->from, unpack_rows(job->w->kernels, m, job->w->thread_n));
-}
-
-static void multiply_tiles(const tile_job *job) {
-    const device_matrix *m = &job->part->w;
-    const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, m);
-    const uint8_t *data = cpu_unit_data(m, job->unit);
-    const uint32_t tile_rows = (uint32_t)mm->tile_rows, n = job_rows(job);
-    if (!data) {
-        zero_outputs(job, job->part->y, n);
-        return;
-    }
-    cpu_tiles_make(job->w->kernels, m, data, job->from, n, job->tiles);
-    for (uint32_t at = 0; at < n; at += tile_rows)
-        multiply_tile(job, job->tiles + cpu_tile_stride(mm, m->in_n) * (at / tile_rows), at,
-                      n - at < tile_rows ? n - at : tile_rows);
-}
-
-/* The product of one column panel with a tile, and its bias, in `product`. */
-static void multiply_panel(const tile_job *job, const device_linear_part *part, const uint8_t *tile,
-                           const uint8_t *panel, uint32_t col_n, float *product) {
-    const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, &part->w);
-    const float *bias = cpu_unit_bias(part, job->unit);
-    const uint32_t n = job_rows(job);
-    mm->tile_mul(product, mm->tile_rows, tile, panel, part->w.in_n);
-    for (uint32_t c = 0; c < col_n && bias; c++, product += mm->tile_rows)
-        cpu_finish(product, bias + job->from, NULL, n, true);
-}
-
-/* The same tile of gate and of up, or of gate alone, which the activation behind takes: what they give is
- * activated before it leaves the first level of cache, and only the result goes to memory. */
-static void multiply_activated(const tile_job *job, uint32_t part_n, const device_op *activation) {
-    const device_linear_part *part = job->part;
-    const device_rows y = activation->activate.y;
-    const cpu_matmul *mm = cpu_matmul_of(job->w->kernels, &part->w);
-    const uint64_t stride = cpu_tile_stride(mm, part->w.in_n);
-    const uint32_t n = job_rows(job);
-    for (uint32_t i = 0; i < part_n; i++) {
-        const uint8_t *data = cpu_unit_data(&part[i].w, job->unit);
-        if (!data) {
-            zero_outputs(job, y, n);
-            return;
-        }
-        cpu_tiles_make(job->w->kernels, &part[i].w, data, job->from, n, job->tiles + stride * i);
-    }
-    float *gate = job->rectangle, *up = part_n > 1 ? gate + RECTANGLE_FLOATS : NULL;
-    for (uint32_t from = 0; from < job->col_n; from += (uint32_t)mm->panel_cols) {
-        const uint32_t col_n = (uint32_t)min_u64(mm->panel_cols, job->col_n - from);
-        const uint8_t *panel = column_panel(job, mm, from);
-        ask_for_columns(job, y, 0, n, from, col_n);
-        for (uint32_t i = 0; i < part_n; i++)
-            ask_for_next_tile(job, &part[i].w, n, from, (uint32_t)mm->panel_cols);
-        multiply_panel(job, &part[0], job->tiles, panel, col_n, gate);
-        if (up) multiply_panel(job, &part[1], job->tiles + stride, panel, col_n, up);
-        job->w->kernels->activate(gate, gate, up, mm->tile_rows * col_n,
-                                  (cpu_activation)activation->activate.kind);
-        for (uint32_t i = 0; i < col_n; i++)
-            memcpy(column_in(job, y, from + i), gate + i * mm->tile_rows, n * sizeof *gate);
-    }
+                         cpu_activation_of(activation->activate.kind));
 }
 
 /* The parts that tiles are counted through: where there is an activation, up's go with gate's. */
 static uint32_t counted_parts(const cpu_op *op, uint32_t part_n) { return op->activation ? 1 : part_n; }
-
-static void tile_job_run(const tile_job *job, const cpu_op *op, uint32_t part_n) {
-    if (op->activation)
-        multiply_activated(job, part_n, op->activation);
-    else
-        multiply_tiles(job);
-}
 
 /* ---- Linear ---- */
 
@@ -360,7 +178,7 @@ cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op) {
     uint64_t few = few_rows_bytes(k, part, part_n, min_u64(op->row_max, CPU_TILE_ROWS_MIN - 1));
     if (op->row_max < CPU_TILE_ROWS_MIN) return product_scratch(few, 0, 0);
     return product_scratch(few, forms_of(k, part, part_n, op->row_max, 0, true).bytes,
-                           tiles_bytes_max(k, part, part_n) + RECTANGLES * RECTANGLE_FLOATS * sizeof(float));
+                           cpu_tiles_bytes_max(k, part, part_n) + CPU_RECTANGLES_FLOATS * sizeof(float));
 }
 
 /* Pieces [from, end) of one part times the packed rows: one piece for all rows, then the next, which is read
@@ -419,7 +237,7 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     cpu_run run = {0};
     for (uint32_t item; (item = cpu_take_next(op, 0, total, w, &run)) < total;) {
         uint32_t j = find_part(panel_n, f.n, &item), cols = (uint32_t)f.form[j]->panel_cols, r = item * cols;
-        f.form[j]->panel_pack(w->workspace + f.offset[j] + panel_stride(f.form[j], k) * item,
+        f.form[j]->panel_pack(w->workspace + f.offset[j] + cpu_panel_stride(f.form[j], k) * item,
                               cpu_row(op->op.linear.x, r), op->op.linear.x.stride,
                               row_n - r < cols ? row_n - r : cols, k);
     }
@@ -429,19 +247,19 @@ static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     total = 0;
     const uint32_t counted_n = counted_parts(op, part_n);
     for (uint32_t i = 0; i < counted_n; i++)
-        total += tile_n[i] = pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w, w->thread_n));
+        total += tile_n[i] = pieces(part[i].w.out_n, cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n));
     run = (cpu_run){0};
     for (uint32_t item; (item = cpu_take_next(op, 1, total, w, &run)) < total;) {
         uint32_t i = find_part(tile_n, counted_n, &item);
-        tile_job job = {.w = w,
-                        .part = &part[i],
-                        .from = item * unpack_rows(w->kernels, &part[i].w, w->thread_n),
-                        .panels = w->workspace + f.offset[f.of_part[i]],
-                        .col_n = row_n,
-                        .used_n = 1,
-                        .rectangle = (float *)(void *)scratch,
-                        .tiles = scratch + RECTANGLES * RECTANGLE_FLOATS * sizeof(float)};
-        tile_job_run(&job, op, part_n);
+        cpu_tile_job job = {.w = w,
+                            .part = &part[i],
+                            .from = item * cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n),
+                            .panels = w->workspace + f.offset[f.of_part[i]],
+                            .col_n = row_n,
+                            .used_n = 1,
+                            .rectangle = (float *)(void *)scratch,
+                            .tiles = scratch + CPU_RECTANGLES_FLOATS * sizeof(float)};
+        cpu_tile_job_run(&job, op, part_n);
     }
 }
 
@@ -491,10 +309,10 @@ cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op) {
     uint64_t few = few_rows_bytes(k, part, part_n, few_rows);
     if (op->row_max < CPU_TILE_ROWS_MIN) return product_scratch(few, 0, 0);
     uint64_t numbers = 2 * ((uint64_t)experts_unit_n(op) + 1) + (uint64_t)op->row_max * op->experts.used_n;
-    uint64_t gathered = PANEL_COLS_MAX * (uint64_t)part[0].w.in_n; /* inputs of one panel */
+    uint64_t gathered = CPU_PANEL_COLS_MAX * (uint64_t)part[0].w.in_n; /* inputs of one panel */
     return product_scratch(few, experts_panels_bytes(k, op) + numbers * sizeof(uint32_t),
-                           tiles_bytes_max(k, part, part_n) +
-                               (RECTANGLES * RECTANGLE_FLOATS + gathered) * sizeof(float));
+                           cpu_tiles_bytes_max(k, part, part_n) +
+                               (CPU_RECTANGLES_FLOATS + gathered) * sizeof(float));
 }
 
 static int32_t *chosen(const device_op *op, uint32_t r) {
@@ -529,7 +347,7 @@ static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     const device_op *o = &op->op;
     const device_linear_part *part = o->experts.part;
     uint32_t part_n = o->experts.part_n, k = part[0].w.in_n, used_n = o->experts.used_n;
-    uint32_t input_n = (uint32_t)experts_input_n(o, row_n), per_row = input_n / row_n;
+    uint32_t input_n = (uint32_t)experts_input_n(o, row_n), per_row = (uint32_t)experts_input_n(o, 1);
     forms f = forms_of(w->kernels, part, part_n, input_n, 0, false);
     uint8_t *packed = cpu_thread_scratch(w, cpu_experts_scratch(w->kernels, o));
     for (uint32_t j = 0; j < f.n; j++)
@@ -591,7 +409,7 @@ static void pack_expert_panel(const device_op *op, const groups *g, const cpu_ma
     uint32_t u = panel_owner(g, experts_unit_n(op), p), from = g->start[u] + (p - g->panel[u]) * cols, n = 0;
     for (; n < cols && from + n < g->start[u + 1]; n++)
         memcpy(gathered + (size_t)n * k, experts_input(op, g->use[from + n]), k * sizeof(float));
-    m->panel_pack(panels + panel_stride(m, k) * p, gathered, k, n, k);
+    m->panel_pack(panels + cpu_panel_stride(m, k) * p, gathered, k, n, k);
 }
 
 /* The turn of one form. */
@@ -615,8 +433,8 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     forms f = forms_of(w->kernels, part, part_n, (uint64_t)row_n * o->experts.used_n, unit_n, true);
     groups g = groups_at(w->kernels, o, w->workspace);
     uint8_t *scratch = cpu_thread_scratch(w, cpu_experts_scratch(w->kernels, o));
-    float *rectangle = (float *)(void *)scratch, *gathered = rectangle + RECTANGLES * RECTANGLE_FLOATS;
-    uint8_t *tiles = (uint8_t *)(gathered + PANEL_COLS_MAX * (size_t)k);
+    float *rectangle = (float *)(void *)scratch, *gathered = rectangle + CPU_RECTANGLES_FLOATS;
+    uint8_t *tiles = (uint8_t *)(gathered + CPU_PANEL_COLS_MAX * (size_t)k);
     /* panels are numbered by one column count: forms of an operation that differ in it take turns */
     for (uint32_t j = team_passed_turns(w->team, w->thread_i, 2); j < f.n; j++) {
         grouping turn = {op, &g, row_n, (uint32_t)f.form[j]->panel_cols};
@@ -629,22 +447,23 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
         for (uint32_t i = 0; i < counted_n; i++)
             if (f.of_part[i] == j)
                 per_unit += tile_n[i] =
-                    pieces(part[i].w.out_n, unpack_rows(w->kernels, &part[i].w, w->thread_n));
+                    pieces(part[i].w.out_n, cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n));
         for (uint32_t item; (item = cpu_take(op, 1)) < unit_n * per_unit;) {
             uint32_t u = item / per_unit, tile_i = item % per_unit, i = find_part(tile_n, counted_n, &tile_i);
             uint32_t uses = g.start[u + 1] - g.start[u];
             if (!uses) continue;
-            tile_job job = {.w = w,
-                            .part = &part[i],
-                            .unit = (int32_t)u,
-                            .from = tile_i * unpack_rows(w->kernels, &part[i].w, w->thread_n),
-                            .panels = w->workspace + f.offset[j] + panel_stride(f.form[j], k) * g.panel[u],
-                            .col_n = uses,
-                            .use = g.use + g.start[u],
-                            .used_n = o->experts.used_n,
-                            .rectangle = rectangle,
-                            .tiles = tiles};
-            tile_job_run(&job, op, part_n);
+            cpu_tile_job job = {.w = w,
+                                .part = &part[i],
+                                .unit = (int32_t)u,
+                                .from = tile_i * cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n),
+                                .panels =
+                                    w->workspace + f.offset[j] + cpu_panel_stride(f.form[j], k) * g.panel[u],
+                                .col_n = uses,
+                                .use = g.use + g.start[u],
+                                .used_n = o->experts.used_n,
+                                .rectangle = rectangle,
+                                .tiles = tiles};
+            cpu_tile_job_run(&job, op, part_n);
         }
     }
 }

@@ -97,7 +97,7 @@ static void activate_run(cpu_op *op, const cpu_worker *w) {
         const float *up = op->op.activate.up.ref.buffer ? cpu_row(op->op.activate.up, r) + from : NULL;
         float *y = cpu_row(op->op.activate.y, r) + from;
         w->kernels->activate(y, cpu_row(op->op.activate.gate, r) + from, up, n,
-                             (cpu_activation)op->op.activate.kind);
+                             cpu_activation_of(op->op.activate.kind));
         if (!op->op.activate.score.ref.buffer) continue;
         const float *score = cpu_row(op->op.activate.score, r) + from;
         for (uint32_t i = 0; i < n; i++) y[i] = score[i] >= op->op.activate.threshold ? y[i] : 0;

@@ -73,20 +73,14 @@ uint32_t cpu_op_parts(const device_op *op, const device_linear_part **part);
 HOTSET_CHECKED hotset_status cpu_op_check(const cpu_kernels *k, const device_op *op, hotset_error *err);
 
 /* matmul.c: the two operations that read weights. */
-/* The kernels that multiply with a matrix: blocks by row meet float activations, unpacked to F32 tiles. */
+/* The type whose kernels multiply with a matrix: blocks by row meet float activations, unpacked to F32 tiles.
+ */
+static inline gguf_type cpu_type_multiplied(const device_matrix *m) {
+    return m->order == NEURONS_BY_ROW && gguf_type_get(m->type)->block_n > 1 ? GGUF_F32 : m->type;
+}
 static inline const cpu_matmul *cpu_matmul_of(const cpu_kernels *k, const device_matrix *m) {
-    if (m->interleaved) return &k->lanes[m->type];
-    bool by_row = m->order == NEURONS_BY_ROW && gguf_type_get(m->type)->block_n > 1;
-    return &k->matmul[by_row ? GGUF_F32 : m->type];
+    return m->interleaved ? &k->lanes[m->type] : &k->matmul[cpu_type_multiplied(m)];
 }
-/* Bytes from one unpacked tile to the next. */
-static inline uint64_t cpu_tile_stride(const cpu_matmul *m, uint64_t k) {
-    return round_up(m->tile_bytes(k), CPU_ALIGN);
-}
-/* Unpacks outputs [from, from + n) of the matrix at `data` to tiles of cpu_matmul_of, one behind the other. A
- * matrix by output: one tile at most; by neuron: as neuron_tiles takes them. */
-void cpu_tiles_make(const cpu_kernels *k, const device_matrix *m, const uint8_t *data, uint32_t from,
-                    uint32_t n, uint8_t *tiles);
 cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op);
 cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op);
 /* Whether `next`, the operation behind a product, is the activation of what the product gives and of nothing
@@ -118,6 +112,19 @@ static inline void *cpu_at(device_ref r) { return (uint8_t *)r.buffer->host + r.
 static inline float *cpu_floats(device_ref r) { return r.buffer ? cpu_at(r) : NULL; }
 static inline float *cpu_row(device_rows rows, uint32_t r) {
     return (float *)cpu_at(rows.ref) + (size_t)r * rows.stride;
+}
+/* By name, so that neither list need have the other's order. */
+static inline cpu_activation cpu_activation_of(device_activation kind) {
+    switch (kind) {
+    case DEVICE_ACT_SILU: return CPU_ACT_SILU;
+    case DEVICE_ACT_GELU: return CPU_ACT_GELU;
+    case DEVICE_ACT_GELU_TANH: return CPU_ACT_GELU_TANH;
+    case DEVICE_ACT_RELU: return CPU_ACT_RELU;
+    case DEVICE_ACT_RELU2: return CPU_ACT_RELU2;
+    case DEVICE_ACT_DRELU: return CPU_ACT_DRELU;
+    case DEVICE_ACT_SWIGLU_OAI: return CPU_ACT_SWIGLU_OAI;
+    }
+    __builtin_unreachable();
 }
 /* True where the choice has been made for leaving out. */
 static inline bool cpu_skips(const device_choice *c) {

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "devices/cpu/ops.h"
+#include "devices/cpu/tiles.h"
 #include "devices/neurons.h"
 
 enum {

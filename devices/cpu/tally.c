@@ -63,7 +63,7 @@ void cpu_tally_run(cpu_op *op, const cpu_worker *w) {
         switch (o->tally.kind) {
         case DEVICE_TALLY_BITS: tally_bits((uint64_t *)(void *)record, x, n); break;
         case DEVICE_TALLY_SIZES:
-            tally_sizes((uint32_t *)(void *)record, x, n, w->kernels, (cpu_activation)o->tally.activation);
+            tally_sizes((uint32_t *)(void *)record, x, n, w->kernels, cpu_activation_of(o->tally.activation));
             break;
         case DEVICE_TALLY_JUDGED:
             tally_judged((uint32_t *)(void *)record, x,
