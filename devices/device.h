@@ -6,8 +6,10 @@
  * the experts of a layer through a table unit -> byte offset (the unit's slot), never by computing an
  * address.
  *
- * Threads: one call at a time per device and queue. Errors are sticky: after E_DEVICE every call on the
- * device returns it, and only close and free still work.
+ * Threads: one call at a time per device and queue. A device that fails at what its queues were given
+ * (E_DEVICE) is lost: every later copy, submission, wait, signal and drain returns that error, other calls
+ * may, and close and free still work. Where a call fails by itself, as list_record of the CPU does for
+ * kernels that compute wrong, nothing is lost: it may be repeated.
  */
 #ifndef HOTSET_DEVICE_H
 #define HOTSET_DEVICE_H
@@ -134,7 +136,7 @@ typedef enum device_gating {
     DEVICE_GATING_SIGMOID,
     DEVICE_GATING_SOFTMAX_AFTER /* over the chosen ones only */
 } device_gating;
-enum { DEVICE_GROUP_MAX = 64 };
+enum { DEVICE_GROUP_MAX = 64 }; /* of experts: those that are chosen from are bits of a word */
 
 /* What DEVICE_OP_TALLY writes into its record for each row. */
 typedef enum device_tally {
@@ -397,8 +399,9 @@ typedef struct device_cpu_options {
                         of a step; 0: 60 */
 } device_cpu_options;
 
-/* Opens the CPU and tests its kernels against the references. Errors: E_UNSUPPORTED (isa), E_MEMORY,
- * E_DEVICE. */
+/* Opens the CPU. Its kernels are tested later: those of a type before a list uses them for the first time,
+ * when it is recorded. Errors: E_ARGUMENT (no isa has this name), E_UNSUPPORTED (the processor lacks it),
+ * E_MEMORY, E_DEVICE. */
 HOTSET_CHECKED hotset_status device_cpu_open(device **out, const device_cpu_options *options,
                                              hotset_error *err);
 /* The instruction set in use, constant text. */
@@ -421,9 +424,10 @@ typedef struct device_cpu_facts {
     uint32_t thread_n;          /* physical cores inside the affinity mask and the rounded CPU quota */
     uint64_t memory_free_bytes; /* MemAvailable, inside the cgroups' limits */
     const char *isa_best;
-    uint32_t hardware_thread_n, package_n; /* of these cores */
-    uint64_t cache_bytes;                  /* the largest cache; 0: unknown */
-    char model[128];                       /* of the processor, "" when unknown */
+    uint32_t hardware_thread_n; /* of these cores */
+    uint32_t package_n;         /* of the whole machine, thread_n at most */
+    uint64_t cache_bytes;       /* the largest cache; 0: unknown */
+    char model[128];            /* of the processor, "" when unknown */
 } device_cpu_facts;
 HOTSET_CHECKED hotset_status device_cpu_get_facts(device_cpu_facts *out, hotset_error *err);
 

@@ -153,6 +153,7 @@ Test(device, lists_that_cannot_run_are_refused_by_name) {
 static struct {
     gguf_type last;
     uint32_t n;
+    uint64_t types; /* bit i: of gguf_type i */
     bool fails;
 } selftests;
 hotset_status __real_cpu_selftest(const cpu_kernels *k, gguf_type type, hotset_error *err);
@@ -160,6 +161,7 @@ hotset_status __wrap_cpu_selftest(const cpu_kernels *k, gguf_type type, hotset_e
 hotset_status __wrap_cpu_selftest(const cpu_kernels *k, gguf_type type, hotset_error *err) {
     selftests.last = type;
     selftests.n++;
+    selftests.types |= (uint64_t)1 << type;
     if (selftests.fails) return hotset_fail(err, HOTSET_E_DEVICE, "wrong");
     return __real_cpu_selftest(k, type, err);
 }
@@ -194,6 +196,35 @@ Test(device, kernels_are_tested_once_and_before_a_list_has_them) {
     selftests.fails = false;
     cr_assert_eq(record_products(s, GGUF_Q8_0, memory, &err), HOTSET_OK, "%s", err.message);
     cr_assert_eq(selftests.n, 3, "one that failed is no test");
+    s.cpu->api->buffer_free(memory);
+    tear_down(s);
+}
+
+/* Blocks by row are multiplied as F32 tiles. */
+Test(device, blocks_by_row_have_the_kernels_of_floats_tested) {
+    enum { IN_N = 512, OUT_N = 256 };
+    setup s = set_up();
+    device_buffer *memory = allocate(s, 1 << 20);
+    device_op op = {.kind = DEVICE_OP_LINEAR, .name = "ffn down", .row_max = 8};
+    op.linear.part_n = 1;
+    op.linear.part[0].w = (device_matrix){.type = GGUF_Q4_0,
+                                          .in_n = IN_N,
+                                          .out_n = OUT_N,
+                                          .row_bytes = gguf_row_bytes(GGUF_Q4_0, OUT_N),
+                                          .order = NEURONS_BY_ROW};
+    const uint64_t both = (uint64_t)1 << GGUF_Q4_0 | (uint64_t)1 << GGUF_F32;
+    device_list *list;
+    hotset_error err = {0};
+    selftests.n = 0;
+    selftests.types = 0;
+    for (int i = 0; i < 2; i++) {
+        cr_assert_eq(s.cpu->api->list_record(s.cpu, &op, 1, (device_ref){memory, 0}, 8,
+                                             (device_ref){memory, 4096}, &list, &err),
+                     HOTSET_OK, "%s", err.message);
+        s.cpu->api->list_free(list);
+        cr_assert(selftests.n == 2 && selftests.types == both, "%u tests, of types 0x%llx", selftests.n,
+                  (unsigned long long)selftests.types);
+    }
     s.cpu->api->buffer_free(memory);
     tear_down(s);
 }

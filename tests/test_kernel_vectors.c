@@ -51,9 +51,10 @@ Test(kernel_vectors, norms_follow_their_formulas) {
             check_close(y, expected, n, 2e-6, k->isa, "rmsnorm");
         }
         for (size_t i = 0; i < n; i++) x[i] += 3; /* a mean that must be taken away */
-        for (int with_b = 0; with_b < 2; with_b++) {
-            k->layernorm(y, x, w, with_b ? b : NULL, n, 1e-3f);
-            norm_reference(expected, x, w, with_b ? b : NULL, n, 1e-3f, true);
+        for (int with = 0; with < 4; with++) {
+            const float *weight = with & 1 ? w : NULL, *bias = with & 2 ? b : NULL;
+            k->layernorm(y, x, weight, bias, n, 1e-3f);
+            norm_reference(expected, x, weight, bias, n, 1e-3f, true);
             check_close(y, expected, n, 1e-5, k->isa, "layernorm");
         }
         k->rmsnorm(x, x, w, n, 1e-5f); /* in place */

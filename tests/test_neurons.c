@@ -255,6 +255,10 @@ Test(neurons, sums_of_many_neurons_are_rounded_less_often) {
     }
 }
 
+static void multiply_nothing(float *y, size_t y_stride, const void *tile, const void *panel, size_t k) {
+    (void)y, (void)y_stride, (void)tile, (void)panel, (void)k;
+}
+
 Test(neurons, self_test_finds_wrong_kernels) {
     cpu_kernels tables[KERNEL_TABLES_MAX];
     const size_t table_n = kernel_tables(tables);
@@ -272,6 +276,20 @@ Test(neurons, self_test_finds_wrong_kernels) {
         wrong.matmul[GGUF_F16].neuron_tiles = tables[i].matmul[GGUF_BF16].neuron_tiles;
         cr_expect_eq(cpu_selftest(&wrong, GGUF_F16, &err), HOTSET_E_DEVICE);
         cr_expect(strstr(err.message, "wrong F16 tiles by neuron"), "%s", err.message);
+        wrong = tables[i];
+        wrong.matmul[GGUF_F32].tile_mul = multiply_nothing;
+        cr_expect_eq(cpu_selftest(&wrong, GGUF_F32, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong F32 tiles (relative"), "%s", err.message);
+        cr_expect_eq(cpu_selftest(&wrong, GGUF_Q4_0, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong Q4_0 tiles by row"), "%s", err.message);
+        wrong = tables[i]; /* IQ4_NL's blocks are laid out as Q4_0's, so that only values differ */
+        wrong.row_sum[GGUF_Q4_0] = tables[i].row_sum[GGUF_IQ4_NL];
+        cr_expect_eq(cpu_selftest(&wrong, GGUF_Q4_0, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong Q4_0 sums by row"), "%s", err.message);
+        wrong = tables[i];
+        wrong.row_tile[GGUF_Q4_0] = tables[i].row_tile[GGUF_IQ4_NL];
+        cr_expect_eq(cpu_selftest(&wrong, GGUF_Q4_0, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong Q4_0 tiles by row"), "%s", err.message);
         if (!tables[i].lanes[GGUF_Q4_0].act_bytes) continue;
         wrong = tables[i];
         wrong.lanes[GGUF_Q4_0].act_pack = tables[i].lanes[GGUF_Q4_K].act_pack;

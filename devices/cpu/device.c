@@ -82,13 +82,19 @@ typedef struct touch_job {
     _Atomic uint64_t next;
 } touch_job;
 
-/* Backs the pages now, on all threads: first touch is slow, and a step must not wait for it. */
 static void touch_share(void *cookie, uint32_t thread_i) {
     (void)thread_i;
     touch_job *job = cookie;
     for (uint64_t at; (at = atomic_fetch_add(&job->next, TOUCH_BYTES)) < job->bytes;)
         for (uint64_t i = at; i < job->bytes && i < at + TOUCH_BYTES; i += PAGE_BYTES)
             ((volatile uint8_t *)job->pages)[i] = 0;
+}
+
+/* Backs the pages now, on all threads: first touch is slow, and a step must not wait for it; and where there
+ * are several nodes of memory, each gets its part of them. */
+static void touch_pages(cpu_device *cpu, void *pages, uint64_t bytes) {
+    touch_job job = {.pages = pages, .bytes = bytes};
+    team_run(cpu->team, touch_share, &job);
 }
 
 static hotset_status cpu_buffer_alloc(device *d, device_memory memory, uint64_t bytes, device_buffer **out,
@@ -98,8 +104,7 @@ static hotset_status cpu_buffer_alloc(device *d, device_memory memory, uint64_t 
     if (!pages)
         return hotset_fail(err, HOTSET_E_MEMORY, "out of host memory for a buffer of %llu bytes",
                            (unsigned long long)bytes);
-    touch_job job = {.pages = pages, .bytes = bytes};
-    team_run(cpu_of(d)->team, touch_share, &job);
+    touch_pages(cpu_of(d), pages, bytes);
     const hotset_status status = buffer_make(d, memory, pages, bytes, out, err);
     if (status) pages_free(pages, bytes);
     return status;
@@ -263,14 +268,20 @@ static hotset_status find_crossover(cpu_device *cpu, const device_op *op, cpu_cr
     return HOTSET_OK;
 }
 
+static hotset_status test_type(cpu_device *cpu, gguf_type type, hotset_error *err) {
+    const uint64_t bit = (uint64_t)1 << type;
+    if (cpu->tested_types & bit) return HOTSET_OK;
+    HOTSET_TRY(cpu_selftest(&cpu->kernels, type, err));
+    cpu->tested_types |= bit;
+    return HOTSET_OK;
+}
+
 /* Kernels are tested before a list uses them for the first time. */
 static hotset_status test_kernels(cpu_device *cpu, const device_op *op, hotset_error *err) {
     const device_linear_part *part;
     for (uint32_t i = cpu_op_parts(op, &part); i-- > 0;) {
-        const uint64_t bit = (uint64_t)1 << part[i].w.type;
-        if (cpu->tested_types & bit) continue;
-        HOTSET_TRY(cpu_selftest(&cpu->kernels, part[i].w.type, err));
-        cpu->tested_types |= bit;
+        HOTSET_TRY(test_type(cpu, part[i].w.type, err));
+        HOTSET_TRY(test_type(cpu, cpu_type_multiplied(&part[i].w), err));
     }
     return HOTSET_OK;
 }
@@ -491,7 +502,7 @@ static hotset_status cpu_measure(device *d, const device_ref *mapped, uint64_t m
     const uint64_t bytes = measure_bytes(cpu);
     uint8_t *pages = pages_alloc(bytes);
     if (!pages) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for measuring the read speed");
-    memset(pages, 1, bytes);
+    touch_pages(cpu, pages, bytes); /* as buffers are */
     out->read_anonymous_bytes_per_s = read_rate(cpu, pages, bytes, share_s);
     pages_free(pages, bytes);
     if (mapped) {

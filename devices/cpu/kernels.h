@@ -258,7 +258,8 @@ typedef struct cpu_kernels {
     /* y = x / sqrt(mean(x^2) + eps) * w; w may be NULL (all ones); y may be x. (RMSNorm, Zhang & Sennrich
      * 2019) */
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
-    /* y = (x - mean) / sqrt(var + eps) * w + b; b may be NULL; y may be x. (LayerNorm, Ba et al. 2016) */
+    /* y = (x - mean) / sqrt(var + eps) * w + b; w may be NULL (all ones), and so may b (all zeros); y may be
+     * x. (LayerNorm, Ba et al. 2016) */
     void (*layernorm)(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
     void (*attend)(const cpu_attend_args *args);
     bool attend_groups; /* which takes a grouped state in F16 or Q8_0 */

@@ -19,7 +19,8 @@ static void layernorm(float *y, const float *x, const float *w, const float *b, 
     const double mean = sum / (double)n;
     for (size_t i = 0; i < n; i++) square += ((double)x[i] - mean) * ((double)x[i] - mean);
     const double factor = 1.0 / sqrt(square / (double)n + (double)eps);
-    for (size_t i = 0; i < n; i++) y[i] = (float)(((double)x[i] - mean) * factor) * w[i] + (b ? b[i] : 0.0f);
+    for (size_t i = 0; i < n; i++)
+        y[i] = (float)(((double)x[i] - mean) * factor) * (w ? w[i] : 1.0f) + (b ? b[i] : 0.0f);
 }
 
 static float state_value(const void *row, size_t i, gguf_type type) {

@@ -47,22 +47,25 @@ static void fill_floats(uint8_t *w, uint64_t n, gguf_type type, uint64_t *state)
 /* Memory for the test of one type. */
 typedef struct workspace {
     uint8_t *rows, *stored, *act, *panel, *tile, *tiles;
-    float *got, *want; /* products of tiles, or ROW_N of others */
+    float *got, *want; /* K products, and behind them what else a tile writes */
 } workspace;
 
 /* Lays the parts out from `base` on, which may be NULL; returns the bytes they take. */
 static uint64_t lay_out(workspace *ws, const cpu_kernels *k, gguf_type type, uint8_t *base) {
-    const cpu_matmul *m = &k->matmul[type], *lanes = &k->lanes[type];
+    const cpu_matmul *m = &k->matmul[type], *lanes = &k->lanes[type], *floats = &k->matmul[GGUF_F32];
     const uint64_t row_bytes = gguf_row_bytes(type, K);
     const uint64_t act_bytes = max_u64(m->act_bytes(K), lanes->act_bytes ? lanes->act_bytes(K) : 0);
     const uint64_t tile_n = (ROW_N + m->tile_rows - 1) / m->tile_rows;
-    const uint64_t products = max_u64(ROW_N, m->tile_rows * m->panel_cols) * sizeof(float);
+    const uint64_t panel_bytes = max_u64(m->panel_bytes(K), floats->panel_bytes(ROW_N));
+    const uint64_t tile_bytes = max_u64(m->tile_bytes(K), floats->tile_bytes(ROW_N));
+    const uint64_t products =
+        (K + max_u64(m->tile_rows * m->panel_cols, floats->tile_rows * floats->panel_cols)) * sizeof(float);
     const struct {
         uint8_t **at;
         uint64_t bytes;
     } part[] = {{&ws->rows, row_bytes * ROW_N}, {&ws->stored, row_bytes * ROW_N},
-                {&ws->act, act_bytes},          {&ws->panel, m->panel_bytes(K)},
-                {&ws->tile, m->tile_bytes(K)},  {&ws->tiles, round_up(m->tile_bytes(K), CPU_ALIGN) * tile_n}};
+                {&ws->act, act_bytes},          {&ws->panel, panel_bytes},
+                {&ws->tile, tile_bytes},        {&ws->tiles, round_up(m->tile_bytes(K), CPU_ALIGN) * tile_n}};
     uint64_t used = 0;
     for (size_t i = 0; i < COUNT_OF(part); i++) {
         if (base) *part[i].at = base + used;
@@ -78,17 +81,21 @@ typedef struct type_test {
     gguf_type type;
     uint64_t row_bytes;
     workspace ws;
-    float x[K];
+    float x[K], product[ROW_N]; /* of the rows with x, by the reference */
 } type_test;
 
-static hotset_status compare(const type_test *t, const char *what, size_t n, hotset_error *err) {
+static hotset_status compare(const type_test *t, const char *what, const float *wanted, size_t n,
+                             hotset_error *err) {
     double difference = 0, norm = 0;
     for (size_t i = 0; i < n; i++) {
-        const double got = t->ws.got[i], want = t->ws.want[i];
+        const double got = t->ws.got[i], want = wanted[i];
         difference += (got - want) * (got - want);
         norm += want * want;
     }
-    if (sqrt(difference) <= 1e-5 * sqrt(norm)) return HOTSET_OK;
+    if (sqrt(difference) <= 1e-5 * sqrt(norm)) {
+        memset(t->ws.got, 0, n * sizeof *t->ws.got); /* or a kernel that writes nothing would be right */
+        return HOTSET_OK;
+    }
     return hotset_fail(err, HOTSET_E_DEVICE, "cpu: the %s kernels compute wrong %s %s (relative error %.1e)",
                        t->kernels->isa, gguf_type_get(t->type)->name, what, sqrt(difference / norm));
 }
@@ -100,47 +107,45 @@ static hotset_status test_gemv(const type_test *t, hotset_error *err) {
     const uint8_t *row[CPU_DOTS];
     for (size_t i = 0; i < CPU_DOTS; i++) row[i] = t->ws.rows + (ROW_N - CPU_DOTS + i) * t->row_bytes;
     cpu_dots(m, t->ws.got + ROW_N - CPU_DOTS, row, row, t->row_bytes, t->ws.act, K);
-    if (gguf_type_get(t->type)->block_n > 1)
-        ref_gemv_int(t->ws.want, t->ws.rows, t->row_bytes, ROW_N, t->x, K, t->type);
-    else
-        ref_gemv_float(t->ws.want, t->ws.rows, t->row_bytes, ROW_N, t->x, K, t->type);
-    return compare(t, "products", ROW_N, err);
+    return compare(t, "products", t->product, ROW_N, err);
 }
 
-/* Tiles by neuron against tiles of rows. */
+/* Every column is the same. A tile writes its first one where the tile before has left others, so that in the
+ * end all first columns stand one behind the other. */
 static hotset_status test_tiles(const type_test *t, hotset_error *err) {
     const cpu_matmul *m = &t->kernels->matmul[t->type];
-    const uint64_t stride = round_up(m->tile_bytes(K), CPU_ALIGN);
-    m->panel_pack(t->ws.panel, t->x, 0, m->panel_cols, K); /* every column the same */
-    m->neuron_tiles(t->ws.tiles, stride, t->ws.stored, ROW_N, 0, ROW_N, K);
+    m->panel_pack(t->ws.panel, t->x, 0, m->panel_cols, K);
     for (size_t r = 0; r < ROW_N; r += m->tile_rows) {
         const size_t n = ROW_N - r < m->tile_rows ? ROW_N - r : m->tile_rows;
         m->tile_unpack(t->ws.tile, t->ws.rows + r * t->row_bytes, t->row_bytes, n, K);
-        m->tile_mul(t->ws.want, m->tile_rows, t->ws.tile, t->ws.panel, K);
-        m->tile_mul(t->ws.got, m->tile_rows, t->ws.tiles + r / m->tile_rows * stride, t->ws.panel, K);
-        HOTSET_TRY(compare(t, "tiles by neuron", n, err));
+        m->tile_mul(t->ws.got + r, m->tile_rows, t->ws.tile, t->ws.panel, K);
     }
-    return HOTSET_OK;
+    return compare(t, "tiles", t->product, ROW_N, err);
 }
 
-/* Interleaved rows: products with one row, and tiles against tiles of rows. */
+static hotset_status test_neuron_tiles(const type_test *t, hotset_error *err) {
+    const cpu_matmul *m = &t->kernels->matmul[t->type];
+    const uint64_t stride = round_up(m->tile_bytes(K), CPU_ALIGN);
+    m->panel_pack(t->ws.panel, t->x, 0, m->panel_cols, K);
+    m->neuron_tiles(t->ws.tiles, stride, t->ws.stored, ROW_N, 0, ROW_N, K);
+    for (size_t r = 0; r < ROW_N; r += m->tile_rows)
+        m->tile_mul(t->ws.got + r, m->tile_rows, t->ws.tiles + r / m->tile_rows * stride, t->ws.panel, K);
+    return compare(t, "tiles by neuron", t->product, ROW_N, err);
+}
+
 static hotset_status test_lanes(const type_test *t, hotset_error *err) {
-    const cpu_matmul *m = &t->kernels->lanes[t->type], *plain = &t->kernels->matmul[t->type];
+    const cpu_matmul *m = &t->kernels->lanes[t->type];
     for (size_t r = 0; r < ROW_N; r += LANES_ROWS)
         lanes_store(t->ws.stored + r * t->row_bytes, t->ws.rows + r * t->row_bytes, t->row_bytes, t->type, K);
     m->act_pack(t->ws.act, t->x, K);
     m->gemv(t->ws.got, t->ws.stored, t->row_bytes, ROW_N, t->ws.act, K);
-    ref_gemv_int(t->ws.want, t->ws.rows, t->row_bytes, ROW_N, t->x, K, t->type);
-    HOTSET_TRY(compare(t, "products of interleaved rows", ROW_N, err));
-    m->panel_pack(t->ws.panel, t->x, 0, m->panel_cols, K); /* every column the same */
+    HOTSET_TRY(compare(t, "products of interleaved rows", t->product, ROW_N, err));
+    m->panel_pack(t->ws.panel, t->x, 0, m->panel_cols, K);
     for (size_t r = 0; r < ROW_N; r += LANES_ROWS) {
-        plain->tile_unpack(t->ws.tile, t->ws.rows + r * t->row_bytes, t->row_bytes, LANES_ROWS, K);
-        plain->tile_mul(t->ws.want, m->tile_rows, t->ws.tile, t->ws.panel, K);
         m->tile_unpack(t->ws.tile, t->ws.stored + r * t->row_bytes, t->row_bytes, LANES_ROWS, K);
-        m->tile_mul(t->ws.got, m->tile_rows, t->ws.tile, t->ws.panel, K);
-        HOTSET_TRY(compare(t, "tiles of interleaved rows", LANES_ROWS, err));
+        m->tile_mul(t->ws.got + r, m->tile_rows, t->ws.tile, t->ws.panel, K);
     }
-    return HOTSET_OK;
+    return compare(t, "tiles of interleaved rows", t->product, ROW_N, err);
 }
 
 static hotset_status test_sums(const type_test *t, hotset_error *err) {
@@ -155,21 +160,47 @@ static hotset_status test_sums(const type_test *t, hotset_error *err) {
     for (size_t i = 0; i < K; i++) d[i] = 0.01f; /* by block, as many as there are */
     t->kernels->neuron_sum[t->type](t->ws.got, t->ws.stored, ROW_N, 0, ROW_N, &active);
     t->reference->neuron_sum[t->type](t->ws.want, t->ws.stored, ROW_N, 0, ROW_N, &active);
-    return compare(t, "sums over neurons", ROW_N, err);
+    return compare(t, "sums over neurons", t->ws.want, ROW_N, err);
+}
+
+/* Blocks by row: the rows are those of ROW_N neurons with K outputs each. Sums over some neurons, and tiles,
+ * which are of floats, over all. */
+static hotset_status test_rows(const type_test *t, hotset_error *err) {
+    const cpu_matmul *m = &t->kernels->matmul[GGUF_F32];
+    uint32_t neuron[ROW_N];
+    cpu_active active = {.neuron = neuron, .x = t->x};
+    for (uint32_t i = 0; i < ROW_N; i += ACTIVE_EVERY) neuron[active.n++] = i;
+    t->kernels->row_sum[t->type](t->ws.got, t->ws.rows, t->row_bytes, 0, K, &active);
+    t->reference->row_sum[t->type](t->ws.want, t->ws.rows, t->row_bytes, 0, K, &active);
+    HOTSET_TRY(compare(t, "sums by row", t->ws.want, K, err));
+    for (active.n = 0; active.n < ROW_N; active.n++) neuron[active.n] = (uint32_t)active.n;
+    t->reference->row_sum[t->type](t->ws.want, t->ws.rows, t->row_bytes, 0, K, &active);
+    m->panel_pack(t->ws.panel, t->x, 0, m->panel_cols, ROW_N);
+    for (size_t from = 0; from < K; from += m->tile_rows) {
+        const size_t n = K - from < m->tile_rows ? K - from : m->tile_rows;
+        t->kernels->row_tile[t->type](t->ws.tile, t->ws.rows, t->row_bytes, from, n, ROW_N);
+        m->tile_mul(t->ws.got + from, m->tile_rows, t->ws.tile, t->ws.panel, ROW_N);
+    }
+    return compare(t, "tiles by row", t->ws.want, K, err);
 }
 
 static hotset_status run_tests(type_test *t, hotset_error *err) {
     uint64_t state = t->type;
     for (int i = 0; i < K; i++) t->x[i] = next_float(&state);
-    if (gguf_type_get(t->type)->block_n > 1)
+    if (gguf_type_get(t->type)->block_n > 1) {
         fill_blocks(t->ws.rows, t->row_bytes * ROW_N, t->type, &state);
-    else
+        ref_gemv_int(t->product, t->ws.rows, t->row_bytes, ROW_N, t->x, K, t->type);
+    } else {
         fill_floats(t->ws.rows, ROW_N * K, t->type, &state);
+        ref_gemv_float(t->product, t->ws.rows, t->row_bytes, ROW_N, t->x, K, t->type);
+    }
     HOTSET_TRY(test_gemv(t, err));
+    HOTSET_TRY(test_tiles(t, err));
     if (t->kernels->lanes[t->type].act_bytes) HOTSET_TRY(test_lanes(t, err));
+    if (t->kernels->row_sum[t->type]) HOTSET_TRY(test_rows(t, err));
     if (!t->kernels->neuron_sum[t->type]) return HOTSET_OK;
     neurons_store(t->ws.stored, t->ws.rows, t->row_bytes, t->type, K, ROW_N, 0, ROW_N);
-    HOTSET_TRY(test_tiles(t, err));
+    HOTSET_TRY(test_neuron_tiles(t, err));
     return test_sums(t, err);
 }
 
