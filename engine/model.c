@@ -8,6 +8,7 @@
 
 #include "devices/blocks.h"
 #include "devices/cpu/kernels.h"
+#include "devices/device.h"
 #include "engine/tokenizer.h"
 
 enum {
@@ -214,7 +215,6 @@ static hotset_status read_scales(hotset_model *m, hotset_error *err) {
 
 /* DeepSeek-V2 (arXiv 2405.04434), 2.2.2: experts stand in groups, and are chosen from the best of these. */
 static hotset_status read_groups(hotset_model *m, hotset_error *err) {
-    enum { GROUP_MAX = 64 /* groups in use are bits of a word */ };
     model_router *r = &m->router;
     HOTSET_TRY(model_key_u32(m, "expert_group_count", &r->group_n, NULL, err));
     HOTSET_TRY(model_key_u32(m, "expert_group_used_count", &r->group_used_n, NULL, err));
@@ -222,7 +222,7 @@ static hotset_status read_groups(hotset_model *m, hotset_error *err) {
         r->group_n = r->group_used_n = 0;
         return HOTSET_OK;
     }
-    if (r->group_n > GROUP_MAX || m->shape.expert_n % r->group_n || !r->group_used_n ||
+    if (r->group_n > DEVICE_GROUP_MAX || m->shape.expert_n % r->group_n || !r->group_used_n ||
         r->group_used_n > r->group_n ||
         (uint64_t)r->group_used_n * (m->shape.expert_n / r->group_n) < r->used_n)
         return hotset_fail(err, HOTSET_E_FORMAT,

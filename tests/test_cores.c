@@ -212,6 +212,23 @@ Test(cores, who_gave_its_core_is_not_waited_for) {
     team_close(m.team);
 }
 
+/* One that waits for a disk stands still on any core. */
+static void wait_for_a_disk(void *cookie, uint32_t thread_i) {
+    (void)thread_i;
+    if (atomic_fetch_add((_Atomic uint32_t *)cookie, 1) == 0) usleep(100 * 1000);
+}
+
+Test(cores, who_does_not_run_on_a_new_core_is_given_few) {
+    enum { NAP_NS = 1600 * 1000 /* the longest */ };
+    _Atomic uint32_t call_n = 0;
+    team *t = team_of(2);
+    const uint64_t begin_ns = base_now_ns();
+    team_run(t, wait_for_a_disk, &call_n);
+    const uint64_t most_n = (base_now_ns() - begin_ns) / NAP_NS + 10;
+    cr_expect_lt(team_swap_n(t), most_n, "%u swaps", team_swap_n(t));
+    team_close(t);
+}
+
 /* Work of two turns, each with two inner barriers, behind a meeting that thread 1 leaves. */
 typedef struct turns {
     team *team;

@@ -288,6 +288,11 @@ Test(model, groups_and_routers_that_cannot_be_are_refused) {
     model.group_n = 4, model.group_used_n = 1; /* two experts, three are used */
     err = refusal(&model);
     cr_expect_eq(err.status, HOTSET_E_FORMAT, "%s", err.message);
+    model.expert_n = 2 * (DEVICE_GROUP_MAX + 1);
+    model.group_n = DEVICE_GROUP_MAX + 1, model.group_used_n = 2;
+    err = refusal(&model);
+    cr_expect_eq(err.status, HOTSET_E_FORMAT, "%s", err.message);
+    model.expert_n = 8;
     model.group_n = model.group_used_n = 0;
     model.gating_func = 4;
     err = refusal(&model);

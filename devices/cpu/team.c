@@ -23,7 +23,8 @@ enum {
     CACHE_LINE = 64,
     SPIN_NS = 50 * 1000,
     NAP_NS = 100 * 1000, /* between two looks at who is missing; the system adds half of that */
-    SPINS = 32           /* between two looks at the clock */
+    NAP_MAX_NS = 16 * NAP_NS,
+    SPINS = 32 /* between two looks at the clock */
 };
 
 typedef struct member {
@@ -180,14 +181,20 @@ static bool leave(team *t, member *me, uint32_t phase) {
 static bool wait_for(team *t, member *me, uint32_t phase, bool may_leave) {
     if (!t->own_cores) return sleep_on(t, phase, 0);
     bool passed = spin(t, phase);
+    long nap_ns = NAP_NS;
     for (bool naps = false; !passed; naps = true) {
         member *late = missing(t, phase);
         const uint64_t ran = late ? ran_ns(late) : 0;
-        passed = naps || !late ? sleep_on(t, phase, late ? NAP_NS : 0) : spin(t, phase);
-        if (passed || !late || late == me || !t->swaps || ran_ns(late) != ran) continue;
+        passed = naps || !late ? sleep_on(t, phase, late ? nap_ns : 0) : spin(t, phase);
+        if (passed || !late || late == me || !t->swaps) continue;
+        if (ran_ns(late) != ran) {
+            nap_ns = NAP_NS;
+            continue;
+        }
         if (may_leave && !leave(t, me, phase)) continue;
         swap_cores(t, me, late);
         if (may_leave) return false;
+        if (nap_ns < NAP_MAX_NS) nap_ns *= 2; /* who waits for a disk does not run for having a core */
     }
     return true;
 }
@@ -291,7 +298,7 @@ void team_run(team *t, team_fn *fn, void *cookie) {
     member_is_me(me);
     t->fn = fn;
     t->cookie = cookie;
-    atomic_store_explicit(&t->called, true, memory_order_relaxed);
+    atomic_store_explicit(&t->called, true, memory_order_release); /* who sees it sees the member's clock */
     atomic_store_explicit(&me->present, true, memory_order_relaxed);
     const uint64_t idle = atomic_load_explicit(&t->meeting, memory_order_acquire);
     atomic_store_explicit(&t->meeting, meeting_of(phase_of(idle) + 1, 0, 1), memory_order_release);
