@@ -119,6 +119,29 @@ Test(kernels, dequantised_rows_follow_the_block_layouts) {
     }
 }
 
+/* Every scale of MXFP4 with every nibble, also that which is no number: dequantised, and as a sum over one
+ * neuron. */
+Test(kernels, scales_of_mxfp4_are_powers_of_two) {
+    static const uint32_t neuron = 0;
+    static const float once = 1;
+    const cpu_active one = {.n = 1, .neuron = &neuron, .x = &once};
+    cpu_kernels tables[KERNEL_TABLES_MAX];
+    for (size_t t = kernel_tables(tables); t-- > 0;) {
+        for (int e = 0; e < 256; e++) {
+            uint8_t block[17] = {(uint8_t)e};
+            float x[32], y[32];
+            for (size_t i = 0; i < 16; i++) block[1 + i] = (uint8_t)(i | (15 - i) << 4);
+            tables[t].dequant[GGUF_MXFP4](x, block, 32);
+            tables[t].row_sum[GGUF_MXFP4](y, block, sizeof block, 0, 32, &one);
+            for (size_t i = 0; i < 32; i++) {
+                const float expected = (float)weight_at(block, GGUF_MXFP4, i);
+                cr_assert(x[i] == expected && y[i] == expected, "%s: e %d, weight %zu: %g, %g", tables[t].isa,
+                          e, i, (double)x[i], (double)y[i]);
+            }
+        }
+    }
+}
+
 /* The 8-bit rule of kernels.h, one value at a time. */
 static void quantised_values(double *out, const float *x, size_t k, size_t act_n) {
     for (size_t b = 0; b < k; b += act_n) {
