@@ -12,8 +12,8 @@ enum { LOT = 8 /* neurons per pass, float types */ };
 
 /* ---- Float types ---- */
 
-/* add_lot: y[0, n) += x_j w_j over `lot` (a constant) neurons, which are added up by themselves: so a sum of
- * many neurons is rounded a few times less often. `next`: the neurons of the pass that follows. */
+/* add_lot: y[0, n) += x_j w_j over `lot` (a constant) neurons, which are added up by themselves: the chain of
+ * a sum of many neurons is an eighth as long. `next`: the neurons of the pass that follows. */
 #define FLOAT_SUM(type, item_bytes)                                                                          \
     AVX2_INLINE void add_lot_##type(float *y, const uint8_t *const *w, const uint8_t *const *next,           \
                                     const float *x, size_t n, const size_t lot) {                            \

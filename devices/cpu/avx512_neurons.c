@@ -14,8 +14,8 @@
 
 enum { LOT = 8 /* neurons per pass over the sums */, STEP = 32 /* outputs */ };
 
-/* y[0, n) += x_j w_j over `lot` (a constant) neurons, which are added up by themselves: so a sum of many
- * neurons is rounded a few times less often. `next`: those of the pass that follows. */
+/* y[0, n) += x_j w_j over `lot` (a constant) neurons, which are added up by themselves: the chain of a sum of
+ * many neurons is an eighth as long. `next`: those of the pass that follows. */
 INLINE void add_lot(float *y, const uint8_t *const *w, const uint8_t *const *next, const float *x, size_t n,
                     const size_t lot, const gguf_type type) {
     const size_t bytes = float_bytes(type);

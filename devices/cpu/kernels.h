@@ -8,9 +8,9 @@
  * Activations. Quantised products take 8-bit activations. The rule is the same in every implementation and
  * for decode and prefill, so that all of them agree: per block of as many consecutive values as the type's
  * has, a = max|x|, d = a / 127, q = round-to-nearest-even(x * (127 / a)) in float (all q = 0 where a = 0 or
- * 127 / a overflows); non-finite values are the caller's bug. Float weights (F32, F16,
- * BF16) take float activations unchanged. Each implementation may pack these numbers as it likes ("packed
- * activation", "panel").
+ * 127 / a overflows); non-finite values are the caller's bug. Float weights (F32, F16, BF16) take float
+ * activations unchanged. Each implementation may pack these numbers as it likes ("packed activation",
+ * "panel").
  */
 #ifndef HOTSET_CPU_KERNELS_H
 #define HOTSET_CPU_KERNELS_H
