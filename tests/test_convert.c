@@ -113,7 +113,7 @@ Test(convert, keep_down_puts_it_back) {
 Test(convert, logits_are_those_of_the_original) {
     for (size_t t = 0; t < CONVERT_TYPE_N; t++)
         for (size_t m = 0; m < CONVERT_MODEL_N; m++) {
-            if (thinned_out(t, m, 3)) continue;
+            if (thinned_out(t, m, 5)) continue;
             char in[PATH_BYTES], out[PATH_BYTES], label[64];
             convert_write_tiny(in, &convert_models[m], convert_types[t]);
             convert_path(out);
@@ -177,7 +177,7 @@ Test(convert, sorted_models_compute_the_same) {
     for (size_t t = 0; t < CONVERT_TYPE_N; t++)
         for (size_t m = 0; m < CONVERT_MODEL_N; m++)
             for (int keep_down = 0; keep_down < 2; keep_down++) {
-                if (thinned_out(t + m, (size_t)keep_down, 3)) continue;
+                if (thinned_out(t + m, (size_t)keep_down, 5)) continue;
                 char label[64];
                 snprintf(label, sizeof label, "model %zu, %s, keep %d", m,
                          gguf_type_get(convert_types[t])->name, keep_down);

@@ -2,6 +2,7 @@
  * has lost its core gives it its own, and the team goes on without whoever has none. */
 #include "devices/cpu/ops.h"
 #include "tests/rig.h"
+#include "tests/thinned.h"
 
 #include <criterion/criterion.h>
 #include <sched.h>
@@ -291,7 +292,7 @@ Test(cores, who_was_away_joins_behind_inner_barriers) {
 /* ---- Whole models ----------------------------------------------------------------------------------- */
 
 static void must_not_mind(const char *label, const tiny_model *model) {
-    enum { PROMPT = 9, STEPS = 300, CONTEXT = 1024, VOCAB_N = 272 };
+    enum { PROMPT = 9, STEPS = thinned(300, 100), CONTEXT = 1024, VOCAB_N = 272 };
     int32_t tokens[PROMPT];
     tiny_tokens(3, VOCAB_N, tokens, PROMPT);
     float *expected[STEPS];
