@@ -426,7 +426,7 @@ typedef struct device_cpu_facts {
     const char *isa_best;
     uint32_t hardware_thread_n; /* of these cores */
     uint32_t package_n;         /* of the whole machine, thread_n at most */
-    uint64_t cache_bytes;       /* the largest cache; 0: unknown */
+    uint64_t cache_bytes;       /* the level of caches that holds most, all of it; 0: unknown */
     char model[128];            /* of the processor, "" when unknown */
 } device_cpu_facts;
 HOTSET_CHECKED hotset_status device_cpu_get_facts(device_cpu_facts *out, hotset_error *err);

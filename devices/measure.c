@@ -16,7 +16,7 @@ enum {
     GROWTH_MAX = 64, /* of a pilot to the next one, whose time says little when it was short */
     JOBS_MAX = 64 * GGUF_TYPE_MAX,
     CACHE_BYTES_DEFAULT = 128 << 20,
-    SLAB_CACHES = 4, /* the slab is so many times the largest cache */
+    SLAB_CACHES = 4, /* the slab is so many times what caches hold */
     VECTOR_WIDTH = 4096,
     SELECT_WIDTH = 16384,
     PRODUCT_WIDTH = 4096,

@@ -16,7 +16,7 @@ typedef struct measure_options {
     bool coarse;    /* for slow devices: one row size, few rows, as little work at a time as there can be */
     double seconds; /* for a device's rounds; 0: 12, thorough 90. Never less than three rounds, of shorter
                        samples where there are fewer seconds; coarse: two */
-    uint64_t cache_bytes;         /* the device's largest cache; 0: 128 MiB */
+    uint64_t cache_bytes;         /* what the device's largest level of caches holds; 0: 128 MiB */
     const bool *types;            /* [GGUF_TYPE_MAX] weight types to measure; NULL: all */
     hotset_progress_fn *progress; /* between repetitions; NULL: none */
     void *cookie;

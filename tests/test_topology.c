@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <ftw.h>
 #include <hwloc.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -410,4 +411,22 @@ Test(topology, says_whether_cores_are_of_several_kinds) {
         cr_expect_eq(t.mixed, kind_n > 1);
         cpu_topology_close(&t);
     }
+}
+
+/* Two processors, one in each half of a machine; the system may let this process use one of them only. */
+Test(topology, adds_up_caches_of_one_level) {
+    cpu_set_t mask;
+    cpu_topology t;
+    hotset_error err = {0};
+    cr_assert_eq(sched_getaffinity(0, sizeof mask, &mask), 0);
+    const uint64_t here_n = (uint64_t)(CPU_ISSET(0, &mask) + CPU_ISSET(1, &mask));
+    if (!here_n) cr_skip_test("processors 0 and 1 are not for this process");
+    setenv("HWLOC_SYNTHETIC", "pack:1 l3:2(size=33554432) l2:1(size=1048576) core:1 pu:1", 1);
+    cr_assert_eq(cpu_topology_open(&t, &err), HOTSET_OK, "%s", err.message);
+    cr_expect_eq(t.cache_bytes, here_n << 25, "%zu", (size_t)t.cache_bytes);
+    cpu_topology_close(&t);
+    setenv("HWLOC_SYNTHETIC", "pack:1 l3:1(size=1048576) l2:2(size=33554432) core:1 pu:1", 1);
+    cr_assert_eq(cpu_topology_open(&t, &err), HOTSET_OK, "%s", err.message);
+    cr_expect_eq(t.cache_bytes, here_n << 25, "%zu", (size_t)t.cache_bytes);
+    cpu_topology_close(&t);
 }

@@ -10,7 +10,7 @@
 
 enum {
     MEASURE_BYTES_MIN = 256 << 20,
-    MEASURE_CACHES = 4, /* times the largest cache, which would answer for a part of fewer bytes */
+    MEASURE_CACHES = 4, /* times what caches hold, which would answer for a part of fewer bytes */
     READ_PIECE_BYTES = 1 << 20,
     PEAK_ITERATIONS = 5000,
     PEAK_PIECES = 8, /* of each thread; one that comes late does fewer */

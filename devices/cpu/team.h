@@ -12,8 +12,8 @@ typedef struct cpu_topology {
     uint32_t spare_core_n; /* more in the mask, which the quota leaves out */
     bool mixed;            /* cores are of several kinds: fast ones come first, as the system lists them */
     uint32_t hardware_thread_n, package_n; /* of these cores; packages of the whole machine */
-    uint64_t cache_bytes;                  /* the largest cache; 0: unknown */
-    char model[128];                       /* of the processor, "" when unknown */
+    uint64_t cache_bytes; /* the level of caches that holds most, all of it that serves them; 0: unknown */
+    char model[128];      /* of the processor, "" when unknown */
 } cpu_topology;
 HOTSET_CHECKED hotset_status cpu_topology_open(cpu_topology *out, hotset_error *err);
 void cpu_topology_close(cpu_topology *t);

@@ -58,15 +58,25 @@ static hotset_status cores_of(hwloc_topology_t topology, cpu_topology *out, hots
     return HOTSET_OK;
 }
 
+/* What the caches of one kind hold that serve one of the cores at least. */
+static uint64_t caches_of(hwloc_topology_t topology, hwloc_obj_type_t kind, const cpu_topology *t) {
+    uint64_t bytes = 0;
+    for (hwloc_obj_t c = NULL; (c = hwloc_get_next_obj_by_type(topology, kind, c));) {
+        bool serves = false;
+        for (uint32_t i = 0; i < t->core_n; i++)
+            serves |= hwloc_bitmap_isset(c->cpuset, (unsigned)t->core_pu[i]);
+        if (serves) bytes += c->attr->cache.size;
+    }
+    return bytes;
+}
+
 /* What a machine profile tells of the processor. */
 static void describe(hwloc_topology_t topology, cpu_topology *out) {
     int package_n = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_PACKAGE);
     out->package_n = package_n > 0 ? (uint32_t)package_n : 1;
     static const hwloc_obj_type_t caches[] = {HWLOC_OBJ_L2CACHE, HWLOC_OBJ_L3CACHE, HWLOC_OBJ_L4CACHE};
-    for (size_t i = 0; i < COUNT_OF(caches); i++) {
-        hwloc_obj_t cache = hwloc_get_obj_by_type(topology, caches[i], 0);
-        if (cache) out->cache_bytes = max_u64(out->cache_bytes, cache->attr->cache.size);
-    }
+    for (size_t i = 0; i < COUNT_OF(caches); i++)
+        out->cache_bytes = max_u64(out->cache_bytes, caches_of(topology, caches[i], out));
     hwloc_obj_t package = hwloc_get_obj_by_type(topology, HWLOC_OBJ_PACKAGE, 0);
     const char *model = package ? hwloc_obj_get_info_by_name(package, "CPUModel") : NULL;
     if (model) snprintf(out->model, sizeof out->model, "%s", model);
