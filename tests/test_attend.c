@@ -1,12 +1,13 @@
 /* test_attend.c - attention of every instruction set over a state in F32, F16 and BF16, in rows and in
- * groups, against softmax in double; and of several tokens at once, over any state, against each of them
- * alone.
+ * groups, against softmax in double; of several tokens at once, over any state, against each of them alone;
+ * and the self-test.
  */
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/cpu/selftest.h"
 #include "devices/quantise.h"
 #include "tests/kernel_test.h"
 
@@ -354,4 +355,45 @@ Test(attend, what_is_computed_together_changes_no_bit) {
         draw_window(&c, &r);
         check_tokens(&c, &r);
     }
+}
+
+/* ---- The self-test ---- */
+
+static void attend_to_nothing(const cpu_attend_args *args) {
+    for (size_t i = 0; i < args->query_n * args->head_n; i++) args->sum[i] = 1;
+    memset(args->out, 0, args->query_n * args->head_n * args->value_n * sizeof *args->out);
+}
+
+Test(attend, self_test_finds_wrong_kernels) {
+    static const cpu_attention all[] = {{.head_n = 1, .key_n = 64, .value_n = 64},
+                                        {.head_n = 8, .key_n = 64, .value_n = 64},
+                                        {.head_n = 4, .key_n = 128, .value_n = 128},
+                                        {.head_n = 40, .key_n = 192, .value_n = 128},
+                                        {.head_n = 2, .key_n = 80, .value_n = 80},
+                                        {.head_n = 3, .key_n = 20, .value_n = 20},
+                                        {.head_n = 16, .key_n = 576, .value_n = 512, .joined = true}};
+    static const gguf_type states[] = {GGUF_F32, GGUF_F16, GGUF_Q8_0};
+    cpu_kernels tables[TABLES_MAX];
+    const size_t table_n = attend_tables(tables);
+    for (size_t i = 0; i < table_n; i++)
+        for (size_t j = 0; j < COUNT_OF(all) * COUNT_OF(states) * 2; j++) {
+            cpu_attention a = all[j / 2 / COUNT_OF(states)];
+            a.state = states[j / 2 % COUNT_OF(states)];
+            a.rounded = j % 2;
+            if (a.state == GGUF_Q8_0 && (a.key_n % 32 || a.value_n % 32)) continue;
+            hotset_error err = {0};
+            cr_expect_eq(cpu_selftest_attention(&tables[i], &a, &err), HOTSET_OK, "%s", err.message);
+            cpu_kernels wrong = tables[i];
+            wrong.attend = attend_to_nothing;
+            cr_expect_eq(cpu_selftest_attention(&wrong, &a, &err), HOTSET_E_DEVICE, "%s", wrong.isa);
+            cr_expect(strstr(err.message, "wrong attention to a state in "), "%s", err.message);
+            wrong = tables[i]; /* a group for rows */
+            if (!wrong.attend_groups || a.state == GGUF_F32 || a.joined || a.key_n % CPU_ATTEND_UNIT)
+                continue;
+            cpu_kernels reference;
+            cpu_kernels_ref(&reference);
+            wrong.attend = reference.attend;
+            wrong.attend_bf16 = false;
+            cr_expect_eq(cpu_selftest_attention(&wrong, &a, &err), HOTSET_E_DEVICE, "%s, %zu", wrong.isa, j);
+        }
 }

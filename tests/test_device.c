@@ -229,6 +229,54 @@ Test(device, blocks_by_row_have_the_kernels_of_floats_tested) {
     tear_down(s);
 }
 
+static uint32_t attention_n; /* calls of cpu_selftest_attention */
+hotset_status __real_cpu_selftest_attention(const cpu_kernels *k, const cpu_attention *a, hotset_error *err);
+hotset_status __wrap_cpu_selftest_attention(const cpu_kernels *k, const cpu_attention *a, hotset_error *err);
+hotset_status __wrap_cpu_selftest_attention(const cpu_kernels *k, const cpu_attention *a, hotset_error *err) {
+    attention_n++;
+    if (selftests.fails) return hotset_fail(err, HOTSET_E_DEVICE, "wrong");
+    return __real_cpu_selftest_attention(k, a, err);
+}
+
+Test(device, attention_is_tested_once_of_each_kind) {
+    setup s = set_up();
+    device_buffer *memory = allocate(s, 1 << 20);
+    device_op ops[12];
+    for (size_t i = 0; i < COUNT_OF(ops); i++) {
+        ops[i] = (device_op){.kind = DEVICE_OP_ATTEND, .name = "attention", .row_max = 1};
+        ops[i].attend.head_n = 4;
+        ops[i].attend.head_kv_n = 2;
+        ops[i].attend.key_n = ops[i].attend.value_n = 64;
+        ops[i].attend.context_n = DEVICE_STATE_GROUP;
+        ops[i].attend.state = GGUF_F16;
+        ops[i].attend.scale = 1;
+    }
+    ops[1].layer_i = 1;
+    ops[2].attend.state = GGUF_F32;
+    ops[3].attend.rounded = true;
+    ops[4].attend.value_step = 64;
+    ops[5].attend.head_kv_n = 1;
+    ops[6].attend.key_n = 128;
+    ops[7].attend.value_n = 128;
+    for (size_t i = 8; i < COUNT_OF(ops); i++) ops[i].attend.key_n = 64 + 16 * (uint32_t)(i - 7);
+    const device_ref step = {memory, 0}, workspace = {memory, 4096};
+    device_list *list;
+    hotset_error err = {0};
+    selftests.fails = true;
+    cr_assert_eq(s.cpu->api->list_record(s.cpu, ops, 1, step, 1, workspace, &list, &err), HOTSET_E_DEVICE);
+    selftests.fails = false;
+    attention_n = 0;
+    for (uint32_t op_n = 1; op_n <= COUNT_OF(ops); op_n++) { /* more kinds than are kept */
+        cr_assert_eq(s.cpu->api->list_record(s.cpu, ops, op_n, step, 1, workspace, &list, &err), HOTSET_OK,
+                     "%s", err.message);
+        s.cpu->api->list_free(list);
+        const uint32_t kind_n = op_n > 1 ? op_n - 1 : 1;
+        if (kind_n <= 8) cr_expect_eq(attention_n, kind_n, "%u operations: %u tests", op_n, attention_n);
+    }
+    s.cpu->api->buffer_free(memory);
+    tear_down(s);
+}
+
 Test(device, operations_that_are_refused_need_no_workspace) {
     setup s = set_up();
     device_op op = {.kind = DEVICE_OP_LINEAR, .name = "attn qkv", .row_max = 1};

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "devices/cpu/ops.h"
-#include "devices/quant.h"
+#include "devices/cpu/state.h"
 
 enum {
     ATTEND_RUN = CPU_ATTEND_ROWS_MAX, /* positions per run */
@@ -21,22 +21,6 @@ enum {
 
 _Static_assert(DEVICE_STATE_GROUP % CPU_ATTEND_GROUP == 0, "the state has room for whole groups");
 
-/* How a state is kept (kernels.h). */
-typedef struct state_form {
-    gguf_type type;
-    bool grouped;
-} state_form;
-
-/* joined: values are a part of the keys, and no order suits both. */
-static state_form state_form_of(const cpu_worker *w, gguf_type type, bool rounded, uint32_t key_n,
-                                uint32_t value_n, bool joined) {
-    if (type == GGUF_F32 || joined || key_n % CPU_ATTEND_UNIT || value_n % CPU_ATTEND_UNIT ||
-        !w->kernels->attend_groups)
-        return (state_form){type, false};
-    if (type == GGUF_F16 && rounded && w->kernels->attend_bf16) type = GGUF_BF16;
-    return (state_form){type, true};
-}
-
 /* ---- q = rope(norm(q)); k = rope(norm(k)); state <- k, v ---- */
 
 /* Where a row of as many elements would stand if positions were not grouped. */
@@ -44,77 +28,6 @@ static void *state_at(device_ref state, uint64_t slot_bytes, const device_row *r
                       uint32_t head_i, uint32_t width, gguf_type type) {
     uint64_t row_i = (uint64_t)head_i * context_n + (uint64_t)row->position;
     return (uint8_t *)cpu_at(state) + slot_bytes * (uint64_t)row->slot + row_i * gguf_row_bytes(type, width);
-}
-
-static void store_row(const cpu_worker *w, void *to, const float *x, uint32_t n, gguf_type type) {
-    switch ((int)type) {
-    case GGUF_Q8_0: w->kernels->f32_to_q8_0(to, x, n); break;
-    case GGUF_F16: w->kernels->f32_to_f16(to, x, n); break;
-    default: memcpy(to, x, n * sizeof *x); break;
-    }
-}
-
-/* ---- Grouped: where a row would stand is given, as long as it would be. ---- */
-
-static void narrow(const cpu_worker *w, uint16_t *to, const float *x, uint32_t n, gguf_type type) {
-    (type == GGUF_BF16 ? w->kernels->f32_to_bf16 : w->kernels->f32_to_f16)(to, x, n);
-}
-
-static void store_grouped_key(const cpu_worker *w, uint16_t *row, const float *x, uint32_t n, uint32_t lane,
-                              gguf_type type) {
-    uint16_t *group = row - (size_t)lane * n, part[CPU_ATTEND_UNIT];
-    for (uint32_t i = 0; i < n; i += CPU_ATTEND_UNIT, group += CPU_ATTEND_UNIT * CPU_ATTEND_GROUP) {
-        narrow(w, part, x + i, CPU_ATTEND_UNIT, type);
-        if (type == GGUF_BF16) {
-            for (uint32_t j = 0; j < CPU_ATTEND_UNIT; j += 2)
-                memcpy(group + j * CPU_ATTEND_GROUP + 2 * lane, part + j, 2 * sizeof *part);
-        } else {
-            for (uint32_t j = 0; j < CPU_ATTEND_UNIT; j++) group[j * CPU_ATTEND_GROUP + lane] = part[j];
-        }
-    }
-}
-
-static void store_grouped_value(const cpu_worker *w, uint16_t *row, const float *x, uint32_t n, uint32_t lane,
-                                gguf_type type) {
-    if (type == GGUF_F16) {
-        narrow(w, row, x, n, type);
-        return;
-    }
-    const uint32_t second = lane % 2;
-    uint16_t *pair = row - (size_t)second * n, part[CPU_ATTEND_UNIT];
-    for (uint32_t i = 0; i < n; i += CPU_ATTEND_UNIT) {
-        narrow(w, part, x + i, CPU_ATTEND_UNIT, type);
-        for (uint32_t j = 0; j < CPU_ATTEND_UNIT; j++) pair[2 * (i + j) + second] = part[j];
-    }
-}
-
-static void store_grouped_bytes(const cpu_worker *w, uint8_t *row, const float *x, uint32_t n, uint32_t lane,
-                                bool key) {
-    enum { BLOCK = 32, QUAD = CPU_ATTEND_QUAD };
-    quant_q8_0 block;
-    uint8_t *group = row - (size_t)lane * gguf_row_bytes(GGUF_Q8_0, n);
-    for (uint32_t i = 0; i < n; i += BLOCK, group += CPU_ATTEND_GROUP * sizeof block) {
-        uint8_t *bytes = group + CPU_ATTEND_GROUP * sizeof block.d;
-        w->kernels->f32_to_q8_0((uint8_t *)&block, x + i, BLOCK);
-        memcpy(group + lane * sizeof block.d, &block.d, sizeof block.d);
-        for (uint32_t j = 0; j < BLOCK; j++) {
-            const uint32_t of_key = (j / QUAD * CPU_ATTEND_GROUP + lane) * QUAD + j % QUAD;
-            const uint32_t of_value = (lane / QUAD * BLOCK + j) * QUAD + lane % QUAD;
-            bytes[key ? of_key : of_value] = (uint8_t)(block.q[j] + (key ? 128 : 0));
-        }
-    }
-}
-
-/* A key or value of a position. */
-static void store_grouped(const cpu_worker *w, void *row, const float *x, uint32_t n, int32_t position,
-                          gguf_type type, bool key) {
-    const uint32_t lane = (uint32_t)position % CPU_ATTEND_GROUP;
-    if (type == GGUF_Q8_0)
-        store_grouped_bytes(w, row, x, n, lane, key);
-    else if (key)
-        store_grouped_key(w, row, x, n, lane, type);
-    else
-        store_grouped_value(w, row, x, n, lane, type);
 }
 
 static void rotate_head(const cpu_op *op, const cpu_worker *w, float *x, device_ref norm, uint32_t r) {
@@ -135,25 +48,17 @@ static void prepare_head(const cpu_op *op, const cpu_worker *w, uint32_t r, uint
     float *k = cpu_row(op->op.prepare.k, r) + (size_t)head * key_n;
     rotate_head(op, w, k, op->op.prepare.k_norm, r);
     const device_row *row = &w->row[r];
-    const state_form form =
-        state_form_of(w, op->op.prepare.state, op->op.prepare.rounded, key_n, value_n, !value_n);
+    const cpu_state_form form =
+        cpu_state_form_of(w->kernels, op->op.prepare.state, op->op.prepare.rounded, key_n, value_n, !value_n);
     uint32_t context_n = op->op.prepare.context_n;
     void *key = state_at(op->op.prepare.key_state, op->op.prepare.key_slot_bytes, row, context_n, head, key_n,
                          form.type);
-    if (!value_n) {
-        store_row(w, key, k, key_n, form.type);
-        return;
-    }
+    cpu_state_store(w->kernels, form, key, k, key_n, row->position, true);
+    if (!value_n) return;
     void *value = state_at(op->op.prepare.value_state, op->op.prepare.value_slot_bytes, row, context_n, head,
                            value_n, form.type);
     const float *v = cpu_row(op->op.prepare.v, r) + (size_t)head * value_n;
-    if (form.grouped) {
-        store_grouped(w, key, k, key_n, row->position, form.type, true);
-        store_grouped(w, value, v, value_n, row->position, form.type, false);
-        return;
-    }
-    store_row(w, key, k, key_n, form.type);
-    store_row(w, value, v, value_n, form.type);
+    cpu_state_store(w->kernels, form, value, v, value_n, row->position, false);
 }
 
 void cpu_prepare_run(cpu_op *op, const cpu_worker *w) {
@@ -250,8 +155,9 @@ static void attend_one_run(const device_op *op, const cpu_worker *w, uint32_t r,
     uint32_t from = run_from(op, row, run_i), end = (uint32_t)row->position + 1;
     device_row first = *row;
     first.position = (int32_t)from;
-    const state_form form = state_form_of(w, op->attend.state, op->attend.rounded, op->attend.key_n,
-                                          op->attend.value_n, op->attend.value_step != 0);
+    const cpu_state_form form =
+        cpu_state_form_of(w->kernels, op->attend.state, op->attend.rounded, op->attend.key_n,
+                          op->attend.value_n, op->attend.value_step != 0);
     const uint32_t value_step = op->attend.value_step ? op->attend.value_step : op->attend.value_n;
     cpu_attend_args args = {
         .q = cpu_row(op->attend.q, r) + (size_t)head_kv * group_n(op) * op->attend.key_n,

@@ -17,7 +17,8 @@ enum {
     TOUCH_BYTES = 2 << 20,
     PAGE_BYTES = 4096,
     REORDER_OUTPUTS = 128, /* of one piece of work: lines of each neuron, so that threads share none */
-    CROSSOVER_MAX = 8      /* measured ones that are kept */
+    CROSSOVER_MAX = 8,     /* measured ones that are kept */
+    ATTENTION_MAX = 8      /* tested ones */
 };
 
 /* A crossover, and what it was measured for. */
@@ -41,7 +42,9 @@ typedef struct cpu_device {
     uint32_t crossover_n;
     crossover_of crossover[CROSSOVER_MAX];
     uint64_t tested_types; /* bit i: kernels of gguf_type i have passed their test */
-    hotset_error failure;  /* sticky */
+    uint32_t attention_n;
+    cpu_attention attention[ATTENTION_MAX]; /* whose kernels have */
+    hotset_error failure;                   /* sticky */
 } cpu_device;
 
 struct device_queue {
@@ -276,8 +279,28 @@ static hotset_status test_type(cpu_device *cpu, gguf_type type, hotset_error *er
     return HOTSET_OK;
 }
 
+static bool same_attention(const cpu_attention *a, const cpu_attention *b) {
+    return a->state == b->state && a->rounded == b->rounded && a->joined == b->joined &&
+           a->head_n == b->head_n && a->key_n == b->key_n && a->value_n == b->value_n;
+}
+
+static hotset_status test_attention(cpu_device *cpu, const device_op *op, hotset_error *err) {
+    const cpu_attention a = {.state = op->attend.state,
+                             .rounded = op->attend.rounded,
+                             .joined = op->attend.value_step != 0,
+                             .head_n = op->attend.head_n / op->attend.head_kv_n,
+                             .key_n = op->attend.key_n,
+                             .value_n = op->attend.value_n};
+    for (uint32_t i = 0; i < cpu->attention_n; i++)
+        if (same_attention(&cpu->attention[i], &a)) return HOTSET_OK;
+    HOTSET_TRY(cpu_selftest_attention(&cpu->kernels, &a, err));
+    if (cpu->attention_n < ATTENTION_MAX) cpu->attention[cpu->attention_n++] = a;
+    return HOTSET_OK;
+}
+
 /* Kernels are tested before a list uses them for the first time. */
 static hotset_status test_kernels(cpu_device *cpu, const device_op *op, hotset_error *err) {
+    if (op->kind == DEVICE_OP_ATTEND) return test_attention(cpu, op, err);
     const device_linear_part *part;
     for (uint32_t i = cpu_op_parts(op, &part); i-- > 0;) {
         HOTSET_TRY(test_type(cpu, part[i].w.type, err));

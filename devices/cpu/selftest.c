@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "devices/blocks.h"
+#include "devices/cpu/state.h"
 #include "devices/lanes.h"
 #include "devices/neurons.h"
 
@@ -20,6 +21,16 @@ static uint64_t next_random(uint64_t *state) { /* splitmix64 */
 }
 
 static float next_float(uint64_t *state) { return (float)(next_random(state) >> 40) / (float)(1 << 23) - 1; }
+
+/* In the 2-norm; of what is not finite no number. */
+static double relative_error(const float *got, const float *want, size_t n) {
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < n; i++) {
+        difference += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
+        norm += (double)want[i] * want[i];
+    }
+    return sqrt(difference / norm);
+}
 
 /* Random quants with every scale of a block set to the same harmless number. */
 static void fill_blocks(uint8_t *w, uint64_t bytes, gguf_type type, uint64_t *state) {
@@ -86,18 +97,13 @@ typedef struct type_test {
 
 static hotset_status compare(const type_test *t, const char *what, const float *wanted, size_t n,
                              hotset_error *err) {
-    double difference = 0, norm = 0;
-    for (size_t i = 0; i < n; i++) {
-        const double got = t->ws.got[i], want = wanted[i];
-        difference += (got - want) * (got - want);
-        norm += want * want;
-    }
-    if (sqrt(difference) <= 1e-5 * sqrt(norm)) {
+    const double error = relative_error(t->ws.got, wanted, n);
+    if (error <= 1e-5) {
         memset(t->ws.got, 0, n * sizeof *t->ws.got); /* or a kernel that writes nothing would be right */
         return HOTSET_OK;
     }
     return hotset_fail(err, HOTSET_E_DEVICE, "cpu: the %s kernels compute wrong %s %s (relative error %.1e)",
-                       t->kernels->isa, gguf_type_get(t->type)->name, what, sqrt(difference / norm));
+                       t->kernels->isa, gguf_type_get(t->type)->name, what, error);
 }
 
 static hotset_status test_gemv(const type_test *t, hotset_error *err) {
@@ -213,6 +219,114 @@ hotset_status cpu_selftest(const cpu_kernels *k, gguf_type type, hotset_error *e
     if (!memory) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the CPU's self-test");
     lay_out(&t.ws, k, type, memory);
     const hotset_status status = run_tests(&t, err);
+    free(memory);
+    return status;
+}
+
+/* ---- Attention ---- */
+
+/* SEEN_N: positions, the last group of which is not whole. QUERY_N: heads that kernels are given at once at
+ * most, if they are of several tokens. */
+enum { SEEN_N = 70, ROOM_N = 96, QUERY_N = 32, TOKEN_N = 3 };
+
+typedef struct attention_test {
+    cpu_attention of;
+    uint32_t token_n;
+    float *q, *key, *value, *scores, *out, *want, *max, *sum;
+    uint8_t *key_state, *value_state;
+} attention_test;
+
+/* As lay_out(). */
+static uint64_t lay_out_attention(attention_test *t, uint8_t *base) {
+    const cpu_attention *a = &t->of;
+    const uint64_t head_n = (uint64_t)t->token_n * a->head_n, number = sizeof(float);
+    const struct {
+        float **at;
+        uint64_t n;
+    } part[] = {{&t->q, head_n * a->key_n},
+                {&t->key, SEEN_N * a->key_n},
+                {&t->value, SEEN_N * a->value_n},
+                {&t->scores, head_n * SEEN_N},
+                {&t->out, head_n * a->value_n},
+                {&t->want, head_n * a->value_n},
+                {&t->max, head_n},
+                {&t->sum, head_n}};
+    uint64_t used = 0;
+    for (size_t i = 0; i < COUNT_OF(part); i++) {
+        if (base) *part[i].at = (float *)(void *)(base + used);
+        used += round_up(part[i].n * number, CPU_ALIGN);
+    }
+    const uint64_t key_bytes = round_up(ROOM_N * a->key_n * number, CPU_ALIGN); /* as F32, which is longest */
+    if (base) t->key_state = base + used, t->value_state = base + used + key_bytes;
+    return used + key_bytes + round_up(ROOM_N * a->value_n * number, CPU_ALIGN);
+}
+
+/* softmax(scale q k^T) v of all tokens, whose last one sees all positions. */
+static void attend_by(const cpu_kernels *k, const attention_test *t, cpu_state_form form, float *y) {
+    const cpu_attention *a = &t->of;
+    const uint64_t key_bytes = gguf_row_bytes(form.type, a->key_n);
+    const uint64_t value_bytes = a->joined ? key_bytes : gguf_row_bytes(form.type, a->value_n);
+    for (int32_t i = 0; i < SEEN_N; i++) {
+        const size_t at = (size_t)i;
+        cpu_state_store(k, form, t->key_state + at * key_bytes, t->key + at * a->key_n, a->key_n, i, true);
+        if (!a->joined)
+            cpu_state_store(k, form, t->value_state + at * value_bytes, t->value + at * a->value_n,
+                            a->value_n, i, false);
+    }
+    k->attend(&(cpu_attend_args){.q = t->q,
+                                 .query_n = t->token_n,
+                                 .query_stride = (size_t)a->head_n * a->key_n,
+                                 .seen_n = SEEN_N + 1 - t->token_n,
+                                 .head_n = a->head_n,
+                                 .key_n = a->key_n,
+                                 .value_n = a->value_n,
+                                 .key = t->key_state,
+                                 .value = a->joined ? t->key_state : t->value_state,
+                                 .key_stride = key_bytes,
+                                 .value_stride = value_bytes,
+                                 .row_n = SEEN_N,
+                                 .state = form.type,
+                                 .grouped = form.grouped,
+                                 .rounded = a->rounded,
+                                 .scale = 4 / sqrtf((float)a->key_n),
+                                 .scores = t->scores,
+                                 .out = y,
+                                 .max = t->max,
+                                 .sum = t->sum});
+    for (size_t i = 0; i < (size_t)t->token_n * a->head_n * a->value_n; i++) y[i] /= t->sum[i / a->value_n];
+}
+
+static hotset_status test_attention(const attention_test *t, const cpu_kernels *k, hotset_error *err) {
+    const cpu_attention *a = &t->of;
+    const size_t head_n = (size_t)t->token_n * a->head_n;
+    cpu_kernels reference;
+    cpu_kernels_ref(&reference);
+    uint64_t state = a->key_n;
+    for (size_t i = 0; i < head_n * a->key_n; i++) t->q[i] = next_float(&state);
+    for (size_t i = 0; i < SEEN_N * (size_t)a->key_n; i++) t->key[i] = next_float(&state);
+    for (size_t i = 0; i < SEEN_N * (size_t)a->value_n; i++) t->value[i] = next_float(&state);
+    attend_by(&reference, t, (cpu_state_form){GGUF_F32, false}, t->want);
+    const cpu_state_form form = cpu_state_form_of(k, a->state, a->rounded, a->key_n, a->value_n, a->joined);
+    attend_by(k, t, form, t->out);
+    const double error = relative_error(t->out, t->want, head_n * a->value_n);
+    /* numbers of 8 bits are off by a hundredth; what is wrong, by much more */
+    if (error <= (form.type == GGUF_F32 ? 1e-4 : 3e-2)) return HOTSET_OK;
+    return hotset_fail(err, HOTSET_E_DEVICE,
+                       "cpu: the %s kernels compute wrong attention to a state in %s (relative error %.1e)",
+                       k->isa, gguf_type_get(form.type)->name, error);
+}
+
+hotset_status cpu_selftest_attention(const cpu_kernels *k, const cpu_attention *attention,
+                                     hotset_error *err) {
+    attention_test t = {.of = *attention};
+    t.of.head_n = (uint32_t)min_u64(t.of.head_n, QUERY_N);
+    t.token_n = t.of.head_n * TOKEN_N <= QUERY_N ? TOKEN_N : 1;
+    const uint64_t bytes = lay_out_attention(&t, NULL);
+    uint8_t *memory = aligned_alloc(CPU_ALIGN, bytes);
+    if (!memory) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for the CPU's self-test");
+    memset(memory, 0, bytes);
+    lay_out_attention(&t, memory);
+    const hotset_status status = test_attention(&t, k, err);
     free(memory);
     return status;
 }
