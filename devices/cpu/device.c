@@ -1,21 +1,16 @@
-/* device.c - the CPU as a device: slabs of host memory, lists that a thread team walks, limits measured. */
+/* device.c - the CPU as a device: slabs of host memory, lists that a thread team walks. */
 #include "devices/device.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/cpu/limits.h"
 #include "devices/cpu/ops.h"
 #include "devices/cpu/selftest.h"
 #include "devices/lanes.h"
 
 enum {
-    MEASURE_BYTES_MIN = 256 << 20,
-    MEASURE_CACHES = 4, /* times what caches hold, which would answer for a part of fewer bytes */
-    READ_PIECE_BYTES = 1 << 20,
-    PEAK_ITERATIONS = 5000,
-    PEAK_PIECES = 8, /* of each thread; one that comes late does fewer */
-    TOUCH_BYTES = 2 << 20,
-    PAGE_BYTES = 4096,
+    COPY_BYTES = 1 << 20,  /* of one piece of work */
     REORDER_OUTPUTS = 128, /* of one piece of work: lines of each neuron, so that threads share none */
     CROSSOVER_MAX = 8,     /* measured ones that are kept */
     ATTENTION_MAX = 8      /* tested ones */
@@ -79,27 +74,6 @@ static hotset_status buffer_make(device *d, device_memory memory, void *host, ui
     return HOTSET_OK;
 }
 
-typedef struct touch_job {
-    uint8_t *pages;
-    uint64_t bytes;
-    _Atomic uint64_t next;
-} touch_job;
-
-static void touch_share(void *cookie, uint32_t thread_i) {
-    (void)thread_i;
-    touch_job *job = cookie;
-    for (uint64_t at; (at = atomic_fetch_add(&job->next, TOUCH_BYTES)) < job->bytes;)
-        for (uint64_t i = at; i < job->bytes && i < at + TOUCH_BYTES; i += PAGE_BYTES)
-            ((volatile uint8_t *)job->pages)[i] = 0;
-}
-
-/* Backs the pages now, on all threads: first touch is slow, and a step must not wait for it; and where there
- * are several nodes of memory, each gets its part of them. */
-static void touch_pages(cpu_device *cpu, void *pages, uint64_t bytes) {
-    touch_job job = {.pages = pages, .bytes = bytes};
-    team_run(cpu->team, touch_share, &job);
-}
-
 static hotset_status cpu_buffer_alloc(device *d, device_memory memory, uint64_t bytes, device_buffer **out,
                                       hotset_error *err) {
     *out = NULL;
@@ -107,7 +81,7 @@ static hotset_status cpu_buffer_alloc(device *d, device_memory memory, uint64_t 
     if (!pages)
         return hotset_fail(err, HOTSET_E_MEMORY, "out of host memory for a buffer of %llu bytes",
                            (unsigned long long)bytes);
-    touch_pages(cpu_of(d), pages, bytes);
+    cpu_touch_pages(cpu_of(d)->team, pages, bytes);
     const hotset_status status = buffer_make(d, memory, pages, bytes, out, err);
     if (status) pages_free(pages, bytes);
     return status;
@@ -160,15 +134,15 @@ typedef struct copy_job {
 static void copy_share(void *cookie, uint32_t thread_i) {
     (void)thread_i;
     copy_job *job = cookie;
-    for (uint64_t at; (at = atomic_fetch_add(&job->next, READ_PIECE_BYTES)) < job->bytes;)
-        memcpy(job->to + at, job->from + at, (size_t)min_u64(READ_PIECE_BYTES, job->bytes - at));
+    for (uint64_t at; (at = atomic_fetch_add(&job->next, COPY_BYTES)) < job->bytes;)
+        memcpy(job->to + at, job->from + at, (size_t)min_u64(COPY_BYTES, job->bytes - at));
 }
 
 static hotset_status cpu_copy_async(device_queue *q, device_ref to, device_ref from, uint64_t bytes,
                                     hotset_error *err) {
     HOTSET_TRY(cpu_failure(q->cpu, err));
     copy_job job = {.to = cpu_at(to), .from = cpu_at(from), .bytes = bytes};
-    if (bytes > READ_PIECE_BYTES)
+    if (bytes > COPY_BYTES)
         team_run(q->cpu->team, copy_share, &job);
     else
         copy_share(&job, 0);
@@ -452,93 +426,12 @@ static void cpu_set_trace(device *d, device_trace_fn *trace, void *cookie) {
     cpu_of(d)->trace_cookie = cookie;
 }
 
-/* ---- Limits ---- */
-
-typedef struct read_job {
-    const cpu_kernels *kernels;
-    const uint8_t *from;
-    uint64_t bytes;
-    _Atomic uint64_t next, sum;
-} read_job;
-
-static void read_share(void *cookie, uint32_t thread_i) {
-    (void)thread_i;
-    read_job *job = cookie;
-    uint64_t sum = 0;
-    for (uint64_t at; (at = atomic_fetch_add(&job->next, READ_PIECE_BYTES)) < job->bytes;)
-        sum += job->kernels->read_sum(job->from + at, (size_t)min_u64(READ_PIECE_BYTES, job->bytes - at));
-    atomic_fetch_add(&job->sum, sum);
-}
-
-/* The best of the passes that fit into the time: a limit is what was reached, not what was usual. */
-static double read_rate(cpu_device *cpu, const uint8_t *from, uint64_t bytes, double seconds) {
-    double best = 0, end_s = base_now_s() + seconds;
-    do {
-        read_job job = {.kernels = &cpu->kernels, .from = from, .bytes = bytes};
-        double begin_s = base_now_s();
-        team_run(cpu->team, read_share, &job);
-        double rate = (double)bytes / (base_now_s() - begin_s);
-        if (rate > best) best = rate;
-    } while (base_now_s() < end_s);
-    return best;
-}
-
-typedef struct peak_job {
-    double (*run)(size_t iterations, float *sink);
-    _Atomic uint32_t next;
-    uint32_t piece_n;
-    _Atomic uint64_t operations;
-} peak_job;
-
-static void peak_share(void *cookie, uint32_t thread_i) {
-    (void)thread_i;
-    peak_job *job = cookie;
-    float sink;
-    while (atomic_fetch_add(&job->next, 1) < job->piece_n)
-        atomic_fetch_add(&job->operations, (uint64_t)job->run(PEAK_ITERATIONS, &sink));
-}
-
-static double peak_rate(cpu_device *cpu, double (*run)(size_t, float *), double seconds) {
-    double best = 0, end_s = base_now_s() + seconds;
-    do {
-        peak_job job = {.run = run, .piece_n = PEAK_PIECES * team_thread_n(cpu->team)};
-        double begin_s = base_now_s();
-        team_run(cpu->team, peak_share, &job);
-        double rate = (double)job.operations / (base_now_s() - begin_s);
-        if (rate > best) best = rate;
-    } while (base_now_s() < end_s);
-    return best;
-}
-
-/* How much is read to measure memory's speed, and not a cache's. */
-static uint64_t measure_bytes(const cpu_device *cpu) {
-    const uint64_t wanted = max_u64(MEASURE_BYTES_MIN, MEASURE_CACHES * cpu->topology.cache_bytes);
-    const uint64_t spare = max_u64(MEASURE_BYTES_MIN, cpu_memory_free_bytes() / 8);
-    return min_u64(wanted, spare) / PAGE_BYTES * PAGE_BYTES;
-}
-
 static hotset_status cpu_measure(device *d, const device_ref *mapped, uint64_t mapped_bytes, double seconds,
                                  hotset_limits *out, hotset_error *err) {
-    cpu_device *cpu = cpu_of(d);
-    *out = (hotset_limits){0};
-    const double share_s = seconds / 4;
-    const uint64_t bytes = measure_bytes(cpu);
-    uint8_t *pages = pages_alloc(bytes);
-    if (!pages) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for measuring the read speed");
-    touch_pages(cpu, pages, bytes); /* as buffers are */
-    out->read_anonymous_bytes_per_s = read_rate(cpu, pages, bytes, share_s);
-    pages_free(pages, bytes);
-    if (mapped) {
-        /* whole pages inside the range, as read_sum wants them */
-        uint64_t from = round_up((uintptr_t)cpu_at(*mapped), 4096) - (uintptr_t)cpu_at(*mapped);
-        uint64_t whole = mapped_bytes > from ? min_u64((mapped_bytes - from) / 4096 * 4096, bytes) : 0;
-        if (whole)
-            out->read_mapped_bytes_per_s =
-                read_rate(cpu, (const uint8_t *)cpu_at(*mapped) + from, whole, share_s);
-    }
-    out->int8_op_per_s = peak_rate(cpu, cpu->kernels.peak_int8, share_s);
-    out->float_flop_per_s = peak_rate(cpu, cpu->kernels.peak_f32, share_s);
-    return HOTSET_OK;
+    const cpu_device *cpu = cpu_of(d);
+    const uint8_t *at = mapped ? cpu_at(*mapped) : NULL;
+    return cpu_limits_measure(cpu->team, &cpu->kernels, cpu->topology.cache_bytes, at, mapped_bytes, seconds,
+                              out, err);
 }
 
 /* ---- Open and close ---- */
