@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The command as scripts see it: exit status, what goes to which stream, results, files. Prints every expectation that is not
 # met and ends with 1; 77 when the model is missing. Usage: tests/commands.sh HOTSET_BINARY MODEL
+# With HOTSET_TESTS_THINNED=1 a machine is measured once instead of three times.
 set -uo pipefail
 hotset=$1 model=$2 here=$(cd "$(dirname "$0")" && pwd)
 [ -x "$hotset" ] || { echo "commands: $hotset is not there"; exit 1; }
@@ -11,6 +12,7 @@ export XDG_CACHE_HOME=$work/cache # plans and what was measured for them
 out=$work/out err=$work/err
 vocab_n=4096 # of the model
 failed=0 checked=0
+thinned=${HOTSET_TESTS_THINNED-0}
 
 # expect WHAT COMMAND...: the command succeeds.
 expect() {
@@ -596,14 +598,7 @@ check_machine() {
     refuse 1 "or more" machine "$work/newer.json"
     refuse 1 "$work/no/folder" machine -o "$work/no/folder"
     refuse 2 "unknown option" machine --through
-    run 0 machine --devices cpu,emu:64MiB --threads 1 --no-file --quiet --note "a test" -o "$work/two.json"
-    expect "machine: the table" grep -q "of 1 thread\|1 of " "$out"
-    expect "machine --devices: an emulated device" grep -q "^emu0 " "$out"
-    expect "machine --devices: its links" [ "$(grep -cE '^(cpu to emu0|emu0 to cpu)$' "$out")" -eq 2 ]
-    run 0 inspect "$work/two.json"
-    expect "machine: what was written is read" grep -q "^a test$" "$out"
-    run 0 plan "$model" --machine "$work/two.json" --threads 1
-    expect "plan --machine: with its column" grep -q "emu0" "$out"
+    [ "$thinned" = 1 ] || check_measuring
     refuse 1 "devices: 'gpu'" machine --devices cpu,gpu
     refuse 1 "'8Gib': neither a size" machine --devices emu:8Gib
     refuse 1 "named twice" machine --devices cuda0,cuda0
@@ -616,6 +611,26 @@ check_machine() {
     wait $pid
     expect "machine: a signal stops it" [ $? -eq 1 ]
     expect "machine: and leaves no file" [ -z "$(find "$work" -name 'never*')" ]
+}
+
+check_measuring() {
+    run 0 machine --devices cpu,emu:64MiB --threads 1 --no-file --quiet --note "a test" -o "$work/two.json"
+    expect "machine: the table" grep -q "of 1 thread\|1 of " "$out"
+    expect "machine --devices: an emulated device" grep -q "^emu0 " "$out"
+    expect "machine --devices: its links" [ "$(grep -cE '^(cpu to emu0|emu0 to cpu)$' "$out")" -eq 2 ]
+    run 0 inspect "$work/two.json"
+    expect "machine: what was written is read" grep -q "^a test$" "$out"
+    run 0 plan "$model" --machine "$work/two.json" --threads 1
+    expect "plan --machine: with its column" grep -q "emu0" "$out"
+}
+
+check_planning_for_devices() {
+    run 0 plan "$model" --devices cpu,emu:2GiB@rtx4070 --threads 1 --verify
+    expect "plan --devices: a recorded GPU" grep -q "emu0: NVIDIA GeForce RTX 4070 (declared" "$out"
+    expect "plan --devices: is told" grep -q "emu0 stands in for NVIDIA GeForce RTX 4070" "$err"
+    expect "plan --verify: a declared device is not timed" grep -q "emu0: its rates are declared" "$err"
+    run 0 plan "$model" --devices cpu,emu:2GiB@rtx4070 --threads 1
+    expect "plan --devices: measures no more" [ "$(grep -c measuring "$err")" -eq 0 ]
 }
 
 check_plan() {
@@ -674,12 +689,7 @@ check_plan() {
     expect "plan --verify: measured beside predicted" grep -qi "measured" "$out"
     run 0 plan "$model" "${there[@]}" --verify
     expect "plan --verify: devices with declared rates are left out, with a word" grep -q "cpu: its rates are declared" "$err"
-    run 0 plan "$model" --devices cpu,emu:2GiB@rtx4070 --threads 1 --verify
-    expect "plan --devices: a recorded GPU" grep -q "emu0: NVIDIA GeForce RTX 4070 (declared" "$out"
-    expect "plan --devices: is told" grep -q "emu0 stands in for NVIDIA GeForce RTX 4070" "$err"
-    expect "plan --verify: a declared device is not timed" grep -q "emu0: its rates are declared" "$err"
-    run 0 plan "$model" --devices cpu,emu:2GiB@rtx4070 --threads 1
-    expect "plan --devices: measures no more" [ "$(grep -c measuring "$err")" -eq 0 ]
+    [ "$thinned" = 1 ] || check_planning_for_devices
     refuse 1 "exclude each other" run "$model" -p x --plan cpu --devices emu
     refuse 1 "the plan has no 'emu0'" run "$model" -p x --plan "$plan" --devices emu
 
