@@ -399,9 +399,9 @@ typedef struct device_cpu_options {
                         of a step; 0: 60 */
 } device_cpu_options;
 
-/* Opens the CPU. Its kernels are tested later: those of a type before a list uses them for the first time,
- * when it is recorded. Errors: E_ARGUMENT (no isa has this name), E_UNSUPPORTED (the processor lacks it),
- * E_MEMORY, E_DEVICE. */
+/* Opens the CPU. Its kernels are tested later: those of a weight type, or of an attention, before a list uses
+ * them for the first time, when it is recorded. Errors: E_ARGUMENT (no isa has this name), E_UNSUPPORTED (the
+ * processor lacks it), E_MEMORY, E_DEVICE. */
 HOTSET_CHECKED hotset_status device_cpu_open(device **out, const device_cpu_options *options,
                                              hotset_error *err);
 /* The instruction set in use, constant text. */
