@@ -153,9 +153,7 @@ static const char *const few_places[] = {"ffn=emu0:0.5", "attn=emu0:1,ffn=emu0:0
 #define CLOSE 2e-2 /* activations of 8 bits, some of which are rounded the other way */
 
 static tiny_model dense_model(gguf_type type) {
-    const bool k_quants = gguf_type_get(type)->block_n == 256;
-    return (tiny_model){
-        .type = type, .layer_n = 3, .embd_n = k_quants ? 256 : 128, .head_n = 4, .ff_n = 1024, .seed = 3};
+    return (tiny_model){.type = type, .layer_n = 3, .embd_n = 256, .head_n = 4, .ff_n = 1024, .seed = 3};
 }
 
 Test(placement, dense_layers_of_floats) {

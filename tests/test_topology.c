@@ -413,20 +413,32 @@ Test(topology, says_whether_cores_are_of_several_kinds) {
     }
 }
 
-/* Two processors, one in each half of a machine; the system may let this process use one of them only. */
-Test(topology, adds_up_caches_of_one_level) {
-    cpu_set_t mask;
+static uint64_t cache_bytes_of(const char *machine) {
     cpu_topology t;
     hotset_error err = {0};
+    setenv("HWLOC_SYNTHETIC", machine, 1);
+    cr_assert_eq(cpu_topology_open(&t, &err), HOTSET_OK, "%s", err.message);
+    const uint64_t bytes = t.cache_bytes;
+    cpu_topology_close(&t);
+    return bytes;
+}
+
+/* Two processors, one in each half of a machine: as far as the system lets this process use them, and then
+ * one of them alone. */
+Test(topology, adds_up_caches_of_one_level) {
+    static const char *const machines[] = {
+        "pack:1 l3:2(size=33554432) l2:1(size=1048576) core:1 pu:1", /* the third level holds most */
+        "pack:1 l3:1(size=1048576) l2:2(size=33554432) core:1 pu:1", /* the second one does */
+    };
+    cpu_set_t mask, alone;
     cr_assert_eq(sched_getaffinity(0, sizeof mask, &mask), 0);
     const uint64_t here_n = (uint64_t)(CPU_ISSET(0, &mask) + CPU_ISSET(1, &mask));
     if (!here_n) cr_skip_test("processors 0 and 1 are not for this process");
-    setenv("HWLOC_SYNTHETIC", "pack:1 l3:2(size=33554432) l2:1(size=1048576) core:1 pu:1", 1);
-    cr_assert_eq(cpu_topology_open(&t, &err), HOTSET_OK, "%s", err.message);
-    cr_expect_eq(t.cache_bytes, here_n << 25, "%zu", (size_t)t.cache_bytes);
-    cpu_topology_close(&t);
-    setenv("HWLOC_SYNTHETIC", "pack:1 l3:1(size=1048576) l2:2(size=33554432) core:1 pu:1", 1);
-    cr_assert_eq(cpu_topology_open(&t, &err), HOTSET_OK, "%s", err.message);
-    cr_expect_eq(t.cache_bytes, here_n << 25, "%zu", (size_t)t.cache_bytes);
-    cpu_topology_close(&t);
+    for (size_t i = 0; i < COUNT_OF(machines); i++)
+        cr_expect_eq(cache_bytes_of(machines[i]), here_n << 25, "%s", machines[i]);
+    CPU_ZERO(&alone);
+    CPU_SET(CPU_ISSET(1, &mask) ? 1 : 0, &alone);
+    cr_assert_eq(sched_setaffinity(0, sizeof alone, &alone), 0);
+    for (size_t i = 0; i < COUNT_OF(machines); i++)
+        cr_expect_eq(cache_bytes_of(machines[i]), 1 << 25, "%s", machines[i]);
 }

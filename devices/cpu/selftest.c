@@ -225,9 +225,14 @@ hotset_status cpu_selftest(const cpu_kernels *k, gguf_type type, hotset_error *e
 
 /* ---- Attention ---- */
 
-/* SEEN_N: positions, the last group of which is not whole. QUERY_N: heads that kernels are given at once at
- * most, if they are of several tokens. */
-enum { SEEN_N = 70, ROOM_N = 96, QUERY_N = 32, TOKEN_N = 3 };
+/* SEEN_N: positions, the last group of which is not whole; ROOM_N: those of whole groups. QUERY_N: query
+ * heads of all tokens at most. */
+enum {
+    SEEN_N = 70,
+    ROOM_N = (SEEN_N + CPU_ATTEND_GROUP - 1) / CPU_ATTEND_GROUP * CPU_ATTEND_GROUP,
+    QUERY_N = 32,
+    TOKEN_N = 3
+};
 
 typedef struct attention_test {
     cpu_attention of;
@@ -238,27 +243,28 @@ typedef struct attention_test {
 
 /* As lay_out(). */
 static uint64_t lay_out_attention(attention_test *t, uint8_t *base) {
-    const cpu_attention *a = &t->of;
-    const uint64_t head_n = (uint64_t)t->token_n * a->head_n, number = sizeof(float);
+    const uint64_t head_n = (uint64_t)t->token_n * t->of.head_n, key_n = t->of.key_n, value_n = t->of.value_n;
+    float *key_state, *value_state; /* room for F32, which is longest */
     const struct {
         float **at;
         uint64_t n;
-    } part[] = {{&t->q, head_n * a->key_n},
-                {&t->key, SEEN_N * a->key_n},
-                {&t->value, SEEN_N * a->value_n},
+    } part[] = {{&t->q, head_n * key_n},
+                {&t->key, SEEN_N * key_n},
+                {&t->value, SEEN_N * value_n},
                 {&t->scores, head_n * SEEN_N},
-                {&t->out, head_n * a->value_n},
-                {&t->want, head_n * a->value_n},
+                {&t->out, head_n * value_n},
+                {&t->want, head_n * value_n},
                 {&t->max, head_n},
-                {&t->sum, head_n}};
+                {&t->sum, head_n},
+                {&key_state, ROOM_N * key_n},
+                {&value_state, ROOM_N * value_n}};
     uint64_t used = 0;
     for (size_t i = 0; i < COUNT_OF(part); i++) {
         if (base) *part[i].at = (float *)(void *)(base + used);
-        used += round_up(part[i].n * number, CPU_ALIGN);
+        used += round_up(part[i].n * sizeof(float), CPU_ALIGN);
     }
-    const uint64_t key_bytes = round_up(ROOM_N * a->key_n * number, CPU_ALIGN); /* as F32, which is longest */
-    if (base) t->key_state = base + used, t->value_state = base + used + key_bytes;
-    return used + key_bytes + round_up(ROOM_N * a->value_n * number, CPU_ALIGN);
+    if (base) t->key_state = (uint8_t *)key_state, t->value_state = (uint8_t *)value_state;
+    return used;
 }
 
 /* softmax(scale q k^T) v of all tokens, whose last one sees all positions. */

@@ -19,8 +19,8 @@ typedef struct cpu_attention {
 } cpu_attention;
 
 /* Stores a few positions and attends to them, by the table's kernels, and by the references with a state in
- * F32; takes less than half a millisecond, of latent heads three, by portable kernels four times as long.
- * E_DEVICE names the state. */
+ * F32; takes less than half a millisecond, of latent heads two, by portable kernels four to five times as
+ * long. E_DEVICE names the state. */
 HOTSET_CHECKED hotset_status cpu_selftest_attention(const cpu_kernels *k, const cpu_attention *attention,
                                                     hotset_error *err);
 
