@@ -244,7 +244,7 @@ typedef struct hotset_plan_options {
     bool record;     /* steps note what they use, for hotset_profile_record; sparsity AUTO becomes OFF. With
                         PREDICT they note how well predictors do: then no neuron is left out, those that are not
                         predicted count as zero */
-    const char *isa; /* at most this instruction set: scalar, avx2, avxvnni, avx512; NULL: the best */
+    const char *isa; /* at most this instruction set: scalar, avx2, avxvnni, avx512, amx; NULL: the best */
     uint64_t host_bytes_max; /* limit for all host memory of the plan; 0: what is available */
     /* Only for plans that are made with a machine profile: */
     hotset_goal goal;

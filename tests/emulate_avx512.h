@@ -16,23 +16,24 @@
 #include <string.h>
 
 /* The sources' own external names, so that both versions can stand in one program. */
-#define cpu_kernels_avx512       cpu_kernels_avx512_emulated
-#define cpu_kernels_avx512_bf16  cpu_kernels_avx512_bf16_emulated
-#define cpu_kernels_avx512_tiles cpu_kernels_avx512_tiles_emulated
-#define avx512_blocks            avx512_blocks_emulated
-#define avx512_gemv              avx512_gemv_emulated
-#define avx512_gemm              avx512_gemm_emulated
-#define avx512_gemm_blocks       avx512_gemm_blocks_emulated
-#define avx512_lanes             avx512_lanes_emulated
-#define avx512_lanes_k           avx512_lanes_k_emulated
-#define avx512_attend            avx512_attend_emulated
-#define avx512_attend_by_type    avx512_attend_by_type_emulated
-#define avx512_attend_groups     avx512_attend_groups_emulated
-#define avx512_attend_pairs      avx512_attend_pairs_emulated
-#define avx512_attend_int8       avx512_attend_int8_emulated
-#define avx512_neurons           avx512_neurons_emulated
-#define avx512_sgemm             avx512_sgemm_emulated
-#define avx512_rows              avx512_rows_emulated
+#define cpu_kernels_avx512      cpu_kernels_avx512_emulated
+#define cpu_kernels_avx512_bf16 cpu_kernels_avx512_bf16_emulated
+#define cpu_kernels_amx         cpu_kernels_amx_emulated
+#define avx512_blocks           avx512_blocks_emulated
+#define avx512_gemv             avx512_gemv_emulated
+#define avx512_gemm             avx512_gemm_emulated
+#define avx512_gemm_blocks      avx512_gemm_blocks_emulated
+#define avx512_gemm_wide        avx512_gemm_wide_emulated
+#define avx512_lanes            avx512_lanes_emulated
+#define avx512_lanes_k          avx512_lanes_k_emulated
+#define avx512_attend           avx512_attend_emulated
+#define avx512_attend_by_type   avx512_attend_by_type_emulated
+#define avx512_attend_groups    avx512_attend_groups_emulated
+#define avx512_attend_pairs     avx512_attend_pairs_emulated
+#define avx512_attend_int8      avx512_attend_int8_emulated
+#define avx512_neurons          avx512_neurons_emulated
+#define avx512_sgemm            avx512_sgemm_emulated
+#define avx512_rows             avx512_rows_emulated
 
 /* Neither inlined nor unrolled by force: nothing here needs the speed, and compilers take minutes over it. */
 #define INLINE static inline
@@ -218,6 +219,11 @@ static inline __m512i emu_mm512_permutexvar_epi8(__m512i index, __m512i a) {
     const emu n = {.i = index}, x = {.i = a};
     emu r;
     EMU_EACH(i, 64) r.u8[i] = x.u8[n.u8[i] & 63];
+    return r.i;
+}
+static inline __m512i emu_mm512_maskz_permutexvar_epi8(__mmask64 mask, __m512i index, __m512i a) {
+    emu r = {.i = emu_mm512_permutexvar_epi8(index, a)};
+    EMU_EACH(i, 64) if (!(mask >> i & 1)) r.u8[i] = 0;
     return r.i;
 }
 static inline __m512i emu_mm512_permutexvar_epi32(__m512i index, __m512i a) {
@@ -659,6 +665,8 @@ static inline float emu_mm512_reduce_max_ps(__m512 a) {
 #define _mm512_permutexvar_epi16 emu_mm512_permutexvar_epi16
 #undef _mm512_permutexvar_epi32
 #define _mm512_permutexvar_epi32 emu_mm512_permutexvar_epi32
+#undef _mm512_maskz_permutexvar_epi8
+#define _mm512_maskz_permutexvar_epi8 emu_mm512_maskz_permutexvar_epi8
 #undef _mm512_permutexvar_epi8
 #define _mm512_permutexvar_epi8 emu_mm512_permutexvar_epi8
 #undef _mm512_reduce_add_epi32

@@ -136,14 +136,36 @@ static double *rounded(const gguf_tensor *w, const double *x, size_t n) {
     return y;
 }
 
+/* The nearest number of 8 significant bits, of two as near the even one. */
+static double bf16(double x) {
+    int exponent;
+    const double fraction = frexp(x, &exponent);
+    return ldexp(nearbyint(ldexp(fraction, 8)), exponent - 8);
+}
+
+static double *rounded_to_bf16(const double *x, size_t n) {
+    double *y = float64_doubles(n);
+    for (size_t i = 0; i < n; i++) y[i] = bf16(x[i]);
+    return y;
+}
+
+/* The rule for n rows and a matrix of blocks. */
+static float64_rounding rounding_of(const model *m, const gguf_tensor *w, size_t n) {
+    if (gguf_type_get(w->type)->block_n == 1) return FLOAT64_EXACT;
+    return m->rounding == FLOAT64_BF16 && n < 16 ? FLOAT64_EIGHT_BITS : m->rounding;
+}
+
 /* y [n][row_n] = x [n][dim 0] times rows first_row ... first_row + row_n - 1 of w. */
 void float64_product(const model *m, const gguf_tensor *w, size_t first_row, size_t row_n, const double *x,
                      size_t n, double *y) {
     size_t k = w->dim[0];
     double *row = float64_doubles(k), *own = NULL;
-    if (m->rounded && gguf_type_get(w->type)->block_n > 1) x = own = rounded(w, x, n * k);
+    const float64_rounding rounding = rounding_of(m, w, n);
+    if (rounding == FLOAT64_EIGHT_BITS) x = own = rounded(w, x, n * k);
+    if (rounding == FLOAT64_BF16) x = own = rounded_to_bf16(x, n * k);
     for (size_t r = 0; r < row_n; r++) {
         float64_row(w, first_row + r, row);
+        for (size_t i = 0; i < k && rounding == FLOAT64_BF16; i++) row[i] = bf16(row[i]);
         for (size_t t = 0; t < n; t++) {
             double sum = 0;
             for (size_t i = 0; i < k; i++) sum += row[i] * x[t * k + i];
@@ -430,9 +452,12 @@ static void experts(const model *m, size_t layer_i, const double *judged, const 
         bank b = shared_bank(m, layer_i);
         ffn(m, &b, x, n, out);
     }
+    model own = *m; /* an expert meets fewer rows */
+    if (n * float64_count(m, "expert_used_count", 0, 0) / expert_n < 16 && own.rounding == FLOAT64_BF16)
+        own.rounding = FLOAT64_EIGHT_BITS;
     for (size_t e = 0; e < expert_n; e++) {
         bank b = expert_bank(m, layer_i, e);
-        ffn(m, &b, x, n, one);
+        ffn(&own, &b, x, n, one);
         for (size_t t = 0; t < n; t++) {
             for (size_t i = 0; i < m->embd_n; i++)
                 out[t * m->embd_n + i] += weight[t * expert_n + e] * one[t * m->embd_n + i];
@@ -497,7 +522,7 @@ static model describe(const gguf *g, const float64_options *options) {
     m.activation = find_activation(&m, options->activation);
     m.symmetric = is_symmetric(&m, options->activation);
     m.cut = m.activation == swish_cut;
-    m.rounded = options->rounded;
+    m.rounding = options->rounding;
     m.rounded_state = options->rounded_state;
     return m;
 }
@@ -606,4 +631,10 @@ double float64_relative_error(const float *a, const double *b, size_t n) {
         size += b[i] * b[i];
     }
     return sqrt(difference / size);
+}
+
+double float64_rows_within(const float *a, const double *b, size_t row_n, size_t n, double bound) {
+    size_t within = 0;
+    for (size_t r = 0; r < row_n; r++) within += float64_relative_error(a + r * n, b + r * n, n) < bound;
+    return (double)within / (double)row_n;
 }

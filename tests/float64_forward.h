@@ -16,10 +16,13 @@ size_t float64_vocab_n(const gguf *g);
  * [n][embd_n]. */
 typedef void float64_observe_fn(void *cookie, size_t layer_i, const double *stream, const double *input);
 
+/* What meets block-quantised weights: as it is; rounded to 8 bits, by the rule of devices/cpu/kernels.h; or
+ * where at least 16 rows do, and weights, too, to BF16 (cpu_wide there). */
+typedef enum float64_rounding { FLOAT64_EXACT, FLOAT64_EIGHT_BITS, FLOAT64_BF16 } float64_rounding;
+
 typedef struct float64_options {
     const char *activation; /* FFN activation instead of the file's; NULL: the file's */
-    bool rounded; /* round what meets block-quantised weights to 8 bits, by the rule of devices/cpu/kernels.h
-                   */
+    float64_rounding rounding;
     bool rounded_state; /* round keys and values to Q8_0, by the same rule with steps that are halves */
     size_t context_n;   /* that the session has room for: some files rotate otherwise in long ones */
     bool predicted;     /* neurons that the file's predictors leave out count as zero */
@@ -32,6 +35,8 @@ void float64_forward(const gguf *g, const float64_options *options, const int32_
                      double *logits);
 /* ||a - b|| / ||b|| over n values; infinite where a value of `a` is not finite. */
 double float64_relative_error(const float *a, const double *b, size_t n);
+/* The part of row_n rows of n values whose relative error is below `bound`. */
+double float64_rows_within(const float *a, const double *b, size_t row_n, size_t n, double bound);
 /* Row `row_i` of a tensor (rows of all its matrices numbered through) as dim[0] doubles. */
 void float64_row(const gguf_tensor *t, uint64_t row_i, double *out);
 

@@ -18,7 +18,8 @@ typedef struct model {
     double embed_scale;
     size_t context_n;
     bool wide_qk_norm, post_norm, router_raw;
-    bool rounded, rounded_state;
+    float64_rounding rounding;
+    bool rounded_state;
     bool adjacent; /* rotate (x[2i], x[2i+1]), else (x[i], x[i + rotated_n/2]) */
     bool layer_norm, parallel;
     activation_fn *activation;

@@ -10,7 +10,7 @@
 void cpu_kernels_avxvnni_emulated(cpu_kernels *k); /* the AVX-VNNI sources through emulate_avxvnni.h */
 void cpu_kernels_avx512_emulated(cpu_kernels *k);  /* the AVX-512 sources through tests/emulate_avx512.h */
 void cpu_kernels_avx512_bf16_emulated(cpu_kernels *k);
-void cpu_kernels_avx512_tiles_emulated(cpu_kernels *k);
+void cpu_kernels_amx_emulated(cpu_kernels *k);
 
 /* AVX2 with kernels that ask memory ahead, or not, and with what `above` has (NULL: nothing). */
 static void table_of(cpu_kernels *table, bool asks, void (*above)(cpu_kernels *), const char *name) {
@@ -33,7 +33,7 @@ static size_t emulated(cpu_kernels *tables, cpu_isa isa, void (*above)(cpu_kerne
 size_t kernel_tables(cpu_kernels *tables) {
     const cpu_isa best = cpu_isa_detect();
     size_t n = 0;
-    for (int isa = 0; isa <= (int)best; isa++)
+    for (int isa = 0; isa <= (int)best && isa < CPU_ISA_AMX; isa++)
         if (cpu_isa_here((cpu_isa)isa)) cpu_kernels_init(&tables[n++], (cpu_isa)isa);
     if (best >= CPU_ISA_AVX2) {
         table_of(&tables[n++], !cpu_stops_at_pages(), NULL, "avx2, asking otherwise");
@@ -45,14 +45,16 @@ size_t kernel_tables(cpu_kernels *tables) {
 
 size_t kernel_tables_bf16(cpu_kernels *tables) {
     if (cpu_isa_detect() < CPU_ISA_AVX2) return 0;
-    for (size_t i = 0; i < KERNEL_TABLES_BF16; i++) {
+    for (size_t i = 0; i < 2; i++) {
         cpu_kernels_init(&tables[i], CPU_ISA_AVX2);
         cpu_kernels_avx512_emulated(&tables[i]);
     }
     cpu_kernels_avx512_bf16_emulated(&tables[0]);
     tables[0].isa = "avx512 with bf16 emulated";
-    cpu_kernels_avx512_tiles_emulated(&tables[1]);
-    tables[1].isa = "avx512 with tiles emulated";
+    cpu_kernels_amx_emulated(&tables[1]);
+    tables[1].isa = "amx emulated";
+    if (!cpu_isa_here(CPU_ISA_AMX)) return KERNEL_TABLES_BF16 - 1;
+    cpu_kernels_init(&tables[2], CPU_ISA_AMX);
     return KERNEL_TABLES_BF16;
 }
 

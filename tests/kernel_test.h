@@ -6,14 +6,14 @@
 #include "devices/cpu/kernels.h"
 #include "tests/block_values.h"
 
-/* Every instruction set of this machine; and where it has AVX2, that once more with the kernels that ask
- * memory ahead, or do not, unlike this machine's, and AVX-VNNI and AVX-512 emulated, so that what asks and
- * what does not is there of each: at most KERNEL_TABLES_MAX tables; returns their number. */
+/* Every instruction set of this machine but AMX; and where it has AVX2, that once more with the kernels that
+ * ask memory ahead, or do not, unlike this machine's, and AVX-VNNI and AVX-512 emulated, so that what asks
+ * and what does not is there of each: at most KERNEL_TABLES_MAX tables; returns their number. */
 enum { KERNEL_TABLES_MAX = CPU_ISA_COUNT + 3 };
 size_t kernel_tables(cpu_kernels *tables);
-/* AVX-512 with BF16 and with tiles, emulated: what none of them may have. Gives KERNEL_TABLES_BF16 tables, or
- * 0 where the machine cannot even emulate it. */
-enum { KERNEL_TABLES_BF16 = 2 };
+/* AVX-512 with BF16 and AMX, emulated: what none of them may have; and AMX where it is. Gives at most
+ * KERNEL_TABLES_BF16 tables, 0 where the machine cannot even emulate them. */
+enum { KERNEL_TABLES_BF16 = 3 };
 size_t kernel_tables_bf16(cpu_kernels *tables);
 
 /* xorshift64* (Vigna 2016); seed with anything but 0. */

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-const char *const rig_isas[RIG_ISAS + 1] = {"scalar", "avx2", "avxvnni", "avx512", NULL};
+const char *const rig_isas[RIG_ISAS + 1] = {"scalar", "avx2", "avxvnni", "avx512", "amx", NULL};
 
 _Static_assert(RIG_ISAS == (int)CPU_ISA_COUNT, "every instruction set");
 
@@ -103,15 +103,20 @@ float *rig_append(const rig *r, hotset_session *session, const int32_t *tokens, 
     return c.logits;
 }
 
-double *rig_truth(const rig *r, const int32_t *tokens, size_t n, bool rounded) {
+double *rig_truth(const rig *r, const int32_t *tokens, size_t n, float64_rounding rounding) {
     double *truth = malloc(n * r->vocab_n * sizeof *truth);
     cr_assert_not_null(truth);
     float64_options options = {.activation = r->activation,
-                               .rounded = rounded,
-                               .rounded_state = rounded && r->state == GGUF_Q8_0,
+                               .rounding = rounding,
+                               .rounded_state = rounding != FLOAT64_EXACT && r->state == GGUF_Q8_0,
                                .context_n = hotset_plan_resolved(r->plan).context_n};
     float64_forward(r->file, &options, tokens, n, truth);
     return truth;
+}
+
+float64_rounding rig_rounding(const char *isa, size_t row_n) {
+    const bool amx = isa ? !strcmp(isa, "amx") : rig_has_isa("amx");
+    return amx && row_n >= 16 ? FLOAT64_BF16 : FLOAT64_EIGHT_BITS;
 }
 
 double rig_distance(const float *a, const float *b, size_t n) {

@@ -4,6 +4,7 @@
 #define RIG_H
 
 #include "profiles/gguf.h"
+#include "tests/float64_forward.h"
 #include "tests/tiny_model.h"
 
 typedef struct rig_options {
@@ -38,9 +39,11 @@ void rig_close(rig *r);
 
 /* Appends tokens to a session and returns the logits of all of them, [n][vocab_n]; the caller frees them. */
 float *rig_append(const rig *r, hotset_session *session, const int32_t *tokens, size_t n);
-/* The float64 logits [n][vocab_n] of the rig's file over `tokens` [n], `rounded` as the engine rounds
- * activations and a state in Q8_0 or not; the caller frees them. */
-double *rig_truth(const rig *r, const int32_t *tokens, size_t n, bool rounded);
+/* The float64 logits [n][vocab_n] of the rig's file over `tokens` [n], rounded as the engine rounds what
+ * meets blocks (rig_rounding), and a state in Q8_0, or not; the caller frees them. */
+double *rig_truth(const rig *r, const int32_t *tokens, size_t n, float64_rounding rounding);
+/* How it rounds with these kernels when `row_n` rows come at once. */
+float64_rounding rig_rounding(const char *isa, size_t row_n);
 /* The plan's option for what the state is stored as. */
 hotset_state_type rig_state(gguf_type type);
 /* ||a - b|| / ||b|| */
@@ -51,7 +54,7 @@ void rig_temporary(char *path, size_t path_bytes);
 /* True when this machine can run the instruction set. */
 bool rig_has_isa(const char *isa);
 /* The names of all instruction sets, NULL at the end. */
-enum { RIG_ISAS = 4 };
+enum { RIG_ISAS = 5 };
 extern const char *const rig_isas[RIG_ISAS + 1];
 
 #endif

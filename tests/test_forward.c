@@ -26,7 +26,7 @@ static double error_of(const tiny_model *model, const rig_options *options) {
     rig_open_tiny(&r, model, options);
     tiny_tokens(model->seed, (uint32_t)r.vocab_n, tokens, TOKEN_N);
     float *logits = rig_append(&r, r.session, tokens, TOKEN_N);
-    double *truth = rig_truth(&r, tokens, TOKEN_N, false);
+    double *truth = rig_truth(&r, tokens, TOKEN_N, FLOAT64_EXACT);
     double error = float64_relative_error(logits, truth, TOKEN_N * r.vocab_n);
     free(logits);
     free(truth);
@@ -363,7 +363,7 @@ Test(forward, long_texts) {
             if (o.isa && !rig_has_isa(o.isa)) o.isa = NULL;
             rig_open_tiny(&r, &v[i].model, &o);
             tiny_tokens(3, (uint32_t)r.vocab_n, tokens, LONG_N);
-            if (!truth) truth = rig_truth(&r, tokens, LONG_N, false);
+            if (!truth) truth = rig_truth(&r, tokens, LONG_N, FLOAT64_EXACT);
             float *logits = rig_append(&r, r.session, tokens, LONG_N);
             double error = float64_relative_error(logits, truth, LONG_N * r.vocab_n);
             cr_expect_lt(error, 1e-5, "%s, %u rows a step: relative error %.3g", v[i].label, o.batch_n,
@@ -430,7 +430,7 @@ static void check_type(const tiny_model *base, gguf_type type, gguf_type state) 
     char path[256];
     rig_options ways[2 * RIG_ISAS];
     int32_t tokens[TOKEN_N];
-    double *truth = NULL;
+    double *truth = NULL, *routed = NULL;
     const gguf_type_info *info = gguf_type_get(type);
     tiny_model model = *base;
     model.type = type;
@@ -441,9 +441,13 @@ static void check_type(const tiny_model *base, gguf_type type, gguf_type state) 
         ways[i].state = state;
         rig_open_file(&r, path, &ways[i]);
         tiny_tokens(model.seed, (uint32_t)r.vocab_n, tokens, TOKEN_N);
-        if (!truth) truth = rig_truth(&r, tokens, TOKEN_N, false);
+        if (!truth) truth = rig_truth(&r, tokens, TOKEN_N, FLOAT64_EXACT);
         float *logits = rig_append(&r, r.session, tokens, TOKEN_N);
-        double error = float64_relative_error(logits, truth, TOKEN_N * r.vocab_n);
+        /* a token whose experts are a close choice may get others where activations are rounded otherwise */
+        const float64_rounding rounding = rig_rounding(ways[i].isa, ways[i].batch_n);
+        const bool wide_experts = model.expert_n && rounding == FLOAT64_BF16;
+        if (wide_experts && !routed) routed = rig_truth(&r, tokens, TOKEN_N, rounding);
+        double error = float64_relative_error(logits, wide_experts ? routed : truth, TOKEN_N * r.vocab_n);
         cr_expect_lt(error, info->block_n == 1 && state != GGUF_Q8_0 ? 0.005 : 0.03,
                      "%s, %s, %u rows a step: relative error %.3g", info->name, ways[i].isa, ways[i].batch_n,
                      error);
@@ -451,6 +455,7 @@ static void check_type(const tiny_model *base, gguf_type type, gguf_type state) 
         rig_close(&r);
     }
     free(truth);
+    free(routed);
     unlink(path);
 }
 
@@ -582,7 +587,7 @@ Test(forward, odd_row_lengths) {
 
 /* ---- Beside a twin that rounds alike ---------------------------------------------------------------- */
 
-enum { TEXT_N = 7, TEXT_TOKEN_N = 5 };
+enum { TEXT_N = 7, TEXT_TOKEN_N = 5, WIDE_TOKEN_N = 33 /* experts meet 16 of them on average, too */ };
 
 static int compare_doubles(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -619,7 +624,7 @@ static void check_twin(const variant *v, gguf_type type, gguf_type state) {
         rig_open_file(&r, path, &ways[i]);
         for (size_t t = 0; t < TEXT_N && !twin[t]; t++) {
             tiny_tokens(t, (uint32_t)r.vocab_n, tokens[t], TEXT_TOKEN_N);
-            twin[t] = rig_truth(&r, tokens[t], TEXT_TOKEN_N, true);
+            twin[t] = rig_truth(&r, tokens[t], TEXT_TOKEN_N, FLOAT64_EIGHT_BITS);
         }
         double error = median_error(&r, twin, tokens);
         cr_expect_lt(error, 1e-5, "%s, %s, %s, %u rows a step: relative error %.3g", v->label,
@@ -630,30 +635,61 @@ static void check_twin(const variant *v, gguf_type type, gguf_type state) {
     unlink(path);
 }
 
+/* So many rows that wide tiles multiply them. Small numbers in BF16 have finer steps than those in 8 bits, so
+ * that sums in another order make ten times as many round to the other side: counted are tokens. */
+static void check_wide_twin(const variant *v, gguf_type type) {
+    rig r;
+    int32_t tokens[WIDE_TOKEN_N];
+    double alike = 0;
+    tiny_model model = v->model;
+    model.type = type;
+    rig_open_tiny(&r, &model, &(rig_options){.isa = "amx", .batch_n = 64});
+    for (size_t i = 0; i < TEXT_N; i++) {
+        tiny_tokens(i, (uint32_t)r.vocab_n, tokens, WIDE_TOKEN_N);
+        hotset_session_truncate(r.session, 0);
+        float *logits = rig_append(&r, r.session, tokens, WIDE_TOKEN_N);
+        double *twin = rig_truth(&r, tokens, WIDE_TOKEN_N, FLOAT64_BF16);
+        alike += float64_rows_within(logits, twin, WIDE_TOKEN_N, r.vocab_n, 1e-5) / TEXT_N;
+        free(logits);
+        free(twin);
+    }
+    cr_expect_gt(alike, 0.25, "%s, %s: only %.3g of the tokens are alike", v->label,
+                 gguf_type_get(type)->name, alike);
+    rig_close(&r);
+}
+
 /* Here 3 % of rounding can hide no mistake. */
-Test(forward, types_equal_their_rounding_twin) {
 #define WIDTHS .layer_n = 1, .embd_n = 256, .head_kv_n = 2, .ff_n = 256, .vocab_n = 64
-    static const variant v[] = {
-        {"dense", {WIDTHS}, NULL},
-        {"relu2, tied", {WIDTHS, .arch = "arcee", .tied = true}, NULL},
-        {"experts", {WIDTHS, .arch = "qwen3moe", .expert_n = 4, .expert_used_n = 2, .qk_norm = true}, NULL},
-        {"merged experts",
-         {WIDTHS, .expert_n = 3, .expert_used_n = 1, .expert_storage = TINY_EXPERTS_MERGED},
-         NULL},
-        {"fused q, k, v", {WIDTHS, .arch = "qwen2", .fused_qkv = true, .qkv_bias = true}, NULL},
-        {"gate and up in one", {WIDTHS, .arch = "phi3"}, NULL},
-        {"sums normed", {WIDTHS, .arch = "gemma2", .window_n = 3, .tied = true}, NULL},
-        {"cut, with sinks",
-         {WIDTHS, .arch = "gpt-oss", .expert_n = 4, .expert_used_n = 2, .qkv_bias = true, .window_n = 3},
-         NULL},
-        {"sigmoids, shared experts",
-         {WIDTHS, .arch = "glm4moe", .expert_n = 4, .expert_used_n = 2, .qkv_bias = true, .shared_n = 256},
-         NULL},
-    };
+static const variant twins[] = {
+    {"dense", {WIDTHS}, NULL},
+    {"relu2, tied", {WIDTHS, .arch = "arcee", .tied = true}, NULL},
+    {"experts", {WIDTHS, .arch = "qwen3moe", .expert_n = 4, .expert_used_n = 2, .qk_norm = true}, NULL},
+    {"merged experts",
+     {WIDTHS, .expert_n = 3, .expert_used_n = 1, .expert_storage = TINY_EXPERTS_MERGED},
+     NULL},
+    {"fused q, k, v", {WIDTHS, .arch = "qwen2", .fused_qkv = true, .qkv_bias = true}, NULL},
+    {"gate and up in one", {WIDTHS, .arch = "phi3"}, NULL},
+    {"sums normed", {WIDTHS, .arch = "gemma2", .window_n = 3, .tied = true}, NULL},
+    {"cut, with sinks",
+     {WIDTHS, .arch = "gpt-oss", .expert_n = 4, .expert_used_n = 2, .qkv_bias = true, .window_n = 3},
+     NULL},
+    {"sigmoids, shared experts",
+     {WIDTHS, .arch = "glm4moe", .expert_n = 4, .expert_used_n = 2, .qkv_bias = true, .shared_n = 256},
+     NULL},
+};
 #undef WIDTHS
-    for (size_t i = 0; i < COUNT_OF(v); i++)
+
+Test(forward, types_equal_their_rounding_twin) {
+    for (size_t i = 0; i < COUNT_OF(twins); i++)
         for (size_t t = 0; t < ALL_TYPES; t++)
-            if (!thinned_out(i, t, 7)) check_twin(&v[i], all_types[t], GGUF_F32);
+            if (!thinned_out(i, t, 7)) check_twin(&twins[i], all_types[t], GGUF_F32);
+}
+
+Test(forward, so_they_do_by_wide_tiles) {
+    if (!rig_has_isa("amx")) cr_skip_test("no AMX");
+    for (size_t i = 0; i < COUNT_OF(twins); i++)
+        for (size_t t = 0; t < ALL_TYPES; t++)
+            if ((i + t) % 3 == 0) check_wide_twin(&twins[i], all_types[t]);
 }
 
 Test(forward, a_state_in_q8_0_equals_its_rounding_twin) {

@@ -55,7 +55,7 @@ static subject subject_make(const tiny_model *base, gguf_type type, size_t n, bo
     s.dense = malloc(n * s.vocab_n * sizeof *s.dense);
     s.predicted = malloc(n * s.vocab_n * sizeof *s.predicted);
     cr_assert(s.dense && s.predicted);
-    float64_options options = {.rounded = rounded};
+    float64_options options = {.rounding = rounded ? FLOAT64_EIGHT_BITS : FLOAT64_EXACT};
     float64_forward(file, &options, s.tokens, n, s.dense);
     options.predicted = true;
     float64_forward(file, &options, s.tokens, n, s.predicted);
@@ -261,7 +261,7 @@ Test(powerinfer, experts_with_drelu_by_row) {
                     rig_open_tiny(&r, &model, &(rig_options){.batch_n = rows, .sparsity = modes[mode]});
                     device_cpu_set_skipping(r.engine->device[0].device, DEVICE_CPU_SKIP_ALWAYS);
                     tiny_tokens(5, (uint32_t)r.vocab_n, tokens, 9);
-                    double *truth = rig_truth(&r, tokens, 9, true);
+                    double *truth = rig_truth(&r, tokens, 9, FLOAT64_EIGHT_BITS);
                     float *logits = rig_append(&r, r.session, tokens, 9);
                     double error = float64_relative_error(logits, truth, 9 * r.vocab_n);
                     cr_expect_lt(error, gguf_type_get(types[t])->block_n == 1 ? 1e-5 : 2e-3,

@@ -202,7 +202,7 @@ Test(skip, fast_kernels_are_as_near_to_float64) {
             tiny_model_write(path, &model);
             rig_open_file(&r, path, NULL);
             tiny_tokens(5, (uint32_t)r.vocab_n, tokens, n);
-            double *truth = rig_truth(&r, tokens, n, false);
+            double *truth = rig_truth(&r, tokens, n, FLOAT64_EXACT);
             rig_close(&r);
             for (size_t i = 1; rig_isas[i]; i++) {
                 if (!rig_has_isa(rig_isas[i]) || thinned_out(t + m / 2, i, 2)) continue;

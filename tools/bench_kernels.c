@@ -29,7 +29,7 @@ typedef struct bench_options {
 
 #define FIELD(f) offsetof(bench_options, f)
 static const option_row rows[] = {
-    {"isa", 0, OPTION_CHOICE, FIELD(isa), 0, 0, "scalar|avx2|avxvnni|avx512", "the kernels' instruction set"},
+    {"isa", 0, OPTION_CHOICE, FIELD(isa), 0, 0, "scalar|avx2|avxvnni|avx512|amx", "the kernels' instruction set"},
     {"type", 0, OPTION_TEXT, FIELD(type), 0, 0, "TYPE", "of the weights; all where none is named"},
     {"length", 0, OPTION_UINT, FIELD(k), 256, 1 << 20, "N", "weights of a row, a multiple of 256"},
     {"mib", 0, OPTION_UINT, FIELD(weight_bytes), 0, 1 << 16, "N", "MiB of weights to decode, 0: none"},

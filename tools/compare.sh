@@ -9,7 +9,7 @@ Usage: tools/compare.sh [options] MODEL.gguf
   --peer FILE     llama.cpp's llama-bench, or a Python that has the package llama-cpp-python (build it on this machine:
                   pip install --no-binary llama-cpp-python llama-cpp-python); without it llama-bench or python3 on the PATH
   --hotset FILE   the command (build/hotset)
-  --isa NAME      of hotset: best, scalar, avx2, avxvnni, avx512
+  --isa NAME      of hotset: best, scalar, avx2, avxvnni, avx512, amx
   -t N            threads of both (hotset's choice: one per physical core)
   -p N            tokens of the prompt (256)
   -n N            tokens decoded one by one behind it (32); llama-bench decodes them behind nothing

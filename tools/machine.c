@@ -64,7 +64,7 @@ static void write_note(void *cookie, const char *text, size_t text_bytes) {
 }
 
 static hotset_machine *measure(const machine_options *o) {
-    static const char *const isa_names[] = {NULL, "scalar", "avx2", "avxvnni", "avx512"};
+    static const char *const isa_names[] = {NULL, "scalar", "avx2", "avxvnni", "avx512", "amx"};
     progress bar = {.what = "measuring", .quiet = o->common.quiet};
     hotset_machine *machine;
     hotset_error err = {0};

@@ -10,14 +10,14 @@
 #include "tools/output.h"
 #include "tools/store.h"
 
-static const char *const isa_names[] = {NULL, "scalar", "avx2", "avxvnni", "avx512"};
+static const char *const isa_names[] = {NULL, "scalar", "avx2", "avxvnni", "avx512", "amx"};
 
 #define FIELD(name) .offset = offsetof(common_options, name)
 enum { THREADS_MAX = 4096, TOKENS_MAX = INT32_MAX };
 
 const option_row common_rows[COMMON_ROW_N] = {
     {"threads", 't', OPTION_UINT, FIELD(thread_n), 0, THREADS_MAX, "N", "threads; 0: one per physical core"},
-    {"isa", 0, OPTION_CHOICE, FIELD(isa), 0, 0, "best|scalar|avx2|avxvnni|avx512",
+    {"isa", 0, OPTION_CHOICE, FIELD(isa), 0, 0, "best|scalar|avx2|avxvnni|avx512|amx",
      "use at most this instruction set"},
     {"memory", 0, OPTION_CHOICE, FIELD(memory), 0, 0, "auto|mapped|copied",
      "read weights from the mapped file, or copy them; auto maps\nwhen they take more than 70 % of the free "

@@ -6,18 +6,9 @@
  * are queries, or the weights of queries. For 16 queries a tile takes TDPBF16PS 17 cycles (Emerald Rapids);
  * it would be 256 of VDPBF16PS.
  */
+#include "devices/cpu/avx512_amx.h"
 #include "devices/cpu/avx512_attend_groups.h"
 #include "devices/cpu/avx512_bf16.h"
-
-enum { TILE = 16 /* rows; words of a row */ };
-
-/* What LDTILECFG reads (Intel SDM volume 1, chapter 18): for each tile its rows and their bytes. */
-typedef struct tile_config {
-    uint8_t palette, start_row, zero[14];
-    uint16_t row_bytes[16];
-    uint8_t row_n[16];
-} tile_config;
-_Static_assert(sizeof(tile_config) == 64, "as the instruction reads it");
 
 /* Tiles: sums of two vectors and the factors of queries, for TILE queries and once more for the last ones of
  * a call, which are fewer; two of the state. */
@@ -30,9 +21,6 @@ static void take_last(uint32_t to[TILE][TILE], const uint8_t *at, size_t step, s
     if (!half) return;
     for (size_t i = 0; i < TILE; i++) to[n - 1][i] &= 0xffff;
 }
-
-/* Compilers do not know that tiles are made of memory and stored in it. */
-#define MEMORY_IS_READ() __asm__ volatile("" : : : "memory")
 
 /* Adds up to a tile of words, two vectors or one. Instructions name tiles by number, hence no functions. */
 #define MULTIPLY_TILE(SUM_0, SUM_1, X, x, x_stride, at_0, at_1, step, two)                                   \
@@ -119,7 +107,8 @@ static void attend(const cpu_attend_args *args) {
     _tile_release(); /* else the system keeps saving them */
 }
 
-void cpu_kernels_avx512_tiles(cpu_kernels *k) {
+void cpu_kernels_amx(cpu_kernels *k) {
+    avx512_gemm_wide(k);
     k->attend = attend;
     k->attend_bf16 = true;
     k->attend_rounds = false;

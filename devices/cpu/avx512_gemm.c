@@ -200,11 +200,6 @@ static void tile_mul_q4_k(float *y, size_t y_stride, const void *tile, const voi
 
 /* ---- Q6_K --------------------------------------------------------------------------------------------- */
 
-typedef struct tile_q6_k {                    /* a block of 256 */
-    _Alignas(CPU_ALIGN) uint8_t w[16][4][64]; /* [group of 16][quad][row * 4], plus 32 */
-    float d[16][ROWS];                        /* scales of the groups */
-} tile_q6_k;
-
 typedef struct panel_q6_k {
     _Alignas(CPU_ALIGN) int8_t x[16][COLS][16];
     int32_t start[16][COLS]; /* -32 times the sum of x in the group */

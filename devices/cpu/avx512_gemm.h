@@ -12,6 +12,12 @@ typedef struct tile_32 {
     float d[ROWS];
 } tile_32;
 
+/* With an m to add. */
+typedef struct tile_32_m {
+    tile_32 block;
+    float m[ROWS];
+} tile_32_m;
+
 typedef struct panel_32 {
     _Alignas(CPU_ALIGN) int8_t x[COLS][BLOCK];
     int32_t start[COLS]; /* minus the offset times the sum of x; lifted, LIFT_BITS besides */
@@ -133,6 +139,25 @@ typedef struct tile_q4_k {                   /* a block of 256 */
     int16_t min[4][ROWS][2];                 /* mins of groups 2i and 2i + 1, to be scaled by dmin */
     float dmin[ROWS];
 } tile_q4_k;
+
+/* One of 256 in groups of 16. */
+typedef struct tile_q6_k {                    /* a block of 256 */
+    _Alignas(CPU_ALIGN) uint8_t w[16][4][64]; /* [group of 16][quad][row * 4], plus 32 */
+    float d[16][ROWS];                        /* scales of the groups */
+} tile_q6_k;
+
+/* One of 256 whose quants have at most three bits: bytes hold them times their scales, so that a block is one
+ * sum. */
+typedef struct tile_256 {
+    _Alignas(CPU_ALIGN) uint8_t w[64][64]; /* [quad][row * 4]: scale times value, plus PRODUCT_OFFSET */
+    float d[ROWS];
+} tile_256;
+
+typedef struct tile_256_min {
+    tile_256 block;
+    int16_t min[8][ROWS][2]; /* mins of groups 2i and 2i + 1, to be scaled by dmin */
+    float dmin[ROWS];
+} tile_256_min;
 
 typedef struct panel_q4_k {
     _Alignas(CPU_ALIGN) int8_t x[8][COLS][BLOCK];

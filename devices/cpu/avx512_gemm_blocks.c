@@ -67,11 +67,6 @@ static void tile_mul_mxfp4(float *y, size_t y_stride, const void *tile, const vo
     multiply_32(y, y_stride, tile, panel, k, false);
 }
 
-typedef struct tile_32_m {
-    tile_32 block;
-    float m[ROWS];
-} tile_32_m;
-
 typedef struct panel_32_m {
     panel_32 block;
     float sum[COLS]; /* d times the sum of x */
@@ -159,22 +154,11 @@ INLINE void neuron_tiles_32(uint8_t *tile, size_t tile_stride, const uint8_t *st
 /* ---- Blocks of 256 whose quants have at most three bits: bytes hold them times their scales, so that a
  * block is one sum. ---- */
 
-typedef struct tile_256 {                  /* a block */
-    _Alignas(CPU_ALIGN) uint8_t w[64][64]; /* [quad][row * 4]: scale times value, plus PRODUCT_OFFSET */
-    float d[ROWS];
-} tile_256;
-
 typedef struct panel_256 {
     _Alignas(CPU_ALIGN) int8_t x[8][COLS][BLOCK];
     int32_t start[COLS]; /* minus the offset of the products times the sum of x */
     float d[COLS];
 } panel_256;
-
-typedef struct tile_256_min {
-    tile_256 block;
-    int16_t min[8][ROWS][2]; /* mins of groups 2i and 2i + 1, to be scaled by dmin */
-    float dmin[ROWS];
-} tile_256_min;
 
 typedef struct panel_256_min {
     panel_256 block;

@@ -473,7 +473,7 @@ static hotset_status choose_isa(const char *name, cpu_isa *out, hotset_error *er
     if (!name) return HOTSET_OK;
     if (!cpu_isa_by_name(name, &wanted))
         return hotset_fail(err, HOTSET_E_ARGUMENT,
-                           "unknown instruction set '%s' (scalar, avx2, avxvnni or avx512)", name);
+                           "unknown instruction set '%s' (scalar, avx2, avxvnni, avx512 or amx)", name);
     if (!cpu_isa_here(wanted))
         return hotset_fail(err, HOTSET_E_UNSUPPORTED, "this processor lacks %s: its best is %s",
                            cpu_isa_name(wanted), cpu_isa_name(*out));

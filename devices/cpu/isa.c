@@ -36,18 +36,34 @@ static bool has_leaf7_1(uint32_t bits) {
     return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && has_all(eax, bits);
 }
 
+static bool has_avx512(void) {
+    uint32_t eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+           has_all(ebx, LEAF7_F | LEAF7_DQ | LEAF7_BW | LEAF7_VL) &&
+           has_all(ecx, LEAF7_ECX_VBMI | LEAF7_ECX_GFNI | LEAF7_ECX_VNNI) &&
+           has_all(read_xcr0(), XCR0_OPMASK_ZMM);
+}
+
+static bool has_amx(void) {
+    uint32_t eax, ebx, ecx, edx;
+    return has_avx512() && has_leaf7_1(LEAF7_1_EAX_BF16) && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
+           has_all(edx, LEAF7_EDX_AMX_BF16 | LEAF7_EDX_AMX_TILE) && has_all(read_xcr0(), XCR0_TILES) &&
+           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
 bool cpu_isa_here(cpu_isa isa) {
     uint32_t eax, ebx, ecx, edx;
     if (isa == CPU_ISA_SCALAR) return true;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return false;
     if (!has_all(ecx, LEAF1_FMA | LEAF1_OSXSAVE | LEAF1_AVX | LEAF1_F16C)) return false;
-    const uint32_t xcr0 = read_xcr0();
-    if (!has_all(xcr0, XCR0_XMM_YMM)) return false;
+    if (!has_all(read_xcr0(), XCR0_XMM_YMM)) return false;
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !has_all(ebx, LEAF7_AVX2)) return false;
-    if (isa == CPU_ISA_AVXVNNI) return has_leaf7_1(LEAF7_1_EAX_AVXVNNI);
-    return isa == CPU_ISA_AVX2 ||
-           (has_all(ebx, LEAF7_F | LEAF7_DQ | LEAF7_BW | LEAF7_VL) &&
-            has_all(ecx, LEAF7_ECX_VBMI | LEAF7_ECX_GFNI | LEAF7_ECX_VNNI) && has_all(xcr0, XCR0_OPMASK_ZMM));
+    switch (isa) {
+    case CPU_ISA_AVXVNNI: return has_leaf7_1(LEAF7_1_EAX_AVXVNNI);
+    case CPU_ISA_AVX512: return has_avx512();
+    case CPU_ISA_AMX: return has_amx();
+    default: return isa == CPU_ISA_AVX2;
+    }
 }
 
 static bool is_of_intel(void) {
@@ -60,23 +76,14 @@ bool cpu_multiplies_bf16(void) {
     return cpu_isa_here(CPU_ISA_AVX512) && has_leaf7_1(LEAF7_1_EAX_BF16) && !is_of_intel();
 }
 
-bool cpu_multiplies_tiles(void) {
-    uint32_t eax, ebx, ecx, edx;
-    return cpu_isa_here(CPU_ISA_AVX512) && has_leaf7_1(LEAF7_1_EAX_BF16) &&
-           __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) &&
-           has_all(edx, LEAF7_EDX_AMX_BF16 | LEAF7_EDX_AMX_TILE) && has_all(read_xcr0(), XCR0_TILES) &&
-           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
-}
-
 bool cpu_stops_at_pages(void) { return is_of_intel(); }
 #else
 bool cpu_isa_here(cpu_isa isa) { return isa == CPU_ISA_SCALAR; }
 bool cpu_multiplies_bf16(void) { return false; }
-bool cpu_multiplies_tiles(void) { return false; }
 bool cpu_stops_at_pages(void) { return false; }
 #endif
 
-static const char *const isa_names[CPU_ISA_COUNT] = {"scalar", "avx2", "avxvnni", "avx512"};
+static const char *const isa_names[CPU_ISA_COUNT] = {"scalar", "avx2", "avxvnni", "avx512", "amx"};
 
 cpu_isa cpu_isa_detect(void) {
     cpu_isa best = CPU_ISA_COUNT - 1;
@@ -104,7 +111,7 @@ void cpu_kernels_init(cpu_kernels *k, cpu_isa isa) {
     if (isa == CPU_ISA_AVXVNNI) cpu_kernels_avxvnni(k);
     if (isa >= CPU_ISA_AVX512) cpu_kernels_avx512(k);
     if (isa >= CPU_ISA_AVX512 && cpu_multiplies_bf16()) cpu_kernels_avx512_bf16(k);
-    if (isa >= CPU_ISA_AVX512 && cpu_multiplies_tiles()) cpu_kernels_avx512_tiles(k);
+    if (isa == CPU_ISA_AMX) cpu_kernels_amx(k);
 #endif
     k->isa = cpu_isa_name(isa);
 }

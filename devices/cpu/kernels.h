@@ -30,6 +30,32 @@ enum { CPU_DOTS = 8 };
  * block types, whole tiles. */
 enum { CPU_NEURON_ROWS = 32 };
 
+/* Many activation rows where the processor multiplies tiles of pairs of BF16 (CPU_ISA_AMX): a tile
+ * of weights (below) is widened to numbers of 16 bits, and meets panels of such numbers.
+ *
+ * Block types: weights, dequantised, and activations are both rounded to the nearest BF16, by 2^-8 of
+ * themselves at most; on average that is 0.0016 of each, where 8-bit activations are off by 0.005 (blocks of
+ * 32) to 0.007 (of 256) of their mean size. Floats: an activation is the sum of two in BF16, the second one
+ * the rest of the first, rounded; so is a weight, but BF16 itself. Of their products that of two rests is
+ * left out: a product is off by 3 * 2^-16 of itself at most.
+ *
+ * k is a multiple of CPU_WIDE_RUN here, or what is left of a row behind such a multiple. */
+typedef struct cpu_wide {
+    size_t (*tile_bytes)(size_t k);
+    size_t (*panel_bytes)(size_t k); /* panels of a row's parts, one behind the other, are that of the row */
+    /* Packs col_n <= CPU_WIDE_COLS activation rows, x_stride floats apart. */
+    void (*panel_pack)(void *panel, const float *x, size_t x_stride, size_t col_n, size_t k);
+    /* y[c * y_stride + r] = W[r] . x[c], or += where `add`, for CPU_WIDE_ROWS rows and as many columns as the
+     * panel was packed with, col_n. Each is summed alone, in the order of k. */
+    void (*tile_mul)(float *y, size_t y_stride, const void *tile, const void *panel, size_t col_n, size_t k,
+                     bool add);
+} cpu_wide;
+enum {
+    CPU_WIDE_ROWS = 32, /* the tile_rows of types that have it */
+    CPU_WIDE_COLS = 32,
+    CPU_WIDE_RUN = 2048 /* weights of a row */
+};
+
 /* Products of one weight type. */
 typedef struct cpu_matmul {
     /* -- one activation row (decode) -- */
@@ -60,6 +86,9 @@ typedef struct cpu_matmul {
      * multiples of CPU_NEURON_ROWS, but a float matrix may end anywhere. */
     void (*neuron_tiles)(void *tiles, size_t tile_stride, const uint8_t *stored, size_t out_n, size_t from,
                          size_t row_n, size_t k);
+    const cpu_wide *wide; /* NULL: none */
+    /* Makes of a tile of k weights a row the one that `wide` multiplies. */
+    void (*tile_widen)(void *to, const void *tile, size_t k);
 } cpu_matmul;
 
 /* Sets the slots of one activation row. */
@@ -113,7 +142,7 @@ static inline void cpu_listed_dots(const cpu_matmul *m, float *y, const uint8_t 
  * as long as the state is finite.
  *
  * F32 and F16 are multiplied as floats. Where the processor multiplies pairs of BF16 faster
- * (cpu_multiplies_bf16), or tiles of them (cpu_multiplies_tiles), numbers of 8 significant bits are: a state
+ * (cpu_multiplies_bf16), or tiles of them (CPU_ISA_AMX), numbers of 8 significant bits are: a state
  * in BF16, and by pairs, where the caller allows it and the group has at least CPU_ATTEND_ROUNDED heads, rows
  * in F16, of which those numbers are the nearest ones, 0 below 2^-14. Queries times scale and weights p are
  * then rounded to the nearest even one. That is a step finer than those of activations. Sums are floats.
@@ -226,7 +255,7 @@ static inline size_t cpu_neuron_outputs(gguf_type type) {
 }
 
 typedef struct cpu_kernels {
-    const char *isa; /* scalar, avx2, avxvnni, avx512 */
+    const char *isa; /* scalar, avx2, avxvnni, avx512, amx */
     /* Set before an instruction set fills the table: kernels that read a stream ask memory for what comes,
      * because the processor's hardware does not look beyond the end of a page. */
     bool ask_ahead;
@@ -296,25 +325,30 @@ typedef struct cpu_kernels {
 /* The references, each filling every slot it can (portable) or overwriting what it does better. The fast ones
  * must be called only where the CPU has the instructions. */
 void cpu_kernels_ref(cpu_kernels *k);
-void cpu_kernels_avx2(cpu_kernels *k);         /* AVX2, FMA, F16C */
-void cpu_kernels_avxvnni(cpu_kernels *k);      /* AVX-VNNI; call avx2 first */
-void cpu_kernels_avx512(cpu_kernels *k);       /* AVX-512 F, BW, VL, DQ, VNNI, VBMI; GFNI; call avx2 first */
-void cpu_kernels_avx512_bf16(cpu_kernels *k);  /* AVX512_BF16; call avx512 first */
-void cpu_kernels_avx512_tiles(cpu_kernels *k); /* AVX512_BF16, AMX-TILE, AMX-BF16; call avx512 first */
+void cpu_kernels_avx2(cpu_kernels *k);        /* AVX2, FMA, F16C */
+void cpu_kernels_avxvnni(cpu_kernels *k);     /* AVX-VNNI; call avx2 first */
+void cpu_kernels_avx512(cpu_kernels *k);      /* AVX-512 F, BW, VL, DQ, VNNI, VBMI; GFNI; call avx2 first */
+void cpu_kernels_avx512_bf16(cpu_kernels *k); /* AVX512_BF16; call avx512 first */
+void cpu_kernels_amx(cpu_kernels *k);         /* AVX512_BF16, AMX-TILE, AMX-BF16; call avx512 first */
 
 /* Instruction sets, the better ones last. Each includes those before it, but AVX-512 need not come with
- * AVX-VNNI. */
-typedef enum cpu_isa { CPU_ISA_SCALAR, CPU_ISA_AVX2, CPU_ISA_AVXVNNI, CPU_ISA_AVX512, CPU_ISA_COUNT } cpu_isa;
-/* Whether this processor and operating system have it (CPUID, XCR0), and this build. */
+ * AVX-VNNI. AMX's are tiles of pairs of BF16, on top of AVX-512. */
+typedef enum cpu_isa {
+    CPU_ISA_SCALAR,
+    CPU_ISA_AVX2,
+    CPU_ISA_AVXVNNI,
+    CPU_ISA_AVX512,
+    CPU_ISA_AMX,
+    CPU_ISA_COUNT
+} cpu_isa;
+/* Whether this processor and operating system have it (CPUID, XCR0), and this build. The system is asked for
+ * permission to use AMX. */
 bool cpu_isa_here(cpu_isa isa);
 /* The best one of them. */
 cpu_isa cpu_isa_detect(void);
 /* Whether the processor, where it has AVX-512 as above, multiplies pairs of BF16 faster than floats: Intel's
  * (Emerald Rapids) take four times as long for a pair as for a float. */
 bool cpu_multiplies_bf16(void);
-/* Whether it multiplies tiles of pairs of BF16 (AMX), and the system lets this process do so, which is asked
- * for here. */
-bool cpu_multiplies_tiles(void);
 /* Whether its kernels should ask memory ahead: those of Intel stop at the ends of pages. */
 bool cpu_stops_at_pages(void);
 const char *cpu_isa_name(cpu_isa isa);

@@ -25,31 +25,62 @@ typedef struct forms {
     uint64_t bytes; /* of all of them */
 } forms;
 
-static bool same_form(const cpu_matmul *a, const cpu_matmul *b, bool tiles) {
-    if (!tiles) return a->act_pack == b->act_pack;
+/* How an operation's rows meet weights. */
+typedef enum way { BY_ROW, BY_TILES, BY_WIDE_TILES } way;
+
+/* That of many rows, whose matrices meet col_n columns each: the types that a table of kernels has are wide
+ * all or none. */
+static way way_of(const cpu_kernels *kernels, const device_linear_part *part, uint32_t col_n) {
+    return cpu_goes_wide(kernels, &part->w, col_n) ? BY_WIDE_TILES : BY_TILES;
+}
+
+static bool same_form(const cpu_matmul *a, const cpu_matmul *b, way how) {
+    if (how == BY_ROW) return a->act_pack == b->act_pack;
+    if (how == BY_WIDE_TILES) return a->wide == b->wide;
     return a->panel_pack == b->panel_pack && a->panel_cols == b->panel_cols;
+}
+
+static uint32_t panel_cols(const cpu_matmul *m, way how) {
+    return how == BY_WIDE_TILES ? CPU_WIDE_COLS : (uint32_t)m->panel_cols;
+}
+
+static uint64_t panel_stride(const cpu_matmul *m, uint32_t k, way how) {
+    return how == BY_WIDE_TILES ? m->wide->panel_bytes(k) : cpu_panel_stride(m, k);
+}
+
+static void pack_panel(const cpu_matmul *m, way how, void *panel, const float *x, size_t x_stride,
+                       size_t col_n, size_t k) {
+    (how == BY_WIDE_TILES ? m->wide->panel_pack : m->panel_pack)(panel, x, x_stride, col_n, k);
 }
 
 static uint64_t act_stride(const cpu_matmul *m, uint32_t k) { return round_up(m->act_bytes(k), CPU_ALIGN); }
 
 static forms forms_of(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n,
-                      uint64_t row_n, uint64_t panel_extra, bool tiles) {
+                      uint64_t row_n, uint64_t panel_extra, way how) {
     forms f = {0};
     for (uint32_t i = 0; i < part_n; i++) {
         const cpu_matmul *m = cpu_matmul_of(kernels, &part[i].w);
         uint32_t j = 0;
-        while (j < f.n && !same_form(f.form[j], m, tiles)) j++;
+        while (j < f.n && !same_form(f.form[j], m, how)) j++;
         f.of_part[i] = j;
         if (j < f.n) continue;
         uint32_t k = part[i].w.in_n;
         f.form[j] = m;
         f.offset[j] = f.bytes;
-        f.bytes += tiles
-                       ? ((row_n + m->panel_cols - 1) / m->panel_cols + panel_extra) * cpu_panel_stride(m, k)
-                       : row_n * act_stride(m, k);
+        f.bytes += how == BY_ROW ? row_n * act_stride(m, k)
+                                 : ((row_n + panel_cols(m, how) - 1) / panel_cols(m, how) + panel_extra) *
+                                       panel_stride(m, k, how);
         f.n++;
     }
     return f;
+}
+
+/* Bytes of the panels, whichever way the rows of a submission will go. */
+static uint64_t panels_bytes(const cpu_kernels *kernels, const device_linear_part *part, uint32_t part_n,
+                             uint64_t row_n, uint64_t panel_extra) {
+    const uint64_t bytes = forms_of(kernels, part, part_n, row_n, panel_extra, BY_TILES).bytes;
+    if (way_of(kernels, part, UINT32_MAX) == BY_TILES) return bytes;
+    return max_u64(bytes, forms_of(kernels, part, part_n, row_n, panel_extra, BY_WIDE_TILES).bytes);
 }
 
 /* Scratch for `row_n` packed rows of every part: enough for parts interleaved or not, so that a plan need not
@@ -177,8 +208,8 @@ cpu_scratch cpu_linear_scratch(const cpu_kernels *k, const device_op *op) {
     uint32_t part_n = op->linear.part_n;
     uint64_t few = few_rows_bytes(k, part, part_n, min_u64(op->row_max, CPU_TILE_ROWS_MIN - 1));
     if (op->row_max < CPU_TILE_ROWS_MIN) return product_scratch(few, 0, 0);
-    return product_scratch(few, forms_of(k, part, part_n, op->row_max, 0, true).bytes,
-                           cpu_tiles_bytes_max(k, part, part_n) + CPU_RECTANGLES_FLOATS * sizeof(float));
+    return product_scratch(few, panels_bytes(k, part, part_n, op->row_max, 0),
+                           cpu_job_bytes_max(k, part, part_n));
 }
 
 /* Pieces [from, end) of one part times the packed rows: one piece for all rows, then the next, which is read
@@ -209,7 +240,7 @@ static void linear_walk(const cpu_op *op, const cpu_worker *w, const forms *f, c
 static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     const device_linear_part *part = op->op.linear.part;
     uint32_t part_n = op->op.linear.part_n, k = part[0].w.in_n;
-    forms f = forms_of(w->kernels, part, part_n, row_n, 0, false);
+    forms f = forms_of(w->kernels, part, part_n, row_n, 0, BY_ROW);
     uint8_t *packed = cpu_thread_scratch(w, cpu_linear_scratch(w->kernels, &op->op));
     for (uint32_t j = 0; j < f.n; j++)
         for (uint32_t r = 0; r < row_n; r++)
@@ -231,34 +262,35 @@ static void linear_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
 static void linear_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     const device_linear_part *part = op->op.linear.part;
     uint32_t part_n = op->op.linear.part_n, k = part[0].w.in_n;
-    forms f = forms_of(w->kernels, part, part_n, row_n, 0, true);
+    const way how = way_of(w->kernels, part, row_n);
+    const bool wide = how == BY_WIDE_TILES;
+    forms f = forms_of(w->kernels, part, part_n, row_n, 0, how);
     uint32_t panel_n[DEVICE_LINEAR_MAX], total = 0;
-    for (uint32_t j = 0; j < f.n; j++) total += panel_n[j] = pieces(row_n, (uint32_t)f.form[j]->panel_cols);
+    for (uint32_t j = 0; j < f.n; j++) total += panel_n[j] = pieces(row_n, panel_cols(f.form[j], how));
     cpu_run run = {0};
     for (uint32_t item; (item = cpu_take_next(op, 0, total, w, &run)) < total;) {
-        uint32_t j = find_part(panel_n, f.n, &item), cols = (uint32_t)f.form[j]->panel_cols, r = item * cols;
-        f.form[j]->panel_pack(w->workspace + f.offset[j] + cpu_panel_stride(f.form[j], k) * item,
-                              cpu_row(op->op.linear.x, r), op->op.linear.x.stride,
-                              row_n - r < cols ? row_n - r : cols, k);
+        uint32_t j = find_part(panel_n, f.n, &item), cols = panel_cols(f.form[j], how), r = item * cols;
+        pack_panel(f.form[j], how, w->workspace + f.offset[j] + panel_stride(f.form[j], k, how) * item,
+                   cpu_row(op->op.linear.x, r), op->op.linear.x.stride, min_u64(row_n - r, cols), k);
     }
     if (!team_barrier(w->team, w->thread_i)) return;
-    uint8_t *scratch = cpu_thread_scratch(w, cpu_linear_scratch(w->kernels, &op->op));
     uint32_t tile_n[DEVICE_LINEAR_MAX]; /* per part: what is unpacked at a time */
     total = 0;
     const uint32_t counted_n = counted_parts(op, part_n);
     for (uint32_t i = 0; i < counted_n; i++)
-        total += tile_n[i] = pieces(part[i].w.out_n, cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n));
+        total += tile_n[i] =
+            pieces(part[i].w.out_n, cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n, wide));
     run = (cpu_run){0};
     for (uint32_t item; (item = cpu_take_next(op, 1, total, w, &run)) < total;) {
         uint32_t i = find_part(tile_n, counted_n, &item);
         cpu_tile_job job = {.w = w,
                             .part = &part[i],
-                            .from = item * cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n),
+                            .from = item * cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n, wide),
                             .panels = w->workspace + f.offset[f.of_part[i]],
                             .col_n = row_n,
                             .used_n = 1,
-                            .rectangle = (float *)(void *)scratch,
-                            .tiles = scratch + CPU_RECTANGLES_FLOATS * sizeof(float)};
+                            .wide = wide,
+                            .room = cpu_thread_scratch(w, cpu_linear_scratch(w->kernels, &op->op))};
         cpu_tile_job_run(&job, op, part_n);
     }
 }
@@ -293,7 +325,7 @@ static uint64_t experts_input_n(const device_op *op, uint64_t row_n) {
 
 static uint64_t experts_panels_bytes(const cpu_kernels *k, const device_op *op) {
     uint64_t uses = (uint64_t)op->row_max * op->experts.used_n;
-    return forms_of(k, op->experts.part, op->experts.part_n, uses, experts_unit_n(op), true).bytes;
+    return panels_bytes(k, op->experts.part, op->experts.part_n, uses, experts_unit_n(op));
 }
 
 static groups groups_at(const cpu_kernels *k, const device_op *op, uint8_t *workspace) {
@@ -311,8 +343,7 @@ cpu_scratch cpu_experts_scratch(const cpu_kernels *k, const device_op *op) {
     uint64_t numbers = 2 * ((uint64_t)experts_unit_n(op) + 1) + (uint64_t)op->row_max * op->experts.used_n;
     uint64_t gathered = CPU_PANEL_COLS_MAX * (uint64_t)part[0].w.in_n; /* inputs of one panel */
     return product_scratch(few, experts_panels_bytes(k, op) + numbers * sizeof(uint32_t),
-                           cpu_tiles_bytes_max(k, part, part_n) +
-                               (CPU_RECTANGLES_FLOATS + gathered) * sizeof(float));
+                           cpu_job_bytes_max(k, part, part_n) + gathered * sizeof(float));
 }
 
 static int32_t *chosen(const device_op *op, uint32_t r) {
@@ -348,7 +379,7 @@ static void experts_few_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     const device_linear_part *part = o->experts.part;
     uint32_t part_n = o->experts.part_n, k = part[0].w.in_n, used_n = o->experts.used_n;
     uint32_t input_n = (uint32_t)experts_input_n(o, row_n), per_row = (uint32_t)experts_input_n(o, 1);
-    forms f = forms_of(w->kernels, part, part_n, input_n, 0, false);
+    forms f = forms_of(w->kernels, part, part_n, input_n, 0, BY_ROW);
     uint8_t *packed = cpu_thread_scratch(w, cpu_experts_scratch(w->kernels, o));
     for (uint32_t j = 0; j < f.n; j++)
         for (uint32_t input = 0; input < input_n; input++)
@@ -403,13 +434,13 @@ static uint32_t panel_owner(const groups *g, uint32_t unit_n, uint32_t p) {
     return low;
 }
 
-static void pack_expert_panel(const device_op *op, const groups *g, const cpu_matmul *m, uint32_t p,
+static void pack_expert_panel(const device_op *op, const groups *g, const cpu_matmul *m, way how, uint32_t p,
                               uint8_t *panels, float *gathered) {
-    uint32_t k = op->experts.part[0].w.in_n, cols = (uint32_t)m->panel_cols;
+    uint32_t k = op->experts.part[0].w.in_n, cols = panel_cols(m, how);
     uint32_t u = panel_owner(g, experts_unit_n(op), p), from = g->start[u] + (p - g->panel[u]) * cols, n = 0;
     for (; n < cols && from + n < g->start[u + 1]; n++)
         memcpy(gathered + (size_t)n * k, experts_input(op, g->use[from + n]), k * sizeof(float));
-    m->panel_pack(panels + cpu_panel_stride(m, k) * p, gathered, k, n, k);
+    pack_panel(m, how, panels + panel_stride(m, k, how) * p, gathered, k, n, k);
 }
 
 /* The turn of one form. */
@@ -430,24 +461,26 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
     const device_op *o = &op->op;
     const device_linear_part *part = o->experts.part;
     uint32_t part_n = o->experts.part_n, unit_n = experts_unit_n(o), k = part[0].w.in_n;
-    forms f = forms_of(w->kernels, part, part_n, (uint64_t)row_n * o->experts.used_n, unit_n, true);
+    const way how = way_of(w->kernels, part, row_n * o->experts.used_n / unit_n);
+    const bool wide = how == BY_WIDE_TILES;
+    forms f = forms_of(w->kernels, part, part_n, (uint64_t)row_n * o->experts.used_n, unit_n, how);
     groups g = groups_at(w->kernels, o, w->workspace);
     uint8_t *scratch = cpu_thread_scratch(w, cpu_experts_scratch(w->kernels, o));
-    float *rectangle = (float *)(void *)scratch, *gathered = rectangle + CPU_RECTANGLES_FLOATS;
-    uint8_t *tiles = (uint8_t *)(gathered + CPU_PANEL_COLS_MAX * (size_t)k);
+    float *gathered = (float *)(void *)scratch;
+    uint8_t *room = scratch + CPU_PANEL_COLS_MAX * (size_t)k * sizeof *gathered;
     /* panels are numbered by one column count: forms of an operation that differ in it take turns */
     for (uint32_t j = team_passed_turns(w->team, w->thread_i, 2); j < f.n; j++) {
-        grouping turn = {op, &g, row_n, (uint32_t)f.form[j]->panel_cols};
+        grouping turn = {op, &g, row_n, panel_cols(f.form[j], how)};
         if (!team_barrier_alone(w->team, w->thread_i, begin_turn, &turn)) return;
         for (uint32_t p; (p = cpu_take(op, 0)) < g.panel[unit_n];)
-            pack_expert_panel(o, &g, f.form[j], p, w->workspace + f.offset[j], gathered);
+            pack_expert_panel(o, &g, f.form[j], how, p, w->workspace + f.offset[j], gathered);
         if (!team_barrier(w->team, w->thread_i)) return;
         uint32_t tile_n[2] = {0, 0}, per_unit = 0;
         const uint32_t counted_n = counted_parts(op, part_n);
         for (uint32_t i = 0; i < counted_n; i++)
             if (f.of_part[i] == j)
                 per_unit += tile_n[i] =
-                    pieces(part[i].w.out_n, cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n));
+                    pieces(part[i].w.out_n, cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n, wide));
         for (uint32_t item; (item = cpu_take(op, 1)) < unit_n * per_unit;) {
             uint32_t u = item / per_unit, tile_i = item % per_unit, i = find_part(tile_n, counted_n, &tile_i);
             uint32_t uses = g.start[u + 1] - g.start[u];
@@ -455,14 +488,14 @@ static void experts_many_rows(cpu_op *op, const cpu_worker *w, uint32_t row_n) {
             cpu_tile_job job = {.w = w,
                                 .part = &part[i],
                                 .unit = (int32_t)u,
-                                .from = tile_i * cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n),
+                                .from = tile_i * cpu_unpack_rows(w->kernels, &part[i].w, w->thread_n, wide),
                                 .panels =
-                                    w->workspace + f.offset[j] + cpu_panel_stride(f.form[j], k) * g.panel[u],
+                                    w->workspace + f.offset[j] + panel_stride(f.form[j], k, how) * g.panel[u],
                                 .col_n = uses,
                                 .use = g.use + g.start[u],
                                 .used_n = o->experts.used_n,
-                                .rectangle = rectangle,
-                                .tiles = tiles};
+                                .wide = wide,
+                                .room = room};
             cpu_tile_job_run(&job, op, part_n);
         }
     }

@@ -418,16 +418,23 @@ FLOAT_SLOTS(bf16, BF16)
 
 #define QUANT_MATMUL(type, TYPE)                                                                             \
     k->matmul[GGUF_##TYPE] =                                                                                 \
-        (cpu_matmul){act_bytes,   group_n_of(GGUF_##TYPE) == 1 ? act_pack_32 : act_pack_256,                 \
-                     gemv_##type, NULL,                                                                      \
-                     TILE_ROWS,   PANEL_COLS,                                                                \
-                     panel_bytes, group_n_of(GGUF_##TYPE) == 1 ? panel_pack_32 : panel_pack_256,             \
-                     tile_bytes,  tile_unpack_##type,                                                        \
-                     tile_mul,    neuron_tiles_##type};
+        (cpu_matmul){.act_bytes = act_bytes,                                                                 \
+                     .act_pack = group_n_of(GGUF_##TYPE) == 1 ? act_pack_32 : act_pack_256,                  \
+                     .gemv = gemv_##type,                                                                    \
+                     .tile_rows = TILE_ROWS,                                                                 \
+                     .panel_cols = PANEL_COLS,                                                               \
+                     .panel_bytes = panel_bytes,                                                             \
+                     .panel_pack = group_n_of(GGUF_##TYPE) == 1 ? panel_pack_32 : panel_pack_256,            \
+                     .tile_bytes = tile_bytes,                                                               \
+                     .tile_unpack = tile_unpack_##type,                                                      \
+                     .tile_mul = tile_mul,                                                                   \
+                     .neuron_tiles = neuron_tiles_##type};
 #define FLOAT_MATMUL(type)                                                                                   \
     (cpu_matmul) {                                                                                           \
-        float_act_bytes, float_act_pack, gemv_##type, NULL, TILE_ROWS, PANEL_COLS, float_panel_bytes,        \
-            float_panel_pack, float_tile_bytes, tile_unpack_##type, float_tile_mul, neuron_tiles_##type      \
+        .act_bytes = float_act_bytes, .act_pack = float_act_pack, .gemv = gemv_##type,                       \
+        .tile_rows = TILE_ROWS, .panel_cols = PANEL_COLS, .panel_bytes = float_panel_bytes,                  \
+        .panel_pack = float_panel_pack, .tile_bytes = float_tile_bytes, .tile_unpack = tile_unpack_##type,   \
+        .tile_mul = float_tile_mul, .neuron_tiles = neuron_tiles_##type                                      \
     }
 
 void ref_products_init(cpu_kernels *k) {
