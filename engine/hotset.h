@@ -429,6 +429,7 @@ typedef struct hotset_limits {
     double read_mapped_bytes_per_s;    /* the same over the mapped model file */
     double int8_op_per_s;              /* 8-bit multiply-accumulate, 2 operations each, from registers */
     double float_flop_per_s;           /* float32 fused multiply-add, 2 operations each, from registers */
+    double bf16_flop_per_s; /* the CPU's tiles of BF16, 2 operations a product, from registers; 0: none */
 } hotset_limits;
 /* Takes about `seconds` (0: 0.5). Errors: E_MEMORY. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_engine_measure(hotset_engine *engine, double seconds,

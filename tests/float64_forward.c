@@ -152,7 +152,7 @@ static double *rounded_to_bf16(const double *x, size_t n) {
 /* The rule for n rows and a matrix of blocks. */
 static float64_rounding rounding_of(const model *m, const gguf_tensor *w, size_t n) {
     if (gguf_type_get(w->type)->block_n == 1) return FLOAT64_EXACT;
-    return m->rounding == FLOAT64_BF16 && n < 16 ? FLOAT64_EIGHT_BITS : m->rounding;
+    return m->rounding == FLOAT64_BF16 && n < FLOAT64_BF16_ROWS ? FLOAT64_EIGHT_BITS : m->rounding;
 }
 
 /* y [n][row_n] = x [n][dim 0] times rows first_row ... first_row + row_n - 1 of w. */
@@ -453,7 +453,8 @@ static void experts(const model *m, size_t layer_i, const double *judged, const 
         ffn(m, &b, x, n, out);
     }
     model own = *m; /* an expert meets fewer rows */
-    if (n * float64_count(m, "expert_used_count", 0, 0) / expert_n < 16 && own.rounding == FLOAT64_BF16)
+    if (n * float64_count(m, "expert_used_count", 0, 0) / expert_n < FLOAT64_BF16_ROWS &&
+        own.rounding == FLOAT64_BF16)
         own.rounding = FLOAT64_EIGHT_BITS;
     for (size_t e = 0; e < expert_n; e++) {
         bank b = expert_bank(m, layer_i, e);

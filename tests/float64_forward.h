@@ -17,8 +17,9 @@ size_t float64_vocab_n(const gguf *g);
 typedef void float64_observe_fn(void *cookie, size_t layer_i, const double *stream, const double *input);
 
 /* What meets block-quantised weights: as it is; rounded to 8 bits, by the rule of devices/cpu/kernels.h; or
- * where at least 16 rows do, and weights, too, to BF16 (cpu_wide there). */
+ * where so many rows do, of an expert on average, and weights, too, to BF16 (cpu_wide there). */
 typedef enum float64_rounding { FLOAT64_EXACT, FLOAT64_EIGHT_BITS, FLOAT64_BF16 } float64_rounding;
+enum { FLOAT64_BF16_ROWS = 32 };
 
 typedef struct float64_options {
     const char *activation; /* FFN activation instead of the file's; NULL: the file's */

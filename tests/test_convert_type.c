@@ -172,7 +172,7 @@ static float *logits_in_steps(const rig *r, const int32_t *tokens, size_t n, siz
  * does it, where next to nothing may be left. */
 static void check_against_float64(const char *path, const char *label) {
     int32_t tokens[OSS_TOKEN_N];
-    double *truth = NULL, *rounded = NULL, *wide = NULL;
+    double *truth = NULL, *rounded = NULL;
     for (size_t i = 0; rig_isas[i]; i++) {
         if (!rig_has_isa(rig_isas[i])) continue;
         rig r;
@@ -181,31 +181,23 @@ static void check_against_float64(const char *path, const char *label) {
         tiny_tokens(5, (uint32_t)r.vocab_n, tokens, OSS_TOKEN_N);
         if (!truth) truth = rig_truth(&r, tokens, OSS_TOKEN_N, FLOAT64_EXACT);
         if (!rounded) rounded = rig_truth(&r, tokens, OSS_TOKEN_N, FLOAT64_EIGHT_BITS);
-        const bool by_wide = rig_rounding(rig_isas[i], OSS_TOKEN_N) == FLOAT64_BF16;
-        if (by_wide && !wide) wide = rig_truth(&r, tokens, OSS_TOKEN_N, FLOAT64_BF16);
         float *prefill = logits_in_steps(&r, tokens, OSS_TOKEN_N, 64),
               *decode = logits_in_steps(&r, tokens, OSS_TOKEN_N, 1);
         const double distance = rig_distance(decode, prefill, n);
-        const double error[] = {float64_relative_error(prefill, truth, n),
-                                float64_relative_error(decode, truth, n),
-                                by_wide ? 0 : float64_relative_error(prefill, rounded, n),
-                                float64_relative_error(decode, rounded, n)};
-        cr_expect_lt(distance, by_wide ? 0.03 : 1e-5, "%s, %s: decode is %.3g away from prefill", label,
-                     rig_isas[i], distance);
+        const double error[] = {
+            float64_relative_error(prefill, truth, n), float64_relative_error(decode, truth, n),
+            float64_relative_error(prefill, rounded, n), float64_relative_error(decode, rounded, n)};
+        cr_expect_lt(distance, 1e-5, "%s, %s: decode is %.3g away from prefill", label, rig_isas[i],
+                     distance);
         for (size_t k = 0; k < COUNT_OF(error); k++)
             cr_expect_lt(error[k], k < 2 ? 0.03 : 1e-5, "%s, %s, %s, activations %s: relative error %.3g",
                          label, rig_isas[i], k % 2 ? "decode" : "prefill", k < 2 ? "exact" : "rounded",
                          error[k]);
-        if (by_wide) { /* see check_wide_twin of test_forward.c */
-            const double alike = float64_rows_within(prefill, wide, OSS_TOKEN_N, r.vocab_n, 1e-5);
-            cr_expect_gt(alike, 0.25, "%s: only %.3g of the tokens of wide tiles are alike", label, alike);
-        }
         free(prefill);
         free(decode);
         rig_close(&r);
     }
     free(truth);
-    free(wide);
     free(rounded);
 }
 

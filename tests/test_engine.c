@@ -287,6 +287,7 @@ static void measure_limits(hotset_memory_mode memory) {
     cr_assert_gt(limits.read_mapped_bytes_per_s, 0);
     cr_assert_gt(limits.int8_op_per_s, 0);
     cr_assert_gt(limits.float_flop_per_s, 0);
+    cr_assert_eq(limits.bf16_flop_per_s > 0, cpu_isa_here(CPU_ISA_AMX));
     tear_down(s);
 }
 

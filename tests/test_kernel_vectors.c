@@ -214,6 +214,7 @@ Test(kernel_vectors, limits_do_the_work_that_they_count) {
     for (size_t t = kernel_tables(tables); t-- > 0;) {
         float sink;
         cr_assert_eq(tables[t].read_sum(words, 8192), sum, "%s", tables[t].isa);
+        cr_assert_null(tables[t].peak_bf16);
         const double ints = tables[t].peak_int8(100, &sink), floats = tables[t].peak_f32(100, &sink);
         cr_assert_gt(ints, 0);
         cr_assert_gt(floats, 0);
@@ -221,6 +222,13 @@ Test(kernel_vectors, limits_do_the_work_that_they_count) {
         cr_assert_float_eq(tables[t].peak_f32(300, &sink), 3 * floats, 0.5);
     }
     free(words);
+    for (size_t t = kernel_tables_bf16(tables); t-- > 0;) {
+        float sink;
+        if (!tables[t].peak_bf16) continue;
+        const double products = tables[t].peak_bf16(10, &sink);
+        cr_assert_gt(products, 0);
+        cr_assert_float_eq(tables[t].peak_bf16(30, &sink), 3 * products, 0.5);
+    }
 }
 
 Test(kernel_vectors, instruction_sets_have_names) {

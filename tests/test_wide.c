@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "devices/cpu/selftest.h"
 #include "devices/cpu/tiles.h"
 #include "devices/lanes.h"
 #include "tests/kernel_test.h"
@@ -155,6 +156,31 @@ Test(wide, long_rows_round_as_short_ones) {
         free(tile), free(wide), free(panel);
     }
     free(x), free(w);
+}
+
+static void widen_nothing(void *to, const void *tile, size_t k) { (void)to, (void)tile, (void)k; }
+
+Test(wide, self_test_finds_wrong_ones) {
+    cpu_kernels tables[KERNEL_TABLES_BF16];
+    for (size_t t = wide_tables(tables); t-- > 0;) {
+        hotset_error err = {0};
+        for (size_t i = 0; i < ALL_TYPES; i++)
+            cr_expect_eq(cpu_selftest(&tables[t], all_types[i], &err), HOTSET_OK, "%s", err.message);
+        cpu_kernels wrong = tables[t];
+        wrong.matmul[GGUF_Q4_0].tile_widen = tables[t].matmul[GGUF_Q5_0].tile_widen; /* another offset */
+        cr_expect_eq(cpu_selftest(&wrong, GGUF_Q4_0, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong Q4_0 wide tiles (relative"), "%s", err.message);
+        wrong = tables[t]; /* one part of two */
+        cpu_wide rounding = *wrong.matmul[GGUF_BF16].wide;
+        rounding.panel_pack = tables[t].matmul[GGUF_Q4_0].wide->panel_pack;
+        wrong.matmul[GGUF_BF16].wide = &rounding;
+        cr_expect_eq(cpu_selftest(&wrong, GGUF_BF16, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong BF16 wide tiles (relative"), "%s", err.message);
+        wrong = tables[t];
+        wrong.matmul[GGUF_F32].tile_widen = widen_nothing;
+        cr_expect_eq(cpu_selftest(&wrong, GGUF_Q8_0, &err), HOTSET_E_DEVICE);
+        cr_expect(strstr(err.message, "wrong Q8_0 wide tiles by row"), "%s", err.message);
+    }
 }
 
 /* ---- Jobs

@@ -100,9 +100,11 @@ typedef enum figure {
     FRACTION_BY_MEDIAN,
     INT8_OPS,
     FLOAT_FLOPS,
+    BF16_FLOPS,
     PREFILL_OPS,
     PREFILL_OF_INT8,
     PREFILL_OF_FLOAT,
+    PREFILL_OF_BF16,
     PREFILL_STOLEN,
     DECODE_STOLEN,
     FIGURE_N
@@ -121,9 +123,11 @@ static const char *const figure_keys[FIGURE_N] = {
     [FRACTION_BY_MEDIAN] = "fraction_of_limit_by_median_token",
     [INT8_OPS] = "int8_op_per_s",
     [FLOAT_FLOPS] = "float_flop_per_s",
+    [BF16_FLOPS] = "bf16_flop_per_s",
     [PREFILL_OPS] = "prefill_op_per_s",
     [PREFILL_OF_INT8] = "prefill_fraction_of_int8_peak",
     [PREFILL_OF_FLOAT] = "prefill_fraction_of_float_peak",
+    [PREFILL_OF_BF16] = "prefill_fraction_of_bf16_peak",
     [PREFILL_STOLEN] = "prefill_stolen_fraction",
     [DECODE_STOLEN] = "decode_stolen_fraction",
 };
@@ -262,9 +266,11 @@ static double figure_of(const sample *s, figure f, const hotset_shape *shape,
     case FRACTION_BY_MEDIAN: return (double)touched_bytes_per_token / s->token_median_s / limit;
     case INT8_OPS: return l->int8_op_per_s;
     case FLOAT_FLOPS: return l->float_flop_per_s;
+    case BF16_FLOPS: return l->bf16_flop_per_s;
     case PREFILL_OPS: return prefill_ops;
     case PREFILL_OF_INT8: return prefill_ops / l->int8_op_per_s;
     case PREFILL_OF_FLOAT: return prefill_ops / l->float_flop_per_s;
+    case PREFILL_OF_BF16: return l->bf16_flop_per_s > 0 ? prefill_ops / l->bf16_flop_per_s : 0;
     case PREFILL_STOLEN: return s->prefill_stolen;
     case DECODE_STOLEN: return s->decode_stolen;
     case FIGURE_N: break;
@@ -339,9 +345,11 @@ static void result_table(const runtime *rt, const bench_options *o, const double
            (double)resident_bytes("VmRSS") / mib);
     if (o->depth_n) printf("depth    %llu tokens before the prompt\n", (unsigned long long)o->depth_n);
     printf("prefill  %8.1f tokens/s over %llu tokens: %.1f Gop/s, %.0f %% of the int8 and %.0f %% of the "
-           "float peak\n",
+           "float peak",
            figures[PREFILL_TOKENS_PER_S], (unsigned long long)o->prefill_n, figures[PREFILL_OPS] / gb,
            100 * figures[PREFILL_OF_INT8], 100 * figures[PREFILL_OF_FLOAT]);
+    if (figures[BF16_FLOPS] > 0) printf(", %.0f %% of that of BF16 tiles", 100 * figures[PREFILL_OF_BF16]);
+    printf("\n");
     printf("decode   %8.1f tokens/s over %llu tokens: %.1f of %.1f MB of weights touched per token, %.0f %% "
            "of the "
            "read limit\n",

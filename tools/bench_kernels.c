@@ -29,7 +29,8 @@ typedef struct bench_options {
 
 #define FIELD(f) offsetof(bench_options, f)
 static const option_row rows[] = {
-    {"isa", 0, OPTION_CHOICE, FIELD(isa), 0, 0, "scalar|avx2|avxvnni|avx512|amx", "the kernels' instruction set"},
+    {"isa", 0, OPTION_CHOICE, FIELD(isa), 0, 0, "scalar|avx2|avxvnni|avx512|amx",
+     "the kernels' instruction set"},
     {"type", 0, OPTION_TEXT, FIELD(type), 0, 0, "TYPE", "of the weights; all where none is named"},
     {"length", 0, OPTION_UINT, FIELD(k), 256, 1 << 20, "N", "weights of a row, a multiple of 256"},
     {"mib", 0, OPTION_UINT, FIELD(weight_bytes), 0, 1 << 16, "N", "MiB of weights to decode, 0: none"},
@@ -55,8 +56,9 @@ static const gguf_type bench_types[] = {GGUF_F32,  GGUF_F16,    GGUF_BF16,   GGU
 typedef struct bench_case {
     const bench_options *options;
     const cpu_kernels *kernels;
-    const cpu_matmul *matmul; /* of rows that stand alone, or interleaved */
+    const cpu_matmul *matmul;
     gguf_type type;
+    bool interleaved; /* or rows stand alone */
     uint8_t *weights;
     size_t row_bytes, row_n;
     void *act, *panels;
@@ -113,25 +115,53 @@ static double gemv_s(bench_case *c) {
     return base_now_s() - start;
 }
 
+/* Columns of a panel, and the bytes that it takes. */
+static size_t panel_cols(const bench_case *c) {
+    return c->matmul->wide ? CPU_WIDE_COLS : c->matmul->panel_cols;
+}
+
+static size_t panel_bytes(const bench_case *c) {
+    const cpu_matmul *m = c->matmul;
+    const size_t k = c->options->k;
+    return (size_t)round_up(m->wide ? m->wide->panel_bytes(k) : m->panel_bytes(k), CPU_ALIGN);
+}
+
+/* Some rows of the weights, by tiles; of wide ones, by runs of what a row holds. */
+static void multiply_tiles(bench_case *c, size_t r, size_t row_n, void *tile, void *wide_tile) {
+    const cpu_matmul *m = c->matmul;
+    const cpu_wide *wide = m->wide;
+    const size_t k = c->options->k, run = wide ? min_u64(k, CPU_WIDE_RUN) : k, cols = panel_cols(c);
+    for (size_t at = 0, k_n; at < k; at += k_n) {
+        k_n = (size_t)min_u64(k - at, run);
+        const uint8_t *weights = c->weights + r * c->row_bytes;
+        weights += gguf_row_bytes(c->type, at) * (c->interleaved ? LANES_ROWS : 1);
+        m->tile_unpack(tile, weights, c->row_bytes, row_n, k_n);
+        if (wide) m->tile_widen(wide_tile, tile, k_n);
+        const uint8_t *panel = c->panels;
+        for (size_t from = 0; from < c->options->col_n; from += cols, panel += panel_bytes(c)) {
+            float *y = c->y + from * c->row_n + r;
+            if (wide)
+                wide->tile_mul(y, c->row_n, wide_tile, panel + wide->panel_bytes(at),
+                               (size_t)min_u64(c->options->col_n - from, cols), k_n, at > 0);
+            else
+                m->tile_mul(y, c->row_n, tile, panel, k_n);
+        }
+    }
+}
+
 static double gemm_s(bench_case *c) {
     const cpu_matmul *m = c->matmul;
-    const size_t k = c->options->k, col_n = c->options->col_n;
-    const size_t panel_n = (col_n + m->panel_cols - 1) / m->panel_cols;
-    const size_t panel_bytes = (size_t)round_up(m->panel_bytes(k), CPU_ALIGN);
+    const size_t k = c->options->k;
     const double start = base_now_s();
 #pragma omp parallel num_threads((int)c->options->thread_n)
     {
-        void *tile = aligned(m->tile_bytes(k));
+        void *tile = aligned(m->tile_bytes(k)), *wide = m->wide ? aligned(m->wide->tile_bytes(k)) : NULL;
         const size_t last = share(c->row_n, m->tile_rows, omp_get_thread_num() + 1, omp_get_num_threads());
         size_t r = share(c->row_n, m->tile_rows, omp_get_thread_num(), omp_get_num_threads());
-        for (; r < last; r += m->tile_rows) {
-            m->tile_unpack(tile, c->weights + r * c->row_bytes, c->row_bytes,
-                           (size_t)min_u64(last - r, m->tile_rows), k);
-            for (size_t p = 0; p < panel_n; p++)
-                m->tile_mul(c->y + p * m->panel_cols * c->row_n + r, c->row_n, tile,
-                            (uint8_t *)c->panels + p * panel_bytes, k);
-        }
+        for (; r < last; r += m->tile_rows)
+            multiply_tiles(c, r, (size_t)min_u64(last - r, m->tile_rows), tile, wide);
         free(tile);
+        free(wide);
     }
     return base_now_s() - start;
 }
@@ -200,14 +230,17 @@ static double neurons_bytes(const bench_case *c) {
     return bytes;
 }
 
-/* Operations per second of the multipliers, all threads together. */
-static double peak_per_s(bench_case *c, bool floats) {
-    double operations = 0;
+/* Operations per second of the multipliers that a prompt is multiplied with, all threads together. */
+static double peak_per_s(bench_case *c) {
+    const cpu_kernels *k = c->kernels;
+    double operations = 0, (*peak)(size_t, float *) = k->peak_int8;
+    if (gguf_type_get(c->type)->block_n == 1) peak = k->peak_f32;
+    if (c->matmul->wide) peak = k->peak_bf16;
     const double start = base_now_s();
 #pragma omp parallel num_threads((int)c->options->thread_n) reduction(+ : operations)
     {
         float sink;
-        operations += (floats ? c->kernels->peak_f32 : c->kernels->peak_int8)(100000, &sink);
+        operations += peak(c->matmul->wide ? 1000 : 100000, &sink);
     }
     return operations / (base_now_s() - start);
 }
@@ -230,28 +263,29 @@ static void case_free(bench_case *c) {
 /* Weights of `row_n` rows with finite scales; panels where col_n is not 0. */
 static bool case_make(bench_case *c, size_t row_n, size_t col_n) {
     const cpu_matmul *m = c->matmul;
-    const size_t k = c->options->k, panel_n = (col_n + m->panel_cols - 1) / m->panel_cols;
-    const size_t panel_bytes = (size_t)round_up(m->panel_bytes(k), CPU_ALIGN);
+    const size_t k = c->options->k, cols = panel_cols(c), panel_n = (col_n + cols - 1) / cols;
     c->row_n = row_n;
     c->row_bytes = gguf_row_bytes(c->type, k);
     c->weights = pages_alloc(c->row_bytes * row_n + 4096);
     c->x = aligned(k * (col_n + 1) * sizeof(float));
-    c->y = aligned((panel_n * m->panel_cols + 1) * (row_n + 64) * sizeof(float));
+    c->y = aligned((panel_n * cols + 1) * (row_n + 64) * sizeof(float));
     c->act = aligned(m->act_bytes(k));
-    c->panels = aligned(panel_n * panel_bytes + CPU_ALIGN);
+    c->panels = aligned(panel_n * panel_bytes(c) + CPU_ALIGN);
     c->active = aligned(row_n * sizeof *c->active);
     if (!c->weights || !c->x || !c->y || !c->act || !c->panels || !c->active) return false;
     for (size_t i = 0; i < LAYER_NEURONS; i++) c->ones[i] = 1, c->q[i] = 1;
-    /* bytes from 1 to 0x37 make halves and floats below one, and no subnormal float, which would be slow;
-     * powers of two as one byte do so from 0x41 on */
-    const uint8_t least = c->type == GGUF_MXFP4 ? 0x41 : 1;
+    /* bytes from 1 to 0x37 make halves of blocks below one, and no subnormal one, which would be slow; powers
+     * of two as one byte do so from 0x41 on, and floats that rounding leaves no subnormal rest of from 0x21 */
+    uint8_t least = c->type == GGUF_MXFP4 ? 0x41 : 1;
+    if (gguf_type_get(c->type)->block_n == 1) least = 0x21;
     for (size_t i = 0; i < c->row_bytes * row_n; i++)
         c->weights[i] = (uint8_t)(least + (i * 2654435761u >> 16) % 0x37);
     for (size_t i = 0; i < k * (col_n + 1); i++) c->x[i] = sinf((float)i);
     m->act_pack(c->act, c->x, k);
     for (size_t p = 0; p < panel_n; p++)
-        m->panel_pack((uint8_t *)c->panels + p * panel_bytes, c->x + p * m->panel_cols * k, k,
-                      (size_t)min_u64(col_n - p * m->panel_cols, m->panel_cols), k);
+        (m->wide ? m->wide->panel_pack : m->panel_pack)((uint8_t *)c->panels + p * panel_bytes(c),
+                                                        c->x + p * cols * k, k,
+                                                        (size_t)min_u64(col_n - p * cols, cols), k);
     return true;
 }
 
@@ -289,7 +323,7 @@ static void bench_sparse(bench_case *c, double *gb_per_s, double *ratio) {
 static void bench_gemm(bench_case *c, double *gop_per_s, double *ratio) {
     double peak = 0, best = INFINITY;
     for (int i = 0; i < PREFILL_REPEATS; i++) {
-        peak = fmax(peak, peak_per_s(c, gguf_type_get(c->type)->block_n == 1));
+        peak = fmax(peak, peak_per_s(c));
         best = fmin(best, gemm_s(c));
     }
     const double operations = 2.0 * (double)(c->row_n * c->options->k * c->options->col_n);
@@ -329,7 +363,7 @@ static bool bench_one(const bench_options *o, const cpu_kernels *kernels, gguf_t
     const size_t step = interleaved ? LANES_ROWS : 1, row_n = o->weight_bytes / row_bytes / step * step;
     const size_t cached_rows = row_n ? (size_t)max_u64(step, CACHED_BYTES / row_bytes / step * step) : 0;
     double rate[3] = {0}, ratio[3] = {0}, sparse[2 * DENSITIES] = {0}, sparse_ratio[2 * DENSITIES] = {0};
-    bench_case c = {.options = o, .kernels = kernels, .type = type, .random = 1};
+    bench_case c = {.options = o, .kernels = kernels, .type = type, .interleaved = interleaved, .random = 1};
     c.matmul = interleaved ? &kernels->lanes[type] : &kernels->matmul[type];
     bool ok = bench_decode(&c, row_n, REPEATS, &rate[0], &ratio[0]);
     ok = ok && bench_decode(&c, cached_rows, CACHED_REPEATS, &rate[1], &ratio[1]);

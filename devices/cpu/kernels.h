@@ -319,7 +319,8 @@ typedef struct cpu_kernels {
                                                           is 64-byte aligned, bytes a multiple of 4096 */
     double (*peak_int8)(size_t iterations,
                         float *sink); /* runs 8-bit multiply-adds from registers; operations done */
-    double (*peak_f32)(size_t iterations, float *sink); /* the same with float FMAs */
+    double (*peak_f32)(size_t iterations, float *sink);  /* the same with float FMAs */
+    double (*peak_bf16)(size_t iterations, float *sink); /* and with tiles of pairs of BF16; NULL: none */
 } cpu_kernels;
 
 /* The references, each filling every slot it can (portable) or overwriting what it does better. The fast ones

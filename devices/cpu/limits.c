@@ -108,7 +108,7 @@ hotset_status cpu_limits_measure(team *t, const cpu_kernels *k, uint64_t cache_b
                                  uint64_t mapped_bytes, double seconds, hotset_limits *out,
                                  hotset_error *err) {
     *out = (hotset_limits){0};
-    const double share_s = seconds / 4;
+    const double share_s = seconds / 5;
     const uint64_t bytes = measure_bytes(cache_bytes);
     uint8_t *pages = pages_alloc(bytes);
     if (!pages) return hotset_fail(err, HOTSET_E_MEMORY, "out of memory for measuring the read speed");
@@ -118,5 +118,6 @@ hotset_status cpu_limits_measure(team *t, const cpu_kernels *k, uint64_t cache_b
     if (mapped) out->read_mapped_bytes_per_s = mapped_rate(t, k, mapped, mapped_bytes, bytes, share_s);
     out->int8_op_per_s = peak_rate(t, k->peak_int8, share_s);
     out->float_flop_per_s = peak_rate(t, k->peak_f32, share_s);
+    if (k->peak_bf16) out->bf16_flop_per_s = peak_rate(t, k->peak_bf16, share_s);
     return HOTSET_OK;
 }

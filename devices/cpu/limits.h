@@ -12,7 +12,7 @@ void cpu_touch_pages(team *t, void *pages, uint64_t bytes);
 
 /* The best of what passes of all threads reach in so many seconds: reading memory of our own, more than
  * caches of `cache_bytes` hold, and whole pages of a mapped file of `mapped_bytes` (NULL: none); multiplying
- * bytes and floats. Errors: E_MEMORY. */
+ * bytes, floats and BF16. Errors: E_MEMORY. */
 HOTSET_CHECKED hotset_status cpu_limits_measure(team *t, const cpu_kernels *k, uint64_t cache_bytes,
                                                 const uint8_t *mapped, uint64_t mapped_bytes, double seconds,
                                                 hotset_limits *out, hotset_error *err);

@@ -10,8 +10,9 @@
 #include "devices/lanes.h"
 #include "devices/neurons.h"
 
-/* ROW_N: a run of outputs, as matrices by neuron need. ACTIVE_EVERY: neurons of sums. */
+/* ROW_N: a run of outputs, as matrices by neuron need, and a wide tile. ACTIVE_EVERY: neurons of sums. */
 enum { ROW_N = NEURONS_RUN, K = 512, ACTIVE_EVERY = 3 };
+_Static_assert((int)ROW_N == CPU_WIDE_ROWS, "one tile");
 
 static uint64_t next_random(uint64_t *state) { /* splitmix64 */
     uint64_t z = *state += 0x9E3779B97F4A7C15u;
@@ -57,7 +58,7 @@ static void fill_floats(uint8_t *w, uint64_t n, gguf_type type, uint64_t *state)
 
 /* Memory for the test of one type. */
 typedef struct workspace {
-    uint8_t *rows, *stored, *act, *panel, *tile, *tiles;
+    uint8_t *rows, *stored, *act, *panel, *tile, *tiles, *wide;
     float *got, *want; /* K products, and behind them what else a tile writes */
 } workspace;
 
@@ -67,16 +68,23 @@ static uint64_t lay_out(workspace *ws, const cpu_kernels *k, gguf_type type, uin
     const uint64_t row_bytes = gguf_row_bytes(type, K);
     const uint64_t act_bytes = max_u64(m->act_bytes(K), lanes->act_bytes ? lanes->act_bytes(K) : 0);
     const uint64_t tile_n = (ROW_N + m->tile_rows - 1) / m->tile_rows;
-    const uint64_t panel_bytes = max_u64(m->panel_bytes(K), floats->panel_bytes(ROW_N));
     const uint64_t tile_bytes = max_u64(m->tile_bytes(K), floats->tile_bytes(ROW_N));
-    const uint64_t products =
-        (K + max_u64(m->tile_rows * m->panel_cols, floats->tile_rows * floats->panel_cols)) * sizeof(float);
+    uint64_t panel_bytes = max_u64(m->panel_bytes(K), floats->panel_bytes(ROW_N)), wide_bytes = 0;
+    uint64_t product_n = max_u64(m->tile_rows * m->panel_cols, floats->tile_rows * floats->panel_cols);
+    if (m->wide) {
+        panel_bytes =
+            max_u64(panel_bytes, max_u64(m->wide->panel_bytes(K), floats->wide->panel_bytes(ROW_N)));
+        wide_bytes = max_u64(m->wide->tile_bytes(K), floats->wide->tile_bytes(ROW_N));
+        product_n = max_u64(product_n, CPU_WIDE_ROWS * CPU_WIDE_COLS);
+    }
+    const uint64_t products = (K + product_n) * sizeof(float);
     const struct {
         uint8_t **at;
         uint64_t bytes;
     } part[] = {{&ws->rows, row_bytes * ROW_N}, {&ws->stored, row_bytes * ROW_N},
                 {&ws->act, act_bytes},          {&ws->panel, panel_bytes},
-                {&ws->tile, tile_bytes},        {&ws->tiles, round_up(m->tile_bytes(K), CPU_ALIGN) * tile_n}};
+                {&ws->tile, tile_bytes},        {&ws->tiles, round_up(m->tile_bytes(K), CPU_ALIGN) * tile_n},
+                {&ws->wide, wide_bytes}};
     uint64_t used = 0;
     for (size_t i = 0; i < COUNT_OF(part); i++) {
         if (base) *part[i].at = base + used;
@@ -95,15 +103,20 @@ typedef struct type_test {
     float x[K], product[ROW_N]; /* of the rows with x, by the reference */
 } type_test;
 
-static hotset_status compare(const type_test *t, const char *what, const float *wanted, size_t n,
-                             hotset_error *err) {
+static hotset_status compare_within(const type_test *t, double tolerance, const char *what,
+                                    const float *wanted, size_t n, hotset_error *err) {
     const double error = relative_error(t->ws.got, wanted, n);
-    if (error <= 1e-5) {
+    if (error <= tolerance) {
         memset(t->ws.got, 0, n * sizeof *t->ws.got); /* or a kernel that writes nothing would be right */
         return HOTSET_OK;
     }
     return hotset_fail(err, HOTSET_E_DEVICE, "cpu: the %s kernels compute wrong %s %s (relative error %.1e)",
                        t->kernels->isa, gguf_type_get(t->type)->name, what, error);
+}
+
+static hotset_status compare(const type_test *t, const char *what, const float *wanted, size_t n,
+                             hotset_error *err) {
+    return compare_within(t, 1e-5, what, wanted, n, err);
 }
 
 static hotset_status test_gemv(const type_test *t, hotset_error *err) {
@@ -127,6 +140,27 @@ static hotset_status test_tiles(const type_test *t, hotset_error *err) {
         m->tile_mul(t->ws.got + r, m->tile_rows, t->ws.tile, t->ws.panel, K);
     }
     return compare(t, "tiles", t->product, ROW_N, err);
+}
+
+/* The tile in the workspace, widened. Every column is the same. */
+static hotset_status test_wide(const type_test *t, const cpu_matmul *m, size_t k, const float *wanted,
+                               const char *what, hotset_error *err) {
+    const double tolerance = gguf_type_get(t->type)->block_n > 1 ? 1e-2 : 1e-4; /* BF16: 2e-3 */
+    float columns[CPU_WIDE_COLS * CPU_WIDE_ROWS];
+    for (size_t c = 0; c < CPU_WIDE_COLS; c++)
+        memcpy(columns + c * CPU_WIDE_ROWS, wanted, CPU_WIDE_ROWS * sizeof *columns);
+    m->wide->panel_pack(t->ws.panel, t->x, 0, CPU_WIDE_COLS, k);
+    m->tile_widen(t->ws.wide, t->ws.tile, k);
+    m->wide->tile_mul(t->ws.got, CPU_WIDE_ROWS, t->ws.wide, t->ws.panel, CPU_WIDE_COLS, k, false);
+    return compare_within(t, tolerance, what, columns, COUNT_OF(columns), err);
+}
+
+static hotset_status test_wide_tiles(const type_test *t, hotset_error *err) {
+    const cpu_matmul *m = &t->kernels->matmul[t->type];
+    float product[ROW_N];
+    ref_gemv_float(product, t->ws.rows, t->row_bytes, ROW_N, t->x, K, t->type);
+    m->tile_unpack(t->ws.tile, t->ws.rows, t->row_bytes, CPU_WIDE_ROWS, K);
+    return test_wide(t, m, K, product, "wide tiles", err);
 }
 
 static hotset_status test_neuron_tiles(const type_test *t, hotset_error *err) {
@@ -187,7 +221,10 @@ static hotset_status test_rows(const type_test *t, hotset_error *err) {
         t->kernels->row_tile[t->type](t->ws.tile, t->ws.rows, t->row_bytes, from, n, ROW_N);
         m->tile_mul(t->ws.got + from, m->tile_rows, t->ws.tile, t->ws.panel, ROW_N);
     }
-    return compare(t, "tiles by row", t->ws.want, K, err);
+    HOTSET_TRY(compare(t, "tiles by row", t->ws.want, K, err));
+    if (!m->wide) return HOTSET_OK;
+    t->kernels->row_tile[t->type](t->ws.tile, t->ws.rows, t->row_bytes, 0, CPU_WIDE_ROWS, ROW_N);
+    return test_wide(t, m, ROW_N, t->ws.want, "wide tiles by row", err);
 }
 
 static hotset_status run_tests(type_test *t, hotset_error *err) {
@@ -202,6 +239,7 @@ static hotset_status run_tests(type_test *t, hotset_error *err) {
     }
     HOTSET_TRY(test_gemv(t, err));
     HOTSET_TRY(test_tiles(t, err));
+    if (t->kernels->matmul[t->type].wide) HOTSET_TRY(test_wide_tiles(t, err));
     if (t->kernels->lanes[t->type].act_bytes) HOTSET_TRY(test_lanes(t, err));
     if (t->kernels->row_sum[t->type]) HOTSET_TRY(test_rows(t, err));
     if (!t->kernels->neuron_sum[t->type]) return HOTSET_OK;

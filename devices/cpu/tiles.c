@@ -7,7 +7,7 @@
 
 enum {
     RECTANGLE_FLOATS = 64 * CPU_PANEL_COLS_MAX, /* products of a tile and a panel */
-    WIDE_COLS_MIN = 16,                         /* for fewer columns widening takes longer than it saves */
+    WIDE_COLS_MIN = 32,                         /* for fewer columns widening takes longer than it saves */
     WIDE_ROWS_MAX = 128,                        /* of wide tiles, all parts together: 512 KB */
     WIDE_COLS_MAX = 512                         /* whose sums wait for the next run of weights: 256 KB */
 };
