@@ -114,11 +114,6 @@ double *rig_truth(const rig *r, const int32_t *tokens, size_t n, float64_roundin
     return truth;
 }
 
-float64_rounding rig_rounding(const char *isa, size_t row_n) {
-    const bool amx = isa ? !strcmp(isa, "amx") : rig_has_isa("amx");
-    return amx && row_n >= FLOAT64_BF16_ROWS ? FLOAT64_BF16 : FLOAT64_EIGHT_BITS;
-}
-
 double rig_distance(const float *a, const float *b, size_t n) {
     double difference = 0, size = 0;
     for (size_t i = 0; i < n; i++) {

@@ -39,11 +39,9 @@ void rig_close(rig *r);
 
 /* Appends tokens to a session and returns the logits of all of them, [n][vocab_n]; the caller frees them. */
 float *rig_append(const rig *r, hotset_session *session, const int32_t *tokens, size_t n);
-/* The float64 logits [n][vocab_n] of the rig's file over `tokens` [n], rounded as the engine rounds what
- * meets blocks (rig_rounding), and a state in Q8_0, or not; the caller frees them. */
+/* The float64 logits [n][vocab_n] of the rig's file over `tokens` [n]; where products round, a state in Q8_0
+ * does, too. The caller frees them. */
 double *rig_truth(const rig *r, const int32_t *tokens, size_t n, float64_rounding rounding);
-/* How it rounds with these kernels when `row_n` rows come at once. */
-float64_rounding rig_rounding(const char *isa, size_t row_n);
 /* The plan's option for what the state is stored as. */
 hotset_state_type rig_state(gguf_type type);
 /* ||a - b|| / ||b|| */

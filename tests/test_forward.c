@@ -413,12 +413,13 @@ Test(forward, windows_are_the_same_however_prompts_are_cut) {
 
 /* ---- Every type of weights, with every instruction set ----------------------------------------------- */
 
-/* Every instruction set and, each, as a prefill (all rows at once) and as decode (one row a step). */
+/* Every instruction set and, each, as a prefill (all rows at once) and as decode (one row a step), but AMX,
+ * which has nothing of its own for one row. */
 static size_t all_ways(rig_options ways[2 * RIG_ISAS]) {
     size_t n = 0;
     for (size_t i = 0; rig_isas[i]; i++) {
         if (!rig_has_isa(rig_isas[i])) continue;
-        ways[n++] = (rig_options){.isa = rig_isas[i], .batch_n = 1};
+        if (strcmp(rig_isas[i], "amx")) ways[n++] = (rig_options){.isa = rig_isas[i], .batch_n = 1};
         ways[n++] = (rig_options){.isa = rig_isas[i], .batch_n = 64};
     }
     return n;
@@ -430,7 +431,7 @@ static void check_type(const tiny_model *base, gguf_type type, gguf_type state) 
     char path[256];
     rig_options ways[2 * RIG_ISAS];
     int32_t tokens[TOKEN_N];
-    double *truth = NULL, *routed = NULL;
+    double *truth = NULL;
     const gguf_type_info *info = gguf_type_get(type);
     tiny_model model = *base;
     model.type = type;
@@ -443,11 +444,7 @@ static void check_type(const tiny_model *base, gguf_type type, gguf_type state) 
         tiny_tokens(model.seed, (uint32_t)r.vocab_n, tokens, TOKEN_N);
         if (!truth) truth = rig_truth(&r, tokens, TOKEN_N, FLOAT64_EXACT);
         float *logits = rig_append(&r, r.session, tokens, TOKEN_N);
-        /* a token whose experts are a close choice may get others where activations are rounded otherwise */
-        const float64_rounding rounding = rig_rounding(ways[i].isa, ways[i].batch_n);
-        const bool wide_experts = model.expert_n && rounding == FLOAT64_BF16;
-        if (wide_experts && !routed) routed = rig_truth(&r, tokens, TOKEN_N, rounding);
-        double error = float64_relative_error(logits, wide_experts ? routed : truth, TOKEN_N * r.vocab_n);
+        double error = float64_relative_error(logits, truth, TOKEN_N * r.vocab_n);
         cr_expect_lt(error, info->block_n == 1 && state != GGUF_Q8_0 ? 0.005 : 0.03,
                      "%s, %s, %u rows a step: relative error %.3g", info->name, ways[i].isa, ways[i].batch_n,
                      error);
@@ -455,7 +452,6 @@ static void check_type(const tiny_model *base, gguf_type type, gguf_type state) 
         rig_close(&r);
     }
     free(truth);
-    free(routed);
     unlink(path);
 }
 
@@ -619,6 +615,7 @@ static void check_twin(const variant *v, gguf_type type, gguf_type state) {
     rig_temporary(path, sizeof path);
     tiny_model_write(path, &model);
     for (size_t i = 0, way_n = all_ways(ways); i < way_n; i++) {
+        if (!strcmp(ways[i].isa, "amx")) continue; /* so few tokens are multiplied by AVX-512 */
         rig r;
         ways[i].state = state;
         rig_open_file(&r, path, &ways[i]);

@@ -10,7 +10,7 @@
  * has, a = max|x|, d = a / 127, q = round-to-nearest-even(x * (127 / a)) in float (all q = 0 where a = 0 or
  * 127 / a overflows); non-finite values are the caller's bug. Float weights (F32, F16, BF16) take float
  * activations unchanged. Each implementation may pack these numbers as it likes ("packed activation",
- * "panel").
+ * "panel"). The exception are tiles of BF16, which round less (cpu_wide).
  */
 #ifndef HOTSET_CPU_KERNELS_H
 #define HOTSET_CPU_KERNELS_H
