@@ -12,8 +12,7 @@
 #include "tests/kernel_test.h"
 #include "tests/thinned.h"
 
-/* ---- Matrices -------------------------------------------------------------------------------------------
- */
+/* ---- Matrices ------------------------------------------------------------------------------------------ */
 
 /* Finite random weights. */
 static void fill(uint8_t *w, gguf_type type, size_t bytes, random_state *r) {
@@ -38,8 +37,7 @@ static void *room_of(size_t bytes) {
     return p;
 }
 
-/* ---- Kernels
- * ---------------------------------------------------------------------------------------------*/
+/* ---- Kernels ------------------------------------------------------------------------------------------- */
 
 static double rounded(double x) { return (double)ref_bf16_to_f32(ref_f32_to_bf16((float)x)); }
 
@@ -183,8 +181,7 @@ Test(wide, self_test_finds_wrong_ones) {
     }
 }
 
-/* ---- Jobs
- * ------------------------------------------------------------------------------------------------*/
+/* ---- Jobs ---------------------------------------------------------------------------------------------- */
 
 enum { BIAS_AND_SUM = 1, ACTIVATED = 2, USES = 4, ABSENT = 8 }; /* what a job does besides */
 

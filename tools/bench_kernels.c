@@ -275,7 +275,8 @@ static bool case_make(bench_case *c, size_t row_n, size_t col_n) {
     if (!c->weights || !c->x || !c->y || !c->act || !c->panels || !c->active) return false;
     for (size_t i = 0; i < LAYER_NEURONS; i++) c->ones[i] = 1, c->q[i] = 1;
     /* bytes from 1 to 0x37 make halves of blocks below one, and no subnormal one, which would be slow; powers
-     * of two as one byte do so from 0x41 on, and floats that rounding leaves no subnormal rest of from 0x21 */
+     * of two as one byte do so from 0x41 on, and floats that rounding leaves no subnormal rest of from 0x21
+     */
     uint8_t least = c->type == GGUF_MXFP4 ? 0x41 : 1;
     if (gguf_type_get(c->type)->block_n == 1) least = 0x21;
     for (size_t i = 0; i < c->row_bytes * row_n; i++)

@@ -138,8 +138,7 @@ WIDEN_32(q5_0, 16)
 WIDEN_32(q8_0, 128)
 WIDEN_32(mxfp4, 12)
 
-/* ---- Floats to two BF16 ---------------------------------------------------------------------------------
- */
+/* ---- Floats to two BF16 -------------------------------------------------------------------------------- */
 
 /* Those of two vectors as two of pairs: the numbers, rounded, and what rounding left, rounded. Words of
  * `high` stand behind those of `low`. */
@@ -175,8 +174,7 @@ INLINE void widen_parts(wide_step *to, const float *t, size_t k, const size_t pa
 static void widen_floats(void *to, const void *tile, size_t k) { widen_parts(to, tile, k, 2); }
 static void widen_bf16(void *to, const void *tile, size_t k) { widen_parts(to, tile, k, 1); }
 
-/* ---- Activations ----------------------------------------------------------------------------------------
- */
+/* ---- Activations --------------------------------------------------------------------------------------- */
 
 INLINE void pack_panel(wide_step *to, const float *x, size_t x_stride, size_t col_n, size_t k,
                        const size_t part_n) {
@@ -199,8 +197,7 @@ static void pack_two(void *panel, const float *x, size_t x_stride, size_t col_n,
     pack_panel(panel, x, x_stride, col_n, k, 2);
 }
 
-/* ---- Products -------------------------------------------------------------------------------------------
- */
+/* ---- Products ------------------------------------------------------------------------------------------ */
 
 /* Tiles 0 and 1 are sums of the first TILE columns, 2 and 3 of the others; 4 and 5 hold columns, 6 and 7
  * weights. */
