@@ -306,7 +306,7 @@ check_bench() {
         resident_anonymous_bytes resident_bytes threads; do
         expect "bench: $key is a positive number" grep -qE "\"$key\": [0-9.e+-]*[1-9]" "$out"
     done
-    for key in prefill_stolen_fraction decode_stolen_fraction; do expect "bench: $key" grep -qE "\"$key\": [0-9.e+-]+" "$out"; done
+    for key in prefill_stolen_fraction decode_stolen_fraction bf16_flop_per_s prefill_fraction_of_bf16_peak; do expect "bench: $key" grep -qE "\"$key\": [0-9.e+-]+" "$out"; done
     for key in model machine isa; do expect "bench: $key" grep -qE "\"$key\": \"[^\"]+\"" "$out"; done
     run 0 bench "$model" -p 8 -n 2 -r 2
     expect "bench: a table for people" grep -qE '^decode +[0-9.]+ tokens/s over 2 tokens' "$out"

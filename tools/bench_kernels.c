@@ -43,7 +43,8 @@ static const command_spec spec = {
     .argument_optional = true,
     .argument_offset = FIELD(type),
     .summary =
-        "Times each kernel alone, in turn with the limit that it has: reads of memory, or multiplications.",
+        "Times each kernel alone, in turn with the limit that it has: reads of memory, or multiplications.\n"
+        "By AMX a float is multiplied three times (BF16 twice), which the share of the peak counts as once.",
     .examples = "  hotset bench --kernels --type q4_k --threads 2\n"
                 "  hotset bench --kernels q6_k --isa avx2 --columns 0\n",
     .tables = {{"Options", rows, COUNT_OF(rows), 0}},
