@@ -348,7 +348,7 @@ static void result_table(const runtime *rt, const bench_options *o, const double
            "float peak",
            figures[PREFILL_TOKENS_PER_S], (unsigned long long)o->prefill_n, figures[PREFILL_OPS] / gb,
            100 * figures[PREFILL_OF_INT8], 100 * figures[PREFILL_OF_FLOAT]);
-    if (figures[BF16_FLOPS] > 0) printf(", %.0f %% of that of BF16 tiles", 100 * figures[PREFILL_OF_BF16]);
+    if (figures[BF16_FLOPS] > 0) printf(", %.0f %% of that of tiles", 100 * figures[PREFILL_OF_BF16]);
     printf("\n");
     printf("decode   %8.1f tokens/s over %llu tokens: %.1f of %.1f MB of weights touched per token, %.0f %% "
            "of the "
@@ -363,9 +363,11 @@ static void result_table(const runtime *rt, const bench_options *o, const double
     if (stats.touched_bytes_per_token < stats.dense_bytes_per_token)
         printf("         dense it would touch %.1f MB: by the bytes alone %.2f times as long\n",
                (double)stats.dense_bytes_per_token / 1e6, ideal_ratio(&stats));
-    printf("limits   read %.1f GB/s anonymous, %.1f GB/s mapped; %.1f int8 Gop/s, %.1f float Gflop/s\n",
+    printf("limits   read %.1f GB/s anonymous, %.1f GB/s mapped; %.1f int8 Gop/s, %.1f float Gflop/s",
            figures[READ_ANONYMOUS] / gb, figures[READ_MAPPED] / gb, figures[INT8_OPS] / gb,
            figures[FLOAT_FLOPS] / gb);
+    if (figures[BF16_FLOPS] > 0) printf(", %.1f BF16 Gflop/s by tiles", figures[BF16_FLOPS] / gb);
+    printf("\n");
     if (figures[PREFILL_STOLEN] >= STOLEN_TOLD || figures[DECODE_STOLEN] >= STOLEN_TOLD)
         printf(
             "stolen   by the host: %.0f %% of the processors' time during prefill, %.0f %% during decode\n",
