@@ -48,25 +48,31 @@ static inline void emu_tile_stored(int tile, void *to, size_t stride) {
     for (int i = 0; i < t->row_n[tile]; i++)
         memcpy((uint8_t *)to + (size_t)i * stride, t->bytes[tile][i], t->row_bytes[tile]);
 }
+static inline float emu_tile_number(const uint8_t *at) {
+    uint16_t x;
+    memcpy(&x, at, sizeof x);
+    return emu_bf16_value(x);
+}
 /* Products of even and of odd elements are summed apart. */
 static inline void emu_tile_dpbf16ps(int sum, int a, int b) {
     emu_tiles *t = emu_tiles_of_thread();
     EMU_REQUIRE(sum != a && sum != b && a != b && t->row_n[sum] && t->row_n[a] == t->row_n[sum] &&
                 t->row_bytes[b] == t->row_bytes[sum] && t->row_n[b] * 4 == t->row_bytes[a]);
-    for (int i = 0; i < t->row_n[sum]; i++)
-        for (int j = 0; j < t->row_bytes[sum] / 4; j++) {
-            float part[2] = {0}, total;
-            for (int k = 0; k < t->row_n[b]; k++)
-                for (int h = 0; h < 2; h++) {
-                    uint16_t x, y;
-                    memcpy(&x, t->bytes[a][i] + 4 * k + 2 * h, sizeof x);
-                    memcpy(&y, t->bytes[b][k] + 4 * j + 2 * h, sizeof y);
-                    part[h] = fmaf(emu_bf16_value(x), emu_bf16_value(y), part[h]);
-                }
-            memcpy(&total, t->bytes[sum][i] + 4 * j, sizeof total);
-            total += part[0] + part[1];
-            memcpy(t->bytes[sum][i] + 4 * j, &total, sizeof total);
-        }
+    float y[16][2][16]; /* in this order compilers make vectors of it: tests multiply long rows */
+    for (int k = 0; k < t->row_n[b]; k++)
+        for (int j = 0; j < 16; j++)
+            for (int h = 0; h < 2; h++) y[k][h][j] = emu_tile_number(t->bytes[b][k] + 4 * j + 2 * h);
+    for (int i = 0; i < t->row_n[sum]; i++) {
+        float part[2][16] = {0}, total[16];
+        for (int k = 0; k < t->row_n[b]; k++)
+            for (int h = 0; h < 2; h++) {
+                const float x = emu_tile_number(t->bytes[a][i] + 4 * k + 2 * h);
+                for (int j = 0; j < 16; j++) part[h][j] = fmaf(x, y[k][h][j], part[h][j]);
+            }
+        memcpy(total, t->bytes[sum][i], sizeof total);
+        for (int j = 0; j < t->row_bytes[sum] / 4; j++) total[j] += part[0][j] + part[1][j];
+        memcpy(t->bytes[sum][i], total, sizeof total);
+    }
 }
 
 #undef _tile_dpbf16ps
