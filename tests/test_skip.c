@@ -126,6 +126,36 @@ static void check_model(const tiny_model *base) {
         if (!thinned_out(model_i, t, 3)) check_model_of(base, types[t], name);
 }
 
+/* By wide tiles (kernels.h) nothing is left out, which would be rounded otherwise: the bits are the dense
+ * engine's, wherever skipping seems to pay. */
+Test(skip, leaves_nothing_out_by_wide_tiles) {
+    static const tiny_model idle = {.layer_n = 1, /* next to no neuron is active */
+                                    .embd_n = 256,
+                                    .ff_n = 512,
+                                    .vocab_n = 64,
+                                    .activation = "relu",
+                                    .ffn_bias = true,
+                                    .gate_bias = -3};
+    enum { N = 64 };
+    if (!rig_has_isa("amx")) cr_skip_test("no AMX");
+    for (size_t t = 0; t < COUNT_OF(types); t++) {
+        char path[256];
+        size_t vocab_n;
+        tiny_model model = idle;
+        model.type = types[t];
+        rig_temporary(path, sizeof path);
+        tiny_model_write(path, &model);
+        way w = {"amx", N, 2, HOTSET_SPARSITY_OFF, DEVICE_CPU_SKIP_WHERE_IT_PAYS};
+        float *dense = logits_of(path, &w, N, &vocab_n);
+        w.sparsity = HOTSET_SPARSITY_EXACT;
+        float *exact = logits_of(path, &w, N, &vocab_n);
+        cr_expect_eq(memcmp(exact, dense, N * vocab_n * sizeof *dense), 0, "%s: %.3g away",
+                     gguf_type_get(model.type)->name, distance(exact, dense, N * vocab_n));
+        free(dense), free(exact);
+        unlink(path);
+    }
+}
+
 Test(skip, equals_dense_gated) {
     check_model(&models[0]);
     check_model(&models[1]);
