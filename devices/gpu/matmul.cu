@@ -103,6 +103,9 @@ GPU_DEVICE uint32_t use_of(const matmul_args &a, const tile &t, uint32_t column)
     return a.g.tiles ? a.g.use[t.from + column] : t.from + column;
 }
 
+/* Of a tile that is not full most warps have none, and leave the multiplying to the others. */
+GPU_DEVICE bool has_columns(const tile &t) { return threadIdx.x / 16 * COLS_EACH < t.n; }
+
 /* Zeros for the rows [o, o + row_n) of an absent expert's tile. */
 GPU_DEVICE void put_nothing(const matmul_args &a, const tile &t, uint32_t o, uint32_t row_n) {
     for (uint32_t c = 0; c < t.n; c++)
@@ -235,7 +238,7 @@ template <gguf_type T, bool BY_NEURON> GPU_KERNEL(BLOCK) matmul_bytes(const matm
     const tile t = tile_of(a, blockIdx.y);
     if (t.n == 0) return;
     const uint32_t o = blockIdx.x * ROWS, filled = threadIdx.x / 4;
-    const bool there = filled < t.n;
+    const bool there = filled < t.n, multiplies = has_columns(t);
     const uint32_t input = there ? gpu_input_of(a.u, use_of(a, t, filled)) : 0;
     const uint8_t *data = gpu_unit(a.part.w, t.unit);
     if (!data) {
@@ -255,7 +258,7 @@ template <gguf_type T, bool BY_NEURON> GPU_KERNEL(BLOCK) matmul_bytes(const matm
             fill_rows<T>(s, a.part.w, data, o, k);
         fill_columns(s, a, input, there, k);
         GPU_SYNC();
-        multiply<T>(sum, s);
+        if (multiplies) multiply<T>(sum, s);
         GPU_SYNC();
     }
     for (uint32_t c = 0; c < COLS_EACH; c++) {
@@ -345,6 +348,7 @@ template <gguf_type T, bool ACROSS> GPU_KERNEL(BLOCK) matmul_floats(const matmul
     const tile t = tile_of(a, blockIdx.y);
     if (t.n == 0) return;
     const uint32_t o = blockIdx.x * FLOAT_ROWS, filled = threadIdx.x % 64;
+    const bool multiplies = has_columns(t);
     const float *x = filled < t.n ? gpu_input(a.u, gpu_input_of(a.u, use_of(a, t, filled))) : NULL;
     const uint8_t *data = gpu_unit(a.part.w, t.unit);
     if (!data) {
@@ -361,7 +365,7 @@ template <gguf_type T, bool ACROSS> GPU_KERNEL(BLOCK) matmul_floats(const matmul
         fill_floats<T, ACROSS>(s, a.part, data, o, k);
         fill_inputs(s, a, x, k);
         GPU_SYNC();
-        multiply_floats(sum, s);
+        if (multiplies) multiply_floats(sum, s);
         GPU_SYNC();
     }
     for (uint32_t c = 0; c < COLS_EACH; c++) {
