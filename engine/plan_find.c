@@ -27,7 +27,8 @@ typedef struct finding {
     hotset_plan_options options;
     hotset_find_options how;
     device_cpu_facts here;
-    bool keeps; /* the folder can be written to */
+    uint32_t device_n; /* with the CPU */
+    bool keeps;        /* the folder can be written to */
 } finding;
 
 /* ---- What it tells ---- */
@@ -108,13 +109,12 @@ static void add_device(key *k, const device_spec *spec) {
 }
 
 /* What a machine profile depends on. */
-static hotset_status machine_key(const finding *f, uint64_t *out, hotset_error *err) {
+static hotset_status machine_key(finding *f, uint64_t *out, hotset_error *err) {
     key k;
     device_spec spec[MACHINE_DEVICE_MAX];
-    uint32_t spec_n;
-    HOTSET_TRY(device_list_find(spec, &spec_n, f->how.devices, NULL, NULL, NULL, err));
+    HOTSET_TRY(device_list_find(spec, &f->device_n, f->how.devices, NULL, NULL, NULL, err));
     HOTSET_TRY(key_begin(&k, err));
-    for (uint32_t i = 1; i < spec_n; i++) add_device(&k, &spec[i]);
+    for (uint32_t i = 1; i < f->device_n; i++) add_device(&k, &spec[i]);
     for (uint32_t type = 0; type < GGUF_TYPE_MAX; type++) /* an older Hotset measured fewer */
         if (blocks_form_of((gguf_type)type)) add_u64(&k, type);
     add_text(&k, f->here.model);
@@ -231,12 +231,17 @@ static hotset_status find_machine(const finding *f, uint64_t name, hotset_machin
 
 /* ---- Plan ---- */
 
-/* What is wrong with the options shows before the machine is measured. */
+/* What is wrong with the options shows before the machine is measured. That the host alone has too little
+ * memory is wrong only where nothing else holds a part: no other device, and no file that experts stay in. */
 static hotset_status check_options(const finding *f, hotset_error *err) {
     hotset_plan *trial;
-    HOTSET_TRY(hotset_plan_cpu(&trial, f->model, &f->options, err));
-    hotset_plan_free(trial);
-    return HOTSET_OK;
+    hotset_error why = {0};
+    hotset_status status = hotset_plan_cpu(&trial, f->model, &f->options, &why);
+    if (!status) hotset_plan_free(trial);
+    if (!status || (status == HOTSET_E_NOFIT && (f->device_n > 1 || f->model->shape.expert_n)))
+        return HOTSET_OK;
+    if (err) *err = why;
+    return status;
 }
 
 static hotset_status make(const finding *f, const hotset_machine *machine, const char *path,

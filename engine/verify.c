@@ -95,17 +95,23 @@ static void add_candidate(verifying *v, hotset_plan *plan, bool control) {
         v->candidate[v->candidate_n++] = (candidate){.plan = plan, .control = control};
 }
 
-/* A plan by changed options; what cannot be is no candidate. */
-static hotset_status try_options(verifying *v, const hotset_plan_options *o, bool control,
-                                 hotset_error *err) {
+/* A plan by changed options. */
+static hotset_status make_candidate(verifying *v, const hotset_plan_options *o, bool control,
+                                    hotset_error *err) {
     planning what = v->what;
     hotset_plan *plan;
-    hotset_error why = {0};
     what.options = o;
-    hotset_status status = planning_make(&plan, &what, o->sparsity, &why);
-    if (status == HOTSET_E_MEMORY) return hotset_fail(err, status, "%s", why.message);
-    if (!status) add_candidate(v, plan, control);
+    HOTSET_TRY(planning_make(&plan, &what, o->sparsity, err));
+    add_candidate(v, plan, control);
     return HOTSET_OK;
+}
+
+/* What cannot be is no candidate. */
+static hotset_status try_options(verifying *v, const hotset_plan_options *o, bool control,
+                                 hotset_error *err) {
+    hotset_error why = {0};
+    hotset_status status = make_candidate(v, o, control, &why);
+    return status == HOTSET_E_MEMORY ? hotset_fail(err, status, "%s", why.message) : HOTSET_OK;
 }
 
 /* All that the options leave open, varied one by one from the plan that was made. */
@@ -117,8 +123,8 @@ static hotset_status find_candidates(verifying *v, const hotset_plan *plan, hots
     base.sparsity = plan->options.sparsity;
     base.memory = plan->options.memory;
     base.thread_n = plan->options.thread_n;
-    HOTSET_TRY(try_options(v, &base, false, err));
-    if (uses_gpus(plan->data)) { /* whether they are worth it at all */
+    HOTSET_TRY(make_candidate(v, &base, false, err)); /* the plan itself: it has to be the first */
+    if (uses_gpus(plan->data)) {                      /* whether they are worth it at all */
         hotset_plan_options o = base;
         o.devices = "cpu";
         HOTSET_TRY(try_options(v, &o, true, err));

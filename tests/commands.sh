@@ -631,6 +631,12 @@ check_planning_for_devices() {
     expect "plan --verify: a declared device is not timed" grep -q "emu0: its rates are declared" "$err"
     run 0 plan "$model" --devices cpu,emu:2GiB@rtx4070 --threads 1
     expect "plan --devices: measures no more" [ "$(grep -c measuring "$err")" -eq 0 ]
+    # more than the host may have, with copied weights
+    local beyond=("$model" -p "The whale" -n 2 --temp 0 --sparsity exact --ram 12MiB --threads 1)
+    run 0 run "${beyond[@]}" --devices cpu,emu:2GiB@rtx4070
+    expect "run: planned though the host alone has no room" grep -q "planned for this machine: exact" "$err"
+    refuse 1 "host memory: needs" run "${beyond[@]}" --devices cpu
+    expect "run: refused without measuring" [ "$(grep -c measuring "$err")" -eq 0 ]
 }
 
 check_plan() {

@@ -498,6 +498,26 @@ Test(planning, verifying_times_plans_and_keeps_one) {
     machine_free(machine.profile);
 }
 
+/* Options that the plan was not made by, and that nothing can be made by. */
+Test(planning, verifying_by_options_that_do_not_fit_says_so) {
+    hotset_machine machine = cpu_machine(&planning_cpu);
+    machine.profile->provenance.synthetic = false;
+    hotset_model *model = open_demo();
+    hotset_plan *p = make(model, &machine, (hotset_plan_options){.isa = "scalar", .context_n = 64}),
+                *same = p;
+    hotset_error err = {0};
+    const hotset_plan_options larger = {
+        .isa = "scalar", .context_n = 1 << 20, .state_type = HOTSET_STATE_F32};
+    machine.profile->device[0].free_bytes = hotset_plan_footprint(p).total_bytes;
+    cr_expect_eq(hotset_plan_verify(&p, model, &machine, NULL, &larger, NULL, NULL, NULL, &err),
+                 HOTSET_E_NOFIT);
+    cr_expect(strstr(err.message, "host memory: needs"), "%s", err.message);
+    cr_expect(p == same && p->data->measured_n == 0);
+    hotset_plan_free(p);
+    hotset_model_free(model);
+    machine_free(machine.profile);
+}
+
 /* One of a machine that is otherwise measured. */
 Test(planning, a_declared_device_is_not_timed_beside_a_measured_one) {
     const planning_device devices[] = {planning_cpu, planning_gpu};
