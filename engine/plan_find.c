@@ -27,6 +27,7 @@ typedef struct finding {
     hotset_plan_options options;
     hotset_find_options how;
     device_cpu_facts here;
+    device_spec device[MACHINE_DEVICE_MAX];
     uint32_t device_n; /* with the CPU */
     bool keeps;        /* the folder can be written to */
 } finding;
@@ -111,10 +112,9 @@ static void add_device(key *k, const device_spec *spec) {
 /* What a machine profile depends on. */
 static hotset_status machine_key(finding *f, uint64_t *out, hotset_error *err) {
     key k;
-    device_spec spec[MACHINE_DEVICE_MAX];
-    HOTSET_TRY(device_list_find(spec, &f->device_n, f->how.devices, NULL, NULL, NULL, err));
+    HOTSET_TRY(device_list_find(f->device, &f->device_n, f->how.devices, NULL, NULL, NULL, err));
     HOTSET_TRY(key_begin(&k, err));
-    for (uint32_t i = 1; i < f->device_n; i++) add_device(&k, &spec[i]);
+    for (uint32_t i = 1; i < f->device_n; i++) add_device(&k, &f->device[i]);
     for (uint32_t type = 0; type < GGUF_TYPE_MAX; type++) /* an older Hotset measured fewer */
         if (blocks_form_of((gguf_type)type)) add_u64(&k, type);
     add_text(&k, f->here.model);
@@ -229,6 +229,31 @@ static hotset_status find_machine(const finding *f, uint64_t name, hotset_machin
     return HOTSET_OK;
 }
 
+/* What is free of the memory of a device beside the CPU. False: it cannot be asked, which shows when it is
+ * opened. */
+static bool free_now(const finding *f, const char *name, uint64_t *out) {
+    for (uint32_t i = 1; i < f->device_n; i++) {
+        device *d;
+        uint64_t capacity_bytes;
+        if (strcmp(f->device[i].name, name) || device_spec_open(&d, &f->device[i], NULL, NULL)) continue;
+        const bool asked = d->api->memory(d, &capacity_bytes, out, NULL) == HOTSET_OK;
+        d->api->close(d);
+        return asked;
+    }
+    return false;
+}
+
+/* Memory as it is now, in place of what was free when the machine was measured. */
+static void ask_memory(const finding *f, machine_profile *machine) {
+    machine_device *host = &machine->device[0];
+    host->free_bytes = min_u64(f->here.memory_free_bytes, host->capacity_bytes);
+    for (uint32_t i = 1; i < machine->device_n; i++) {
+        machine_device *d = &machine->device[i];
+        uint64_t free_bytes;
+        if (free_now(f, d->name, &free_bytes)) d->free_bytes = min_u64(free_bytes, d->capacity_bytes);
+    }
+}
+
 /* ---- Plan ---- */
 
 /* What is wrong with the options shows before the machine is measured. That the host alone has too little
@@ -253,6 +278,25 @@ static hotset_status make(const finding *f, const hotset_machine *machine, const
     return HOTSET_OK;
 }
 
+static bool fits(const finding *f, const char *whose, uint64_t needed, uint64_t free_bytes) {
+    if (needed <= free_bytes) return true;
+    tell(f, "planning anew: the kept plan needs %.1f MiB of %s's memory, there are %.1f",
+         (double)needed / MIB, whose, (double)free_bytes / MIB);
+    return false;
+}
+
+static bool fits_all(const finding *f, const hotset_plan *p) {
+    if (!fits(f, "the host", p->footprint.total_bytes, f->options.host_bytes_max)) return false;
+    for (uint32_t i = 1; i < p->data->device_n; i++) {
+        const plan_device *d = &p->data->device[i];
+        uint64_t free_bytes;
+        if (plan_device_used(p->data, i) && free_now(f, d->name, &free_bytes) &&
+            !fits(f, d->name, d->ledger.total, free_bytes))
+            return false;
+    }
+    return true;
+}
+
 /* A kept plan that can be read and still fits. */
 static bool read_kept(const finding *f, const char *path, hotset_plan **out) {
     hotset_error why = {0};
@@ -261,13 +305,10 @@ static bool read_kept(const finding *f, const char *path, hotset_plan **out) {
         tell(f, "planning anew: %s", why.message);
         return false;
     }
-    uint64_t needed = (*out)->footprint.total_bytes;
-    if (needed <= f->options.host_bytes_max) {
+    if (fits_all(f, *out)) {
         tell_plan(f, "the kept plan", *out);
         return true;
     }
-    tell(f, "planning anew: the kept plan needs %.1f MiB of host memory, there are %.1f",
-         (double)needed / MIB, (double)f->options.host_bytes_max / MIB);
     hotset_plan_free(*out);
     *out = NULL;
     return false;
@@ -281,8 +322,7 @@ hotset_status hotset_machine_find(hotset_machine **out, const char *isa, const h
     HOTSET_TRY(begin(&f, err));
     HOTSET_TRY(machine_key(&f, &name, err));
     HOTSET_TRY(find_machine(&f, name, out, err));
-    machine_device *host = &(*out)->profile->device[0];
-    host->free_bytes = min_u64(f.here.memory_free_bytes, host->capacity_bytes);
+    ask_memory(&f, (*out)->profile);
     return HOTSET_OK;
 }
 
@@ -313,6 +353,7 @@ hotset_status hotset_plan_find(hotset_plan **out, const hotset_model *model, con
         return hotset_plan_cpu(out, model, &f.options, err);
     }
     HOTSET_TRY(find_machine(&f, machine_name, &machine, err));
+    ask_memory(&f, machine->profile);
     hotset_status status = make(&f, machine, path, out, err);
     hotset_machine_free(machine);
     return status;

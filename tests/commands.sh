@@ -632,11 +632,27 @@ check_planning_for_devices() {
     run 0 plan "$model" --devices cpu,emu:2GiB@rtx4070 --threads 1
     expect "plan --devices: measures no more" [ "$(grep -c measuring "$err")" -eq 0 ]
     # more than the host may have, with copied weights
-    local beyond=("$model" -p "The whale" -n 2 --temp 0 --sparsity exact --ram 12MiB --threads 1)
+    local beyond=("$model" -p "The whale" -n 2 --temp 0 --sparsity exact --ram 13MiB --threads 1)
     run 0 run "${beyond[@]}" --devices cpu,emu:2GiB@rtx4070
     expect "run: planned though the host alone has no room" grep -q "planned for this machine: exact" "$err"
     refuse 1 "host memory: needs" run "${beyond[@]}" --devices cpu
     expect "run: refused without measuring" [ "$(grep -c measuring "$err")" -eq 0 ]
+    # a device with less memory than when the plan was made, and than when the machine was measured
+    local kept=$XDG_CACHE_HOME/hotset large small
+    large=$(newest "$kept"/plan-*)
+    run 0 run "${beyond[@]}" --devices cpu,emu:20MiB@rtx4070
+    small=$(newest "$kept"/plan-*)
+    cp "$large" "$small"
+    sed -i "s/_bytes\": $((20 << 20)),/_bytes\": $((2 << 30)),/" "$(newest "$kept"/machine-*)"
+    run 0 run "${beyond[@]}" --devices cpu,emu:20MiB@rtx4070
+    expect "run: a kept plan that the GPU has no room for is made anew" grep -q "planning anew: .* of emu0's memory, there are 20.0" "$err"
+}
+
+# The file that was written last.
+newest() {
+    local newest=$1
+    for file in "$@"; do [ "$file" -nt "$newest" ] && newest=$file; done
+    echo "$newest"
 }
 
 check_plan() {
