@@ -236,7 +236,8 @@ typedef enum hotset_goal { HOTSET_GOAL_DECODE = 0, HOTSET_GOAL_PREFILL, HOTSET_G
 typedef struct hotset_plan_options {
     uint32_t context_n; /* tokens per session; 0: the training context, at most 4096 */
     uint32_t session_n; /* sessions that can be open at once; 0: 1 */
-    uint32_t batch_n;   /* rows evaluated in one step (prefill chunk); 0: 256 */
+    uint32_t batch_n;   /* rows evaluated in one step (prefill chunk); 0: 256, or 512 where an expert gets
+                           less than one in 8 of them */
     uint32_t thread_n;  /* 0: one per physical core that this process may use */
     hotset_state_type state_type;
     hotset_memory_mode memory;
@@ -378,8 +379,10 @@ typedef struct hotset_engine_options {
 } hotset_engine_options;
 
 HOTSET_API hotset_engine_options hotset_engine_default_options(void);
-/* Opens an engine that does what the plan says, or fails before anything is allocated. The plan must have
- * been made for this model. Errors: E_ARGUMENT, E_NOFIT, E_MEMORY, E_DEVICE (a kernel's self-test failed),
+/* Opens an engine that does what the plan says, or fails and leaves nothing allocated; too little memory shows
+ * before a device's weights are loaded. The plan must have been made for this model. Errors: E_ARGUMENT,
+ * E_NOFIT, E_MEMORY, E_IO (the model's file has changed, a trace cannot be made), E_DEVICE (a kernel's
+ * self-test failed), E_UNSUPPORTED (a module that is not there, an operation that a device has no kernel for),
  * E_CANCELLED. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *model,
                                                            const hotset_plan *plan,

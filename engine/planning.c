@@ -281,10 +281,13 @@ static hotset_status place(outcome *out, const planner_work *w, hotset_sparsity 
 /* Of dense and exact the quicker one; without predictions exact where it is possible. */
 static hotset_status place_best(outcome *out, const planner_work *w, hotset_error *err) {
     outcome dense;
-    hotset_status status = place(out, w, HOTSET_SPARSITY_EXACT, NULL);
+    hotset_error why = {0};
+    hotset_status status = place(out, w, HOTSET_SPARSITY_EXACT, &why);
+    if (status == HOTSET_E_MEMORY) return hotset_fail(err, status, "%s", why.message);
     if (!status && !w->what->searched) return HOTSET_OK;
-    hotset_status dense_status = place(&dense, w, HOTSET_SPARSITY_OFF, err);
-    if (dense_status) return status ? dense_status : HOTSET_OK;
+    hotset_status dense_status = place(&dense, w, HOTSET_SPARSITY_OFF, &why);
+    if (dense_status && !status) return HOTSET_OK;
+    if (dense_status) return hotset_fail(err, dense_status, "%s", why.message);
     if (!status && out->placed->objective_s <= dense.placed->objective_s) {
         outcome_free(&dense);
         return HOTSET_OK;

@@ -8,6 +8,8 @@ enum {
     CONTEXT_MAX = 1 << 24,
     SESSION_MAX = 4096,
     BATCH_DEFAULT = 256,
+    BATCH_OF_MANY_EXPERTS = 512,
+    EXPERT_ROWS_MIN = 32, /* on average: fewer leave the kernels' tiles half empty */
     BATCH_MAX = 4096,
     THREAD_MAX = 1024
 };
@@ -65,12 +67,17 @@ hotset_status plan_state_of(machine_state *out, hotset_state_type type, hotset_e
     }
 }
 
+static uint32_t default_batch(const hotset_shape *s) {
+    const bool thin = s->expert_n && BATCH_DEFAULT * s->expert_used_n / s->expert_n < EXPERT_ROWS_MIN;
+    return thin ? BATCH_OF_MANY_EXPERTS : BATCH_DEFAULT;
+}
+
 hotset_status plan_resolve(hotset_plan_options *o, const hotset_shape *shape, uint32_t thread_n,
                            const char *isa_best, hotset_error *err) {
     machine_state state;
     if (!o->context_n) o->context_n = (uint32_t)min_u64(shape->context_train_n, CONTEXT_DEFAULT_MAX);
     if (!o->session_n) o->session_n = 1;
-    if (!o->batch_n) o->batch_n = (uint32_t)min_u64(BATCH_DEFAULT, o->context_n);
+    if (!o->batch_n) o->batch_n = (uint32_t)min_u64(default_batch(shape), o->context_n);
     if (!o->thread_n) o->thread_n = thread_n;
     if (!o->isa) o->isa = isa_best;
     HOTSET_TRY(check_range("a context", o->context_n, CONTEXT_MAX, err));

@@ -403,6 +403,25 @@ Test(planning, a_state_in_q8_0_takes_heads_of_whole_blocks) {
     machine_free(machine.profile);
 }
 
+/* With many experts each gets few of a batch's rows. */
+Test(planning, batches_of_many_experts_are_larger) {
+    static const struct {
+        uint32_t expert_n, expert_used_n, context_n, batch_n;
+    } cases[] = {{0, 0, 1024, 256}, {8, 1, 1024, 256}, {9, 1, 1024, 512}, {9, 1, 300, 300}, {0, 0, 100, 100}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        hotset_model *model = open_tiny(&(tiny_model){
+            .context_n = 1024, .expert_n = cases[i].expert_n, .expert_used_n = cases[i].expert_used_n});
+        const hotset_plan_options o = {.context_n = cases[i].context_n, .isa = "scalar"};
+        hotset_plan *p;
+        hotset_error err = {0};
+        cr_assert_eq(hotset_plan_cpu(&p, model, &o, &err), HOTSET_OK, "%s", err.message);
+        cr_expect_eq(hotset_plan_resolved(p).batch_n, cases[i].batch_n, "case %zu: %u", i,
+                     hotset_plan_resolved(p).batch_n);
+        hotset_plan_free(p);
+        hotset_model_free(model);
+    }
+}
+
 /* The same shape in another type takes other bytes. */
 Test(planning, a_plan_for_another_type_is_refused) {
     hotset_machine machine = cpu_machine(&planning_cpu);

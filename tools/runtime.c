@@ -31,7 +31,7 @@ const option_row common_rows[COMMON_ROW_N] = {
      "refuse to use more memory than this, e.g. 12GiB"},
     {"ctx", 'c', OPTION_UINT, FIELD(context_n), 0, TOKENS_MAX, "N",
      "tokens of context; 0: chosen by the command"},
-    {"batch", 'b', OPTION_UINT, FIELD(batch_n), 0, TOKENS_MAX, "N", "tokens evaluated at once; 0: 256"},
+    {"batch", 'b', OPTION_UINT, FIELD(batch_n), 0, TOKENS_MAX, "N", "tokens evaluated at once; 0: 256, or 512 with many experts"},
     {"kv-type", 0, OPTION_CHOICE, FIELD(state_type), 0, 0, "f16|f32|q8_0",
      "number type of the attention state; q8_0 takes 53 % of f16's bytes"},
     {"activation", 0, OPTION_TEXT, FIELD(activation), 0, 0, "NAME",
