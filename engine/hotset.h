@@ -379,15 +379,18 @@ typedef struct hotset_engine_options {
 } hotset_engine_options;
 
 HOTSET_API hotset_engine_options hotset_engine_default_options(void);
-/* Opens an engine that does what the plan says, or fails and leaves nothing allocated; too little memory shows
- * before a device's weights are loaded. The plan must have been made for this model. Errors: E_ARGUMENT,
- * E_NOFIT, E_MEMORY, E_IO (the model's file has changed, a trace cannot be made), E_DEVICE (a kernel's
- * self-test failed), E_UNSUPPORTED (a module that is not there, an operation that a device has no kernel for),
- * E_CANCELLED. */
+/* Opens an engine that does what the plan says, or fails and leaves nothing allocated; too little memory
+ * shows before a device's weights are loaded. The plan must have been made for this model. Errors:
+ * E_ARGUMENT, E_NOFIT, E_MEMORY, E_IO (the model's file has changed, a trace cannot be made), E_DEVICE (a
+ * kernel's self-test failed), E_UNSUPPORTED (a module that is not there, an operation that a device has no
+ * kernel for), E_CANCELLED. */
 HOTSET_API HOTSET_CHECKED hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *model,
                                                            const hotset_plan *plan,
                                                            const hotset_engine_options *options,
                                                            hotset_error *err);
+/* Ends the trace, which then stands at its path; not while a step runs. Freeing the engine does so, too, but
+ * can only log a failure. Without a trace, or once it has ended: nothing. Errors: E_IO. */
+HOTSET_API HOTSET_CHECKED hotset_status hotset_engine_end_trace(hotset_engine *engine, hotset_error *err);
 HOTSET_API void hotset_engine_free(hotset_engine *engine);
 
 typedef struct hotset_engine_stats {

@@ -19,7 +19,6 @@ static void take_time(void *cookie, const device_op *op, uint32_t row_n, double 
 enum { SPANS_PER_LAYER = 8, SPANS_MORE = 32 };
 
 static hotset_status open_times(hotset_engine *e, hotset_error *err) {
-    if (e->options.trace_path) HOTSET_TRY(trace_open(&e->trace, e->options.trace_path, err));
     if (!e->trace && !e->options.timed) return HOTSET_OK;
     for (uint32_t i = 0; i < e->device_n; i++) {
         engine_device *d = &e->device[i];
@@ -262,6 +261,7 @@ static hotset_status open_steps(hotset_engine *e, const plan_data *places, uint3
 
 static hotset_status open_all(hotset_engine *e, const plan_data *places, hotset_error *err) {
     HOTSET_TRY(check_devices(e->options.devices, places, err));
+    if (e->options.trace_path) HOTSET_TRY(trace_open(&e->trace, e->options.trace_path, err));
     for (uint32_t i = 0; i < e->device_n; i++) HOTSET_TRY(open_device(e, places, i, err));
     for (uint32_t i = 0; i < e->device_n; i++) HOTSET_TRY(load_weights(e, places, i, err));
     HOTSET_TRY(open_shared(e, err));
@@ -311,6 +311,8 @@ hotset_status hotset_engine_open(hotset_engine **out, const hotset_model *m, con
     if (!status) status = gguf_check_files(m->file, err);
     if (!status) status = open_all(e, p->data, err);
     if (status) {
+        trace_discard(e->trace);
+        e->trace = NULL;
         hotset_engine_free(e);
         return status;
     }
@@ -336,10 +338,16 @@ static void free_device(engine_device *d) {
     d->device->api->buffer_free(d->shared);
 }
 
+hotset_status hotset_engine_end_trace(hotset_engine *e, hotset_error *err) {
+    hotset_status status = trace_close(e->trace, err);
+    e->trace = NULL;
+    return status;
+}
+
 void hotset_engine_free(hotset_engine *e) {
     if (!e) return;
     hotset_error err = {0};
-    if (trace_close(e->trace, &err)) engine_log(e, HOTSET_LOG_WARNING, "%s", err.message);
+    if (hotset_engine_end_trace(e, &err)) engine_log(e, HOTSET_LOG_WARNING, "%s", err.message);
     streamer_close(e->streamer);
     stream_free(&e->stream);
     /* what still waits for another device gives up before memory goes that others use */

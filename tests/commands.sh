@@ -169,6 +169,12 @@ check_logits() {
     run 1 logits "$model" --tokens 1 -o /dev/full
     expect "logits: a full disk is an error" grep -q "No space left" "$err"
     expect "logits: no temporary files are left" [ "$(find "$work" -name '*.f32*' | wc -l)" -eq 2 ]
+    # by a plan: with its state, whatever is usual here
+    run 0 plan "$model" --machine "$(dirname "$0")/../profiles/machines/cpu-ddr5.json" --kv-type f32 -o "$work/f32.json"
+    run 0 logits "$model" --tokens 0,776 -o - --plan "$work/f32.json"
+    expect "logits --plan: the same" same "$work/a.f32" "$out"
+    refuse 1 "--kv-type and --plan" logits "$model" --tokens 0 -o - --plan "$work/f32.json" --kv-type q8_0
+    refuse 1 "--against dense and --plan" eval "$model" --text "$work/tokens" --plan "$work/f32.json" --against dense
 }
 
 check_run() {
@@ -196,6 +202,10 @@ check_run() {
     cp "$out" "$work/greedy"
     run 0 run "$model" -p "The whale" -n 12 --top-k 1 --seed 5
     expect "run: top-k 1 is greedy" same "$work/greedy" "$out"
+    run 0 run "$model" -p "The whale" -n 12 --top-p 0 --top-k 0 --seed 5
+    expect "run: top-p 0 is greedy" same "$work/greedy" "$out"
+    run 0 run "$model" -p "The whale" -n 12 --temp 0 --repeat-penalty 1.5 --repeat-last-n 0
+    expect "run: no token is recent" same "$work/greedy" "$out"
     run 0 run "$model" -p "The whale" -n 5 --stats --seed 77
     expect "run: --stats tells the seed" grep -q "seed 77" "$err"
     run 0 run "$model" -p "The whale" -n 0 --no-echo
@@ -216,6 +226,24 @@ check_run() {
     expect "run: --special prints special tokens" grep -qF "<|endoftext|>" "$out"
     run 0 run "$model" -p "The whale" -n 3 --trace "$work/trace.json"
     expect "run: the trace is there" [ -s "$work/trace.json" ]
+    ln -sf trace.json "$work/trace.link"
+    run 0 run "$model" -p "The whale" -n 1 --trace "$work/trace.link"
+    expect "run --trace: a link stays a link" [ -L "$work/trace.link" ]
+    expect "run --trace: no temporary files are left" [ "$(find "$work" -name 'trace*' | wc -l)" -eq 2 ]
+    run 1 run "$model" -p "The whale" -n 1 --trace /dev/full
+    expect "run --trace: a full disk is an error" grep -q "/dev/full: No space left" "$err"
+    expect "run --trace: a device stays one" [ -c /dev/full ]
+    refuse 1 "/none/t.json" run "$model" -p "The whale" -n 1 --plan cpu --trace /none/t.json
+}
+
+# What a text and its answer need, where the model was trained for more than 4096 tokens.
+check_long_texts() {
+    run 0 synth "$work/long.gguf" --shape tiny --type Q4_0 --ctx 16384 -q
+    printf 'ab %.0s' {1..2100} >"$work/long.txt"
+    run 0 run "$work/long.gguf" -f "$work/long.txt" --no-echo --ignore-eos --plan cpu --seed 1
+    expect "run: room for an answer behind a long text" [ "$(sed -nE 's/.*: ([0-9]+) tokens at .*context full$/\1/p' "$err")" -ge 1024 ]
+    run 0 run "$work/long.gguf" -f "$work/long.txt" --no-echo --ignore-eos --plan cpu -n 4
+    expect "run: and for one of some tokens" grep -q "stopped: length" "$err"
 }
 
 check_stop() {
@@ -348,6 +376,8 @@ check_profile() {
     ! command -v xmllint >/dev/null || expect "profile: the picture is XML" xmllint --noout "$work/use.svg"
     expect "profile: without xmllint, at least as many ends as beginnings" \
         [ "$(grep -o '<text' "$work/use.svg" | wc -l)" -eq "$(grep -o '</text>' "$work/use.svg" | wc -l)" ]
+    refuse 1 "--profile: with --plan cpu nothing is planned" bench "$model" --profile "$a"
+    refuse 1 "--profile: with --plan cpu nothing is planned" run "$model" -p x --plan cpu --profile "$a"
     run 0 profile "$model" --text "$work/two.txt" -o "$b" --quiet --batch 100 # AMX rounds a few rows otherwise than many
     expect "profile: --quiet is quiet" [ ! -s "$err" ]
     run 0 profile "$model" --text "$work/one.txt" "$work/two.txt" -o "$both" --batch 100 --threads 1
@@ -792,8 +822,11 @@ check_compare() {
     printf '#!/bin/bash\necho "it is tired" >&2\nexit 3\n' >"$work/llama-bench"
     compare 1 "it is tired" --peer "$work/llama-bench" -r 1 -p 8 -n 4 "$model"
     compare 1 "failed on" --peer "$work/llama-bench" -r 1 -p 8 -n 4 "$model"
+    printf '#!/bin/bash\nexit 3\n' >"$work/hotset"
+    chmod +x "$work/hotset"
+    compare 1 "hotset bench failed" --hotset "$work/hotset" --peer "$work/llama-bench" -r 1 -p 8 -n 4 "$model"
 }
 
-for check in wrong_usage errors help tokenize logits run stop state_types eval bench inspect profile convert machine plan compare; do "check_$check"; done
+for check in wrong_usage errors help tokenize logits run long_texts stop state_types eval bench inspect profile convert machine plan compare; do "check_$check"; done
 echo "$checked expectations, $failed not met"
 [ $failed -eq 0 ]

@@ -426,7 +426,7 @@ done:
     free(samples);
     free(scratch);
     free(token_s);
-    runtime_close(&rt);
+    if (!runtime_close(&rt)) status = 1;
     hotset_profile_free(profile);
     return status;
 }

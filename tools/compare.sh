@@ -117,7 +117,8 @@ echo "          ------ decode, tokens/s -------   ------ prefill, tokens/s -----
 echo "round     hotset   llama.cpp    ratio       hotset   llama.cpp    ratio       read GB/s   hotset's share"
 
 for round in $(seq "$rounds"); do
-    read -r own_prefill own_decode read_rate fraction used < <(run_hotset) || die "hotset bench failed on $model"
+    own=$(run_hotset) || die "hotset bench failed on $model"
+    read -r own_prefill own_decode read_rate fraction used <<<"$own"
     [ "$threads" -gt 0 ] || threads=$used
     read -r peer_prefill peer_decode < <("run_$kind") || peer_failed
     echo "$round $own_decode $peer_decode $own_prefill $peer_prefill $read_rate $fraction" | tee -a "$results" |

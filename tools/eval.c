@@ -174,6 +174,11 @@ int command_eval(int argc, char **argv) {
         return 2;
     }
     status = 1;
+    if (o.against == AGAINST_DENSE && runtime_reads_plan(&o.common)) {
+        say(spec.name, "--against dense and --plan %s exclude each other: the plan has no dense twin",
+            o.common.plan);
+        return status;
+    }
     runtime rt = {0}, dense = {0};
     scoring_text text = {0};
     scoring s = {0};
@@ -199,6 +204,6 @@ done:
     scoring_free(&s);
     scoring_text_free(&text);
     dense_close(&dense);
-    runtime_close(&rt);
+    if (!runtime_close(&rt)) status = 1;
     return status;
 }

@@ -120,6 +120,7 @@ int command_logits(int argc, char **argv) {
     interrupt_catch();
     if (!tokens || !runtime_open_model(&rt, spec.name, o.path, &o.common, false)) goto done;
     if (!ids_check(&rt, tokens, token_n)) goto done;
+    rt.state_type = HOTSET_STATE_F32;
     if (!runtime_open_session(&rt, o.common.context_n ? o.common.context_n : token_n)) goto done;
     if (!out_file_open(&out, spec.name, o.out)) goto done;
     if (hotset_session_append(rt.session, tokens, token_n, logits_write, out.stream)) {
@@ -129,7 +130,7 @@ int command_logits(int argc, char **argv) {
     if (out_file_commit(&out, spec.name)) status = 0;
 done:
     out_file_discard(&out);
-    runtime_close(&rt);
+    if (!runtime_close(&rt)) status = 1;
     free(tokens);
     return status;
 }

@@ -72,6 +72,11 @@ static bool on_progress(void *cookie, size_t done_n, size_t all_n) {
     return interrupt_seen();
 }
 
+static bool on_cancel(void *cookie) {
+    (void)cookie;
+    return interrupt_seen();
+}
+
 /* ---- What goes in ---- */
 
 static hotset_plan_options options_of(const plan_options *o) {
@@ -164,8 +169,10 @@ static bool verify(const inputs *in, const plan_options *o, hotset_plan **plan) 
     progress bar = {.what = "timing", .quiet = o->common.quiet};
     hotset_error err = {0};
     hotset_plan_options wanted = options_of(o);
-    hotset_verify_options how = {
-        .progress = on_progress, .cookie = &bar, .devices = o->machine ? NULL : o->common.devices};
+    hotset_verify_options how = {.cancel = on_cancel,
+                                 .progress = on_progress,
+                                 .cookie = &bar,
+                                 .devices = o->machine ? NULL : o->common.devices};
     hotset_status status = hotset_plan_verify(plan, in->rt.model, in->machine, in->profile, &wanted, &how,
                                               write_note, (void *)(uintptr_t)o, &err);
     progress_clear(&bar);

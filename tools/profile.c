@@ -218,7 +218,7 @@ static int profile_model(const profile_options *o) {
 done:
     hotset_profile_free(p);
     hotset_profile_free(old);
-    runtime_close(&rt);
+    if (!runtime_close(&rt)) status = 1;
     corpora_free(&texts);
     return status;
 }

@@ -110,7 +110,7 @@ typedef struct runner {
     char *text; /* of the answer, kept only for --json */
     size_t text_bytes, text_max;
     char last_written;
-    bool write_failed;
+    bool write_failed, text_lost; /* by standard output; for want of memory */
 } runner;
 
 /* ---- Sampling ---- */
@@ -159,9 +159,9 @@ static hotset_sampler *sampler_make(runner *r) {
     hotset_sampler_options options = hotset_sampler_default_options();
     options.temperature = (float)o->temperature;
     options.top_k = (uint32_t)o->top_k;
-    options.top_p = (float)o->top_p;
+    options.top_p = o->top_p > 0 ? (float)o->top_p : FLT_MIN; /* the library takes zeros for defaults */
     options.min_p = (float)o->min_p;
-    options.repeat_penalty = (float)o->repeat_penalty;
+    options.repeat_penalty = o->repeat_last_n ? (float)o->repeat_penalty : 1;
     options.repeat_last_n = (uint32_t)o->repeat_last_n;
     options.bias = r->bias;
     options.bias_n = r->bias_n;
@@ -183,7 +183,7 @@ static void text_keep(runner *r, const char *text, size_t text_bytes) {
         size_t more = 2 * (r->text_bytes + text_bytes);
         char *larger = realloc(r->text, more);
         if (!larger) {
-            r->write_failed = true;
+            r->text_lost = true;
             return;
         }
         r->text = larger;
@@ -255,6 +255,10 @@ static stop_reason tokens_draw(runner *r, hotset_sampler *sampler, hotset_text_s
         a->decode_s = now - first_s;
         if (r->write_failed) {
             say(spec.name, "standard output: %s", strerror(errno));
+            return STOP_FAILED;
+        }
+        if (r->text_lost) {
+            say(spec.name, "out of memory for the text");
             return STOP_FAILED;
         }
         if (ends) return STOP_END;
@@ -396,14 +400,20 @@ static bool text_begin(runner *r, const int32_t *tokens, size_t token_n) {
     return true;
 }
 
-/* The context to plan for, when the user names none: the library's default, or longer where this text and the
- * wanted answer need it and the model was trained for it. */
+/* The context to plan for, when the user names none: the library's default, or longer where this text and its
+ * answer need it and the model was trained for it; in few steps, so that kept plans are found again. */
 static uint64_t context_for(const runner *r, size_t token_n) {
-    enum { LIBRARY_CONTEXT_MAX = 4096 };
+    enum { LIBRARY_CONTEXT_MAX = 4096, ANSWER_MIN = 1024, ANSWER_SHARE = 4 };
+    const uint64_t trained_n = r->rt.shape->context_train_n;
     if (r->options->common.context_n) return r->options->common.context_n;
-    uint64_t needed = token_n + (r->options->token_n > 0 ? (uint64_t)r->options->token_n : 0);
-    if (needed <= LIBRARY_CONTEXT_MAX || r->rt.shape->context_train_n <= LIBRARY_CONTEXT_MAX) return 0;
-    return needed < r->rt.shape->context_train_n ? needed : r->rt.shape->context_train_n;
+    uint64_t answer_n = token_n / ANSWER_SHARE > ANSWER_MIN ? token_n / ANSWER_SHARE : ANSWER_MIN;
+    if (r->options->token_n >= 0) answer_n = (uint64_t)r->options->token_n;
+    const uint64_t needed_n = token_n + answer_n;
+    if (needed_n <= LIBRARY_CONTEXT_MAX || trained_n <= LIBRARY_CONTEXT_MAX) return 0;
+    uint64_t step = LIBRARY_CONTEXT_MAX / 4;
+    while (needed_n > 8 * step) step *= 2;
+    const uint64_t context_n = (needed_n + step - 1) / step * step;
+    return context_n < trained_n ? context_n : trained_n;
 }
 
 static bool runner_open(runner *r, size_t token_n) {
@@ -528,7 +538,7 @@ int command_run(int argc, char **argv) {
                       runtime_open_profile(&r.rt, o.profile, &profile);
         status = opened ? run_model(&r) : 1;
     }
-    runtime_close(&r.rt);
+    if (!runtime_close(&r.rt)) status = 1;
     hotset_profile_free(profile);
     option_list_free(&o.bias);
     free(r.bias);

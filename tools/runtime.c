@@ -31,7 +31,8 @@ const option_row common_rows[COMMON_ROW_N] = {
      "refuse to use more memory than this, e.g. 12GiB"},
     {"ctx", 'c', OPTION_UINT, FIELD(context_n), 0, TOKENS_MAX, "N",
      "tokens of context; 0: chosen by the command"},
-    {"batch", 'b', OPTION_UINT, FIELD(batch_n), 0, TOKENS_MAX, "N", "tokens evaluated at once; 0: 256, or 512 with many experts"},
+    {"batch", 'b', OPTION_UINT, FIELD(batch_n), 0, TOKENS_MAX, "N",
+     "tokens evaluated at once; 0: 256, or 512 with\nmany experts"},
     {"kv-type", 0, OPTION_CHOICE, FIELD(state_type), 0, 0, "f16|f32|q8_0",
      "number type of the attention state; q8_0 takes 53 % of f16's bytes"},
     {"activation", 0, OPTION_TEXT, FIELD(activation), 0, 0, "NAME",
@@ -295,7 +296,8 @@ static hotset_status find_plan(runtime *rt, const hotset_plan_options *wanted, b
 }
 
 /* What a plan says already is not asked for again. */
-static const char *asked_beside_plan(const common_options *o) {
+static const char *asked_beside_plan(const runtime *rt) {
+    const common_options *o = rt->options;
     const struct {
         const char *name;
         bool asked;
@@ -306,15 +308,20 @@ static const char *asked_beside_plan(const common_options *o) {
                    {"--sparsity", o->sparsity > 0},
                    {"--ram", o->ram_bytes > 0},
                    {"--batch", o->batch_n > 0},
-                   {"--kv-type", o->state_type > 0},
+                   {"--kv-type", o->state_type != (int)rt->state_type},
                    {"--place", o->place}};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
         if (options[i].asked) return options[i].name;
     return NULL;
 }
 
+bool runtime_reads_plan(const common_options *o) {
+    return o->plan && strcmp(o->plan, "cpu") != 0 && strcmp(o->plan, "new") != 0 &&
+           strcmp(o->plan, "auto") != 0;
+}
+
 static bool read_plan(runtime *rt, uint64_t context_n) {
-    const char *path = rt->options->plan, *asked = asked_beside_plan(rt->options);
+    const char *path = rt->options->plan, *asked = asked_beside_plan(rt);
     hotset_error err = {0};
     if (rt->record)
         return say(rt->command, "--plan %s: activations are recorded without a plan file", path), false;
@@ -348,11 +355,13 @@ static bool open_plan(runtime *rt, uint64_t context_n) {
     wanted.record = rt->record;
     if (cpu && gpus)
         return say(rt->command, "--devices %s and --plan cpu exclude each other", devices), false;
+    const bool reads = runtime_reads_plan(rt->options), finds = anew || automatic || (rt->plans && !cpu);
+    if (rt->profile && !rt->options->place && (reads || !finds))
+        return say(rt->command, "--profile: with --plan %s nothing is planned", plan ? plan : "cpu"), false;
     if (rt->options->place) return place_by_hand(rt, &wanted);
-    if (plan && !cpu && !anew && strcmp(plan, "auto") != 0) return read_plan(rt, context_n);
-    hotset_status status = anew || automatic || (rt->plans && !cpu)
-                               ? find_plan(rt, &wanted, anew, &err)
-                               : hotset_plan_cpu(&rt->plan, rt->model, &wanted, &err);
+    if (reads) return read_plan(rt, context_n);
+    hotset_status status =
+        finds ? find_plan(rt, &wanted, anew, &err) : hotset_plan_cpu(&rt->plan, rt->model, &wanted, &err);
     if (status) say_failure(rt->command, rt->path, &err);
     return !status;
 }
@@ -378,13 +387,17 @@ bool runtime_open_session(runtime *rt, uint64_t context_n) {
     return false;
 }
 
-void runtime_close(runtime *rt) {
+bool runtime_close(runtime *rt) {
+    hotset_error err = {0};
+    const bool traced = !rt->engine || !hotset_engine_end_trace(rt->engine, &err);
+    if (!traced) say_failure(rt->command, rt->options->trace_path, &err);
     hotset_session_free(rt->session);
     hotset_engine_free(rt->engine);
     hotset_plan_free(rt->plan);
     if (reading.model == rt->model) reading.model = NULL;
     hotset_model_free(rt->model);
     *rt = (runtime){0};
+    return traced;
 }
 
 void runtime_fail(const runtime *rt) {

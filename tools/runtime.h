@@ -51,6 +51,7 @@ typedef struct runtime {
     bool timed;                    /* the engine takes times of operations */
     bool plans;                    /* find or make a plan for this machine where none is named */
     const hotset_profile *profile; /* for that; borrowed, NULL: none */
+    hotset_state_type state_type;  /* what --kv-type is where nobody names it */
     progress waiting;              /* `what` is being waited for; NULL: nothing that takes long */
 } runtime;
 
@@ -65,7 +66,10 @@ enum { RUNTIME_PATH_BYTES = 4096 };
 bool runtime_cache_folder(char folder[RUNTIME_PATH_BYTES]);
 /* Plan, engine and one session for `context_n` tokens; 0: the library's default, or the named plan's. */
 bool runtime_open_session(runtime *rt, uint64_t context_n);
-void runtime_close(runtime *rt);
+/* Whether --plan names a plan's file. */
+bool runtime_reads_plan(const common_options *o);
+/* False after an error line: a trace could not be written. */
+bool runtime_close(runtime *rt);
 /* Tells on a terminal what is being waited for, until NULL. */
 void runtime_wait(runtime *rt, const char *what);
 /* The session's last failure. */
