@@ -103,8 +103,8 @@ static float *run_case(const hotset_model *m, const placement_case *c, size_t *n
     return logits;
 }
 
-/* Runs the model on the CPU and by each of the placements, twice by the last; a thinned build by some of them,
- * which the kind of model says, and by the last. */
+/* Runs the model on the CPU and by each of the placements, twice by the last; a thinned build by the last and
+ * some of the others, which the kind of model says. */
 static void check_places(placement_case c, const char *const *places, double tolerance) {
     hotset_model *m = open_model(&c.model);
     const size_t kind = c.model.type + c.model.expert_n + (size_t)c.sparsity;
