@@ -18,9 +18,9 @@
 #define thinned(all, few) (all)
 #endif
 
-/* Of tests that try every a with every b: whether this build leaves the pair out. One that tries few takes one
- * of `of` pairs; where there are as many b's, every a is among them, and the other way round. One that tries
- * half takes those of odd sum, which a sanitizer's leaves out where `of` is even. */
+/* Of tests that try every a with every b: whether this build leaves the pair out. One that tries few takes
+ * one of `of` pairs; where there are as many b's, every a is among them, and the other way round. One that
+ * tries half takes those of odd sum, which a sanitizer's leaves out where `of` is even. */
 static inline bool thinned_out(size_t a, size_t b, size_t of) {
 #if HOTSET_TESTS_THINNED == HALF
     (void)of;
